@@ -1,0 +1,112 @@
+"""StepControl: the table, the step counter, the loss history and the stop flag of a run, on the device."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from . import native, reference
+
+
+class StepControl:
+    """Decides on the device which row of a schedule's table the next update uses, and whether it happens.
+
+    Args:
+        table: float32 ``[total_steps, n_groups, 3]`` (lr, momentum, weight_decay): what ``Schedule.table`` returns.
+        device: where the control lives.
+        backend: "torch" or "cpp".
+
+    Attributes (tensors on ``device``, written by ``advance`` without any synchronisation):
+        step: int64 ``[]``, applied updates so far.
+        losses: float32 ``[total_steps]``, the loss that was given before update ``i``; NaN where none was.
+        average: float32 ``[3]``: the loss's exponential moving average, its weight, and the best smoothed loss.
+        stop: bool ``[]``, sticky; see ``watch_divergence``.
+        row: float32 ``[n_groups, 4]``: lr, momentum, weight_decay and apply (1 or 0) of the current update.
+    """
+
+    def __init__(self, table: NDArray[np.float32], *, device: torch.device | str = "cpu", backend: str = "torch"):
+        self.host_table = table
+        self.table = torch.from_numpy(table).to(device)
+        self.total_steps, n_groups, _ = table.shape
+        self.backend = backend
+        self.smoothing = 0.98
+        self.stop_factor: float | None = None
+        self.step = torch.zeros((), dtype=torch.int64, device=device)
+        self.losses = torch.full((self.total_steps,), math.nan, device=device)
+        self.average = torch.tensor([0.0, 0.0, math.inf], device=device)
+        self.stop = torch.zeros((), dtype=torch.bool, device=device)
+        self.row = torch.zeros((n_groups, 4), device=device)
+        self.host_step = 0
+        """The step as the host knows it without asking the device: exact on the CPU; on other devices an update
+        that was skipped there counts as made, until ``synchronize``."""
+        self._arrays: native.ControlArrays | None = None
+
+    def watch_divergence(self, *, smoothing: float = 0.98, stop_factor: float = 4.0) -> None:
+        """Stop all updates, for good, once the loss diverges or is not finite.
+
+        The loss diverges where ``smoothed - best > (stop_factor - 1) * |best|``: for positive losses where the
+        smoothed loss exceeds ``stop_factor`` times its best value so far.
+
+        Args:
+            smoothing: weight of the past in the moving average (corrected for its start), in [0, 1).
+            stop_factor: > 1.
+        """
+        if not 0 <= smoothing < 1:
+            raise ValueError(f"smoothing: got {smoothing}; give a number in [0, 1)")
+        if not stop_factor > 1:
+            raise ValueError(f"stop_factor: got {stop_factor}; give a number above 1 (4 is usual)")
+        self.smoothing, self.stop_factor = smoothing, stop_factor
+
+    def advance(self, loss: Tensor | float | None = None, found_inf: Tensor | None = None) -> None:
+        """Take one step, in this order:
+
+        - where ``stop`` is set: ``apply = 0``, and nothing else changes;
+        - record ``loss`` (one element) at ``losses[step]``, and update ``average`` and ``stop`` with it;
+        - ``apply = not stop and found_inf == 0``;
+        - load row ``min(step, total_steps - 1)`` of the table;
+        - ``step += apply``: a skipped update never moves the schedule.
+        """
+        if loss is not None and not isinstance(loss, Tensor):
+            loss = torch.tensor(float(loss), device=self.table.device)
+        if loss is not None and loss.numel() != 1:
+            raise ValueError(f"loss: got shape {tuple(loss.shape)}; give a scalar, for example loss.mean()")
+        if self.backend == "cpp":
+            if self._arrays is None:
+                self._arrays = native.control_arrays(self)
+            self.host_step = native.advance_(self, self._arrays, loss, found_inf)
+        else:
+            reference.advance_(self, loss, found_inf)
+            self.host_step = int(self.step) if self.step.device.type == "cpu" else self.host_step + 1
+
+    def synchronize(self) -> int:
+        """Wait for the device and return the exact step."""
+        self.host_step = int(self.step)
+        return self.host_step
+
+    def host_row(self) -> list[list[float]]:
+        """lr, momentum and weight_decay of each group at the next update, as the host knows it."""
+        row: list[list[float]] = self.host_table[min(self.host_step, self.total_steps - 1)].tolist()
+        return row
+
+    def progress(self) -> dict[str, Any]:
+        """What a checkpoint needs beside the table; ``resume`` takes it back."""
+        tensors = {name: getattr(self, name).clone() for name in ("step", "losses", "average", "stop")}
+        return {**tensors, "smoothing": self.smoothing, "stop_factor": self.stop_factor}
+
+    def resume(self, progress: dict[str, Any]) -> None:
+        """Continue where ``progress`` was taken; the table may have another length."""
+        self.step.copy_(progress["step"])
+        self.average.copy_(progress["average"])
+        self.stop.copy_(progress["stop"])
+        kept = min(self.total_steps, len(progress["losses"]))
+        self.losses[:kept] = progress["losses"][:kept].to(self.losses.device)
+        self.smoothing, self.stop_factor = progress["smoothing"], progress["stop_factor"]
+        self.synchronize()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_arrays": None}  # views of the tensors' memory: made anew where needed

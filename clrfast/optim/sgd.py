@@ -1,0 +1,262 @@
+"""SGD with momentum: torch.optim.SGD's numbers, and hyper-parameters that live on the device as a table."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import _native
+from ..schedules import QUANTITIES, Schedule
+from .control import StepControl
+from .native import CppUpdate
+from .parameters import require_one_device
+from .reference import ReferenceUpdate
+
+BACKENDS = ("auto", "torch", "cpp")
+
+
+class SGD(torch.optim.Optimizer):
+    """Stochastic gradient descent with momentum, weight decay and an optional schedule on the device.
+
+        g = -grad if maximize else grad
+        g = g + weight_decay * p
+        b = momentum * b + (1 - dampening) * g          (the first update of a parameter: b = g)
+        d = g + momentum * b if nesterov else b
+        p = p - lr * d
+
+    Without ``schedule`` it is a drop-in for ``torch.optim.SGD``: same numbers, same ``state_dict``; any torch LR
+    scheduler and ``GradScaler`` work on it. With ``schedule`` there is no ``scheduler.step()``: every ``step()``
+    takes its row of the schedule's table, and ``param_groups[i]["lr"]`` (and momentum, weight_decay) shows what the
+    next step will use. Past the schedule's end the last row stays in force. A step that ``GradScaler`` skips does
+    not move the schedule.
+
+    Args:
+        params: tensors, named tensors or dicts of parameter groups; float32, float64, float16 or bfloat16, on one
+            device.
+        lr: a number >= 0 or a one-element tensor.
+        momentum, dampening, weight_decay, nesterov, maximize: as in ``torch.optim.SGD``.
+        schedule: what ``clrfast.schedules`` makes, with ``total_steps``; it takes over lr, and momentum and weight
+            decay where it has a curve for them.
+        backend: "torch" (pure torch, any device), "cpp" (native, CPU) or "auto" (the fastest that works here).
+    Raises:
+        ValueError: an argument outside of its range, or a schedule that does not fit the parameter groups.
+        RuntimeError: a backend that does not work here, or parameters on several devices.
+
+    Source: Sutskever et al. 2013, "On the importance of initialization and momentum in deep learning".
+    """
+
+    # GradScaler then hands over `grad_scale` and `found_inf` as tensors instead of waiting for them.
+    _step_supports_amp_scaling = True
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | Tensor = 1e-3,
+        momentum: float = 0,
+        dampening: float = 0,
+        weight_decay: float = 0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+        schedule: Schedule | None = None,
+        backend: str = "auto",
+    ):
+        if backend not in BACKENDS:
+            raise ValueError(f"backend: got {backend!r}; give one of {BACKENDS}")
+        if schedule is not None and not isinstance(schedule, Schedule):
+            raise ValueError(f"schedule: got {schedule!r}; give a clrfast.Schedule, for example clrfast.one_cycle(...)")
+        self.control: StepControl | None = None
+        self._requested_backend = backend
+        self._schedule: Schedule | None = None
+        self._mirror: list[list[float]] = []
+        self._update: CppUpdate | ReferenceUpdate | None = None
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "dampening": dampening,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+            "maximize": maximize,
+        }
+        super().__init__(params, defaults)
+        self.backend  # noqa: B018 - raises where it does not work
+        if schedule is not None:
+            self._set_schedule(schedule.bound_to(self.param_groups))
+
+    @property
+    def backend(self) -> str:
+        """The backend in use: "torch" or "cpp"."""
+        return _resolved(self._requested_backend, require_one_device(self.param_groups))
+
+    @property
+    def schedule(self) -> Schedule | None:
+        """The schedule, with one explicit curve per parameter group; None without one."""
+        return self._schedule
+
+    def uses_momentum(self, group: int) -> bool:
+        """Whether parameters of this group need a momentum buffer, now or later in the schedule."""
+        if self.control is not None:
+            return bool(self.control.host_table[:, group, 1].any())
+        return bool(self.param_groups[group]["momentum"] != 0)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a parameter group; under a schedule it follows the schedule of the first group."""
+        checked = {**self.defaults, **param_group}
+        _check_options(checked)
+        super().add_param_group(param_group)
+        self._update = None
+        try:
+            require_one_device(self.param_groups)
+        except RuntimeError:
+            del self.param_groups[-1]
+            raise
+        if self._schedule is not None and self.control is not None:
+            columns = {name: (*getattr(self._schedule, name), getattr(self._schedule, name)[0]) for name in QUANTITIES}
+            progress = self.control.progress()
+            self._set_schedule(Schedule(**columns, total_steps=self._schedule.total_steps))
+            self.control.resume(progress)
+            self._show_next_row()
+
+    @torch.no_grad()
+    def step(  # type: ignore[override]
+        self, closure: Callable[[], Any] | None = None, *, loss: Tensor | float | None = None
+    ) -> Any:
+        """Update all parameters that have a gradient.
+
+        Args:
+            closure: reevaluates the model and returns the loss.
+            loss: under a schedule, the loss that led to these gradients, one element; it is recorded in
+                ``control.losses`` without a synchronisation. Default: what the closure returns.
+        Returns:
+            What the closure returned, or None.
+        Raises:
+            RuntimeError: a gradient that cannot be used (sparse, complex, on another device); nothing has changed.
+        """
+        result = None
+        if closure is not None:
+            with torch.enable_grad():
+                result = closure()
+        if self._update is None:
+            self._update = CppUpdate(self) if self.backend == "cpp" else ReferenceUpdate(self)
+        grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
+        if self.control is not None:
+            self._require_untouched_groups()
+        self._update.prepare()
+        if self.control is not None:
+            self.control.advance(result if loss is None else loss, found_inf)
+        self._update.update_(grad_scale, found_inf)
+        if self.control is not None:
+            self._show_next_row()
+        return result
+
+    def _set_schedule(self, bound: Schedule) -> None:
+        device = require_one_device(self.param_groups)
+        self.control = StepControl(bound.table(), device=device, backend=self.backend)
+        self._schedule = bound
+        self._update = None
+        self._show_next_row()
+
+    def _show_next_row(self) -> None:
+        """Write the next step's values into the parameter groups, from the host's own copy of the table."""
+        assert self.control is not None
+        self._mirror = self.control.host_row()
+        for group, (lr, momentum, weight_decay) in zip(self.param_groups, self._mirror, strict=True):
+            group["lr"], group["momentum"], group["weight_decay"] = lr, momentum, weight_decay
+
+    def _require_untouched_groups(self) -> None:
+        """A value that somebody wrote into a group would be ignored, silently: refuse instead."""
+        for index, (group, values) in enumerate(zip(self.param_groups, self._mirror, strict=True)):
+            for name, value in zip(QUANTITIES, values, strict=True):
+                if group[name] != value:
+                    raise RuntimeError(
+                        f"param_groups[{index}][{name!r}] was set to {group[name]}, but the schedule decides it "
+                        f"({value} at step {self.control.host_step if self.control else 0}); put the change into the "
+                        "schedule, or make the optimizer without one (a torch LR scheduler needs that too)"
+                    )
+
+    def state_dict(self) -> dict[str, Any]:
+        """As ``torch.optim.SGD.state_dict``; with a schedule, the key "clrfast" holds the schedule and the progress.
+
+        torch.optim.SGD loads it too, and ignores that key.
+        """
+        saved: dict[str, Any] = super().state_dict()
+        saved["state"] = {index: _exported(state) for index, state in saved["state"].items()}
+        if self._schedule is not None and self.control is not None:
+            saved["clrfast"] = {"schedule": self._schedule.to_dict(), "progress": self.control.progress()}
+        return saved
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a ``state_dict`` of this class or of ``torch.optim.SGD``.
+
+        A saved schedule goes on at its saved step. Where the optimizer was made with another schedule, that one
+        stays in force, from the saved step on, and a warning says so.
+        """
+        ours = state_dict.get("clrfast")
+        super().load_state_dict(state_dict)
+        self._update = None
+        if ours is not None:
+            saved = Schedule.from_dict(ours["schedule"])
+            if self._schedule is None:
+                self._set_schedule(saved)
+            elif self._schedule != saved:
+                warnings.warn(
+                    "load_state_dict: the saved schedule differs from the optimizer's; the optimizer's own stays in "
+                    "force, from the saved step on. Make the optimizer without a schedule to take the saved one.",
+                    stacklevel=2,
+                )
+            assert self.control is not None
+            self.control.resume(ours["progress"])
+        if self.control is not None:
+            self._show_next_row()
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = ("control", "_requested_backend", "_schedule", "_mirror")
+        return {**super().__getstate__(), **{name: getattr(self, name) for name in own}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._update = None
+        for group in self.param_groups:
+            for name in ("nesterov", "maximize"):
+                group.setdefault(name, False)
+
+
+def _resolved(backend: str, device: torch.device) -> str:
+    if backend == "auto":
+        if device.type != "cpu":
+            return "torch"
+        if _native.why_missing is not None:
+            warnings.warn(
+                f"the native backend is missing, so SGD takes the slower pure-torch one: {_native.why_missing}. "
+                f"To get it, {_native.HOW_TO_BUILD}. backend='torch' chooses pure torch without this warning.",
+                stacklevel=4,
+            )
+            return "torch"
+        return "cpp"
+    if backend == "cpp":
+        _native.load()
+        if device.type != "cpu":
+            raise RuntimeError(f"backend: 'cpp' works on the CPU, but the parameters are on {device}; use 'auto'")
+    return backend
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    lr = options["lr"]
+    if isinstance(lr, Tensor) and lr.numel() != 1:
+        raise ValueError(f"lr: got a tensor of shape {tuple(lr.shape)}; give a number or a one-element tensor")
+    for name in ("lr", "momentum", "weight_decay"):
+        if not options[name] >= 0:
+            raise ValueError(f"{name}: got {options[name]}; give a number >= 0")
+    if options["nesterov"] and (options["momentum"] <= 0 or options["dampening"] != 0):
+        raise ValueError("nesterov: it needs momentum > 0 and dampening = 0")
+
+
+def _exported(state: dict[str, Any]) -> dict[str, Any]:
+    """One parameter's state as torch.optim.SGD has it: no flag, and no buffer before the first applied update."""
+    if not bool(state.get("started", True)):
+        return {}
+    return {name: value for name, value in state.items() if name != "started"}
