@@ -63,7 +63,7 @@ void update(const Chunk& chunk, const Group& group, double grad_scale) {
   const bool first = with_momentum && !*reinterpret_cast<const std::uint8_t*>(tensor.started);
   const T inverse_scale = T(1) / static_cast<T>(grad_scale);
   Hyper<T> h;
-  h.grad_factor = group.maximize != 0 ? -inverse_scale : inverse_scale;
+  h.grad_factor = group.maximize ? -inverse_scale : inverse_scale;
   h.weight_decay = static_cast<T>(group.weight_decay);
   h.buffer_decay = first ? T(0) : static_cast<T>(group.momentum);
   h.buffer_gain = first ? T(1) : static_cast<T>(1 - group.dampening);
@@ -71,7 +71,7 @@ void update(const Chunk& chunk, const Group& group, double grad_scale) {
   h.lr = static_cast<T>(group.lr);
   const auto in_form = [&](auto decay) {
     if (!with_momentum) return update<S, Form::plain, decay.value>(chunk, h);
-    if (group.nesterov != 0) return update<S, Form::nesterov, decay.value>(chunk, h);
+    if (group.nesterov) return update<S, Form::nesterov, decay.value>(chunk, h);
     return update<S, Form::momentum, decay.value>(chunk, h);
   };
   group.weight_decay != 0 ? in_form(std::true_type{}) : in_form(std::false_type{});
@@ -106,7 +106,7 @@ void sgd_cpu(const Tensor* tensors, std::int64_t n_tensors, const Group* groups,
   step.chunks.reserve(2 * static_cast<std::size_t>(n_tensors));
   std::int64_t total = 0;
   for (const Tensor* t = tensors; t != tensors + n_tensors; ++t) {
-    if (!t->grad || groups[t->group].apply == 0) continue;
+    if (!t->grad || !groups[t->group].apply) continue;
     total += t->numel;
     for (std::int64_t begin = 0; begin < t->numel; begin += chunk_size)
       step.chunks.push_back({t, begin, std::min(begin + chunk_size, t->numel)});
@@ -119,7 +119,7 @@ void sgd_cpu(const Tensor* tensors, std::int64_t n_tensors, const Group* groups,
   // Only now: chunks of one tensor must all see the same flag.
   for (const Tensor* t = tensors; t != tensors + n_tensors; ++t) {
     const Group& group = groups[t->group];
-    if (t->grad && t->buffer && group.apply != 0 && group.momentum != 0)
+    if (t->grad && t->buffer && group.apply && group.momentum != 0)
       *reinterpret_cast<std::uint8_t*>(t->started) = 1;
   }
 }

@@ -17,10 +17,12 @@ struct Tensor {
 };
 static_assert(sizeof(Tensor) == 7 * sizeof(std::int64_t));
 
-// Hyper-parameters of one group as one row of a float64 array [n_groups, 7].
+// Hyper-parameters of one group at this step.
 struct Group {
-  double lr, momentum, weight_decay, apply, dampening, nesterov, maximize;
+  double lr, momentum, weight_decay;
+  bool apply;
+  double dampening;
+  bool nesterov, maximize;
 };
-static_assert(sizeof(Group) == 7 * sizeof(double));
 
 }  // namespace clrfast

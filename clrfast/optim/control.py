@@ -30,8 +30,8 @@ class StepControl:
     """
 
     def __init__(self, table: NDArray[np.float32], *, device: torch.device | str = "cpu", backend: str = "torch"):
-        self.host_table = table
-        self.table = torch.from_numpy(table).to(device)
+        self.host_table = np.ascontiguousarray(table, dtype=np.float32)
+        self.table = torch.from_numpy(self.host_table).to(device)
         self.total_steps, n_groups, _ = table.shape
         self.backend = backend
         self.smoothing = 0.98
@@ -44,7 +44,14 @@ class StepControl:
         self.host_step = 0
         """The step as the host knows it without asking the device: exact on the CPU; on other devices an update
         that was skipped there counts as made, until ``synchronize``."""
-        self._arrays: native.ControlArrays | None = None
+        self._native: Any = None
+
+    @property
+    def native(self) -> Any:
+        """The C++ view of this control; backend "cpp" only."""
+        if self._native is None:
+            self._native = native.native_control(self)
+        return self._native
 
     def watch_divergence(self, *, smoothing: float = 0.98, stop_factor: float = 4.0) -> None:
         """Stop all updates, for good, once the loss diverges or is not finite.
@@ -76,9 +83,12 @@ class StepControl:
         if loss is not None and loss.numel() != 1:
             raise ValueError(f"loss: got shape {tuple(loss.shape)}; give a scalar, for example loss.mean()")
         if self.backend == "cpp":
-            if self._arrays is None:
-                self._arrays = native.control_arrays(self)
-            self.host_step = native.advance_(self, self._arrays, loss, found_inf)
+            self.host_step = self.native.advance_(
+                None if loss is None else loss.item(),
+                0.0 if found_inf is None else found_inf.item(),
+                self.smoothing,
+                self.stop_factor or 0.0,
+            )
         else:
             reference.advance_(self, loss, found_inf)
             self.host_step = int(self.step) if self.step.device.type == "cpu" else self.host_step + 1
@@ -90,8 +100,11 @@ class StepControl:
 
     def host_row(self) -> list[list[float]]:
         """lr, momentum and weight_decay of each group at the next update, as the host knows it."""
-        row: list[list[float]] = self.host_table[min(self.host_step, self.total_steps - 1)].tolist()
-        return row
+        # Through a memoryview, because this runs at every step and NumPy's own indexing costs several times as much.
+        size = self.host_table.nbytes // self.total_steps
+        begin = size * min(self.host_step, self.total_steps - 1)
+        values = memoryview(self.host_table).cast("B")[begin : begin + size].cast("f").tolist()
+        return [values[i : i + 3] for i in range(0, len(values), 3)]
 
     def progress(self) -> dict[str, Any]:
         """What a checkpoint needs beside the table; ``resume`` takes it back."""
@@ -109,4 +122,4 @@ class StepControl:
         self.synchronize()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_arrays": None}  # views of the tensors' memory: made anew where needed
+        return {**self.__dict__, "_native": None}  # a view of the tensors' memory: made anew where needed

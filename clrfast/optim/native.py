@@ -21,28 +21,15 @@ if TYPE_CHECKING:
     from .control import StepControl
     from .sgd import SGD
 
-ControlArrays = tuple[NDArray[Any], ...]
-
 _DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}  # csrc/dtypes.h
 _COLUMNS = 7  # csrc/tensor_list.h: param, grad, buffer, started, numel, dtype, group
+_OPTIONS = ("lr", "momentum", "weight_decay", "dampening", "nesterov", "maximize")
 
 
-def control_arrays(control: StepControl) -> ControlArrays:
-    """The control's tensors as NumPy views of the same memory, in the order of ``advance_``."""
+def native_control(control: StepControl) -> Any:
+    """The native control over the memory of a StepControl's tensors, which are on the CPU."""
     tensors = control.table, control.step, control.losses, control.average, control.stop.view(torch.uint8), control.row
-    return tuple(tensor.numpy() for tensor in tensors)
-
-
-def advance_(control: StepControl, arrays: ControlArrays, loss: Tensor | None, found_inf: Tensor | None) -> int:
-    """``StepControl.advance`` on the CPU; returns the step after it."""
-    step: int = _native.load().advance_(
-        *arrays,
-        control.smoothing,
-        control.stop_factor or 0.0,
-        None if loss is None else loss.item(),
-        0.0 if found_inf is None else found_inf.item(),
-    )
-    return step
+    return _native.load().Control(*(tensor.numpy() for tensor in tensors))
 
 
 class CppUpdate:
@@ -72,31 +59,22 @@ class CppUpdate:
 
     def update_(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
         """Apply the update; arguments as of ``ReferenceUpdate.update_``."""
-        optimizer = self._optimizer
-        groups = self._groups(found_inf)
-        scale = 1.0 if grad_scale is None else grad_scale.item()
-        _native.load().sgd_(self._tensors, groups, scale, torch.get_num_threads())
-        for parameter in self._rest:
-            *values, apply = groups[parameter.group, :4].tolist()
-            reference.update_parameter_(optimizer, parameter, values, grad_scale, bool(apply))
-        if groups[:, 3].any():
-            # Raw writes do not count as in-place changes for autograd until it is told.
-            _increment_version(self._updated)
-
-    def _groups(self, found_inf: Tensor | None) -> NDArray[np.float64]:
-        """This step's hyper-parameters as rows of csrc/tensor_list.h's Group."""
-        control = self._optimizer.control
+        # Raw writes do not count as in-place changes for autograd until it is told. Told before the update, because
+        # `prepare` has just brought the tensors' headers into the cache and the update drives them out.
+        _increment_version(self._updated)
+        optimizer, control = self._optimizer, self._optimizer.control
+        groups = [tuple(float(group[name]) for name in _OPTIONS) for group in optimizer.param_groups]
         apply = found_inf is None or found_inf.item() == 0
-        groups = np.array(
-            [
-                (g["lr"], g["momentum"], g["weight_decay"], apply, g["dampening"], g["nesterov"], g["maximize"])
-                for g in self._optimizer.param_groups
-            ],
-            dtype=np.float64,
+        _native.load().sgd_(
+            self._tensors,
+            groups,
+            None if control is None else control.native,
+            apply,
+            1.0 if grad_scale is None else grad_scale.item(),
+            torch.get_num_threads(),
         )
-        if control is not None:
-            groups[:, :4] = control.row.numpy()
-        return groups
+        if self._rest:
+            reference.update_all_(optimizer, self._rest, grad_scale, found_inf)
 
     def _rebuild(self) -> list[Tensor]:
         """Make the native list anew; returns the parameters that it updates."""
@@ -152,8 +130,15 @@ def _is_dense(tensor: Tensor) -> bool:
 
 
 def _increment_version(tensors: list[Tensor]) -> None:
-    try:
+    if _INCREMENTS_MANY:
         torch.autograd.graph.increment_version(tensors)
-    except AttributeError:  # before torch 2.6 it took one tensor only
+    else:
         for tensor in tensors:
             torch.autograd.graph.increment_version(tensor)
+
+
+try:
+    torch.autograd.graph.increment_version(())
+    _INCREMENTS_MANY = True
+except (TypeError, RuntimeError):  # older versions of torch take one tensor only
+    _INCREMENTS_MANY = False

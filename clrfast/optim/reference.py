@@ -135,33 +135,35 @@ class ReferenceUpdate:
             grad_scale: one element that divides every gradient, or None.
             found_inf: one element; anything but 0 skips the update. Under a schedule its control has seen it.
         """
-        control = self._optimizer.control
-        apply: Tensor | bool = True if found_inf is None else found_inf.reshape(()) == 0
-        for parameter in self._parameters:
-            values = [self._optimizer.param_groups[parameter.group][name] for name in QUANTITIES]
-            if control is not None:
-                *values, applied = control.row[parameter.group].unbind()
-                apply = applied != 0
-            update_parameter_(self._optimizer, parameter, values, grad_scale, apply)
+        update_all_(self._optimizer, self._parameters, grad_scale, found_inf)
 
 
-def update_parameter_(
-    optimizer: SGD, parameter: Parameter, values: list[Any], grad_scale: Tensor | None, apply: Tensor | bool
+@torch.no_grad()
+def update_all_(
+    optimizer: SGD, parameters: list[Parameter], grad_scale: Tensor | None, found_inf: Tensor | None
 ) -> None:
-    """``update_`` of one parameter with its state and its group's options; ``values``: lr, momentum, weight_decay."""
-    group, state = optimizer.param_groups[parameter.group], {}
-    if optimizer.uses_momentum(parameter.group):
-        state = optimizer.state[parameter.param]
-        ensure_momentum(state, parameter.param)
-    update_(
-        parameter.param,
-        parameter.grad,
-        state.get("momentum_buffer"),
-        state.get("started"),
-        **dict(zip(QUANTITIES, values, strict=True)),
-        dampening=group["dampening"],
-        nesterov=group["nesterov"],
-        maximize=group["maximize"],
-        grad_scale=grad_scale,
-        apply=apply,
-    )
+    """``update_`` of each of ``parameters``, with its state and its group's options."""
+    control = optimizer.control
+    apply: Tensor | bool = True if found_inf is None else found_inf.reshape(()) == 0
+    for parameter in parameters:
+        param, group = parameter.param, optimizer.param_groups[parameter.group]
+        values = [group[name] for name in QUANTITIES]
+        if control is not None:
+            *values, applied = control.row[parameter.group].unbind()
+            apply = applied != 0
+        state: dict[str, Any] = {}
+        if optimizer.uses_momentum(parameter.group):
+            state = optimizer.state[param]
+            ensure_momentum(state, param)
+        update_(
+            param,
+            parameter.grad,
+            state.get("momentum_buffer"),
+            state.get("started"),
+            **dict(zip(QUANTITIES, values, strict=True)),
+            dampening=group["dampening"],
+            nesterov=group["nesterov"],
+            maximize=group["maximize"],
+            grad_scale=grad_scale,
+            apply=apply,
+        )

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import optimizer as optimizer_module
 
 from .. import _native
 from ..schedules import QUANTITIES, Schedule
@@ -121,7 +122,6 @@ class SGD(torch.optim.Optimizer):
             self.control.resume(progress)
             self._show_next_row()
 
-    @torch.no_grad()
     def step(  # type: ignore[override]
         self, closure: Callable[[], Any] | None = None, *, loss: Tensor | float | None = None
     ) -> Any:
@@ -136,6 +136,25 @@ class SGD(torch.optim.Optimizer):
         Raises:
             RuntimeError: a gradient that cannot be used (sparse, complex, on another device); nothing has changed.
         """
+        # torch wraps the hooks and a profiler range around every step; that costs more than a small model's update,
+        # so take it only where somebody hooks or profiles.
+        if self._is_observed():
+            return _observed_step(self, closure, loss=loss)
+        return self._step(closure, loss=loss)
+
+    # Keeps torch.optim.Optimizer from wrapping `step` itself.
+    step.hooked = True  # type: ignore[attr-defined]
+
+    def _is_observed(self) -> bool:
+        return bool(
+            self._optimizer_step_pre_hooks
+            or self._optimizer_step_post_hooks
+            or optimizer_module._global_optimizer_pre_hooks
+            or optimizer_module._global_optimizer_post_hooks
+            or torch.autograd._profiler_enabled()
+        )
+
+    def _step(self, closure: Callable[[], Any] | None = None, *, loss: Tensor | float | None = None) -> Any:
         result = None
         if closure is not None:
             with torch.enable_grad():
@@ -148,9 +167,8 @@ class SGD(torch.optim.Optimizer):
         self._update.prepare()
         if self.control is not None:
             self.control.advance(result if loss is None else loss, found_inf)
-        self._update.update_(grad_scale, found_inf)
-        if self.control is not None:
             self._show_next_row()
+        self._update.update_(grad_scale, found_inf)
         return result
 
     def _set_schedule(self, bound: Schedule) -> None:
@@ -223,6 +241,9 @@ class SGD(torch.optim.Optimizer):
         for group in self.param_groups:
             for name in ("nesterov", "maximize"):
                 group.setdefault(name, False)
+
+
+_observed_step = torch.optim.Optimizer.profile_hook_step(SGD._step)
 
 
 def _resolved(backend: str, device: torch.device) -> str:
