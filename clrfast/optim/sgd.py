@@ -68,8 +68,6 @@ class SGD(torch.optim.Optimizer):
     ):
         if backend not in BACKENDS:
             raise ValueError(f"backend: got {backend!r}; give one of {BACKENDS}")
-        if schedule is not None and not isinstance(schedule, Schedule):
-            raise ValueError(f"schedule: got {schedule!r}; give a clrfast.Schedule, for example clrfast.one_cycle(...)")
         self.control: StepControl | None = None
         self._requested_backend = backend
         self._schedule: Schedule | None = None
@@ -86,7 +84,7 @@ class SGD(torch.optim.Optimizer):
         super().__init__(params, defaults)
         self.backend  # noqa: B018 - raises where it does not work
         if schedule is not None:
-            self._set_schedule(schedule.bound_to(self.param_groups))
+            self.set_schedule(schedule)
 
     @property
     def backend(self) -> str:
@@ -97,6 +95,24 @@ class SGD(torch.optim.Optimizer):
     def schedule(self) -> Schedule | None:
         """The schedule, with one explicit curve per parameter group; None without one."""
         return self._schedule
+
+    def set_schedule(self, schedule: Schedule) -> StepControl:
+        """Follow ``schedule`` from its first step on; momentum buffers stay as they are.
+
+        Returns:
+            The new control, also found as ``control``.
+        Raises:
+            ValueError: the schedule has no ``total_steps``, or does not fit the parameter groups.
+        """
+        if not isinstance(schedule, Schedule):
+            raise ValueError(f"schedule: got {schedule!r}; give a clrfast.Schedule, for example clrfast.one_cycle(...)")
+        bound = schedule.bound_to(self.param_groups)
+        device = require_one_device(self.param_groups)
+        self.control = StepControl(bound.table(), device=device, backend=self.backend)
+        self._schedule = bound
+        self._update = None
+        self._show_next_row()
+        return self.control
 
     def uses_momentum(self, group: int) -> bool:
         """Whether parameters of this group need a momentum buffer, now or later in the schedule."""
@@ -118,8 +134,7 @@ class SGD(torch.optim.Optimizer):
         if self._schedule is not None and self.control is not None:
             columns = {name: (*getattr(self._schedule, name), getattr(self._schedule, name)[0]) for name in QUANTITIES}
             progress = self.control.progress()
-            self._set_schedule(Schedule(**columns, total_steps=self._schedule.total_steps))
-            self.control.resume(progress)
+            self.set_schedule(Schedule(**columns, total_steps=self._schedule.total_steps)).resume(progress)
             self._show_next_row()
 
     def step(  # type: ignore[override]
@@ -171,13 +186,6 @@ class SGD(torch.optim.Optimizer):
         self._update.update_(grad_scale, found_inf)
         return result
 
-    def _set_schedule(self, bound: Schedule) -> None:
-        device = require_one_device(self.param_groups)
-        self.control = StepControl(bound.table(), device=device, backend=self.backend)
-        self._schedule = bound
-        self._update = None
-        self._show_next_row()
-
     def _show_next_row(self) -> None:
         """Write the next step's values into the parameter groups, from the host's own copy of the table."""
         assert self.control is not None
@@ -219,7 +227,7 @@ class SGD(torch.optim.Optimizer):
         if ours is not None:
             saved = Schedule.from_dict(ours["schedule"])
             if self._schedule is None:
-                self._set_schedule(saved)
+                self.set_schedule(saved)
             elif self._schedule != saved:
                 warnings.warn(
                     "load_state_dict: the saved schedule differs from the optimizer's; the optimizer's own stays in "

@@ -1,0 +1,87 @@
+"""What a curve suggests: pure functions of (lr, loss)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+MIN_POINTS = 5
+"""Fewer points than this say nothing about a slope."""
+
+
+class NoSuggestionError(ValueError):
+    """The curve has no valid answer; the message says why and what to try."""
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """A learning rate, and why.
+
+    Attributes:
+        max_lr: the rate to train with; the peak of a 1cycle.
+        method: name of the function that found it.
+        reason: one sentence.
+    """
+
+    max_lr: float
+    method: str
+    reason: str
+
+
+def steepest(lr: ArrayLike, loss: ArrayLike) -> Suggestion:
+    """The rate at which the loss falls fastest per factor of the rate, before its minimum.
+
+        argmin of d loss / d log(lr), over the points up to the loss's minimum
+
+    Args:
+        lr: ``[n]``, ascending, > 0.
+        loss: ``[n]``, smoothed; values that are not finite are left out.
+    Raises:
+        NoSuggestionError: fewer than 5 finite points, or a loss that never falls.
+        ValueError: shapes or order of the input.
+
+    Source: the steepest descent rule of fastai's and torch-lr-finder's plots, on the logarithmic axis.
+    """
+    lr, loss, lowest = _up_to_minimum(lr, loss)
+    slope = np.gradient(loss, np.log(lr))[: lowest + 1]
+    best = int(slope.argmin())
+    if not slope[best] < 0:
+        raise NoSuggestionError("the loss never falls with a rising rate: lower min_lr, or check the loss")
+    reason = f"the smoothed loss falls fastest here, {-slope[best] * np.log(10):.3g} per tenfold rate"
+    return Suggestion(float(lr[best]), "steepest", reason)
+
+
+def minimum_tenth(lr: ArrayLike, loss: ArrayLike) -> Suggestion:
+    """A tenth of the rate at which the loss is lowest.
+
+    Arguments and errors as of ``steepest``.
+
+    Source: Gugger 2018, "How Do You Find A Good Learning Rate": one order of magnitude before the minimum.
+    """
+    lr, loss, lowest = _up_to_minimum(lr, loss)
+    reason = f"a tenth of {lr[lowest]:.3g}, where the smoothed loss is lowest ({loss[lowest]:.4g})"
+    return Suggestion(float(lr[lowest] / 10), "minimum_tenth", reason)
+
+
+METHODS = {"steepest": steepest, "minimum_tenth": minimum_tenth}
+
+
+def _up_to_minimum(lr: ArrayLike, loss: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
+    """The finite points, and the index of their lowest loss, which is not the first."""
+    lr, loss = np.asarray(lr, dtype=np.float64), np.asarray(loss, dtype=np.float64)
+    if lr.ndim != 1 or lr.shape != loss.shape:
+        raise ValueError(f"lr, loss: got shapes {lr.shape} and {loss.shape}; give two arrays of one length")
+    if not ((lr > 0).all() and (np.diff(lr) > 0).all()):
+        raise ValueError("lr: got values that are not positive and ascending; give them in the order of the sweep")
+    finite = np.isfinite(loss)
+    lr, loss = lr[finite], loss[finite]
+    if len(lr) < MIN_POINTS:
+        raise NoSuggestionError(
+            f"only {len(lr)} finite points, fewer than {MIN_POINTS}: lower min_lr (it may diverge at once) or take more steps"
+        )
+    lowest = int(loss.argmin())
+    if lowest == 0:
+        raise NoSuggestionError("the loss never falls below its first value: lower min_lr, or check the loss")
+    return lr, loss, lowest

@@ -1,0 +1,94 @@
+"""Train a task with a schedule, and judge the result on its validation data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sized
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .batches import checked_loss, chosen_loss, endless, moved
+from .optim import SGD
+from .schedules import Schedule
+from .tasks import Task
+
+
+@dataclass(frozen=True)
+class Score:
+    """Result of a run on data that it did not train on.
+
+    Attributes:
+        loss: mean loss over the samples.
+        accuracy: share of samples whose highest output is the target, in [0, 1]; None where the task is no
+            classification.
+    """
+
+    loss: float
+    accuracy: float | None
+
+
+def steps_per_epoch(task: Task) -> int:
+    """Batches in one pass over the training data."""
+    loader = task.train_loader
+    return len(loader) if isinstance(loader, Sized) else sum(1 for _ in loader)
+
+
+def train(
+    task: Task,
+    schedule: Schedule,
+    *,
+    momentum: float = 0.9,
+    progress: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Train ``task.model`` in place over the whole of ``schedule`` with ``clrfast.SGD``.
+
+    Args:
+        schedule: with ``total_steps``; the data is passed as often as that takes.
+        momentum: for schedules that leave it to the optimizer.
+        progress: called with the number of steps done, after every step.
+    Returns:
+        The loss before each update, float32 ``[total_steps]`` on the model's device.
+    """
+    compute_loss = chosen_loss(task.loss_fn, task.compute_loss)
+    model = task.model
+    params = [param for param in model.parameters() if param.requires_grad]
+    optimizer = SGD(params, momentum=momentum, schedule=schedule)
+    control, device = optimizer.control, params[0].device
+    assert control is not None
+    model.train()
+    for step, batch in zip(range(control.total_steps), endless(task.train_loader), strict=False):
+        optimizer.zero_grad(set_to_none=True)
+        loss = checked_loss(compute_loss(model, moved(batch, device)))
+        loss.backward()
+        optimizer.step(loss=loss)
+        if progress is not None:
+            progress(step + 1)
+    return control.losses
+
+
+@torch.no_grad()
+def evaluate(task: Task) -> Score | None:
+    """The task's score on its validation data; None without such data. The model is left in eval mode."""
+    if task.val_loader is None:
+        return None
+    model = task.model.eval()
+    device = next(model.parameters()).device
+    total, correct, n_samples, classifies = 0.0, 0, 0, True
+    for batch in task.val_loader:
+        batch = moved(batch, device)
+        if task.compute_loss is not None:
+            total, n_samples, classifies = total + float(task.compute_loss(model, batch)), n_samples + 1, False
+            continue
+        inputs, targets = batch
+        outputs = model(inputs)
+        assert task.loss_fn is not None
+        total += float(task.loss_fn(outputs, targets)) * len(targets)
+        n_samples += len(targets)
+        classifies = classifies and _classifies(outputs, targets)
+        correct += int((outputs.argmax(-1) == targets).sum()) if classifies else 0
+    return Score(total / n_samples, correct / n_samples if classifies else None)
+
+
+def _classifies(outputs: Tensor, targets: Tensor) -> bool:
+    return outputs.dim() == 2 and targets.dim() == 1 and not targets.is_floating_point()
