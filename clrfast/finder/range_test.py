@@ -53,8 +53,8 @@ def range_test(
         optimizer: its kind, groups and state are used, its rates replaced (the groups keep their ratios).
             None: ``clrfast.SGD`` with momentum 0.9.
         min_lr, max_lr, steps, spacing: the sweep, end points included; see ``lr_sweep``.
-        stop_factor: stop where the smoothed loss exceeds this many times its best; see ``StepControl.watch_divergence``.
-        smoothing: weight of the past in the smoothed loss, in [0, 1).
+        stop_factor: stop where the running average exceeds this many times its best; see ``StepControl.watch_divergence``.
+        smoothing: weight of the past in the running average that is judged for this, in [0, 1).
         progress: called with the number of steps done, every 10 steps and at the end.
     Returns:
         The curve; ``loss[i]`` is the loss after the update with ``lr[i]``, so ``steps + 1`` batches are used.
@@ -81,7 +81,7 @@ def range_test(
         control = stepper.control
         stopped = bool(control.stop)
         losses = control.losses[: control.synchronize() + 1].tolist()
-    return _curve(sweep, losses, stopped, smoothing, stop_factor)
+    return _curve(sweep, losses, stopped, stop_factor)
 
 
 class _Stepper:
@@ -147,7 +147,7 @@ def _run(
                 return
 
 
-def _curve(sweep: Schedule, losses: list[float], stopped: bool, smoothing: float, stop_factor: float) -> LRCurve:
+def _curve(sweep: Schedule, losses: list[float], stopped: bool, stop_factor: float) -> LRCurve:
     """The record of a run that gave ``losses`` before the updates 0, 1, ...; ``stopped``: by the last of them."""
     initial, *after = losses
     lr = sampled(sweep.lr, len(after))  # type: ignore[arg-type]
@@ -157,10 +157,10 @@ def _curve(sweep: Schedule, losses: list[float], stopped: bool, smoothing: float
             f"loader, loss: the very first loss is {initial}, before any update; check the data and the loss function"
         )
     if not stopped:
-        kind, reason = "completed", f"reached the highest rate, {lr[-1]:.3g}, without divergence"
+        kind, reason = "completed", f"reached the highest rate, {lr[-1]:.3g}; the loss did not exceed the limit on the way"
     elif math.isfinite(after[-1]):
         kind = "diverged"
-        reason = f"diverged at {lr[-1]:.3g}: the smoothed loss exceeded {stop_factor:g} times its best"
+        reason = f"diverged at {lr[-1]:.3g}: the running average of the loss exceeded {stop_factor:g} times its best"
     else:
         kind, reason = "non-finite", f"the loss became {after[-1]} at {lr[-1]:.3g}"
-    return LRCurve(lr, np.array(after), initial, smoothing, kind, reason)
+    return LRCurve(lr, np.array(after), initial, kind, reason)

@@ -86,7 +86,7 @@ def one_cycle(
 
     Source: Smith 2018, "A disciplined approach to neural network hyper-parameters: Part 1", sections 4.1 to 4.3.
 
-    >>> one_cycle(1.0, 10, tail_frac=0.2).table()[:, 0, 0].round(4).tolist()
+    >>> one_cycle(1.0, 10, tail_frac=0.2).lr(range(10)).round(6).tolist()
     [0.1, 0.325, 0.55, 0.775, 1.0, 0.775, 0.55, 0.325, 0.1, 0.001]
     """
     total_steps = Schedule(max_lr, total_steps=total_steps).total_steps or 1

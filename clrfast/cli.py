@@ -1,0 +1,212 @@
+"""The command line: ``clrfast find``, ``clrfast train``, ``clrfast doctor``."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from . import doctor
+from ._version import __version__
+from .finder import LRCurve, NoSuggestionError, Suggestion, range_test
+from .finder.suggest import METHODS
+from .schedules import constant, one_cycle
+from .tasks import Task, TaskError, make_task
+from .training import Score, evaluate, steps_per_epoch, train
+
+TASK_HELP = (
+    "'digits' (a small CNN on scikit-learn's handwritten digits), or your own as package.module:function, "
+    "a function without arguments that returns clrfast.Task(model, loss_fn, train_loader, val_loader=None, "
+    "compute_loss=None)"
+)
+
+
+class UsageError(Exception):
+    """The command cannot be carried out as given; the message is shown, and the exit code is 2."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except (UsageError, TaskError, ValueError) as error:
+        print(f"clrfast: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("clrfast: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="clrfast",
+        description="Find a PyTorch model's learning rate and train it with 1cycle.",
+        epilog="clrfast COMMAND --help tells more about each.",
+    )
+    parser.add_argument("--version", action="version", version=f"clrfast {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    find = _command(
+        commands,
+        "find",
+        _find,
+        "find a learning rate with a range test",
+        "Trains the task's model for a short while with a rising learning rate, prints the suggested rate with its "
+        "reason, and writes lr_range_test.png and lr_range_test.json.",
+        "examples:\n  clrfast find digits\n  clrfast find my_package.my_module:make_task --max-lr 1 --steps 200",
+    )
+    _range_test_options(find)
+    find.add_argument("--out", type=Path, default=Path("."), help="folder for the picture and the JSON (default: here)")
+    training = _command(
+        commands,
+        "train",
+        _train,
+        "find a learning rate, then train with 1cycle, beside a constant rate",
+        "Runs the range test, trains the model with 1cycle up to the suggested rate and, from the same start, with that "
+        "rate held constant, and prints the validation result of both.",
+        "examples:\n  clrfast train digits\n  clrfast train digits --epochs 10 --lr 0.3",
+    )
+    _range_test_options(training)
+    training.add_argument("--epochs", type=_positive, default=5, help="passes over the training data (default: 5)")
+    training.add_argument("--lr", type=float, help="highest rate; skips the range test")
+    _command(
+        commands,
+        "doctor",
+        lambda _: print("\n".join(doctor.report())),
+        "tell which backends work here",
+        "Prints which backends work on this machine, and why the others do not.",
+        None,
+    )
+    return parser
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    run: Callable[[argparse.Namespace], None],
+    summary: str,
+    description: str,
+    epilog: str | None,
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _range_test_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("task", help=TASK_HELP)
+    parser.add_argument("--min-lr", type=float, default=1e-7, help="rate of the first update (default: 1e-7)")
+    parser.add_argument("--max-lr", type=float, default=10.0, help="rate of the last update (default: 10)")
+    parser.add_argument("--steps", type=_positive, default=100, help="updates in the range test (default: 100)")
+    parser.add_argument(
+        "--spacing", choices=("exponential", "linear"), default="exponential", help="of the rates (default: exponential)"
+    )
+    parser.add_argument(
+        "--method", choices=sorted(METHODS), default="steepest", help="of the suggestion (default: steepest)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of torch's random numbers (default: 0)")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
+    return value
+
+
+def _find(arguments: argparse.Namespace) -> None:
+    task = _made(arguments)
+    # Before the work, so that a missing folder costs nothing.
+    if not arguments.out.is_dir():
+        raise UsageError(f"--out: {arguments.out} is no folder; make it first")
+    curve = _measured(task, arguments)
+    data, picture = arguments.out / "lr_range_test.json", arguments.out / "lr_range_test.png"
+    curve.save(data)
+    try:
+        suggestion: Suggestion | None = curve.suggest(arguments.method)
+    except NoSuggestionError as error:
+        suggestion, problem = None, error
+    written = [data]
+    try:
+        curve.plot(suggestion=suggestion).figure.savefig(picture)
+        written.append(picture)
+    except ModuleNotFoundError as error:
+        print(f'no picture: {error.name} is not installed (pip install "clrfast[plot]")', file=sys.stderr)
+    print(f"range test: {curve.stop_reason}")
+    if suggestion is not None:
+        print(f"suggested learning rate: {suggestion.max_lr:.3g}\n  {suggestion.method}: {suggestion.reason}")
+    print("written: " + ", ".join(map(str, written)))
+    if suggestion is None:
+        raise UsageError(f"no suggestion: {problem}")
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    task = _made(arguments)
+    max_lr = arguments.lr
+    if max_lr is None:
+        suggestion = _measured(task, arguments).suggest(arguments.method)
+        max_lr = suggestion.max_lr
+        print(f"suggested learning rate: {max_lr:.3g} ({suggestion.reason})")
+    start = copy.deepcopy(task.model.state_dict())
+    total_steps = arguments.epochs * steps_per_epoch(task)
+    print(f"{arguments.epochs} epochs, {total_steps} steps:")
+    for name, schedule in (
+        ("1cycle", one_cycle(max_lr, total_steps)),
+        ("constant", constant(max_lr, total_steps)),
+    ):
+        task.model.load_state_dict(start)
+        torch.manual_seed(arguments.seed)
+        with _progress_bar(total_steps, name) as progress:
+            losses = train(task, schedule, progress=progress)
+        print(f"  {name:9} {_described(evaluate(task), float(losses[-1]))}")
+
+
+def _made(arguments: argparse.Namespace) -> Task:
+    torch.manual_seed(arguments.seed)
+    return make_task(arguments.task)
+
+
+def _measured(task: Task, arguments: argparse.Namespace) -> LRCurve:
+    with _progress_bar(arguments.steps, "range test") as progress:
+        return range_test(
+            task.model,
+            task.loss_fn,
+            task.train_loader,
+            compute_loss=task.compute_loss,
+            min_lr=arguments.min_lr,
+            max_lr=arguments.max_lr,
+            steps=arguments.steps,
+            spacing=arguments.spacing,
+            progress=progress,
+        )
+
+
+def _described(score: Score | None, last_loss: float) -> str:
+    if score is None:
+        return f"last training loss {last_loss:.4g} (the task has no validation data)"
+    accuracy = "" if score.accuracy is None else f"validation accuracy {100 * score.accuracy:.2f} %, "
+    return f"{accuracy}validation loss {score.loss:.4g}"
+
+
+@contextlib.contextmanager
+def _progress_bar(total: int, name: str) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error, if tqdm is installed; called with the number of steps done."""
+    try:
+        from tqdm import tqdm
+    except ModuleNotFoundError:
+        yield lambda step: None
+        return
+    with tqdm(total=total, desc=name, unit="step", leave=False) as bar:
+        yield lambda step: bar.update(step - bar.n) and None
