@@ -116,10 +116,10 @@ void sgd_cpu(const Tensor* tensors, std::int64_t n_tensors, const Group* groups,
     parallel([](void* s) { static_cast<Step*>(s)->run(); }, &step, static_cast<unsigned>(n_threads), 0);
   else
     step.run();
-  // Only now: chunks of one tensor must all see the same flag.
+  // Only now: chunks of one tensor must all see the same flag. Empty tensors have no address, and no harm in a flag.
   for (const Tensor* t = tensors; t != tensors + n_tensors; ++t) {
     const Group& group = groups[t->group];
-    if (t->grad && t->buffer && group.apply && group.momentum != 0)
+    if ((t->grad || !t->numel) && t->started && group.apply && group.momentum != 0)
       *reinterpret_cast<std::uint8_t*>(t->started) = 1;
   }
 }

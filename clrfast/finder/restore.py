@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..optim import SGD
+
 Undo = Callable[[], None]
 
 
@@ -103,8 +105,12 @@ def _optimizer(optimizer: torch.optim.Optimizer) -> Undo:
     attributes = {name: value for name, value in vars(optimizer).items() if name not in own}
     state = {param: (values, _Snapshot(values)) for param, values in optimizer.state.items()}
     groups = [(group, _Snapshot(group)) for group in optimizer.param_groups]
+    control = optimizer.control if isinstance(optimizer, SGD) else None
+    progress = None if control is None else control.progress()
 
     def put_back() -> None:
+        if control is not None and progress is not None:
+            control.resume(progress)
         for name in [name for name in vars(optimizer) if name not in (*own, *attributes)]:
             delattr(optimizer, name)
         vars(optimizer).update(attributes)

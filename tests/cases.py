@@ -1,0 +1,80 @@
+"""Shared by the tests of the optimizer: the tolerance table, option grids, and how parameters are made and stepped."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from clrfast import _native
+
+BACKENDS = [
+    "torch",
+    pytest.param("cpp", marks=pytest.mark.skipif(_native.why_missing is not None, reason="no native backend")),
+]
+
+# Relative to the largest value of a tensor, after `n` steps. One step rounds each of its about five operations once
+# (half an ulp each) in either implementation; errors of earlier steps decay or add up linearly.
+#   float32, float64: both implementations round every operation; torch contracts some, we do not: 5 ulp a step.
+#   float16, bfloat16: we compute in float32 and round once a step; torch's loop rounds every operation: 8 ulp a step.
+ULPS_PER_STEP = {torch.float32: 5, torch.float64: 5, torch.float16: 8, torch.bfloat16: 8}
+DTYPES = list(ULPS_PER_STEP)
+
+OPTIONS = [
+    {"momentum": m, "dampening": d, "weight_decay": w, "nesterov": n, "maximize": x}
+    for m, d, w, n, x in itertools.product((0.0, 0.9), (0.0, 0.3), (0.0, 0.05), (False, True), (False, True))
+    if not (n and (m == 0 or d != 0))
+]
+
+
+def option_id(options: dict[str, object]) -> str:
+    return ",".join(f"{name}={value}" for name, value in options.items() if value) or "plain"
+
+
+def make_params(shapes: Iterable[tuple[int, ...]], dtype: torch.dtype = torch.float32, seed: int = 0) -> list[nn.Parameter]:
+    generator = torch.Generator().manual_seed(seed)
+    return [nn.Parameter(torch.randn(shape, generator=generator).to(dtype)) for shape in shapes]
+
+
+def give_grads(params: Iterable[Tensor], seed: int) -> None:
+    generator = torch.Generator().manual_seed(1000 + seed)
+    for param in params:
+        param.grad = torch.randn(param.shape, generator=generator).to(param.dtype)
+
+
+def run_steps(
+    make: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
+    steps: int,
+    shapes: Iterable[tuple[int, ...]] = ((3, 4), (5,), (), (0,)),
+    dtype: torch.dtype = torch.float32,
+    before_step: Callable[[int, torch.optim.Optimizer, list[nn.Parameter]], None] | None = None,
+) -> tuple[list[nn.Parameter], torch.optim.Optimizer]:
+    """The same parameters and gradients for every optimizer, `steps` times; returns both."""
+    params = make_params(shapes, dtype)
+    optimizer = make(params)
+    for step in range(steps):
+        give_grads(params, step)
+        if before_step is not None:
+            before_step(step, optimizer, params)
+        optimizer.step()
+    return params, optimizer
+
+
+def assert_same(left: Iterable[Tensor], right: Iterable[Tensor]) -> None:
+    """Bit for bit (NaN equals NaN)."""
+    for index, (a, b) in enumerate(zip(left, right, strict=True)):
+        torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True, msg=lambda m, i=index: f"tensor {i}: {m}")
+
+
+def assert_near(ours: Iterable[Tensor], theirs: Iterable[Tensor], steps: int) -> None:
+    """Within the tolerance table."""
+    for index, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+        assert a.dtype == b.dtype
+        if b.numel():
+            scale = max(b.detach().abs().max().item(), 1.0)
+            limit = steps * ULPS_PER_STEP[b.dtype] * torch.finfo(b.dtype).eps * scale
+            difference = (a.detach().double() - b.detach().double()).abs().max().item()
+            assert difference <= limit, f"tensor {index}: differs by {difference}, allowed {limit}"

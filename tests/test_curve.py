@@ -1,0 +1,78 @@
+import json
+import math
+
+import numpy as np
+import pytest
+
+from clrfast import LRCurve
+from clrfast.finder.curve import smoothed
+
+
+def make_curve(**changes):
+    lr = np.geomspace(1e-3, 1.0, 7)
+    loss = np.array([2.0, 1.9, 1.5, 1.0, 0.9, 3.0, 8.0])
+    fields = {"lr": lr, "loss": loss, "initial_loss": 2.0, "stopped": "diverged", "stop_reason": "diverged at 1"}
+    return LRCurve(**{**fields, **changes})
+
+
+def test_json_round_trip_keeps_every_bit_and_non_finite_values(tmp_path):
+    curve = make_curve(loss=np.array([2.0, 1 / 3, 0.1, 1e300, 5e-324, -math.inf, math.nan]))
+    path = tmp_path / "curve.json"
+    curve.save(path)
+    json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    loaded = LRCurve.load(path)
+    np.testing.assert_array_equal(loaded.lr, curve.lr)
+    np.testing.assert_array_equal(loaded.loss, curve.loss)
+    assert (loaded.initial_loss, loaded.stopped, loaded.stop_reason) == (2.0, "diverged", "diverged at 1")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": "clrfast.LRCurve/1", "lr": [1]}', '{"format": "other"}'])
+def test_other_files_are_refused(tmp_path, text):
+    path = tmp_path / "curve.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match="curve.json does not hold a saved LRCurve"):
+        LRCurve.load(path)
+
+
+def test_smoothing_has_no_lag_and_keeps_lines():
+    line = np.linspace(5.0, 1.0, 100)
+    np.testing.assert_allclose(smoothed(line)[20:-20], line[20:-20], rtol=1e-12)
+    valley = np.abs(np.arange(101) - 60.0)
+    assert smoothed(valley).argmin() == 60
+
+
+def test_smoothing_averages_noise():
+    noise = np.random.default_rng(0).normal(size=1000)
+    assert smoothed(noise).std() < 0.2
+
+
+def test_smoothing_leaves_out_what_is_not_finite():
+    result = smoothed([1.0, 1.0, math.inf, 1.0, math.nan])
+    np.testing.assert_allclose(result, [1.0, 1.0, math.nan, 1.0, math.nan])
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, 10**-0.5),
+        ({"stopped": "completed"}, 10**-0.5),
+        ({"loss": np.array([2.0, 1.9, 1.5, 1.0, 0.9, 0.8, 0.9]), "stopped": "completed"}, None),
+        ({"loss": np.array([2.0, 1.9, 1.5, 1.0, 0.9, 0.8, math.nan]), "stopped": "non-finite"}, 1.0),
+        ({"loss": np.array([2.0, 1.9, 1.5, 1.0, 0.9, 0.8, 1.2])}, 1.0),
+    ],
+)
+def test_divergence_lr(changes, expected):
+    assert make_curve(**changes).divergence_lr == (None if expected is None else pytest.approx(expected))
+
+
+def test_suggest_takes_the_smoothed_curve_and_a_known_method():
+    curve = make_curve()
+    assert curve.suggest().method == "steepest"
+    assert curve.suggest("minimum_tenth").method == "minimum_tenth"
+    with pytest.raises(ValueError, match="method: got 'best'"):
+        curve.suggest("best")
+
+
+def test_it_is_frozen():
+    with pytest.raises(AttributeError):
+        make_curve().initial_loss = 1.0

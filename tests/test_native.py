@@ -1,0 +1,239 @@
+"""The C++ backend against the reference, bit for bit."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import clrfast
+from clrfast import _native
+from clrfast.optim.control import StepControl
+
+from .cases import DTYPES, OPTIONS, assert_same, give_grads, make_params, option_id, run_steps
+
+pytestmark = pytest.mark.skipif(_native.why_missing is not None, reason="no native backend")
+
+# Around the chunk of 16,384 elements and the serial limit of 32,768, and what 128-bit loads could get wrong.
+SHAPES = [(0,), (), (1,), (3,), (4,), (1023,), (16383,), (16384,), (16385,), (50000,), (7, 5, 3)]
+
+
+def both(make, steps=4, **kwargs):
+    results = [run_steps(lambda p, b=backend: make(p, b), steps, SHAPES, **kwargs) for backend in ("torch", "cpp")]
+    for (params, optimizer), backend in zip(results, ("torch", "cpp"), strict=True):
+        assert optimizer.backend == backend
+        assert all(param.isfinite().all() for param in params)
+    (left, reference), (right, native) = results
+    assert_same(left, right)
+    assert_same(buffers(reference), buffers(native))
+
+
+def buffers(optimizer):
+    return [state["momentum_buffer"] for state in optimizer.state.values() if "momentum_buffer" in state]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=option_id)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_equals_reference(options, dtype):
+    both(lambda p, backend: clrfast.SGD(p, lr=0.01, backend=backend, **options), dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_equals_reference_under_a_schedule(dtype, nesterov):
+    schedule = clrfast.one_cycle(0.05, 6, weight_decay=clrfast.schedules.Linear(0.0, 0.1, 3))
+    both(
+        lambda p, b: clrfast.SGD(p, momentum=0.9, nesterov=nesterov, schedule=schedule, backend=b), steps=8, dtype=dtype
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_equals_reference_when_scaled_and_skipped(dtype):
+    def before(step, optimizer, params):
+        optimizer.grad_scale, optimizer.found_inf = torch.tensor(3.0), torch.tensor(2.0 if step in (0, 2) else 0.0)
+
+    both(
+        lambda p, b: clrfast.SGD(p, lr=0.01, momentum=0.9, dampening=0.5, backend=b), dtype=dtype, before_step=before
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_every_16_bit_pattern_survives_and_rounds_as_in_torch(dtype):
+    """p - 0 * g keeps every pattern, and p - lr * g rounds as torch's conversion from float32 does."""
+    patterns = torch.arange(2**16).to(torch.uint16).view(dtype)
+    param = nn.Parameter(patterns.clone())
+    param.grad = torch.ones_like(param)
+    clrfast.SGD([param], lr=0.0, backend="cpp").step()
+    assert_same([param.data], [patterns])
+    with torch.no_grad():
+        param.copy_(patterns)
+    clrfast.SGD([param], lr=1e-3, backend="cpp").step()
+    assert_same([param.data], [(patterns.float() - 1e-3).to(dtype)])
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 5])
+def test_result_does_not_depend_on_threads(n_threads):
+    before = torch.get_num_threads()
+    expected, _ = run_steps(lambda p: clrfast.SGD(p, momentum=0.9, backend="torch"), 3, [(100_000,), (70_000,)])
+    torch.set_num_threads(n_threads)
+    try:
+        params, _ = run_steps(lambda p: clrfast.SGD(p, momentum=0.9, backend="cpp"), 3, [(100_000,), (70_000,)])
+    finally:
+        torch.set_num_threads(before)
+    assert_same(params, expected)
+
+
+def test_layouts_of_memory():
+    """Transposed, strided, expanded-like, channels-last parameters, and gradients laid out unlike their parameter."""
+    base = torch.randn(6, 8)
+
+    def make():
+        return [
+            nn.Parameter(base.clone().t()),
+            nn.Parameter(torch.stack([base, base], -1)[..., 0]),
+            nn.Parameter(torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0)).to(memory_format=torch.channels_last)),
+            nn.Parameter(base.clone()),
+            nn.Parameter(base.clone()[1:, 1:]),
+        ]
+
+    results = []
+    for backend in ("torch", "cpp"):
+        params = make()
+        optimizer = clrfast.SGD(params, lr=0.1, momentum=0.9, weight_decay=0.01, backend=backend)
+        for step in range(3):
+            give_grads(params, step)
+            params[3].grad = params[3].grad.t().contiguous().t()
+            params[2].grad = params[2].grad.to(memory_format=torch.channels_last)
+            optimizer.step()
+        results.append(params)
+    assert_same(*results)
+
+
+def test_no_write_outside_of_a_view():
+    memory = torch.zeros(100)
+    param = nn.Parameter(memory[10:20])
+    param.grad = torch.ones(10)
+    clrfast.SGD([param], lr=1.0, backend="cpp").step()
+    assert memory.tolist() == [0.0] * 10 + [-1.0] * 10 + [0.0] * 80
+
+
+CHANGES = {
+    "new gradient tensor": lambda o, p: None,
+    "parameter data swapped": lambda o, p: setattr(p[0], "data", p[0].data.clone()),
+    "parameter moved to another layout": lambda o, p: setattr(p[0], "data", p[0].data.t().contiguous().t()),
+    "buffer replaced": lambda o, p: o.state[p[0]].update(momentum_buffer=torch.ones_like(p[0])),
+    "buffer dropped": lambda o, p: o.state[p[0]].pop("momentum_buffer"),
+    "state of one parameter replaced": lambda o, p: o.state.__setitem__(p[0], {}),
+    "state cleared": lambda o, p: o.state.clear(),
+    "gradient taken away": lambda o, p: setattr(p[1], "grad", None),
+    "parameter list shortened": lambda o, p: o.param_groups[0]["params"].pop(),
+    "option changed": lambda o, p: o.param_groups[0].update(lr=0.5, weight_decay=0.1, nesterov=True),
+    "state loaded": lambda o, p: o.load_state_dict(copy.deepcopy(o.state_dict())),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_change_from_outside_is_noticed(name):
+    """What is kept from step to step must never be used when it is stale."""
+
+    def before(step, optimizer, params):
+        if step == 2:
+            CHANGES[name](optimizer, params)
+
+    results = [
+        run_steps(lambda p, b=b: clrfast.SGD(p, lr=0.1, momentum=0.9, backend=b), 4, [(4, 3), (5,), (2,)], before_step=before)
+        for b in ("torch", "cpp")
+    ]
+    assert_same(results[0][0], results[1][0])
+
+
+def test_update_counts_as_an_in_place_change_for_autograd():
+    param = nn.Parameter(torch.ones(3))
+    loss = (param**2).sum()
+    param.grad = torch.ones(3)
+    clrfast.SGD([param], lr=0.1, backend="cpp").step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def control_pair(**watch):
+    table = clrfast.one_cycle(1.0, 6).table()
+    controls = [StepControl(table, backend=backend) for backend in ("torch", "cpp")]
+    for control in controls:
+        if watch:
+            control.watch_divergence(**watch)
+    return controls
+
+
+LOSSES = {
+    "falling": [3.0, 2.0, 1.5, 1.2, 1.1, 1.0, 0.9, 0.8],
+    "diverging": [1.0, 0.9, 2.0, 5.0, 50.0, 500.0, 1.0],
+    "not finite": [1.0, float("nan"), 1.0, 1.0],
+    "infinite": [1.0, 2.0, float("inf"), 1.0],
+    "negative": [-1.0, -2.0, -3.0, -2.0, 8.0, 30.0, 30.0],
+    "none": [None, None, 1.0, None],
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("watch", [{}, {"smoothing": 0.5, "stop_factor": 4.0}, {"smoothing": 0.0, "stop_factor": 1.5}])
+def test_control_equals_reference(name, watch):
+    pair = control_pair(**watch)
+    for step, loss in enumerate(LOSSES[name]):
+        found_inf = torch.tensor(2.0) if step == 1 else None
+        for control in pair:
+            control.advance(None if loss is None else torch.tensor(loss), found_inf)
+        for attribute in ("step", "losses", "average", "stop", "row"):
+            assert_same([getattr(pair[0], attribute)], [getattr(pair[1], attribute)])
+        assert pair[0].host_step == pair[1].host_step == int(pair[0].step)
+
+
+def test_binding_refuses_what_memory_safety_forbids():
+    module = _native.load()
+    tensors = np.zeros((1, 7), dtype=np.int64)
+    group = (0.1, 0.0, 0.0, 0.0, 0.0, 0.0)
+
+    def sgd(tensors=tensors, groups=(group,)):
+        module.sgd_(tensors, list(groups), None, True, 1.0, 1)
+
+    for column, value, named in ((6, 1, "group out of range"), (5, 9, "unknown dtype")):
+        bad = tensors.copy()
+        bad[0, column] = value
+        with pytest.raises(ValueError, match=named):
+            sgd(bad)
+    bad = tensors.copy()
+    bad[0, [1, 4]] = 8
+    with pytest.raises(ValueError, match="no memory"):
+        sgd(bad)
+    with pytest.raises(ValueError, match="must be"):
+        sgd(np.zeros((1, 6), dtype=np.int64))
+    with pytest.raises(TypeError):
+        sgd(tensors.astype(np.int32))
+    with pytest.raises(ValueError, match="losses must be"):
+        module.Control(
+            np.zeros((2, 1, 3), np.float32),
+            np.zeros((), np.int64),
+            np.zeros(1, np.float32),
+            np.zeros(3, np.float32),
+            np.zeros((), np.uint8),
+            np.zeros((1, 4), np.float32),
+        )
+
+
+def test_many_groups():
+    def make(params, backend):
+        groups = [{"params": [p], "lr": 0.01 * (i + 1), "momentum": 0.1 * (i % 3)} for i, p in enumerate(params)]
+        return clrfast.SGD(groups, lr=0.1, backend=backend)
+
+    results = [run_steps(lambda p, b=b: make(p, b), 3, [(5,)] * 40)[0] for b in ("torch", "cpp")]
+    assert_same(*results)
+
+
+def test_params_without_any_gradient_are_left_alone():
+    params = make_params([(3,), (4,)])
+    before = [param.clone() for param in params]
+    optimizer = clrfast.SGD(params, lr=0.1, momentum=0.9, backend="cpp")
+    optimizer.step()
+    assert_same(params, before)
+    assert not optimizer.state_dict()["state"]

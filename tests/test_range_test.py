@@ -1,0 +1,224 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import clrfast
+from clrfast import range_test
+
+from .test_restore import everything
+
+
+def quadratic(curvature=1.0, n=64):
+    """loss = curvature / 2 * w^2, whatever the batch: SGD without momentum diverges above lr = 2 / curvature."""
+    model = nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        model.weight.fill_(1.0)
+    inputs = torch.full((n, 1), math.sqrt(curvature))
+    loader = DataLoader(TensorDataset(inputs, torch.zeros(n, 1)), batch_size=8)
+    return model, lambda outputs, targets: 0.5 * ((outputs - targets) ** 2).mean(), loader
+
+
+def blobs(seed=0, n=256):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, 5, generator=generator)
+    y = (x[:, 0] + 0.3 * x[:, 1] > 0).long()
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(5, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.1), nn.Linear(16, 2))
+    loader = DataLoader(TensorDataset(x, y), batch_size=32, shuffle=True, generator=generator)
+    return model, nn.CrossEntropyLoss(), loader
+
+
+def test_each_loss_stands_beside_the_rate_that_led_to_it():
+    """On the quadratic, w <- (1 - lr) * w, so the whole curve is known."""
+    model, loss_fn, loader = quadratic()
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+    for optimizer in (sgd, clrfast.SGD(model.parameters(), lr=0.1)):
+        curve = range_test(
+            model, loss_fn, loader, optimizer=optimizer, min_lr=0.1, max_lr=0.9, steps=5, spacing="linear"
+        )
+        w = np.cumprod(1 - np.array([0.1, 0.3, 0.5, 0.7, 0.9]))
+        np.testing.assert_allclose(curve.lr, [0.1, 0.3, 0.5, 0.7, 0.9])
+        np.testing.assert_allclose(curve.loss, 0.5 * w**2, rtol=1e-5)
+        assert curve.initial_loss == 0.5
+        assert curve.stopped == "completed"
+
+
+def test_sweep_reaches_both_ends():
+    curve = range_test(*blobs(), min_lr=1e-4, max_lr=1e-2, steps=20)
+    assert len(curve.lr) == len(curve.loss) == len(curve.smoothed) == 20
+    assert (curve.lr[0], curve.lr[-1]) == (1e-4, 1e-2)
+    assert np.isfinite(curve.loss).all()
+
+
+def test_divergence_stops_the_sweep_at_the_right_loss():
+    model, loss_fn, loader = quadratic(curvature=10.0)  # diverges above 0.2
+    optimizer = clrfast.SGD(model.parameters(), lr=1.0)
+    curve = range_test(model, loss_fn, loader, optimizer=optimizer, min_lr=0.01, max_lr=100, steps=100, smoothing=0.0)
+    assert curve.stopped == "diverged"
+    assert "diverged at" in curve.stop_reason
+    best = np.minimum.accumulate(np.concatenate(([curve.initial_loss], curve.loss)))
+    above = np.concatenate(([curve.initial_loss], curve.loss)) > 4 * best
+    assert above[-1]
+    assert not above[:-1].any()
+    assert curve.lr[-1] > 0.2
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["clrfast", "torch"])
+def test_loss_that_becomes_nan_ends_the_curve(own):
+    model, _, loader = quadratic()
+    seen = []
+
+    def compute_loss(model, batch):
+        seen.append(1)
+        loss = model(batch[0]).square().mean()
+        return loss * math.nan if len(seen) == 4 else loss
+
+    optimizer = None if own else torch.optim.SGD(model.parameters(), lr=0.1)
+    curve = range_test(model, loader=loader, compute_loss=compute_loss, optimizer=optimizer, steps=50)
+    assert curve.stopped == "non-finite"
+    assert len(curve.loss) == 3
+    assert math.isnan(curve.loss[-1])
+    assert "became nan" in curve.stop_reason
+
+
+def test_the_edge_of_a_quadratic_is_found():
+    for curvature in (1.0, 100.0):
+        model, loss_fn, loader = quadratic(curvature)
+        targets = 0.1 * torch.randn(64, 1, generator=torch.Generator().manual_seed(0))  # or w becomes exactly 0
+        loader = DataLoader(TensorDataset(loader.dataset.tensors[0], targets), batch_size=8)
+        optimizer = clrfast.SGD(model.parameters(), lr=1.0)
+        curve = range_test(
+            model, loss_fn, loader, optimizer=optimizer, min_lr=1e-4 / curvature, max_lr=100 / curvature
+        )
+        assert curve.stopped == "diverged"
+        assert 2 / curvature < curve.divergence_lr < 10 / curvature
+
+
+@pytest.mark.parametrize("name", ["none", "torch", "adam", "clrfast", "scheduled"])
+@pytest.mark.parametrize("failure", [None, ZeroDivisionError, KeyboardInterrupt])
+def test_nothing_of_the_users_changes(name, failure):
+    model, loss_fn, loader = blobs()
+    model.eval()
+    make = {
+        "none": lambda p: torch.optim.SGD(p, lr=0.1),
+        "torch": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
+        "adam": lambda p: torch.optim.Adam(p, lr=0.1),
+        "clrfast": lambda p: clrfast.SGD(p, lr=0.1, momentum=0.9),
+        "scheduled": lambda p: clrfast.SGD(p, schedule=clrfast.one_cycle(0.1, 30)),
+    }[name]
+    optimizer = make(model.parameters())
+    loss_fn(model(torch.randn(4, 5)), torch.tensor([0, 1, 0, 1])).backward()
+    optimizer.step()
+    before, order = everything(model, optimizer), loader.generator.get_state()
+    calls = []
+
+    def failing_loss(outputs, targets):
+        calls.append(1)
+        if failure is not None and len(calls) == 15:
+            raise failure
+        return loss_fn(outputs, targets)
+
+    if failure is None:
+        range_test(model, failing_loss, loader, optimizer=None if name == "none" else optimizer, steps=30)
+    else:
+        with pytest.raises(failure):
+            range_test(model, failing_loss, loader, optimizer=None if name == "none" else optimizer, steps=30)
+    assert len(calls) == (31 if failure is None else 15)
+    assert everything(model, optimizer) == before
+    assert torch.equal(loader.generator.get_state(), order)
+
+
+def test_groups_keep_their_ratios():
+    model, loss_fn, loader = blobs()
+    rates = []
+
+    def recording(cls, **kwargs):
+        class Recording(cls):
+            def step(self, *args, **kwargs):
+                rates.append([group["lr"] for group in self.param_groups])
+                return super().step(*args, **kwargs)
+
+        return Recording([{"params": model[0].parameters(), "lr": 0.1}, {"params": model[4].parameters(), "lr": 0.4}], **kwargs)
+
+    for optimizer in (recording(torch.optim.SGD), recording(clrfast.SGD)):
+        rates.clear()
+        curve = range_test(model, loss_fn, loader, optimizer=optimizer, min_lr=0.01, max_lr=1.0, steps=5)
+        np.testing.assert_allclose(rates, np.outer(curve.lr, [0.25, 1.0]), rtol=1e-6)
+
+
+def test_submodules_in_eval_mode_stay_there_unless_the_model_is():
+    model, loss_fn, loader = blobs()
+    seen = set()
+    model[1].register_forward_hook(lambda module, *_: seen.add(module.training))
+    model.train()
+    model[1].eval()
+    range_test(model, loss_fn, loader, steps=3)
+    assert seen == {False}
+    seen.clear()
+    model.eval()
+    range_test(model, loss_fn, loader, steps=3)
+    assert seen == {True}
+
+
+def test_other_batches_go_through_compute_loss():
+    model, loss_fn, _ = blobs()
+    batches = [{"x": torch.randn(8, 5), "y": torch.randint(2, (8,)), "name": ["a"] * 8}] * 3
+    curve = range_test(model, loader=batches, compute_loss=lambda m, b: loss_fn(m(b["x"]), b["y"]), steps=10)
+    assert len(curve.loss) == 10
+
+
+def test_it_runs_inside_no_grad_and_is_repeatable():
+    with torch.no_grad():
+        first = range_test(*blobs(), steps=20)
+    second = range_test(*blobs(), steps=20)
+    np.testing.assert_array_equal(first.loss, second.loss)
+
+
+def test_it_can_be_run_twice_on_one_model():
+    model, loss_fn, loader = blobs()
+    np.testing.assert_array_equal(
+        range_test(model, loss_fn, loader, steps=20).loss, range_test(model, loss_fn, loader, steps=20).loss
+    )
+
+
+def test_progress_is_told():
+    told = []
+    range_test(*blobs(), steps=25, progress=told.append)
+    assert told == [0, 10, 20, 25]
+
+
+MODEL, LOSS, LOADER = blobs()
+ONES = [(torch.ones(4, 5), torch.zeros(4, dtype=torch.long))]
+
+
+@pytest.mark.parametrize(
+    ("call", "named"),
+    [
+        (lambda: range_test(MODEL, loader=LOADER), "loss_fn, compute_loss: got neither; give exactly one of\n.*loss_fn"),
+        (lambda: range_test(MODEL, LOSS, LOADER, compute_loss=lambda m, b: 0), "got both"),
+        (lambda: range_test(MODEL, LOSS), "loader: got None"),
+        (lambda: range_test(MODEL, LOSS, []), "loader: it is empty"),
+        (lambda: range_test(MODEL, LOSS, iter(ONES * 3), steps=9), "used up after 3 batches"),
+        (lambda: range_test(MODEL, LOSS, [torch.ones(2, 5)]), "it gave a Tensor, not .inputs, targets."),
+        (lambda: range_test(nn.ReLU(), LOSS, LOADER), "model: it has no trainable parameters"),
+        (lambda: range_test(MODEL, nn.CrossEntropyLoss(reduction="none"), ONES), r"loss: got shape \(4,\)"),
+        (lambda: range_test(MODEL, lambda o, t: 1.0, ONES), "loss: got 'float'"),
+        (lambda: range_test(MODEL, lambda o, t: o.detach().mean(), ONES), "loss: it does not depend on"),
+        (lambda: range_test(MODEL, lambda o, t: o.mean() * math.nan, ONES), "the very first loss is nan"),
+        (lambda: range_test(MODEL, LOSS, LOADER, steps=1), "total_steps: got 1"),
+        (lambda: range_test(MODEL, LOSS, LOADER, min_lr=1, max_lr=0.1), "min_lr, max_lr: got 1 and 0.1"),
+        (lambda: range_test(MODEL, LOSS, LOADER, spacing="log"), "spacing: got 'log'"),
+        (lambda: range_test(MODEL, LOSS, LOADER, stop_factor=0.5), "stop_factor: got 0.5"),
+        (lambda: range_test(MODEL, LOSS, LOADER, smoothing=2), "smoothing: got 2"),
+    ],
+)
+def test_bad_input_is_named_and_changes_nothing(call, named):
+    before = [p.detach().clone() for p in MODEL.parameters()]
+    with pytest.raises(ValueError, match=named):
+        call()
+    for param, value in zip(MODEL.parameters(), before, strict=True):
+        assert torch.equal(param, value)
