@@ -7,6 +7,7 @@ Environment:
 """
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -66,12 +67,12 @@ class NinjaBuild(build_ext):
         flags = [
             *("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wextra"),
             *(["-Werror"] if os.environ.get("CLRFAST_WERROR") == "1" else []),
-            *(f"-isystem {_escaped(path)}" for path in includes),
+            *(f"-isystem {_escaped(shlex.quote(path))}" for path in includes),
         ]
         link = ["-undefined dynamic_lookup"] if sys.platform == "darwin" else ["-ldl"]
         objects = [f"{Path(source).stem}.o" for source in ext.sources]
         lines = [
-            f"cxx = {_escaped(cxx_compiler() or '')}",
+            f"cxx = {_escaped(shlex.quote(cxx_compiler() or ''))}",
             f"cxxflags = {' '.join(flags)}",
             f"ldflags = -shared {' '.join(link)}",
             "rule compile\n  command = $cxx $cxxflags -MMD -MF $out.d -c $in -o $out\n  depfile = $out.d\n  deps = gcc",

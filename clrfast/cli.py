@@ -8,6 +8,7 @@ import copy
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -68,8 +69,8 @@ def _parser() -> argparse.ArgumentParser:
         "train",
         _train,
         "find a learning rate, then train with 1cycle, beside a constant rate",
-        "Runs the range test, trains the model with 1cycle up to the suggested rate and, from the same start, with that "
-        "rate held constant, and prints the validation result of both.",
+        "Runs the range test, trains the model with 1cycle up to the suggested rate and, from the same start, with "
+        "that rate held constant, and prints the validation result of both.",
         "examples:\n  clrfast train digits\n  clrfast train digits --epochs 10 --lr 0.3",
     )
     _range_test_options(training)
@@ -111,7 +112,10 @@ def _range_test_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-lr", type=float, default=10.0, help="rate of the last update (default: 10)")
     parser.add_argument("--steps", type=_positive, default=100, help="updates in the range test (default: 100)")
     parser.add_argument(
-        "--spacing", choices=("exponential", "linear"), default="exponential", help="of the rates (default: exponential)"
+        "--spacing",
+        choices=("exponential", "linear"),
+        default="exponential",
+        help="of the rates (default: exponential)",
     )
     parser.add_argument(
         "--method", choices=sorted(METHODS), default="steepest", help="of the suggestion (default: steepest)"
@@ -140,7 +144,8 @@ def _find(arguments: argparse.Namespace) -> None:
         suggestion, problem = None, error
     written = [data]
     try:
-        curve.plot(suggestion=suggestion).figure.savefig(picture)
+        figure: Any = curve.plot(suggestion=suggestion).figure
+        figure.savefig(picture)
         written.append(picture)
     except ModuleNotFoundError as error:
         print(f'no picture: {error.name} is not installed (pip install "clrfast[plot]")', file=sys.stderr)

@@ -20,7 +20,10 @@ def report() -> list[str]:
         "",
     ]
     lines += [f"  {name:6} {_state(name)}" for name in ("torch", "cpp")]
-    lines += ["", f"  backend='auto' takes: {'cpp' if _native.why_missing is None else 'torch'} on the CPU, torch elsewhere"]
+    lines += [
+        "",
+        f"  backend='auto' takes: {'cpp' if _native.why_missing is None else 'torch'} on the CPU, torch elsewhere",
+    ]
     return lines
 
 

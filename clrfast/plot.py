@@ -54,7 +54,7 @@ def _new_axes() -> Axes:
     from matplotlib.figure import Figure
 
     axes: Any = Figure(figsize=(6.4, 4.0), dpi=150, layout="constrained").subplots()
-    return axes  # type: ignore[no-any-return]
+    return axes
 
 
 def _loss_range(curve: LRCurve) -> tuple[float, float]:

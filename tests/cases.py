@@ -34,7 +34,9 @@ def option_id(options: dict[str, object]) -> str:
     return ",".join(f"{name}={value}" for name, value in options.items() if value) or "plain"
 
 
-def make_params(shapes: Iterable[tuple[int, ...]], dtype: torch.dtype = torch.float32, seed: int = 0) -> list[nn.Parameter]:
+def make_params(
+    shapes: Iterable[tuple[int, ...]], dtype: torch.dtype = torch.float32, seed: int = 0
+) -> list[nn.Parameter]:
     generator = torch.Generator().manual_seed(seed)
     return [nn.Parameter(torch.randn(shape, generator=generator).to(dtype)) for shape in shapes]
 

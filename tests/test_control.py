@@ -96,7 +96,11 @@ def test_progress_resumes_at_another_length(backend):
 
 @pytest.mark.parametrize(
     ("kwargs", "named"),
-    [({"smoothing": 1.0}, "smoothing: got 1.0"), ({"smoothing": -0.1}, "smoothing"), ({"stop_factor": 1.0}, "stop_factor: got 1.0")],
+    [
+        ({"smoothing": 1.0}, "smoothing: got 1.0"),
+        ({"smoothing": -0.1}, "smoothing"),
+        ({"stop_factor": 1.0}, "stop_factor: got 1.0"),
+    ],
 )
 def test_bad_input_is_named(backend, kwargs, named):
     with pytest.raises(ValueError, match=named):

@@ -30,7 +30,7 @@ def test_json_round_trip_keeps_every_bit_and_non_finite_values(tmp_path):
 def test_other_files_are_refused(tmp_path, text):
     path = tmp_path / "curve.json"
     path.write_text(text)
-    with pytest.raises(ValueError, match="curve.json does not hold a saved LRCurve"):
+    with pytest.raises(ValueError, match=r"curve\.json does not hold a saved LRCurve"):
         LRCurve.load(path)
 
 

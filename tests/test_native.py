@@ -53,9 +53,7 @@ def test_equals_reference_when_scaled_and_skipped(dtype):
     def before(step, optimizer, params):
         optimizer.grad_scale, optimizer.found_inf = torch.tensor(3.0), torch.tensor(2.0 if step in (0, 2) else 0.0)
 
-    both(
-        lambda p, b: clrfast.SGD(p, lr=0.01, momentum=0.9, dampening=0.5, backend=b), dtype=dtype, before_step=before
-    )
+    both(lambda p, b: clrfast.SGD(p, lr=0.01, momentum=0.9, dampening=0.5, backend=b), dtype=dtype, before_step=before)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -92,7 +90,11 @@ def test_layouts_of_memory():
         return [
             nn.Parameter(base.clone().t()),
             nn.Parameter(torch.stack([base, base], -1)[..., 0]),
-            nn.Parameter(torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0)).to(memory_format=torch.channels_last)),
+            nn.Parameter(
+                torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0)).to(
+                    memory_format=torch.channels_last
+                )
+            ),
             nn.Parameter(base.clone()),
             nn.Parameter(base.clone()[1:, 1:]),
         ]
@@ -142,7 +144,9 @@ def test_a_change_from_outside_is_noticed(name):
             CHANGES[name](optimizer, params)
 
     results = [
-        run_steps(lambda p, b=b: clrfast.SGD(p, lr=0.1, momentum=0.9, backend=b), 4, [(4, 3), (5,), (2,)], before_step=before)
+        run_steps(
+            lambda p, b=b: clrfast.SGD(p, lr=0.1, momentum=0.9, backend=b), 4, [(4, 3), (5,), (2,)], before_step=before
+        )
         for b in ("torch", "cpp")
     ]
     assert_same(results[0][0], results[1][0])

@@ -29,7 +29,13 @@ def test_one_cycle_of_the_article():
 
 @pytest.mark.parametrize(
     ("total_steps", "expected"),
-    [(1, [0.1]), (2, [0.1, 0.001]), (3, [0.1, 1.0, 0.1]), (4, [0.1, 1.0, 0.1, 0.001]), (5, [0.1, 0.55, 1.0, 0.55, 0.1])],
+    [
+        (1, [0.1]),
+        (2, [0.1, 0.001]),
+        (3, [0.1, 1.0, 0.1]),
+        (4, [0.1, 1.0, 0.1, 0.001]),
+        (5, [0.1, 0.55, 1.0, 0.55, 0.1]),
+    ],
 )
 def test_one_cycle_of_few_steps(total_steps, expected):
     assert columns(one_cycle(1.0, total_steps))[0] == expected

@@ -91,9 +91,7 @@ def test_the_edge_of_a_quadratic_is_found():
         targets = 0.1 * torch.randn(64, 1, generator=torch.Generator().manual_seed(0))  # or w becomes exactly 0
         loader = DataLoader(TensorDataset(loader.dataset.tensors[0], targets), batch_size=8)
         optimizer = clrfast.SGD(model.parameters(), lr=1.0)
-        curve = range_test(
-            model, loss_fn, loader, optimizer=optimizer, min_lr=1e-4 / curvature, max_lr=100 / curvature
-        )
+        curve = range_test(model, loss_fn, loader, optimizer=optimizer, min_lr=1e-4 / curvature, max_lr=100 / curvature)
         assert curve.stopped == "diverged"
         assert 2 / curvature < curve.divergence_lr < 10 / curvature
 
@@ -142,7 +140,9 @@ def test_groups_keep_their_ratios():
                 rates.append([group["lr"] for group in self.param_groups])
                 return super().step(*args, **kwargs)
 
-        return Recording([{"params": model[0].parameters(), "lr": 0.1}, {"params": model[4].parameters(), "lr": 0.4}], **kwargs)
+        return Recording(
+            [{"params": model[0].parameters(), "lr": 0.1}, {"params": model[4].parameters(), "lr": 0.4}], **kwargs
+        )
 
     for optimizer in (recording(torch.optim.SGD), recording(clrfast.SGD)):
         rates.clear()
@@ -198,7 +198,10 @@ ONES = [(torch.ones(4, 5), torch.zeros(4, dtype=torch.long))]
 @pytest.mark.parametrize(
     ("call", "named"),
     [
-        (lambda: range_test(MODEL, loader=LOADER), "loss_fn, compute_loss: got neither; give exactly one of\n.*loss_fn"),
+        (
+            lambda: range_test(MODEL, loader=LOADER),
+            "loss_fn, compute_loss: got neither; give exactly one of\n.*loss_fn",
+        ),
         (lambda: range_test(MODEL, LOSS, LOADER, compute_loss=lambda m, b: 0), "got both"),
         (lambda: range_test(MODEL, LOSS), "loader: got None"),
         (lambda: range_test(MODEL, LOSS, []), "loader: it is empty"),

@@ -31,7 +31,9 @@ def make(optimizer="sgd"):
 
 def everything(model, optimizer):
     """All that could have changed, as values that compare with ==."""
-    state = [{k: v.tolist() if isinstance(v, torch.Tensor) else v for k, v in s.items()} for s in optimizer.state.values()]
+    state = [
+        {k: v.tolist() if isinstance(v, torch.Tensor) else v for k, v in s.items()} for s in optimizer.state.values()
+    ]
     groups = [{k: str(v) for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
     return {
         "params": [p.tolist() for p in model.parameters()],
@@ -41,7 +43,9 @@ def everything(model, optimizer):
         "buffers": {name: (b.data_ptr(), b.tolist()) for name, b in model.named_buffers()},
         "training": [m.training for m in model.modules()],
         "state": state,
-        "state tensors": [[v.data_ptr() for v in s.values() if isinstance(v, torch.Tensor)] for s in optimizer.state.values()],
+        "state tensors": [
+            [v.data_ptr() for v in s.values() if isinstance(v, torch.Tensor)] for s in optimizer.state.values()
+        ],
         "groups": groups,
         "attributes": sorted(vars(optimizer)),
         "control": None if getattr(optimizer, "control", None) is None else int(optimizer.control.step),

@@ -50,7 +50,7 @@ options = st.fixed_dictionaries(
 @settings(deadline=None, max_examples=60)
 @given(shapes=shapes, options=options, dtype=st.sampled_from(DTYPES), late=st.integers(0, 4), data=st.data())
 def test_numbers_of_torch_on_random_models(backend, shapes, options, dtype, late, data):
-    """Random options, shapes and dtypes; one parameter gets its first gradient late, and another one is frozen at times."""
+    """Random options, shapes and dtypes; one parameter gets its first gradient late, another is frozen at times."""
     frozen = data.draw(st.sets(st.integers(0, 4)))
     if options["momentum"] and not options["dampening"]:
         options = {**options, "nesterov": data.draw(st.booleans())}
@@ -80,18 +80,23 @@ def test_groups_have_their_own_options(backend):
     assert_near(ours, theirs, steps=5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("lr", [torch.tensor(0.1), torch.tensor([0.1]), torch.tensor(0.1, dtype=torch.float64)])
-def test_lr_may_be_a_tensor(backend, lr):
-    def before(step, optimizer, params):
+def test_lr_may_be_a_tensor(backend, dtype, lr):
+    def halve_tensor(step, optimizer, params):
         if step == 2:
             optimizer.param_groups[0]["lr"].mul_(0.5)
 
-    for dtype in (torch.float32, torch.float64):
-        ours, _ = run_steps(lambda p: clrfast.SGD(p, lr=lr.clone(), backend=backend), 4, dtype=dtype, before_step=before)
-        value = lr.item()
-        halved = lambda s, o, p: s == 2 and o.param_groups[0].update(lr=value / 2)  # noqa: E731
-        theirs, _ = run_steps(lambda p: torch.optim.SGD(p, lr=value), 4, dtype=dtype, before_step=halved)  # noqa: B023
-        assert_near(ours, theirs, steps=4)
+    def halve_number(step, optimizer, params):
+        if step == 2:
+            optimizer.param_groups[0]["lr"] *= 0.5
+
+    value = lr.item()
+    ours, _ = run_steps(
+        lambda p: clrfast.SGD(p, lr=lr.clone(), backend=backend), 4, dtype=dtype, before_step=halve_tensor
+    )
+    theirs, _ = run_steps(lambda p: torch.optim.SGD(p, lr=value), 4, dtype=dtype, before_step=halve_number)
+    assert_near(ours, theirs, steps=4)
 
 
 def test_add_param_group(backend):
@@ -282,7 +287,9 @@ def test_groups_show_what_the_next_step_uses(backend):
     )
     shown = []
     for step in range(4):
-        shown.append([tuple(round(g[n], 6) for n in ("lr", "momentum", "weight_decay")) for g in optimizer.param_groups])
+        shown.append(
+            [tuple(round(g[n], 6) for n in ("lr", "momentum", "weight_decay")) for g in optimizer.param_groups]
+        )
         give_grads(params, step)
         optimizer.step()
     assert shown == [
@@ -295,7 +302,9 @@ def test_groups_show_what_the_next_step_uses(backend):
 
 def test_schedule_leaves_what_it_does_not_name_to_the_groups(backend):
     params = make_params([(2,)])
-    optimizer = clrfast.SGD(params, momentum=0.7, weight_decay=0.01, schedule=Schedule(0.1, total_steps=2), backend=backend)
+    optimizer = clrfast.SGD(
+        params, momentum=0.7, weight_decay=0.01, schedule=Schedule(0.1, total_steps=2), backend=backend
+    )
     group = optimizer.param_groups[0]
     assert (group["lr"], group["momentum"], group["weight_decay"]) == pytest.approx((0.1, 0.7, 0.01))
 

@@ -41,7 +41,9 @@ def test_refusals(method, lr, loss, reason):
 
 @pytest.mark.parametrize("method", [steepest, minimum_tenth])
 @pytest.mark.parametrize(
-    ("lr", "loss"), [(LR, [1.0, 2.0]), (LR[::-1], LR), (-LR, LR), (LR[None], LR[None])], ids=["length", "order", "sign", "2d"]
+    ("lr", "loss"),
+    [(LR, [1.0, 2.0]), (LR[::-1], LR), (-LR, LR), (LR[None], LR[None])],
+    ids=["length", "order", "sign", "2d"],
 )
 def test_bad_input_is_named(method, lr, loss):
     with pytest.raises(ValueError, match=r"^lr(, loss)?: got"):

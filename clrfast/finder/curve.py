@@ -78,7 +78,9 @@ class LRCurve:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the curve as JSON; numbers that are not finite become strings."""
         data = {f.name: getattr(self, f.name) for f in fields(self)}
-        Path(path).write_text(json.dumps({"format": _FORMAT, **{k: _plain(v) for k, v in data.items()}}, indent=1) + "\n")
+        Path(path).write_text(
+            json.dumps({"format": _FORMAT, **{k: _plain(v) for k, v in data.items()}}, indent=1) + "\n"
+        )
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> LRCurve:

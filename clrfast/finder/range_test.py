@@ -53,7 +53,8 @@ def range_test(
         optimizer: its kind, groups and state are used, its rates replaced (the groups keep their ratios).
             None: ``clrfast.SGD`` with momentum 0.9.
         min_lr, max_lr, steps, spacing: the sweep, end points included; see ``lr_sweep``.
-        stop_factor: stop where the running average exceeds this many times its best; see ``StepControl.watch_divergence``.
+        stop_factor: stop where the running average of the loss exceeds this many times its best; see
+            ``StepControl.watch_divergence``.
         smoothing: weight of the past in the running average that is judged for this, in [0, 1).
         progress: called with the number of steps done, every 10 steps and at the end.
     Returns:
@@ -157,7 +158,10 @@ def _curve(sweep: Schedule, losses: list[float], stopped: bool, stop_factor: flo
             f"loader, loss: the very first loss is {initial}, before any update; check the data and the loss function"
         )
     if not stopped:
-        kind, reason = "completed", f"reached the highest rate, {lr[-1]:.3g}; the loss did not exceed the limit on the way"
+        kind, reason = (
+            "completed",
+            f"reached the highest rate, {lr[-1]:.3g}; the loss did not exceed the limit on the way",
+        )
     elif math.isfinite(after[-1]):
         kind = "diverged"
         reason = f"diverged at {lr[-1]:.3g}: the running average of the loss exceeded {stop_factor:g} times its best"

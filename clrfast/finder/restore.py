@@ -128,9 +128,7 @@ class _Snapshot:
     """The entries of a dict: tensors by reference and value, parameter lists by reference, the rest copied."""
 
     def __init__(self, values: dict[str, Any]):
-        self._entries = {
-            name: (value, value if name == "params" else _copied(value)) for name, value in values.items()
-        }
+        self._entries = {name: (value, value if name == "params" else _copied(value)) for name, value in values.items()}
 
     def into(self, values: dict[str, Any]) -> None:
         """Put the entries back into the same dict."""

@@ -44,13 +44,13 @@ def steepest(lr: ArrayLike, loss: ArrayLike) -> Suggestion:
 
     Source: the steepest descent rule of fastai's and torch-lr-finder's plots, on the logarithmic axis.
     """
-    lr, loss, lowest = _up_to_minimum(lr, loss)
-    slope = np.gradient(loss, np.log(lr))[: lowest + 1]
+    lrs, losses, lowest = _up_to_minimum(lr, loss)
+    slope = np.gradient(losses, np.log(lrs))[: lowest + 1]
     best = int(slope.argmin())
     if not slope[best] < 0:
         raise NoSuggestionError("the loss never falls with a rising rate: lower min_lr, or check the loss")
     reason = f"the smoothed loss falls fastest here, {-slope[best] * np.log(10):.3g} per tenfold rate"
-    return Suggestion(float(lr[best]), "steepest", reason)
+    return Suggestion(float(lrs[best]), "steepest", reason)
 
 
 def minimum_tenth(lr: ArrayLike, loss: ArrayLike) -> Suggestion:
@@ -60,9 +60,9 @@ def minimum_tenth(lr: ArrayLike, loss: ArrayLike) -> Suggestion:
 
     Source: Gugger 2018, "How Do You Find A Good Learning Rate": one order of magnitude before the minimum.
     """
-    lr, loss, lowest = _up_to_minimum(lr, loss)
-    reason = f"a tenth of {lr[lowest]:.3g}, where the smoothed loss is lowest ({loss[lowest]:.4g})"
-    return Suggestion(float(lr[lowest] / 10), "minimum_tenth", reason)
+    lrs, losses, lowest = _up_to_minimum(lr, loss)
+    reason = f"a tenth of {lrs[lowest]:.3g}, where the smoothed loss is lowest ({losses[lowest]:.4g})"
+    return Suggestion(float(lrs[lowest] / 10), "minimum_tenth", reason)
 
 
 METHODS = {"steepest": steepest, "minimum_tenth": minimum_tenth}
@@ -70,18 +70,19 @@ METHODS = {"steepest": steepest, "minimum_tenth": minimum_tenth}
 
 def _up_to_minimum(lr: ArrayLike, loss: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
     """The finite points, and the index of their lowest loss, which is not the first."""
-    lr, loss = np.asarray(lr, dtype=np.float64), np.asarray(loss, dtype=np.float64)
-    if lr.ndim != 1 or lr.shape != loss.shape:
-        raise ValueError(f"lr, loss: got shapes {lr.shape} and {loss.shape}; give two arrays of one length")
-    if not ((lr > 0).all() and (np.diff(lr) > 0).all()):
+    lrs, losses = np.asarray(lr, dtype=np.float64), np.asarray(loss, dtype=np.float64)
+    if lrs.ndim != 1 or lrs.shape != losses.shape:
+        raise ValueError(f"lr, loss: got shapes {lrs.shape} and {losses.shape}; give two arrays of one length")
+    if not ((lrs > 0).all() and (np.diff(lrs) > 0).all()):
         raise ValueError("lr: got values that are not positive and ascending; give them in the order of the sweep")
-    finite = np.isfinite(loss)
-    lr, loss = lr[finite], loss[finite]
-    if len(lr) < MIN_POINTS:
+    finite = np.isfinite(losses)
+    lrs, losses = lrs[finite], losses[finite]
+    if len(lrs) < MIN_POINTS:
         raise NoSuggestionError(
-            f"only {len(lr)} finite points, fewer than {MIN_POINTS}: lower min_lr (it may diverge at once) or take more steps"
+            f"only {len(lrs)} finite points, fewer than {MIN_POINTS}: "
+            "lower min_lr (it may diverge at once) or take more steps"
         )
-    lowest = int(loss.argmin())
+    lowest = int(losses.argmin())
     if lowest == 0:
         raise NoSuggestionError("the loss never falls below its first value: lower min_lr, or check the loss")
-    return lr, loss, lowest
+    return lrs, losses, lowest

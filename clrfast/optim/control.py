@@ -103,7 +103,8 @@ class StepControl:
         # Through a memoryview, because this runs at every step and NumPy's own indexing costs several times as much.
         size = self.host_table.nbytes // self.total_steps
         begin = size * min(self.host_step, self.total_steps - 1)
-        values = memoryview(self.host_table).cast("B")[begin : begin + size].cast("f").tolist()
+        memory: Any = self.host_table.data
+        values: list[float] = memory.cast("B")[begin : begin + size].cast("f").tolist()
         return [values[i : i + 3] for i in range(0, len(values), 3)]
 
     def progress(self) -> dict[str, Any]:

@@ -75,7 +75,9 @@ def ensure_momentum(state: dict[str, Any], param: Tensor) -> None:
 def _why_unusable(parameter: Parameter) -> str | None:
     param, grad = parameter.param, parameter.grad
     if grad.layout != torch.strided:
-        return "its gradient is sparse; use torch.optim.SGD for it, or make the gradient dense (Embedding(sparse=False))"
+        return (
+            "its gradient is sparse; use torch.optim.SGD for it, or make the gradient dense (Embedding(sparse=False))"
+        )
     if grad.is_complex() or param.is_complex():
         return "it is complex; use torch.optim.SGD for it, or optimise torch.view_as_real of it"
     if param.dtype not in SUPPORTED or grad.dtype not in SUPPORTED:

@@ -137,9 +137,7 @@ class SGD(torch.optim.Optimizer):
             self.set_schedule(Schedule(**columns, total_steps=self._schedule.total_steps)).resume(progress)
             self._show_next_row()
 
-    def step(  # type: ignore[override]
-        self, closure: Callable[[], Any] | None = None, *, loss: Tensor | float | None = None
-    ) -> Any:
+    def step(self, closure: Callable[[], Any] | None = None, *, loss: Tensor | float | None = None) -> Any:
         """Update all parameters that have a gradient.
 
         Args:

@@ -182,13 +182,14 @@ class Tabulated(Curve):
         return np.asarray(self.values, dtype=np.float64)[index]
 
 
-def sampled(curve: Callable[[FloatArray], ArrayLike], total_steps: int) -> FloatArray:
+def sampled(curve: CurveLike, total_steps: int) -> FloatArray:
     """``curve`` at steps ``0 .. total_steps - 1`` as float64 ``[total_steps]``.
 
     Raises:
         ValueError: the function did not return one value per step.
     """
-    values = np.asarray(curve(np.arange(total_steps, dtype=np.float64)), dtype=np.float64)
+    function = Constant(curve) if isinstance(curve, float | int) else curve
+    values = np.asarray(function(np.arange(total_steps, dtype=np.float64)), dtype=np.float64)
     if values.shape != (total_steps,):
         raise ValueError(
             f"curve: {curve!r} returned shape {values.shape} for {total_steps} steps; "

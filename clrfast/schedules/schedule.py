@@ -91,16 +91,14 @@ class Schedule:
             )
         total_steps = self.total_steps
         if total_steps is None:
-            raise ValueError(
-                "schedule: it has no total_steps; give it, for example Schedule(lr=..., total_steps=1000)"
-            )
+            raise ValueError("schedule: it has no total_steps; give it, for example Schedule(lr=..., total_steps=1000)")
 
         def explicit(curve: CurveLike | None, own: float) -> Curve:
             if curve is None:
                 return Constant(float(own))
             if isinstance(curve, Curve):
                 return curve
-            return Tabulated(tuple(sampled(curve, total_steps).tolist()))  # type: ignore[arg-type]
+            return Tabulated(tuple(sampled(curve, total_steps).tolist()))
 
         columns = {}
         for name in QUANTITIES:

@@ -53,14 +53,16 @@ def find_maker(name: str) -> Callable[[], Any]:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is not None and (module_name == error.name or module_name.startswith(f"{error.name}.")):
-            raise TaskError(f"task {name!r}: there is no module {error.name!r} in {os.getcwd()} or on sys.path") from None
+            raise TaskError(
+                f"task {name!r}: there is no module {error.name!r} in {os.getcwd()} or on sys.path"
+            ) from None
         raise TaskError(f"task {name!r}: importing {module_name} failed: {error}") from error
     except Exception as error:
         raise TaskError(f"task {name!r}: importing {module_name} failed: {type(error).__name__}: {error}") from error
     maker = getattr(module, function_name, None)
     if not callable(maker):
         raise TaskError(f"task {name!r}: module {module_name} has no function {function_name!r}")
-    return maker  # type: ignore[no-any-return]
+    return maker
 
 
 def make_task(name: str) -> Task:

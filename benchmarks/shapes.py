@@ -1,0 +1,35 @@
+"""Parameter shapes of well-known networks; an optimizer step needs nothing else of them."""
+
+from __future__ import annotations
+
+Shape = tuple[int, ...]
+
+
+def _conv_bn(c_in: int, c_out: int, kernel: int) -> list[Shape]:
+    return [(c_out, c_in, kernel, kernel), (c_out,), (c_out,)]
+
+
+def resnet56() -> list[Shape]:
+    """He et al. 2015, section 4.2, for CIFAR-10: 167 tensors, 853,018 values."""
+    shapes, c_in = _conv_bn(3, 16, 3), 16
+    for width in (16, 32, 64):
+        for _ in range(9):
+            shapes += _conv_bn(c_in, width, 3) + _conv_bn(width, width, 3)
+            c_in = width
+    return [*shapes, (10, 64), (10,)]
+
+
+def resnet50() -> list[Shape]:
+    """He et al. 2015, table 1, for ImageNet: 161 tensors, 25,557,032 values."""
+    shapes, c_in = _conv_bn(3, 64, 7), 64
+    for width, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
+        for block in range(blocks):
+            shapes += _conv_bn(c_in, width, 1) + _conv_bn(width, width, 3) + _conv_bn(width, 4 * width, 1)
+            shapes += _conv_bn(c_in, 4 * width, 1) if block == 0 else []
+            c_in = 4 * width
+    return [*shapes, (1000, 2048), (1000,)]
+
+
+def tiny() -> list[Shape]:
+    """For a check that the benchmark runs."""
+    return [(4, 3), (4,), (2, 4)]

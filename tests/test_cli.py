@@ -1,0 +1,96 @@
+import subprocess
+import sys
+
+import pytest
+
+from clrfast import LRCurve, cli
+
+from .test_tasks import modules  # noqa: F401  - a fixture
+
+
+def test_find_digits(tmp_path, capsys):
+    assert cli.main(["find", "digits", "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    suggested = float(printed.split("suggested learning rate: ")[1].split()[0])
+    assert 0.01 < suggested < 1
+    curve = LRCurve.load(tmp_path / "lr_range_test.json")
+    assert curve.suggest().max_lr == pytest.approx(suggested, rel=0.01)
+    assert (tmp_path / "lr_range_test.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_train_digits_prints_both_runs(capsys):
+    assert cli.main(["train", "digits", "--epochs", "2", "--lr", "0.2"]) == 0
+    printed = capsys.readouterr().out
+    assert "2 epochs, 44 steps" in printed
+    accuracies = [float(line.split("accuracy ")[1].split()[0]) for line in printed.splitlines() if "accuracy" in line]
+    assert len(accuracies) == 2
+    assert accuracies[0] > 90
+
+
+def test_own_task_without_validation(modules, capsys):  # noqa: F811
+    assert cli.main(["train", "good:make_task", "--epochs", "3"]) == 0
+    assert capsys.readouterr().out.count("last training loss") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["find", "nope"], "task 'nope' is unknown"),
+        (["find", "good:nothing"], "has no function 'nothing'"),
+        (["train", "good:returns_other"], "returned int"),
+        (["find", "digits", "--out", "missing"], "--out: missing is no folder"),
+        (["find", "digits", "--min-lr", "2", "--max-lr", "1"], "min_lr, max_lr: got 2.0 and 1.0"),
+        (["find", "good:flat"], "no suggestion: the loss never falls"),
+        (["train", "good:flat"], "the loss never falls"),
+    ],
+)
+def test_wrong_use_gives_one_line_and_exit_code_2(modules, capsys, arguments, message):  # noqa: F811
+    assert cli.main(arguments) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("clrfast: ")]
+    assert len(lines) == 1
+    assert message in lines[0]
+
+
+@pytest.mark.parametrize("arguments", [[], ["find"], ["find", "digits", "--steps", "0"], ["fly"]])
+def test_wrong_arguments_exit_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (["--help"], ["find", "train", "doctor"]),
+        (["find", "--help"], ["--max-lr", "package.module:function", "clrfast find digits"]),
+        (["train", "--help"], ["--epochs", "clrfast train digits"]),
+        (["doctor", "--help"], ["backends"]),
+    ],
+)
+def test_help(arguments, wanted, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 0
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in wanted)
+
+
+def test_without_matplotlib_the_rest_is_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert cli.main(["find", "digits", "--out", str(tmp_path), "--steps", "30"]) == 0
+    assert "no picture: matplotlib.figure is not installed" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["lr_range_test.json"]
+
+
+def test_interrupt_is_no_traceback(monkeypatch, capsys):
+    def interrupted(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "make_task", interrupted)
+    assert cli.main(["find", "digits"]) == 130
+    assert capsys.readouterr().err == "clrfast: interrupted\n"
+
+
+def test_module_can_be_run():
+    result = subprocess.run([sys.executable, "-m", "clrfast", "--version"], capture_output=True, text=True, check=True)
+    assert result.stdout.startswith("clrfast ")

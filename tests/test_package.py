@@ -1,0 +1,37 @@
+"""The package as a whole: what importing it costs and brings, and what its docstrings claim."""
+
+import doctest
+import importlib
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+
+import clrfast
+
+MODULES = sorted(
+    module.name
+    for module in pkgutil.walk_packages(clrfast.__path__, "clrfast.")
+    if not module.name.endswith(("__main__", "._C"))
+)
+
+
+def test_import_loads_nothing_that_is_used_only_somewhere():
+    code = "import sys, torch; before = set(sys.modules); import clrfast; print(*(set(sys.modules) - before))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "clrfast.optim.sgd" in loaded
+    assert not [name for name in loaded if name.split(".")[0] in ("matplotlib", "sklearn", "tqdm", "pandas", "scipy")]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstrings(name):
+    module = importlib.import_module(name)
+    assert module.__doc__
+    assert doctest.testmod(module).failed == 0
+
+
+@pytest.mark.parametrize("name", clrfast.__all__)
+def test_public_names_are_there_and_explained(name):
+    value = getattr(clrfast, name)
+    assert isinstance(value, str) or value.__doc__

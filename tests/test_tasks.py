@@ -1,0 +1,91 @@
+import sys
+import textwrap
+
+import pytest
+import torch
+from torch import nn
+
+from clrfast.tasks import Task, TaskError, make_task
+from clrfast.tasks.digits import make_task as make_digits
+
+SOURCES = {
+    "good.py": """
+        import torch
+        from clrfast import Task
+        def make_task():
+            x = torch.randn(64, 3)
+            return Task(torch.nn.Linear(3, 1), torch.nn.MSELoss(), [(x, x.sum(1, keepdim=True))] * 4)
+        def flat():
+            return Task(torch.nn.Linear(3, 1, bias=False), torch.nn.MSELoss(), [(torch.zeros(4, 3), torch.ones(4, 1))])
+        def returns_other(): return 3
+        def raises(): raise KeyError("data")
+        def needs_argument(path): return None
+        not_callable = 5
+    """,
+    "broken.py": "1 / 0",
+    "needs.py": "import not_installed_anywhere",
+}
+
+
+@pytest.fixture
+def modules(tmp_path, monkeypatch):
+    for name, source in SOURCES.items():
+        (tmp_path / name).write_text(textwrap.dedent(source))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p != str(tmp_path)])
+    yield tmp_path
+    for name in SOURCES:
+        sys.modules.pop(name.removesuffix(".py"), None)
+
+
+def test_own_task(modules):
+    assert isinstance(make_task("good:make_task"), Task)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nope", "task 'nope' is unknown; give one of .'digits'., or my_package.my_module:make_task"),
+        ("nope:", "is unknown"),
+        (":make_task", "is unknown"),
+        ("nowhere.module:make_task", "there is no module 'nowhere'"),
+        ("clrfast.nowhere:make_task", "there is no module 'clrfast.nowhere'"),
+        ("good:nothing", "module good has no function 'nothing'"),
+        ("good:not_callable", "module good has no function 'not_callable'"),
+        ("good:returns_other", r"returned int; return clrfast.Task\("),
+        ("good:raises", "raised KeyError: 'data'"),
+        ("good:needs_argument", "raised TypeError.*'path'"),
+        ("broken:make_task", "importing broken failed: ZeroDivisionError"),
+        ("needs:make_task", "importing needs failed: No module named 'not_installed_anywhere'"),
+    ],
+)
+def test_errors_are_one_helpful_line(modules, name, message):
+    with pytest.raises(TaskError, match=message) as caught:
+        make_task(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_scikit_learn_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(TaskError, match=r"needs sklearn.*pip install .clrfast\[demo\]"):
+        make_task("digits")
+
+
+def test_digits():
+    before = torch.get_rng_state()
+    task = make_digits(seed=3)
+    assert torch.equal(torch.get_rng_state(), before)
+    images, labels = next(iter(task.train_loader))
+    assert images.shape == (64, 1, 8, 8)
+    assert labels.shape == (64,)
+    assert 0 <= images.min() <= images.max() <= 1
+    assert task.model(images).shape == (64, 10)
+    assert sum(p.numel() for p in task.model.parameters()) == 14458
+    again, other = make_digits(seed=3), make_digits(seed=4)
+    assert torch.equal(next(iter(again.train_loader))[1], labels)
+    assert not torch.equal(next(iter(other.train_loader))[1], labels)
+    train = {tuple(x.flatten().tolist()) for x in task.train_loader.dataset.tensors[0]}
+    validation = [tuple(x.flatten().tolist()) for x in task.val_loader.dataset.tensors[0]]
+    assert len(validation) == 360
+    assert not train.intersection(validation)
+    assert isinstance(task.loss_fn, nn.CrossEntropyLoss)
