@@ -31,6 +31,7 @@ def test_answers(loss, at_steepest, lowest):
         (LR[:4], [4.0, 3.0, 2.0, 1.0], "only 4 finite points"),
         (LR, [4.0, math.nan, math.nan, 2.0, 1.0, 3.0], "only 4 finite points"),
         (LR, [1.0] * 6, "never falls"),
+        (LR, [1.0, 1.0 - 1e-7, 1.0 - 2e-7, 1.0, 1.0, 1.0], "never falls"),
         (LR, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], "never falls"),
     ],
 )

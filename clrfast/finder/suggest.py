@@ -10,6 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 MIN_POINTS = 5
 """Fewer points than this say nothing about a slope."""
 
+FLAT = 1e-5
+"""A fall of less than this part of the loss is rounding: losses are float32."""
+
 
 class NoSuggestionError(ValueError):
     """The curve has no valid answer; the message says why and what to try."""
@@ -47,8 +50,6 @@ def steepest(lr: ArrayLike, loss: ArrayLike) -> Suggestion:
     lrs, losses, lowest = _up_to_minimum(lr, loss)
     slope = np.gradient(losses, np.log(lrs))[: lowest + 1]
     best = int(slope.argmin())
-    if not slope[best] < 0:
-        raise NoSuggestionError("the loss never falls with a rising rate: lower min_lr, or check the loss")
     reason = f"the smoothed loss falls fastest here, {-slope[best] * np.log(10):.3g} per tenfold rate"
     return Suggestion(float(lrs[best]), "steepest", reason)
 
@@ -69,7 +70,7 @@ METHODS = {"steepest": steepest, "minimum_tenth": minimum_tenth}
 
 
 def _up_to_minimum(lr: ArrayLike, loss: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
-    """The finite points, and the index of their lowest loss, which is not the first."""
+    """The finite points, and the index of their lowest loss; the loss falls before it."""
     lrs, losses = np.asarray(lr, dtype=np.float64), np.asarray(loss, dtype=np.float64)
     if lrs.ndim != 1 or lrs.shape != losses.shape:
         raise ValueError(f"lr, loss: got shapes {lrs.shape} and {losses.shape}; give two arrays of one length")
@@ -83,6 +84,7 @@ def _up_to_minimum(lr: ArrayLike, loss: ArrayLike) -> tuple[NDArray[np.float64],
             "lower min_lr (it may diverge at once) or take more steps"
         )
     lowest = int(losses.argmin())
-    if lowest == 0:
-        raise NoSuggestionError("the loss never falls below its first value: lower min_lr, or check the loss")
+    before = losses[: lowest + 1]
+    if before.max() - before[-1] <= FLAT * np.abs(before).max():
+        raise NoSuggestionError("the loss never falls: lower min_lr, or check the loss and what is trainable")
     return lrs, losses, lowest
