@@ -48,6 +48,8 @@ class NinjaBuild(build_ext):
         elif os.environ.get("CLRFAST_CPP") == "1":
             raise SystemExit(f"clrfast: CLRFAST_CPP=1 asks for the native backend, but {reason}")
         else:
+            for ext in self.extensions:  # of an earlier build in this tree
+                Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)
             self.extensions = []
             self.warn(
                 f"clrfast is installed without its native backend: {reason} Everything works on the pure-torch "
