@@ -1,9 +1,10 @@
 """Find a PyTorch model's learning rate and train it with Leslie Smith's policies, fast."""
 
+from . import schedules
 from ._version import __version__
 from .finder import LRCurve, NoSuggestionError, Suggestion, range_test
-from .optim import SGD, StepControl
-from .schedules import Schedule, constant, lr_sweep, one_cycle
+from .optim import SGD, StepControl, layer_groups
+from .schedules import Schedule, as_lr_scheduler, constant, lr_sweep, one_cycle
 from .tasks import Task
 
 __all__ = [
@@ -15,8 +16,11 @@ __all__ = [
     "Suggestion",
     "Task",
     "__version__",
+    "as_lr_scheduler",
     "constant",
+    "layer_groups",
     "lr_sweep",
     "one_cycle",
     "range_test",
+    "schedules",
 ]

@@ -1,14 +1,15 @@
-"""The command line: ``clrfast find``, ``clrfast train``, ``clrfast doctor``."""
+"""The command line: ``clrfast find``, ``clrfast train``, ``clrfast schedule``, ``clrfast doctor``."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import copy
+import inspect
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -16,7 +17,8 @@ from . import doctor
 from ._version import __version__
 from .finder import LRCurve, NoSuggestionError, Suggestion, range_test
 from .finder.suggest import METHODS
-from .schedules import constant, one_cycle
+from .schedules import POLICIES, Schedule, constant, one_cycle
+from .schedules.policies import Spacing
 from .tasks import Task, TaskError, make_task
 from .training import Score, evaluate, steps_per_epoch, train
 
@@ -76,6 +78,23 @@ def _parser() -> argparse.ArgumentParser:
     _range_test_options(training)
     training.add_argument("--epochs", type=_positive, default=5, help="passes over the training data (default: 5)")
     training.add_argument("--lr", type=float, help="highest rate; skips the range test")
+    drawing = _command(
+        commands,
+        "schedule",
+        None,
+        "draw a schedule",
+        "Draws lr, momentum and weight decay of a policy over the run.",
+        "examples:\n"
+        "  clrfast schedule one_cycle --max-lr 0.8 --total-steps 9310\n"
+        "  clrfast schedule cosine_restarts --lr 0.1 --total-steps 700 --period-steps 100 --period-mult 2",
+    )
+    policies = drawing.add_subparsers(required=True, metavar="POLICY")
+    for name, policy in POLICIES.items():
+        text = (inspect.getdoc(policy) or "").replace("``", "").split("\n\n>>> ")[0]
+        options = _command(policies, name, _draw, text.split("\n\n")[0].replace("%", "%%"), text, None)
+        _policy_options(options, policy)
+        options.add_argument("--out", type=Path, help="the picture's path (default: POLICY.png here)")
+        options.set_defaults(policy=name)
     _command(
         commands,
         "doctor",
@@ -90,9 +109,9 @@ def _parser() -> argparse.ArgumentParser:
 def _command(
     commands: argparse._SubParsersAction[argparse.ArgumentParser],
     name: str,
-    run: Callable[[argparse.Namespace], None],
+    run: Callable[[argparse.Namespace], None] | None,
     summary: str,
-    description: str,
+    description: str | None,
     epilog: str | None,
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(
@@ -104,6 +123,24 @@ def _command(
     )
     parser.set_defaults(run=run)
     return parser
+
+
+def _policy_options(parser: argparse.ArgumentParser, policy: Callable[..., Schedule]) -> None:
+    """An option for every argument of ``policy`` that numbers can express."""
+    for name, parameter in inspect.signature(policy).parameters.items():
+        required = parameter.default is parameter.empty
+        kinds = {"int": int, "float": float, "float | None": float, "CurveLike | None": float}
+        option: dict[str, Any] = {"required": required, "metavar": "NUMBER"}
+        if parameter.annotation == "Momentum":
+            option |= {"type": float, "nargs": "+", "metavar": ("UPPER", "LOWER")}
+        elif parameter.annotation == "Spacing":
+            option |= {"choices": get_args(Spacing), "metavar": None}
+        elif parameter.annotation in kinds:
+            option |= {"type": kinds[parameter.annotation]}
+        else:
+            continue
+        note = "required" if required else f"default: {parameter.default}"
+        parser.add_argument(f"--{name.replace('_', '-')}", dest=f"policy_{name}", help=note, **option)
 
 
 def _range_test_options(parser: argparse.ArgumentParser) -> None:
@@ -176,6 +213,23 @@ def _train(arguments: argparse.Namespace) -> None:
         with _progress_bar(total_steps, name) as progress:
             losses = train(task, schedule, progress=progress)
         print(f"  {name:9} {_described(evaluate(task), float(losses[-1]))}")
+
+
+def _draw(arguments: argparse.Namespace) -> None:
+    prefix = "policy_"
+    given = {k.removeprefix(prefix): v for k, v in vars(arguments).items() if k.startswith(prefix) and v is not None}
+    momentum = given.get("momentum")
+    if isinstance(momentum, list):
+        given["momentum"] = momentum[0] if len(momentum) == 1 else tuple(momentum)
+    schedule = POLICIES[arguments.policy](**given)
+    path = arguments.out or Path(f"{arguments.policy}.png")
+    if not path.parent.is_dir():
+        raise UsageError(f"--out: {path.parent} is no folder; make it first")
+    try:
+        schedule.plot().savefig(path)
+    except ModuleNotFoundError as error:
+        raise UsageError(f'{error.name} is not installed (pip install "clrfast[plot]")') from None
+    print(f"written: {path}")
 
 
 def _made(arguments: argparse.Namespace) -> Task:

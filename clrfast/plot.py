@@ -6,10 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .schedules.schedule import QUANTITIES
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from .finder import LRCurve, Suggestion
+    from .schedules import Schedule
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 SMOOTHED, SUGGESTED, DIVERGED, RAW = "#0072B2", "#009E73", "#D55E00", "#9A9A9A"
@@ -26,7 +30,8 @@ def lr_curve(curve: LRCurve, ax: Axes | None = None, *, suggestion: Suggestion |
         The axes; ``ax.figure.savefig(path)`` writes the picture.
     """
     if ax is None:
-        ax = _new_axes()
+        ax = _new_figure(4.0).subplots()
+    assert ax is not None
     smoothed = curve.smoothed
     ax.plot(curve.lr, curve.loss, color=RAW, lw=0.9, alpha=0.8, label="loss per batch")
     ax.plot(curve.lr, smoothed, color=SMOOTHED, lw=2.0, label="smoothed")
@@ -49,12 +54,43 @@ def lr_curve(curve: LRCurve, ax: Axes | None = None, *, suggestion: Suggestion |
     return ax
 
 
-def _new_axes() -> Axes:
+def schedule(schedule: Schedule, *, total_steps: int | None = None) -> Figure:
+    """lr, momentum and weight decay over the run, one below the other; what is left to the optimizer is left out.
+
+    Args:
+        schedule: what a policy returned.
+        total_steps: steps to draw; None takes the schedule's own.
+    Returns:
+        The figure; ``figure.savefig(path)`` writes the picture.
+    """
+    table = schedule.table(total_steps)
+    names = [name for name in QUANTITIES if getattr(schedule, name) is not None]
+    height = 2.4 + 1.3 * (len(names) - 1)
+    figure = _new_figure(height)
+    shares = [2.0] + [1.0] * (len(names) - 1)
+    axes = figure.subplots(len(names), sharex=True, squeeze=False, height_ratios=shares)[:, 0]
+    for ax, name in zip(axes, names, strict=True):
+        values = table[:, :, QUANTITIES.index(name)]
+        for group in range(values.shape[1]):
+            color = SMOOTHED if values.shape[1] == 1 else None
+            ax.plot(values[:, group], color=color, lw=1.8, label=f"group {group}")
+        ax.set_ylabel({"lr": "learning rate"}.get(name, name.replace("_", " ")))
+        ax.grid(alpha=0.25, lw=0.6)
+        ax.spines[["top", "right"]].set_visible(False)
+    if 1 < table.shape[1] <= 8:
+        axes[0].legend(frameon=False, fontsize=9)
+        ax.ticklabel_format(axis="y", scilimits=(-3, 4), useMathText=True)
+        if name != "momentum":
+            ax.set_ylim(bottom=0)
+    axes[-1].set_xlabel("step")
+    return figure
+
+
+def _new_figure(height: float) -> Any:
     # A Figure of its own, not pyplot's: a library must neither open windows nor leave figures behind.
     from matplotlib.figure import Figure
 
-    axes: Any = Figure(figsize=(6.4, 4.0), dpi=150, layout="constrained").subplots()
-    return axes
+    return Figure(figsize=(6.4, height), dpi=150, layout="constrained")
 
 
 def _loss_range(curve: LRCurve) -> tuple[float, float]:

@@ -21,7 +21,7 @@ def test_one_cycle_whole_curve():
 
 def test_one_cycle_of_the_article():
     """0.08 to 0.8 and back in 41 + 41 epochs, then 13 epochs down to a tenth of 0.08; momentum 0.95 to 0.80."""
-    lr, momentum, _ = columns(one_cycle(0.8, 95, tail_frac=13 / 95, final_div=10, min_momentum=0.8))
+    lr, momentum, _ = columns(one_cycle(0.8, 95, tail_frac=13 / 95, final_div=10, momentum=(0.95, 0.8)))
     assert [lr[i] for i in (0, 41, 82, 94)] == [0.08, 0.8, 0.08, 0.008]
     assert [momentum[i] for i in (0, 41, 82, 94)] == [0.95, 0.8, 0.95, 0.95]
     assert np.allclose(np.diff(lr[:42]), 0.72 / 41, atol=2e-6)
@@ -90,8 +90,8 @@ def test_constant():
         (lambda: one_cycle(1, 10, div=0.5), "div: got 0.5"),
         (lambda: one_cycle(1, 10, final_div=0), "final_div: got 0"),
         (lambda: one_cycle(1, 10, tail_frac=1), "tail_frac: got 1"),
-        (lambda: one_cycle(1, 10, max_momentum=1.0), "max_momentum: got 1.0"),
-        (lambda: one_cycle(1, 10, min_momentum=0.99), "min_momentum: got 0.99"),
+        (lambda: one_cycle(1, 10, momentum=1.0), "momentum: got 1.0"),
+        (lambda: one_cycle(1, 10, momentum=(0.9, 0.99)), r"momentum: got \(0.9, 0.99\)"),
         (lambda: lr_sweep(1.0, 1.0, 5), "min_lr, max_lr: got 1.0 and 1.0"),
         (lambda: lr_sweep(0.0, 1.0, 5), "min_lr, max_lr: got 0.0"),
         (lambda: lr_sweep(0.1, float("inf"), 5), "min_lr, max_lr"),

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from ..batches import ComputeLoss, checked_loss, chosen_loss, endless, moved
 from ..optim import SGD, StepControl
-from ..schedules import Schedule, lr_sweep
-from ..schedules.curves import sampled
+from ..schedules import Curve, Schedule, lr_sweep
 from ..schedules.policies import Spacing
 from .curve import LRCurve, StopReason
 from .restore import restored
@@ -102,9 +101,7 @@ class _Stepper:
         """The user's own optimizer with its groups' ratios kept; None: an SGD over all trainable parameters."""
         if optimizer is None:
             return cls(SGD([param for param in model.parameters() if param.requires_grad], momentum=0.9), sweep)
-        rates = [float(group["lr"]) for group in optimizer.param_groups]
-        ratios = [rate / max(rates) if max(rates) > 0 else 1.0 for rate in rates]
-        return cls(optimizer, dataclasses.replace(sweep, lr=[_scaled(sweep.lr, ratio) for ratio in ratios]))
+        return cls(optimizer, sweep.for_groups(optimizer.param_groups))
 
     def step(self, loss: Tensor) -> None:
         if isinstance(self.optimizer, SGD):
@@ -117,10 +114,6 @@ class _Stepper:
                 group["lr"] = lr
         self.control.advance(loss)
         self.optimizer.step()
-
-
-def _scaled(curve: Any, factor: float) -> Callable[[Any], Any]:
-    return lambda steps: factor * curve(steps)
 
 
 def _run(
@@ -151,7 +144,8 @@ def _run(
 def _curve(sweep: Schedule, losses: list[float], stopped: bool, stop_factor: float) -> LRCurve:
     """The record of a run that gave ``losses`` before the updates 0, 1, ...; ``stopped``: by the last of them."""
     initial, *after = losses
-    lr = sampled(sweep.lr, len(after))  # type: ignore[arg-type]
+    assert isinstance(sweep.lr, Curve)
+    lr = sweep.lr(np.arange(len(after)))
     kind: StopReason
     if not math.isfinite(initial):
         raise ValueError(

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..schedules.schedule import row_at
 from . import native, reference
 
 
@@ -100,12 +101,7 @@ class StepControl:
 
     def host_row(self) -> list[list[float]]:
         """lr, momentum and weight_decay of each group at the next update, as the host knows it."""
-        # Through a memoryview, because this runs at every step and NumPy's own indexing costs several times as much.
-        size = self.host_table.nbytes // self.total_steps
-        begin = size * min(self.host_step, self.total_steps - 1)
-        memory: Any = self.host_table.data
-        values: list[float] = memory.cast("B")[begin : begin + size].cast("f").tolist()
-        return [values[i : i + 3] for i in range(0, len(values), 3)]
+        return row_at(self.host_table, self.host_step)
 
     def progress(self) -> dict[str, Any]:
         """What a checkpoint needs beside the table; ``resume`` takes it back."""

@@ -217,7 +217,7 @@ class SGD(torch.optim.Optimizer):
         """Continue from a ``state_dict`` of this class or of ``torch.optim.SGD``.
 
         A saved schedule goes on at its saved step. Where the optimizer was made with another schedule, that one
-        stays in force, from the saved step on, and a warning says so.
+        stays in force, from the saved step on, and a warning says so; not for a ``schedule.extended_to(...)``.
         """
         ours = state_dict.get("clrfast")
         super().load_state_dict(state_dict)
@@ -226,7 +226,7 @@ class SGD(torch.optim.Optimizer):
             saved = Schedule.from_dict(ours["schedule"])
             if self._schedule is None:
                 self.set_schedule(saved)
-            elif self._schedule != saved:
+            elif not self._schedule.continues(saved):
                 warnings.warn(
                     "load_state_dict: the saved schedule differs from the optimizer's; the optimizer's own stays in "
                     "force, from the saved step on. Make the optimizer without a schedule to take the saved one.",

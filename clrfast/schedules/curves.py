@@ -69,6 +69,8 @@ CurveLike = Curve | float | Callable[[FloatArray], ArrayLike]
 def _plain(value: Any) -> Any:
     if isinstance(value, Curve):
         return value.to_dict()
+    if callable(value):
+        raise ValueError(f"curve: {value!r} is a plain function and has no dict form; schedule.bound_to tabulates it")
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
@@ -85,7 +87,7 @@ class Constant(Curve):
     value: float
 
     def __post_init__(self) -> None:
-        _require_finite(value=self.value)
+        require_finite(value=self.value)
 
     def _values(self, steps: FloatArray) -> FloatArray:
         return np.full(steps.shape, float(self.value))
@@ -102,11 +104,11 @@ class Linear(Curve):
 
     start: float
     end: float
-    transition_steps: int
+    transition_steps: float
 
     def __post_init__(self) -> None:
-        _require_finite(start=self.start, end=self.end)
-        _require_transition(self.transition_steps)
+        require_finite(start=self.start, end=self.end)
+        require_positive(transition_steps=self.transition_steps)
 
     def _values(self, steps: FloatArray) -> FloatArray:
         frac = np.minimum(steps / self.transition_steps, 1.0)
@@ -123,48 +125,14 @@ class Exponential(Curve):
 
     start: float
     end: float
-    transition_steps: int
+    transition_steps: float
 
     def __post_init__(self) -> None:
-        _require_finite(start=self.start, end=self.end)
-        for name in ("start", "end"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name}: got {getattr(self, name)}, but an exponential curve needs a value above 0")
-        _require_transition(self.transition_steps)
+        require_positive(start=self.start, end=self.end, transition_steps=self.transition_steps)
 
     def _values(self, steps: FloatArray) -> FloatArray:
         frac = np.minimum(steps / self.transition_steps, 1.0)
         return self.start ** (1.0 - frac) * self.end**frac  # exact at both ends
-
-
-@dataclass(frozen=True)
-class Joined(Curve):
-    """Curves one after the other: ``curves[i]`` runs from ``boundaries[i-1]`` (included, and its own step 0)
-    to ``boundaries[i]`` (excluded).
-
-    Equal boundaries leave the curve between them out.
-
-    >>> Joined((Constant(1.0), Linear(5.0, 7.0, 2)), (2,))([0, 1, 2, 3, 4]).tolist()
-    [1.0, 1.0, 5.0, 6.0, 7.0]
-    """
-
-    curves: tuple[Curve, ...]
-    boundaries: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        if len(self.boundaries) != len(self.curves) - 1:
-            raise ValueError(
-                f"boundaries: got {len(self.boundaries)} for {len(self.curves)} curves; "
-                "give one less than there are curves"
-            )
-        if list(self.boundaries) != sorted(self.boundaries) or min(self.boundaries, default=0) < 0:
-            raise ValueError(f"boundaries: got {self.boundaries}; give steps >= 0 in ascending order")
-
-    def _values(self, steps: FloatArray) -> FloatArray:
-        values = self.curves[0](steps)
-        for boundary, curve in zip(self.boundaries, self.curves[1:], strict=True):
-            values = np.where(steps >= boundary, curve(np.maximum(steps - boundary, 0.0)), values)
-        return values
 
 
 @dataclass(frozen=True)
@@ -182,28 +150,49 @@ class Tabulated(Curve):
         return np.asarray(self.values, dtype=np.float64)[index]
 
 
-def sampled(curve: CurveLike, total_steps: int) -> FloatArray:
-    """``curve`` at steps ``0 .. total_steps - 1`` as float64 ``[total_steps]``.
+@dataclass(frozen=True)
+class Function(Curve):
+    """Any function of an array of steps; it has no dict form."""
+
+    function: Callable[[FloatArray], ArrayLike]
+
+    def _values(self, steps: FloatArray) -> FloatArray:
+        values = np.asarray(self.function(steps), dtype=np.float64)
+        if values.shape != steps.shape:
+            raise ValueError(
+                f"curve: {self.function!r} returned shape {values.shape} for steps of shape {steps.shape}; "
+                "it must map an array of steps to an array of the same shape"
+            )
+        return values
+
+
+def as_curve(name: str, value: CurveLike) -> Curve:
+    """A number as a constant, a function as a ``Function``, a curve as it is.
 
     Raises:
-        ValueError: the function did not return one value per step.
+        ValueError: it is none of these; ``name`` is what the message calls it.
     """
-    function = Constant(curve) if isinstance(curve, float | int) else curve
-    values = np.asarray(function(np.arange(total_steps, dtype=np.float64)), dtype=np.float64)
-    if values.shape != (total_steps,):
+    if isinstance(value, Curve):
+        return value
+    if callable(value):
+        return Function(value)
+    try:
+        return Constant(float(value))
+    except (TypeError, ValueError):
         raise ValueError(
-            f"curve: {curve!r} returned shape {values.shape} for {total_steps} steps; "
-            "it must map an array of steps to an array of the same shape"
-        )
-    return values
+            f"{name}: got {value!r}; give a curve, a finite number or a function of the array of steps"
+        ) from None
 
 
-def _require_finite(**values: float) -> None:
+def require_finite(**values: float) -> None:
+    """Raise a ValueError that names the first value which is not finite."""
     for name, value in values.items():
         if not math.isfinite(value):
             raise ValueError(f"{name}: got {value}; give a finite number")
 
 
-def _require_transition(transition_steps: int) -> None:
-    if transition_steps < 1:
-        raise ValueError(f"transition_steps: got {transition_steps}; give at least 1")
+def require_positive(**values: float) -> None:
+    """Raise a ValueError that names the first value which is not finite and above 0."""
+    for name, value in values.items():
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name}: got {value}; give a finite number above 0")

@@ -1,19 +1,28 @@
-"""Policies: named schedules of the literature, each a few lines over curves."""
+"""Policies for finding a rate and for cycling it: constant, sweep, cyclical learning rates.
+
+Shared by all policies: ``momentum`` is None (the parameter groups keep theirs), a number (fixed), or a pair
+(upper, lower) that cycles against the rate; ``weight_decay`` is None or a curve, as in ``Schedule``.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
-from .curves import Constant, Curve, CurveLike, Exponential, Joined, Linear
+from .curves import Constant, Curve, CurveLike, Exponential, Linear
+from .cycles import Amplitude, Triangular
 from .schedule import Schedule
 
+Momentum = tuple[float, float] | float | None
 Spacing = Literal["exponential", "linear"]
 
 
-def constant(lr: float, total_steps: int, *, momentum: float | None = None) -> Schedule:
-    """``lr`` at every step, and ``momentum`` likewise (None: as the parameter groups have it)."""
-    return Schedule(lr=lr, momentum=momentum, total_steps=total_steps)
+def constant(
+    lr: float, total_steps: int, *, momentum: float | None = None, weight_decay: CurveLike | None = None
+) -> Schedule:
+    """``lr`` at every step."""
+    return Schedule(lr, momentum, weight_decay, total_steps)
 
 
 def lr_sweep(
@@ -51,70 +60,105 @@ def lr_sweep(
     return Schedule(lr, momentum, weight_decay, total_steps)
 
 
-def one_cycle(
+def triangular(
+    base_lr: float,
     max_lr: float,
     total_steps: int,
     *,
-    div: float = 10.0,
-    final_div: float = 100.0,
-    tail_frac: float = 0.1,
-    max_momentum: float = 0.95,
-    min_momentum: float = 0.85,
+    step_size: float,
+    down_size: float | None = None,
+    cycle_gamma: float = 1.0,
+    step_gamma: float = 1.0,
+    amplitude: Amplitude | None = None,
+    momentum: Momentum = (0.95, 0.85),
     weight_decay: CurveLike | None = None,
 ) -> Schedule:
-    """Smith's 1cycle: one linear cycle of the rate, momentum cycling against it, then a tail that annihilates the rate.
+    """Cyclical learning rate: linear from ``base_lr`` to ``max_lr`` and back, over and over.
 
-        low = max_lr / div,  up_steps = round((1 - tail_frac) * total_steps / 2)
-        step 0 .. up_steps:              lr low -> max_lr            momentum max -> min
-        up_steps .. 2 * up_steps:        lr max_lr -> low            momentum min -> max
-        2 * up_steps .. total_steps - 1: lr low -> low / final_div   momentum max
-
-    Every end point is reached exactly: step 0 has ``low``, step ``up_steps`` has ``max_lr``, the last step has
-    ``low / final_div``. What rounding leaves over goes to the tail; ``up_steps`` is at most
-    ``(total_steps - 1) // 2``, so a run of fewer than 3 steps has no peak.
+    See ``clrfast.schedules.Triangular`` for the formula.
 
     Args:
-        max_lr: the upper bound, > 0: what a range test suggests.
+        base_lr, max_lr: 0 <= base_lr <= max_lr: what a range test reads off the accuracy.
         total_steps: length of the run in optimizer steps, >= 1.
-        div: max_lr over the lower bound, >= 1 (Smith: 10 to 20).
-        final_div: the lower bound over the last rate, >= 1 (Smith: 10, 100 or more).
-        tail_frac: the tail's share of the run, in [0, 1); with 0 the rate ends at the lower bound.
-        max_momentum, min_momentum: 0 <= min_momentum <= max_momentum < 1.
-        weight_decay: as in ``Schedule``; None keeps the parameter groups' values.
+        step_size: half of a cycle, in steps; the paper advises 2 to 10 epochs' worth of steps.
+        down_size: length of the way down, if it is another one.
+        cycle_gamma, step_gamma, amplitude: factors of the amplitude per cycle, per step, and by any function of the
+            array of cycle numbers 0, 1, ...
+        momentum, weight_decay: see this module.
     Raises:
         ValueError: an argument outside of its range.
 
-    Source: Smith 2018, "A disciplined approach to neural network hyper-parameters: Part 1", sections 4.1 to 4.3.
-
-    >>> one_cycle(1.0, 10, tail_frac=0.2).lr(range(10)).round(6).tolist()
-    [0.1, 0.325, 0.55, 0.775, 1.0, 0.775, 0.55, 0.325, 0.1, 0.001]
+    Source: Smith 2015, "Cyclical Learning Rates for Training Neural Networks", sections 3.1 and 3.2.
     """
-    total_steps = Schedule(max_lr, total_steps=total_steps).total_steps or 1
-    for name, value, fits, needed in (
-        ("max_lr", max_lr, 0 < max_lr < math.inf, "a finite rate above 0"),
-        ("div", div, 1 <= div < math.inf, "a finite number >= 1"),
-        ("final_div", final_div, 1 <= final_div < math.inf, "a finite number >= 1"),
-        ("tail_frac", tail_frac, 0 <= tail_frac < 1, "a fraction in [0, 1)"),
-        ("max_momentum", max_momentum, 0 <= max_momentum < 1, "a number in [0, 1)"),
-        ("min_momentum", min_momentum, 0 <= min_momentum <= max_momentum, f"0 to max_momentum ({max_momentum})"),
-    ):
-        if not fits:
-            raise ValueError(f"{name}: got {value}; give {needed}")
-    low = max_lr / div
-    final = low / final_div if tail_frac else low
-    up_steps = min(round((1 - tail_frac) * total_steps / 2), (total_steps - 1) // 2)
-    tail_steps = total_steps - 1 - 2 * up_steps
+    if not 0 <= base_lr <= max_lr < math.inf:
+        raise ValueError(f"base_lr, max_lr: got {base_lr} and {max_lr}; give finite rates with 0 <= base_lr <= max_lr")
 
-    def line(start: float, end: float, steps: int) -> Curve:
-        return Linear(start, end, steps) if steps else Constant(start)
+    def cycle(base: float, peak: float) -> Curve:
+        down = step_size if down_size is None else down_size
+        return Triangular(base, peak, step_size, down, cycle_gamma, step_gamma, amplitude)
 
-    def cycle(bound: float, peak: float, end: float) -> Curve:
-        parts = line(bound, peak, up_steps), line(peak, bound, up_steps), line(bound, end, tail_steps)
-        return Joined(parts, (up_steps, 2 * up_steps))
+    return Schedule(cycle(base_lr, max_lr), momentum_curve(momentum, cycle), weight_decay, total_steps)
 
-    return Schedule(
-        lr=cycle(low, max_lr, final),
-        momentum=cycle(max_momentum, min_momentum, max_momentum),
+
+def triangular2(
+    base_lr: float,
+    max_lr: float,
+    total_steps: int,
+    *,
+    step_size: float,
+    down_size: float | None = None,
+    momentum: Momentum = (0.95, 0.85),
+    weight_decay: CurveLike | None = None,
+) -> Schedule:
+    """``triangular`` with the amplitude halved after every cycle; arguments and source as there."""
+    return triangular(
+        base_lr,
+        max_lr,
+        total_steps,
+        step_size=step_size,
+        down_size=down_size,
+        cycle_gamma=0.5,
+        momentum=momentum,
         weight_decay=weight_decay,
-        total_steps=total_steps,
     )
+
+
+def exp_range(
+    base_lr: float,
+    max_lr: float,
+    total_steps: int,
+    *,
+    step_size: float,
+    gamma: float,
+    down_size: float | None = None,
+    momentum: Momentum = (0.95, 0.85),
+    weight_decay: CurveLike | None = None,
+) -> Schedule:
+    """``triangular`` with the amplitude times ``gamma ** step`` (the paper: 0.99994); the rest as there."""
+    return triangular(
+        base_lr,
+        max_lr,
+        total_steps,
+        step_size=step_size,
+        down_size=down_size,
+        step_gamma=gamma,
+        momentum=momentum,
+        weight_decay=weight_decay,
+    )
+
+
+def momentum_curve(momentum: Momentum, cycle: Callable[[float, float], Curve]) -> Curve | None:
+    """The curve that a policy's ``momentum`` asks for; ``cycle(at the ends, at the rate's peak)`` makes it.
+
+    Raises:
+        ValueError: it is not in [0, 1), or the pair is out of order.
+    """
+    if momentum is None:
+        return None
+    pair = momentum if isinstance(momentum, tuple | list) else (momentum, momentum)
+    if len(pair) != 2 or not 0 <= pair[1] <= pair[0] < 1:
+        raise ValueError(
+            f"momentum: got {momentum}; give None, a number in [0, 1), or (upper, lower) with 0 <= lower <= upper < 1"
+        )
+    upper, lower = pair
+    return Constant(upper) if upper == lower else cycle(upper, lower)

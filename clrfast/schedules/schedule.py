@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .curves import Constant, Curve, CurveLike, Tabulated, sampled
+from .composition import Joined, Scaled, Shifted, Stretched
+from .curves import Constant, Curve, CurveLike, Linear, Tabulated, as_curve
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 QUANTITIES = ("lr", "momentum", "weight_decay")
 """The columns of a table, in order."""
@@ -67,11 +72,12 @@ class Schedule:
         total_steps = self.total_steps if total_steps is None else _checked_total_steps(total_steps)
         if total_steps is None:
             raise ValueError("total_steps: got None, and the schedule has none of its own; give the length in steps")
+        steps = np.arange(total_steps, dtype=np.float64)
         table = np.zeros((total_steps, self.n_groups, len(QUANTITIES)), dtype=np.float32)
         for column, name in enumerate(QUANTITIES):
             for group, curve in enumerate(self._curves(name)):
                 if curve is not None:
-                    values = sampled(curve, total_steps)
+                    values = curve(steps)
                     _require_valid(name, values)
                     table[:, group, column] = values
         return table
@@ -84,38 +90,63 @@ class Schedule:
         Raises:
             ValueError: the schedule tells another number of groups apart, or has no ``total_steps``.
         """
-        if self.n_groups not in (1, len(param_groups)):
+        self.require_groups(len(param_groups))
+        plain = self.without_functions()
+        columns = {}
+        for name in QUANTITIES:
+            curves = plain._curves(name)
+            curves = curves * (len(param_groups) if len(curves) == 1 else 1)
+            columns[name] = tuple(
+                Constant(float(group[name])) if curve is None else curve
+                for curve, group in zip(curves, param_groups, strict=True)
+            )
+        return Schedule(**columns, total_steps=self.total_steps)
+
+    def require_groups(self, n_groups: int) -> None:
+        """Raise a ValueError unless the schedule is the same for all groups or tells ``n_groups`` of them apart."""
+        if self.n_groups not in (1, n_groups):
             raise ValueError(
-                f"schedule: it has {self.n_groups} groups, but the optimizer has {len(param_groups)}; "
+                f"schedule: it has {self.n_groups} groups, but the optimizer has {n_groups}; "
                 "give one curve for all groups, or exactly one per group"
             )
+
+    def without_functions(self) -> Schedule:
+        """The same schedule with tables in place of plain functions, so that it has a dict form.
+
+        Raises:
+            ValueError: it has no ``total_steps``.
+        """
         total_steps = self.total_steps
         if total_steps is None:
             raise ValueError("schedule: it has no total_steps; give it, for example Schedule(lr=..., total_steps=1000)")
 
-        def explicit(curve: CurveLike | None, own: float) -> Curve:
-            if curve is None:
-                return Constant(float(own))
-            if isinstance(curve, Curve):
-                return curve
-            return Tabulated(tuple(sampled(curve, total_steps).tolist()))
+        def plain(curve: Curve) -> Curve:
+            try:
+                curve.to_dict()
+            except ValueError:
+                return Tabulated(tuple(curve(np.arange(total_steps)).tolist()))
+            return curve
 
-        columns = {}
-        for name in QUANTITIES:
-            curves = self._curves(name)
-            curves = curves * (len(param_groups) if len(curves) == 1 else 1)
-            columns[name] = tuple(
-                explicit(curve, group[name]) for curve, group in zip(curves, param_groups, strict=True)
-            )
-        return Schedule(**columns, total_steps=total_steps)
+        return self._mapped(plain, total_steps)
+
+    def continues(self, saved: Schedule) -> bool:
+        """Whether this is ``saved``, or ``saved`` extended to a longer run."""
+        longer = (self.total_steps or 0) >= (saved.total_steps or 0)
+        return longer and dataclasses.replace(saved, total_steps=self.total_steps) == self
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists, strings and numbers; ``from_dict`` reads it back.
 
         Raises:
-            ValueError: a curve is a plain function; ``bound_to`` turns those into tables first.
+            ValueError: a curve is or holds a plain function; ``bound_to`` turns those into tables first.
         """
-        return {"total_steps": self.total_steps, **{name: _to_plain(name, getattr(self, name)) for name in QUANTITIES}}
+
+        def plain(value: Any) -> Any:
+            if isinstance(value, tuple):
+                return [plain(item) for item in value]
+            return None if value is None else value.to_dict()
+
+        return {"total_steps": self.total_steps, **{name: plain(getattr(self, name)) for name in QUANTITIES}}
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Schedule:
@@ -128,33 +159,99 @@ class Schedule:
 
         return Schedule(**{name: revived(data[name]) for name in QUANTITIES}, total_steps=data["total_steps"])
 
-    def _curves(self, name: str) -> tuple[CurveLike | None, ...]:
+    def for_groups(self, param_groups: Sequence[Mapping[str, Any]]) -> Schedule:
+        """This schedule with the rates' ratios between ``param_groups`` kept (differential learning rates).
+
+        The group with the highest ``lr`` follows the schedule, the others follow it times lr / highest lr.
+
+        Raises:
+            ValueError: the schedule already tells groups apart.
+        """
+        if isinstance(self.lr, tuple):
+            raise ValueError(f"schedule: it already has {len(self.lr)} curves for lr; give one for all groups")
+        assert isinstance(self.lr, Curve)
+        rates = [float(group["lr"]) for group in param_groups]
+        highest = max(rates) or 1.0
+        return dataclasses.replace(self, lr=[Scaled(self.lr, rate / highest) for rate in rates])
+
+    def with_warm_up(self, warm_up_steps: int, *, start_frac: float = 0.0) -> Schedule:
+        """The same schedule after ``warm_up_steps`` steps in which lr rises linearly to its first value.
+
+        Args:
+            warm_up_steps: >= 1; the run becomes longer by them.
+            start_frac: where lr begins, as a fraction of its first value, in [0, 1].
+        """
+        if warm_up_steps < 1:
+            raise ValueError(f"warm_up_steps: got {warm_up_steps}; give at least 1")
+        if not 0 <= start_frac <= 1:
+            raise ValueError(f"start_frac: got {start_frac}; give a fraction in [0, 1]")
+
+        def risen(curve: Curve) -> Curve:
+            first = float(curve(0))
+            return Joined((Linear(start_frac * first, first, warm_up_steps), curve), (warm_up_steps,))
+
+        later = self._mapped(lambda curve: Shifted(curve, warm_up_steps), self._longer(warm_up_steps))
+        lr = [risen(curve) for curve in self._curves("lr") if curve is not None]
+        return dataclasses.replace(later, lr=lr if isinstance(self.lr, tuple) else lr[0])
+
+    def in_steps(self, steps_per_epoch: float) -> Schedule:
+        """A schedule that was given in epochs, in steps: its curves at ``step / steps_per_epoch``."""
+        total = None if self.total_steps is None else round(self.total_steps * steps_per_epoch)
+        return self._mapped(lambda curve: Stretched(curve, steps_per_epoch), total)
+
+    def extended_to(self, total_steps: int) -> Schedule:
+        """The same curves over a longer run; a curve that has ended keeps its last value.
+
+        A checkpoint of the shorter run goes on under the longer schedule without a warning.
+
+        Raises:
+            ValueError: ``total_steps`` is less than before.
+        """
+        if self.total_steps is not None and total_steps < self.total_steps:
+            raise ValueError(f"total_steps: got {total_steps}, less than the {self.total_steps} before; give more")
+        return dataclasses.replace(self, total_steps=total_steps)
+
+    def plot(self, *, total_steps: int | None = None) -> Figure:
+        """Draw lr, momentum and weight decay over the run; see ``clrfast.plot.schedule``."""
+        from ..plot import schedule
+
+        return schedule(self, total_steps=total_steps)
+
+    def _longer(self, by_steps: int) -> int | None:
+        return None if self.total_steps is None else self.total_steps + by_steps
+
+    def _mapped(self, change: Callable[[Curve], Curve], total_steps: int | None) -> Schedule:
+        def mapped(value: Any) -> Any:
+            if isinstance(value, tuple):
+                return tuple(mapped(item) for item in value)
+            return None if value is None else change(value)
+
+        return Schedule(**{name: mapped(getattr(self, name)) for name in QUANTITIES}, total_steps=total_steps)
+
+    def _curves(self, name: str) -> tuple[Curve | None, ...]:
         value = getattr(self, name)
         return value if isinstance(value, tuple) else (value,)
 
 
+def row_at(table: NDArray[np.float32], step: int) -> list[list[float]]:
+    """lr, momentum and weight decay of each group at ``step``, or at the table's last one if that is earlier.
+
+    Through the table's memory, because this runs at every step and NumPy's own indexing costs several times as much.
+    """
+    size = table.nbytes // len(table)
+    begin = size * min(step, len(table) - 1)
+    memory: Any = table.data
+    values: list[float] = memory.cast("B")[begin : begin + size].cast("f").tolist()
+    return [values[i : i + 3] for i in range(0, len(values), 3)]
+
+
 def _normalised(name: str, value: Any) -> Any:
-    """Numbers become constants and sequences tuples, so that equal schedules compare equal."""
-    if value is None or callable(value):
-        return value
+    """Everything as curves and sequences as tuples, so that equal schedules compare equal."""
     if isinstance(value, Sequence) and not isinstance(value, str):
         if not value:
             raise ValueError(f"{name}: got an empty sequence; give one curve per parameter group")
         return tuple(_normalised(name, item) for item in value)
-    try:
-        return Constant(float(value))
-    except (TypeError, ValueError):
-        raise ValueError(f"{name}: got {value!r}; give a curve, a number or a function of the step") from None
-
-
-def _to_plain(name: str, value: Any) -> Any:
-    if value is None:
-        return None
-    if isinstance(value, tuple):
-        return [_to_plain(name, item) for item in value]
-    if isinstance(value, Curve):
-        return value.to_dict()
-    raise ValueError(f"{name}: {value!r} is a plain function and has no dict form; call schedule.bound_to first")
+    return None if value is None else as_curve(name, value)
 
 
 def _checked_total_steps(total_steps: Any) -> int:

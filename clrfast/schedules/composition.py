@@ -1,0 +1,119 @@
+"""Curves made of curves: joined, scaled, clipped, repeated, shifted, stretched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .curves import Curve, FloatArray, require_finite, require_positive
+
+
+@dataclass(frozen=True)
+class Joined(Curve):
+    """Curves one after the other: ``curves[i]`` runs from ``boundaries[i-1]`` (included, and its own step 0)
+    to ``boundaries[i]`` (excluded).
+
+    Equal boundaries leave the curve between them out.
+
+    >>> from clrfast.schedules import Constant, Linear
+    >>> Joined((Constant(1.0), Linear(5.0, 7.0, 2)), (2,))([0, 1, 2, 3, 4]).tolist()
+    [1.0, 1.0, 5.0, 6.0, 7.0]
+    """
+
+    curves: tuple[Curve, ...]
+    boundaries: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.boundaries) != len(self.curves) - 1:
+            raise ValueError(
+                f"boundaries: got {len(self.boundaries)} for {len(self.curves)} curves; "
+                "give one less than there are curves"
+            )
+        if not all(low <= high for low, high in zip((0, *self.boundaries), self.boundaries, strict=False)):
+            raise ValueError(f"boundaries: got {self.boundaries}; give steps >= 0 in ascending order")
+
+    def _values(self, steps: FloatArray) -> FloatArray:
+        values = np.empty(steps.shape)
+        part = np.searchsorted(self.boundaries, steps, side="right")
+        for index, (start, curve) in enumerate(zip((0.0, *self.boundaries), self.curves, strict=True)):
+            inside = part == index
+            values[inside] = curve(steps[inside] - start)
+        return values
+
+
+@dataclass(frozen=True)
+class Scaled(Curve):
+    """``factor * curve(step)``."""
+
+    curve: Curve
+    factor: float
+
+    def __post_init__(self) -> None:
+        require_finite(factor=self.factor)
+
+    def _values(self, steps: FloatArray) -> FloatArray:
+        return self.factor * self.curve(steps)
+
+
+@dataclass(frozen=True)
+class Clipped(Curve):
+    """``curve(step)`` kept between ``low`` and ``high``."""
+
+    curve: Curve
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not self.low <= self.high:
+            raise ValueError(f"low, high: got {self.low} and {self.high}; give low <= high")
+
+    def _values(self, steps: FloatArray) -> FloatArray:
+        return np.clip(self.curve(steps), self.low, self.high)
+
+
+@dataclass(frozen=True)
+class Repeated(Curve):
+    """``curve(step mod period_steps)``, without end.
+
+    >>> from clrfast.schedules import Linear
+    >>> Repeated(Linear(0.0, 1.0, 2), 3)([0, 1, 2, 3, 4]).tolist()
+    [0.0, 0.5, 1.0, 0.0, 0.5]
+    """
+
+    curve: Curve
+    period_steps: float
+
+    def __post_init__(self) -> None:
+        require_positive(period_steps=self.period_steps)
+
+    def _values(self, steps: FloatArray) -> FloatArray:
+        return self.curve(steps % self.period_steps)
+
+
+@dataclass(frozen=True)
+class Shifted(Curve):
+    """``curve(step - by_steps)``: later by ``by_steps``, and before that ``curve(0)``; earlier if it is negative."""
+
+    curve: Curve
+    by_steps: float
+
+    def __post_init__(self) -> None:
+        require_finite(by_steps=self.by_steps)
+
+    def _values(self, steps: FloatArray) -> FloatArray:
+        return self.curve(np.maximum(steps - self.by_steps, 0.0))
+
+
+@dataclass(frozen=True)
+class Stretched(Curve):
+    """``curve(step / factor)``: a curve over epochs becomes one over steps with factor = steps per epoch."""
+
+    curve: Curve
+    factor: float
+
+    def __post_init__(self) -> None:
+        require_positive(factor=self.factor)
+
+    def _values(self, steps: FloatArray) -> FloatArray:
+        return self.curve(steps / self.factor)
