@@ -1,12 +1,14 @@
 // clrfast._C: the native backend as a handful of functions. Python validates values; what memory safety needs is
-// validated here. Nothing links torch: tensors arrive as addresses, and `collect_` reads them off Python objects.
+// validated here. Nothing links torch: `collect_` reads the tensors' memory off their Python objects.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "dlpack_view.h"
 #include "sgd_cpu.h"
 #include "step_control.h"
 
@@ -88,86 +90,111 @@ void sgd_(Array<std::int64_t> tensors, py::list groups, const Control* control, 
   sgd_cpu(list, tensors.shape(0), rows.data(), grad_scale, n_threads);
 }
 
-py::object call(PyObject* self, PyObject* method) {
-  PyObject* arguments[] = {self};
-  return py::reinterpret_steal<py::object>(
-      PyObject_VectorcallMethod(method, arguments, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, nullptr));
-}
+// torch's exchange API; null before `set_exchange_api_`.
+const ExchangeApi* exchange_api = nullptr;
 
-py::object attribute(PyObject* self, PyObject* name) {
-  return py::reinterpret_steal<py::object>(PyObject_GetAttr(self, name));
+// Takes `torch.Tensor.__dlpack_c_exchange_api__`; false if its version is another one than is known here.
+bool set_exchange_api_(py::capsule capsule) {
+  const auto* api = static_cast<const ExchangeApi*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
+  if (!api) throw py::error_already_set();
+  if (api->version.major != 1) return false;
+  exchange_api = api;
+  return true;
 }
 
 PyObject* interned(const char* text) { return PyUnicode_InternFromString(text); }
 
-// Whether `tensor` still is the memory that it was: same address (returned through `address`), dtype and strides.
-bool unchanged(PyObject* tensor, PyObject* dtype, PyObject* stride, std::int64_t& address) {
-  static PyObject *const data_ptr = interned("data_ptr"), *const dtype_name = interned("dtype"),
-                  *const is_contiguous = interned("is_contiguous"), *const stride_name = interned("stride");
-  const py::object pointer = call(tensor, data_ptr);  // raises for a sparse tensor
-  if (!pointer) return false;
-  address = PyLong_AsLongLong(pointer.ptr());
-  if (!dtype) return true;
-  if (attribute(tensor, dtype_name).ptr() != dtype) return false;
-  if (stride == Py_None) return call(tensor, is_contiguous).ptr() == Py_True;
-  const py::object now = call(tensor, stride_name);
-  return now && PyObject_RichCompareBool(now.ptr(), stride, Py_EQ) == 1;
+bool view_of(PyObject* tensor, TensorView& view) {
+  return exchange_api->view_from_object(tensor, &view) == 0;  // fails for a sparse tensor, for example
 }
 
-// Refreshes the gradient addresses of `tensors` and returns the parameters that have a gradient; None if anything
-// is not as it was when the list was made, and the list must be made anew. Runs at every step over every
-// parameter, hence here and not in Python.
+std::optional<Dtype> dtype_of(const TensorView& view) {
+  if (view.type_code == float_code && view.type_bits == 32) return Dtype::float32;
+  if (view.type_code == float_code && view.type_bits == 64) return Dtype::float64;
+  if (view.type_code == float_code && view.type_bits == 16) return Dtype::float16;
+  if (view.type_code == bfloat_code && view.type_bits == 16) return Dtype::bfloat16;
+  return std::nullopt;
+}
+
+// A tensor whose values are stored with the opposite sign (a view of a complex conjugate).
+bool is_negated(PyObject* tensor) {
+  static PyObject* const is_neg = interned("is_neg");
+  PyObject* arguments[] = {tensor};
+  const auto answer = py::reinterpret_steal<py::object>(
+      PyObject_VectorcallMethod(is_neg, arguments, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, nullptr));
+  return answer.ptr() != Py_False;
+}
+
+// Fills `tensors` with this step's memory. Returns the parameters that have a gradient and these gradients, as two
+// lists; None if there is anything that only Python can judge: a tensor of another kind or layout than its
+// parameter, a state that is not `states`, a parameter more or less. Nothing but `states` is remembered from step to
+// step, so nothing can be stale. Runs at every step over every parameter, hence here and not in Python.
 //
-//   param_groups: list of dicts;  layouts: per parameter (dtype, stride or None if contiguous), or None if it had
-//   no gradient;  state, buffers: the optimizer's state and, in its order, (state dict, momentum buffer or None).
-py::object collect_(py::list param_groups, py::dict state, Array<std::int64_t> tensors, py::list layouts,
-                    py::list buffers) {
+//   param_groups: list of dicts.  state: the optimizer's.  states: its values, in its order.
+//   momentum: per parameter (state dict, buffer, started, address of started), or None without.
+//   moves: per group, whether its parameters need a buffer.
+py::object collect_(py::list param_groups, py::dict state, Array<std::int64_t> tensors, py::list states,
+                    py::list momentum, py::list moves) {
   static PyObject *const params_name = interned("params"), *const grad_name = interned("grad"),
-                  *const buffer_name = interned("momentum_buffer");
+                  *const buffer_name = interned("momentum_buffer"), *const started_name = interned("started");
   require(tensors.ndim() == 2 && tensors.shape(1) == tensor_columns, "tensors must be [n, 7]");
-  require(static_cast<py::size_t>(tensors.shape(0)) == layouts.size(), "one layout per tensor");
-  auto* list = reinterpret_cast<Tensor*>(tensors.mutable_data());
-  const auto changed = [] {
+  require(static_cast<py::size_t>(tensors.shape(0)) == momentum.size(), "one momentum entry per tensor");
+  const auto give_up = [] {
     PyErr_Clear();
     return py::none();
   };
+  if (!exchange_api || param_groups.size() != moves.size()) return give_up();
 
   py::ssize_t position = 0;
   std::size_t seen = 0;
   PyObject *key, *value;
-  while (PyDict_Next(state.ptr(), &position, &key, &value)) {
-    if (seen == buffers.size()) return changed();
-    PyObject* expected = PyList_GET_ITEM(buffers.ptr(), seen++);
-    if (PyTuple_GET_ITEM(expected, 0) != value) return changed();
-    PyObject* buffer = PyDict_GetItem(value, buffer_name);
-    if ((buffer ? buffer : Py_None) != PyTuple_GET_ITEM(expected, 1)) return changed();
-  }
-  if (seen != buffers.size()) return changed();
+  while (PyDict_Next(state.ptr(), &position, &key, &value))
+    if (seen == states.size() || PyList_GET_ITEM(states.ptr(), seen++) != value) return give_up();
+  if (seen != states.size()) return give_up();
 
-  py::list updated;
+  auto* list = reinterpret_cast<Tensor*>(tensors.mutable_data());
+  py::list updated, grads;
   std::size_t i = 0;
+  std::int64_t group_index = 0;
   for (const py::handle group : param_groups) {
     PyObject* params = PyDict_GetItem(group.ptr(), params_name);
-    if (!params || !PyList_Check(params)) return changed();
+    if (!params || !PyList_Check(params)) return give_up();
+    const bool moving = PyObject_IsTrue(PyList_GET_ITEM(moves.ptr(), group_index)) == 1;
     for (py::ssize_t k = 0; k < PyList_GET_SIZE(params); ++k, ++i) {
-      if (i == layouts.size()) return changed();
+      if (i == momentum.size()) return give_up();
+      Tensor& tensor = list[i];
+      tensor = {};
       PyObject* param = PyList_GET_ITEM(params, k);
-      PyObject* layout = PyList_GET_ITEM(layouts.ptr(), i);
-      const py::object grad = attribute(param, grad_name);
-      if (!grad) return changed();
-      if (grad.is_none()) {
-        list[i].grad = 0;
-        continue;
+      const auto grad = py::reinterpret_steal<py::object>(PyObject_GetAttr(param, grad_name));
+      if (!grad) return give_up();
+      if (grad.is_none()) continue;
+      TensorView p, g, b;
+      if (!view_of(param, p) || p.device_type != cpu_device || !is_dense(p)) return give_up();
+      if (!view_of(grad.ptr(), g) || !alike(p, g) || is_negated(grad.ptr())) return give_up();
+      const auto dtype = dtype_of(p);
+      if (!dtype) return give_up();
+      if (moving) {
+        PyObject* own = PyList_GET_ITEM(momentum.ptr(), i);
+        if (own == Py_None) return give_up();
+        PyObject* dict = PyTuple_GET_ITEM(own, 0);
+        PyObject* buffer = PyTuple_GET_ITEM(own, 1);
+        if (PyDict_GetItem(dict, buffer_name) != buffer || !view_of(buffer, b) || !alike(p, b)) return give_up();
+        if (PyDict_GetItem(dict, started_name) != PyTuple_GET_ITEM(own, 2)) return give_up();
+        tensor.buffer = address_of(b);
+        tensor.started = PyLong_AsLongLong(PyTuple_GET_ITEM(own, 3));
       }
-      if (layout == Py_None) return changed();
-      std::int64_t address;
-      if (!unchanged(param, nullptr, nullptr, address) || address != list[i].param) return changed();
-      if (!unchanged(grad.ptr(), PyTuple_GET_ITEM(layout, 0), PyTuple_GET_ITEM(layout, 1), list[i].grad))
-        return changed();
+      tensor.param = address_of(p);
+      tensor.grad = address_of(g);
+      tensor.numel = numel_of(p);
+      tensor.dtype = *dtype;
+      tensor.group = group_index;
       updated.append(py::handle(param));
+      grads.append(grad);
     }
+    ++group_index;
   }
-  return i == layouts.size() ? py::object(std::move(updated)) : changed();
+  if (i != momentum.size()) return give_up();
+  return py::make_tuple(std::move(updated), std::move(grads));
 }
 
 }  // namespace
@@ -184,5 +211,6 @@ PYBIND11_MODULE(_C, m) {
   m.def("sgd_", &sgd_, py::arg("tensors").noconvert(), py::arg("groups"), py::arg("control").none(true),
         py::arg("apply"), py::arg("grad_scale"), py::arg("n_threads"));
   m.def("collect_", &collect_, py::arg("param_groups"), py::arg("state"), py::arg("tensors").noconvert(),
-        py::arg("layouts"), py::arg("buffers"));
+        py::arg("states"), py::arg("momentum"), py::arg("moves"));
+  m.def("set_exchange_api_", &set_exchange_api_, py::arg("capsule"));
 }

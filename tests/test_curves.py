@@ -61,8 +61,8 @@ def test_dict_and_pickle_round_trips(curve):
         (lambda: Joined((Constant(1.0),), (3,)), "boundaries: got 1 for 1 curves"),
         (lambda: Joined((Constant(1.0),) * 3, (5, 3)), r"boundaries: got \(5, 3\)"),
         (lambda: Tabulated(()), "values: got none"),
-        (lambda: Curve.from_dict({"curve": "Zigzag"}), "curve: 'Zigzag' is unknown"),
-        (lambda: Curve.from_dict({"curve": "Constant", "height": 1}), "does not describe a Constant"),
+        (lambda: Curve.from_dict({"kind": "Zigzag"}), "curve: 'Zigzag' is unknown"),
+        (lambda: Curve.from_dict({"kind": "Constant", "height": 1}), "does not describe a Constant"),
     ],
 )
 def test_bad_input_is_named(make, named):

@@ -34,6 +34,8 @@ class StepControl:
         self.host_table = np.ascontiguousarray(table, dtype=np.float32)
         self.table = torch.from_numpy(self.host_table).to(device)
         self.total_steps, n_groups, _ = table.shape
+        self.moves = [bool(self.host_table[:, group, 1].any()) for group in range(n_groups)]
+        """Per group, whether its momentum is ever above 0."""
         self.backend = backend
         self.smoothing = 0.98
         self.stop_factor: float | None = None

@@ -1,7 +1,8 @@
 """The C++ backend: one native call for all tensors of a step.
 
-What does not change from step to step (addresses, layouts, momentum buffers) is kept; ``collect_`` verifies it at
-every step in C++, because a parameter or buffer that was swapped unseen would be silently wrong.
+``collect_`` finds the memory of all tensors anew at every step, in C++ through DLPack's exchange API: addresses that
+were kept would be silently wrong as soon as a parameter, gradient or buffer is swapped unseen. Where torch is too old
+for that API, or a tensor needs Python's judgement, the same is done here, correct and slower.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from .. import _native
@@ -37,11 +37,12 @@ class CppUpdate:
 
     def __init__(self, optimizer: SGD):
         self._optimizer = optimizer
-        self._tensors: NDArray[np.int64] | None = None
-        self._layouts: list[tuple[torch.dtype, tuple[int, ...] | None] | None] = []
-        self._buffers: list[tuple[dict[str, Any], Tensor | None]] = []
+        self._tensors = np.zeros((0, _COLUMNS), dtype=np.int64)
+        self._states: list[dict[str, Any]] = []
+        self._momentum: list[tuple[dict[str, Any], Tensor, Tensor, int] | None] = []
         self._rest: list[Parameter] = []
         self._updated: list[Tensor] = []
+        self._grads: list[Tensor] = []
 
     def prepare(self) -> None:
         """Find this step's gradients.
@@ -50,12 +51,15 @@ class CppUpdate:
             RuntimeError: one of them cannot be used; nothing has changed then.
         """
         optimizer = self._optimizer
-        updated = None
-        if self._tensors is not None:
-            updated = _native.load().collect_(
-                optimizer.param_groups, optimizer.state, self._tensors, self._layouts, self._buffers
-            )
-        self._updated = self._rebuild() if updated is None else updated
+        moves = [optimizer.uses_momentum(index) for index in range(len(optimizer.param_groups))]
+        found = _native.load().collect_(
+            optimizer.param_groups, optimizer.state, self._tensors, self._states, self._momentum, moves
+        )
+        if found is None:
+            self._collect_slowly(moves)
+        else:
+            # Holding the gradients keeps their memory while the update runs without the interpreter's lock.
+            (self._updated, self._grads), self._rest = found, []
 
     def update_(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
         """Apply the update; arguments as of ``ReferenceUpdate.update_``."""
@@ -73,46 +77,48 @@ class CppUpdate:
             1.0 if grad_scale is None else grad_scale.item(),
             torch.get_num_threads(),
         )
+        self._grads = []
         if self._rest:
             reference.update_all_(optimizer, self._rest, grad_scale, found_inf)
+            self._rest = []
 
-    def _rebuild(self) -> list[Tensor]:
-        """Make the native list anew; returns the parameters that it updates."""
+    def _collect_slowly(self, moves: list[bool]) -> None:
+        """What ``collect_`` does, after making the missing momentum state; what C++ cannot update goes to ``_rest``."""
         optimizer = self._optimizer
         params = [param for group in optimizer.param_groups for param in group["params"]]
-        parameters = with_gradient(optimizer.param_groups)
+        parameters = with_gradient(optimizer)
         self._tensors = np.zeros((len(params), _COLUMNS), dtype=np.int64)
-        self._layouts = [None] * len(params)
-        self._rest = []
-        updated = []
+        self._momentum = [None] * len(params)
+        self._updated, self._grads, self._rest = [], [], []
         for parameter in parameters:
-            param, grad, buffer, started = parameter.param, parameter.grad, None, None
-            if optimizer.uses_momentum(parameter.group):
+            index, param, grad, buffer, flag = parameter.index, parameter.param, parameter.grad, None, 0
+            if moves[parameter.group]:
                 state = optimizer.state[param]
                 ensure_momentum(state, param)
                 buffer, started = state["momentum_buffer"], state["started"]
+                flag = started.data_ptr()
+                self._momentum[index] = (state, buffer, started, flag)
             if not _alike(param, grad, buffer):
-                self._rest.append(parameter)  # without a layout: the list is made anew at every step
+                self._rest.append(parameter)
                 continue
-            updated.append(param)
-            self._layouts[parameter.index] = (param.dtype, None if param.is_contiguous() else param.stride())
-            self._tensors[parameter.index] = (
+            self._updated.append(param)
+            self._grads.append(grad)
+            self._tensors[index] = (
                 param.data_ptr(),
                 grad.data_ptr(),
                 0 if buffer is None else buffer.data_ptr(),
-                0 if started is None else started.data_ptr(),
+                flag,
                 param.numel(),
                 _DTYPES[param.dtype],
                 parameter.group,
             )
-        self._buffers = [(state, state.get("momentum_buffer")) for state in optimizer.state.values()]
-        return updated
+        self._states = list(optimizer.state.values())
 
 
 def _alike(param: Tensor, grad: Tensor, buffer: Tensor | None) -> bool:
     """Whether the tensors are dense, of one dtype and laid out alike, so that one flat loop covers them."""
     others = (grad,) if buffer is None else (grad, buffer)
-    if any(other.dtype != param.dtype or other.device != param.device for other in others):
+    if any(other.dtype != param.dtype or other.device != param.device or other.is_neg() for other in others):
         return False
     if param.is_contiguous():
         return all(other.is_contiguous() for other in others)
@@ -142,3 +148,6 @@ try:
     _INCREMENTS_MANY = True
 except (TypeError, RuntimeError):  # older versions of torch take one tensor only
     _INCREMENTS_MANY = False
+
+if _native.why_missing is None and hasattr(torch.Tensor, "__dlpack_c_exchange_api__"):
+    _native.load().set_exchange_api_(torch.Tensor.__dlpack_c_exchange_api__)

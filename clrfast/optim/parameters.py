@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 SUPPORTED = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
@@ -22,25 +23,26 @@ class Parameter:
     grad: Tensor
 
 
-def with_gradient(param_groups: Sequence[Mapping[str, Any]]) -> list[Parameter]:
+def with_gradient(optimizer: Optimizer) -> list[Parameter]:
     """All parameters that have a gradient, in order.
 
     Raises:
-        RuntimeError: a gradient that SGD cannot use, or parameters on several devices. Nothing has changed then.
+        RuntimeError: a gradient or a momentum buffer that SGD cannot use, or parameters on several devices. Nothing
+            has changed then.
     """
     found: list[Parameter] = []
     index = 0
-    for group, options in enumerate(param_groups):
+    for group, options in enumerate(optimizer.param_groups):
         for param in options["params"]:
             if param.grad is not None:
                 found.append(Parameter(index, group, param, param.grad))
             index += 1
     for parameter in found:
-        reason = _why_unusable(parameter)
+        reason = _why_unusable(parameter, optimizer.state.get(parameter.param, {}).get("momentum_buffer"))
         if reason is not None:
             shape = tuple(parameter.param.shape)
             raise RuntimeError(f"parameter {parameter.index} (group {parameter.group}, shape {shape}): {reason}")
-    require_one_device(param_groups)
+    require_one_device(optimizer.param_groups)
     return found
 
 
@@ -50,7 +52,7 @@ def require_one_device(param_groups: Sequence[Mapping[str, Any]]) -> torch.devic
     Raises:
         RuntimeError: they lie on several.
     """
-    devices = {param.device for group in param_groups for param in group["params"]}
+    devices = {param.device for group in param_groups for param in group["params"]} or {torch.device("cpu")}
     if len(devices) > 1:
         raise RuntimeError(
             f"params: they lie on several devices ({', '.join(sorted(map(str, devices)))}); "
@@ -72,7 +74,7 @@ def ensure_momentum(state: dict[str, Any], param: Tensor) -> None:
         state["started"] = torch.ones((), dtype=torch.bool, device=param.device)
 
 
-def _why_unusable(parameter: Parameter) -> str | None:
+def _why_unusable(parameter: Parameter, buffer: Tensor | None) -> str | None:
     param, grad = parameter.param, parameter.grad
     if grad.layout != torch.strided:
         return (
@@ -84,4 +86,9 @@ def _why_unusable(parameter: Parameter) -> str | None:
         return f"{param.dtype} with a gradient of {grad.dtype} is not supported; use one of {SUPPORTED}"
     if grad.device != param.device or grad.shape != param.shape:
         return f"its gradient has shape {tuple(grad.shape)} on {grad.device}, the parameter is on {param.device}"
+    if buffer is not None and (buffer.shape != param.shape or buffer.device != param.device):
+        return (
+            f"its momentum_buffer has shape {tuple(buffer.shape)} on {buffer.device}; "
+            "was the state of another model loaded? Load the right one, or clear optimizer.state"
+        )
     return None

@@ -126,7 +126,7 @@ class ReferenceUpdate:
         Raises:
             RuntimeError: one of them cannot be used; nothing has changed then.
         """
-        self._parameters = with_gradient(self._optimizer.param_groups)
+        self._parameters = with_gradient(self._optimizer)
 
     def update_(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
         """Apply the update.

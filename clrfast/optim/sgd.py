@@ -117,7 +117,7 @@ class SGD(torch.optim.Optimizer):
     def uses_momentum(self, group: int) -> bool:
         """Whether parameters of this group need a momentum buffer, now or later in the schedule."""
         if self.control is not None:
-            return bool(self.control.host_table[:, group, 1].any())
+            return self.control.moves[group]
         return bool(self.param_groups[group]["momentum"] != 0)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:

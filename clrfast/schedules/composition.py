@@ -25,6 +25,8 @@ class Joined(Curve):
     boundaries: tuple[float, ...]
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "curves", tuple(self.curves))
+        object.__setattr__(self, "boundaries", tuple(self.boundaries))
         if len(self.boundaries) != len(self.curves) - 1:
             raise ValueError(
                 f"boundaries: got {len(self.boundaries)} for {len(self.curves)} curves; "

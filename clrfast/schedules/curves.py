@@ -43,7 +43,7 @@ class Curve:
     def to_dict(self) -> dict[str, Any]:
         """The curve as plain dicts, lists, strings and numbers; ``Curve.from_dict`` reads it back."""
         fields = {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
-        return {"curve": type(self).__name__, **fields}
+        return {"kind": type(self).__name__, **fields}
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Curve:
@@ -52,10 +52,10 @@ class Curve:
         Raises:
             ValueError: the dict names no known curve, or its fields do not fit that curve.
         """
-        fields = {name: _revived(value) for name, value in data.items() if name != "curve"}
-        kind = Curve._kinds.get(str(data.get("curve")))
+        fields = {name: _revived(value) for name, value in data.items() if name != "kind"}
+        kind = Curve._kinds.get(str(data.get("kind")))
         if kind is None:
-            raise ValueError(f"curve: {data.get('curve')!r} is unknown; known curves are {sorted(Curve._kinds)}")
+            raise ValueError(f"curve: {data.get('kind')!r} is unknown; known curves are {sorted(Curve._kinds)}")
         try:
             return kind(**fields)
         except TypeError as error:
@@ -71,7 +71,9 @@ def _plain(value: Any) -> Any:
         return value.to_dict()
     if callable(value):
         raise ValueError(f"curve: {value!r} is a plain function and has no dict form; schedule.bound_to tabulates it")
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(item) for item in value]
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _revived(value: Any) -> Any:
@@ -142,6 +144,7 @@ class Tabulated(Curve):
     values: tuple[float, ...]
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "values", tuple(map(float, self.values)))
         if not self.values:
             raise ValueError("values: got none; give at least one")
 

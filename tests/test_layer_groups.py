@@ -1,0 +1,70 @@
+import pytest
+import torch
+from torch import nn
+
+import clrfast
+from clrfast import layer_groups
+
+
+def make():
+    return nn.Sequential(
+        nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)),
+        nn.ReLU(),
+        nn.Sequential(nn.Conv2d(4, 4, 3, bias=False), nn.BatchNorm2d(4)),
+        nn.Flatten(),
+        nn.Linear(4, 2),
+    )
+
+
+def test_depth_and_rates():
+    model = make()
+    groups = layer_groups(model, 0.9, n_groups=3, factor=3)
+    assert [group["lr"] for group in groups] == pytest.approx([0.1, 0.3, 0.9])
+    named = {id(param): name for name, param in model.named_parameters()}
+    assert [[named[id(p)] for p in group["params"]] for group in groups] == [
+        ["0.0.weight", "0.0.bias"],
+        ["0.1.weight", "0.1.bias", "2.0.weight"],
+        ["2.1.weight", "2.1.bias", "4.weight", "4.bias"],
+    ]
+    assert all("weight_decay" not in group for group in groups)
+
+
+def test_norms_and_biases_without_weight_decay():
+    groups = layer_groups(make(), 0.9, n_groups=2, weight_decay=0.1, decay_norm_and_bias=False)
+    assert [group["weight_decay"] for group in groups] == [0.1, 0.0, 0.1, 0.0]
+    for group in groups:
+        assert all((p.dim() > 1) == (group["weight_decay"] > 0) for p in group["params"])
+
+
+def test_every_trainable_parameter_once():
+    model = make()
+    model[4].weight = nn.Parameter(torch.zeros(2, 4))
+    model.add_module("again", model[4])
+    model[0][0].weight.requires_grad_(False)
+    params = [p for group in layer_groups(model, 0.1) for p in group["params"]]
+    assert sorted(map(id, params)) == sorted({id(p) for p in model.parameters() if p.requires_grad})
+
+
+def test_ratios_are_kept_over_a_schedule_and_in_a_range_test():
+    model = make()
+    groups = layer_groups(model, 0.9, n_groups=3, factor=3)
+    schedule = clrfast.one_cycle(0.9, 10).for_groups(groups)
+    optimizer = clrfast.SGD(groups, schedule=schedule)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.01, 0.03, 0.09])
+    data = [(torch.randn(4, 1, 5, 5), torch.zeros(4, dtype=torch.long))]
+    clrfast.range_test(model, nn.CrossEntropyLoss(), data, optimizer=optimizer, steps=3)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.01, 0.03, 0.09])
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "named"),
+    [
+        ({"n_groups": 0}, "n_groups: got 0; the model has 5 layers"),
+        ({"n_groups": 6}, "n_groups: got 6"),
+        ({"max_lr": 0}, "max_lr: got 0"),
+        ({"factor": 0.5}, "factor: got 0.5"),
+    ],
+)
+def test_bad_input_is_named(kwargs, named):
+    with pytest.raises(ValueError, match=named):
+        layer_groups(make(), **{"max_lr": 0.1, **kwargs})

@@ -1,0 +1,173 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
+
+import clrfast
+from clrfast.schedules import POLICIES, Linear, Schedule, as_lr_scheduler, one_cycle
+
+from .cases import assert_same, give_grads, make_params
+from .test_policies import ARGUMENTS
+
+
+def adam(params, **kwargs):
+    return torch.optim.Adam(params, lr=0.1, betas=(0.7, 0.99), **kwargs)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_same_run_as_the_device_table(name):
+    """Bit for bit with the torch backend, past the schedule's end too."""
+    schedule = POLICIES[name](total_steps=12, **{**ARGUMENTS[name], "weight_decay": Linear(0.0, 0.1, 5)})
+    runs = []
+    for on_host in (False, True):
+        params = make_params([(3,), (2, 2)])
+        optimizer = clrfast.SGD(params, momentum=0.625, schedule=None if on_host else schedule, backend="torch")
+        scheduler = as_lr_scheduler(optimizer, schedule) if on_host else None
+        shown = []
+        for step in range(15):
+            shown.append([optimizer.param_groups[0][key] for key in ("lr", "momentum", "weight_decay")])
+            give_grads(params, step)
+            optimizer.step()
+            if scheduler is not None:
+                scheduler.step()
+        runs.append((params, shown))
+    assert runs[0][1] == runs[1][1]
+    assert_same(runs[0][0], runs[1][0])
+
+
+def test_adam_cycles_its_first_beta():
+    optimizer = adam(make_params([(2,)]))
+    scheduler = as_lr_scheduler(optimizer, one_cycle(1.0, 10))
+    assert isinstance(scheduler, LRScheduler)
+    expected = one_cycle(1.0, 10).table()
+    for step in range(10):
+        group = optimizer.param_groups[0]
+        assert (group["lr"], group["betas"][0]) == tuple(expected[step, 0, :2].tolist())
+        assert group["betas"][1] == 0.99
+        assert scheduler.get_last_lr() == [group["lr"]]
+        give_grads(optimizer.param_groups[0]["params"], step)
+        optimizer.step()
+        scheduler.step()
+
+
+def test_what_the_schedule_does_not_name_is_left_alone():
+    optimizer = torch.optim.AdamW(make_params([(2,)]), lr=0.1, betas=(0.7, 0.9), weight_decay=0.3)
+    as_lr_scheduler(optimizer, Schedule(0.5, total_steps=3))
+    group = optimizer.param_groups[0]
+    assert (group["lr"], group["betas"], group["weight_decay"]) == (0.5, (0.7, 0.9), 0.3)
+
+
+def test_groups_and_tensor_rates():
+    params = make_params([(2,), (2,)])
+    optimizer = torch.optim.SGD([{"params": [p], "lr": torch.tensor(0.1)} for p in params], lr=0.1)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    scheduler = as_lr_scheduler(optimizer, Schedule([0.5, Linear(1.0, 3.0, 2)], total_steps=3))
+    give_grads(params, 0)
+    optimizer.step()
+    scheduler.step()
+    assert [group["lr"].item() for group in optimizer.param_groups] == [0.5, 2.0]
+    assert all(group["lr"] is rate for group, rate in zip(optimizer.param_groups, rates, strict=True))
+
+
+@pytest.mark.parametrize("make", [lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), adam])
+def test_resumed_run_continues(make):
+    schedule = one_cycle(0.1, 8, weight_decay=0.01)
+
+    def run(params, optimizer, scheduler, steps):
+        for step in steps:
+            give_grads(params, step)
+            optimizer.step()
+            scheduler.step()
+
+    params = make_params([(3,)])
+    optimizer = make(params)
+    scheduler = as_lr_scheduler(optimizer, schedule)
+    run(params, optimizer, scheduler, range(4))
+    saved = copy.deepcopy((optimizer.state_dict(), scheduler.state_dict()))
+    at_save = [nn.Parameter(p.detach().clone()) for p in params]
+    run(params, optimizer, scheduler, range(4, 8))
+
+    for order in ("optimizer first", "scheduler first"):
+        resumed = [nn.Parameter(p.detach().clone()) for p in at_save]
+        optimizer = make(resumed)
+        scheduler = as_lr_scheduler(optimizer, schedule)
+        if order == "optimizer first":
+            optimizer.load_state_dict(copy.deepcopy(saved[0]))
+        scheduler.load_state_dict(saved[1])
+        if order == "scheduler first":
+            optimizer.load_state_dict(copy.deepcopy(saved[0]))
+        run(resumed, optimizer, scheduler, range(4, 8))
+        assert_same(resumed, params)
+
+
+def test_resume_with_another_schedule_is_told_and_with_an_extended_one_is_not():
+    saved = as_lr_scheduler(adam(make_params([(2,)])), one_cycle(0.1, 8)).state_dict()
+    saved["last_epoch"] = 3
+    longer = as_lr_scheduler(adam(make_params([(2,)])), one_cycle(0.1, 8).extended_to(20))
+    longer.load_state_dict(saved)
+    assert longer.last_epoch == 3
+    optimizer = adam(make_params([(2,)]))
+    other = as_lr_scheduler(optimizer, one_cycle(0.2, 8))
+    with pytest.warns(UserWarning, match="saved schedule differs"):
+        other.load_state_dict(saved)
+    assert optimizer.param_groups[0]["lr"] == one_cycle(0.2, 8).table()[3, 0, 0]
+
+
+def test_a_skipped_amp_update_does_not_move_the_schedule():
+    param = nn.Parameter(torch.tensor([1.0]))
+    optimizer = torch.optim.SGD([param], lr=0.1)
+    scheduler = as_lr_scheduler(optimizer, Schedule(Linear(0.0, 1.0, 10), total_steps=11), follow_updates=True)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    seen = []
+    for factor in (float("inf"), 1.0, float("nan"), 1.0):
+        optimizer.zero_grad()
+        scaler.scale((param * factor).sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        scheduler.step()
+        seen.append(scheduler.last_epoch)
+    assert seen == [0, 1, 1, 2]
+
+
+def test_accumulation_moves_it_once_an_update():
+    params = make_params([(2,)])
+    optimizer = torch.optim.SGD(params, lr=0.1)
+    scheduler = as_lr_scheduler(optimizer, Schedule(Linear(0.0, 1.0, 10), total_steps=11), follow_updates=True)
+    for micro_batch in range(8):
+        give_grads(params, micro_batch)
+        if micro_batch % 4 == 3:
+            optimizer.step()
+        scheduler.step()
+    assert scheduler.last_epoch == 2
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda p: as_lr_scheduler(torch.optim.SGD(p, lr=1.0), 0.1), "schedule: got 0.1"),
+        (lambda p: as_lr_scheduler(torch.optim.SGD(p, lr=1.0), Schedule(0.1)), "has no total_steps"),
+        (lambda p: as_lr_scheduler(torch.optim.SGD(p, lr=1.0), Schedule([0.1] * 2, total_steps=1)), "it has 2 groups"),
+        (lambda p: as_lr_scheduler(torch.optim.Rprop(p, lr=1.0), one_cycle(1.0, 9)), "neither momentum nor betas"),
+        (
+            lambda p: as_lr_scheduler(torch.optim.Rprop(p, lr=1.0), Schedule(0.1, weight_decay=0.1, total_steps=1)),
+            "has no weight_decay",
+        ),
+        (
+            lambda p: as_lr_scheduler(clrfast.SGD(p, schedule=one_cycle(1.0, 9)), one_cycle(1.0, 9)),
+            "follows a schedule of its own",
+        ),
+    ],
+)
+def test_bad_input_is_named(make, named):
+    params = make_params([(2,)])
+    with pytest.raises(ValueError, match=named):
+        make(params)
+
+
+def test_state_dict_is_plain_data():
+    schedule = Schedule(lambda step: 0.1 + 0 * step, total_steps=3)
+    saved = as_lr_scheduler(adam(make_params([(2,)])), schedule).state_dict()
+    np.testing.assert_allclose(Schedule.from_dict(saved["schedule"]).table(), schedule.table())
