@@ -23,6 +23,9 @@ def chosen_loss(loss_fn: Callable[[Any, Any], Tensor] | None, compute_loss: Comp
             "  range_test(model, loss_fn, loader)                           loss_fn(model(inputs), targets) -> loss\n"
             "  range_test(model, loader=loader, compute_loss=compute_loss)  compute_loss(model, batch) -> loss"
         )
+    name, given = ("loss_fn", loss_fn) if compute_loss is None else ("compute_loss", compute_loss)
+    if not callable(given):
+        raise ValueError(f"{name}: got {type(given).__name__}, which cannot be called; are the arguments in order?")
     if compute_loss is not None:
         return compute_loss
     assert loss_fn is not None

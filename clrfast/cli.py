@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import copy
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +15,7 @@ import torch
 from . import doctor
 from ._version import __version__
 from .finder import LRCurve, NoSuggestionError, Suggestion, range_test
+from .finder.restore import restored
 from .finder.suggest import METHODS
 from .schedules import POLICIES, Schedule, constant, one_cycle
 from .schedules.policies import Spacing
@@ -201,18 +201,18 @@ def _train(arguments: argparse.Namespace) -> None:
         suggestion = _measured(task, arguments).suggest(arguments.method)
         max_lr = suggestion.max_lr
         print(f"suggested learning rate: {max_lr:.3g} ({suggestion.reason})")
-    start = copy.deepcopy(task.model.state_dict())
     total_steps = arguments.epochs * steps_per_epoch(task)
     print(f"{arguments.epochs} epochs, {total_steps} steps:")
     for name, schedule in (
         ("1cycle", one_cycle(max_lr, total_steps)),
         ("constant", constant(max_lr, total_steps)),
     ):
-        task.model.load_state_dict(start)
-        torch.manual_seed(arguments.seed)
-        with _progress_bar(total_steps, name) as progress:
-            losses = train(task, schedule, progress=progress)
-        print(f"  {name:9} {_described(evaluate(task), float(losses[-1]))}")
+        # Both runs start from the same weights, random numbers and order of the data.
+        with restored(task.model, loader=task.train_loader):
+            with _progress_bar(total_steps, name) as progress:
+                losses = train(task, schedule, progress=progress)
+            result = _described(evaluate(task), float(losses[-1]))
+        print(f"  {name:9} {result}")
 
 
 def _draw(arguments: argparse.Namespace) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sized
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +19,7 @@ class Score:
     """Result of a run on data that it did not train on.
 
     Attributes:
-        loss: mean loss over the samples.
+        loss: mean loss over the samples; over the batches where the task has a ``compute_loss``.
         accuracy: share of samples whose highest output is the target, in [0, 1]; None where the task is no
             classification.
     """
@@ -30,8 +30,10 @@ class Score:
 
 def steps_per_epoch(task: Task) -> int:
     """Batches in one pass over the training data."""
-    loader = task.train_loader
-    return len(loader) if isinstance(loader, Sized) else sum(1 for _ in loader)
+    try:
+        return len(task.train_loader)  # type: ignore[arg-type]
+    except TypeError:  # it has no length; a DataLoader over an IterableDataset has one that raises
+        return sum(1 for _ in task.train_loader)
 
 
 def train(
@@ -87,6 +89,8 @@ def evaluate(task: Task) -> Score | None:
         n_samples += len(targets)
         classifies = classifies and _classifies(outputs, targets)
         correct += int((outputs.argmax(-1) == targets).sum()) if classifies else 0
+    if n_samples == 0:
+        raise ValueError("val_loader: it is empty; give at least one batch, or None")
     return Score(total / n_samples, correct / n_samples if classifies else None)
 
 

@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from clrfast import LRCurve
+from clrfast import LRCurve, NoSuggestionError
 from clrfast.finder.curve import smoothed
 
 
@@ -71,6 +71,42 @@ def test_suggest_takes_the_smoothed_curve_and_a_known_method():
     assert curve.suggest("minimum_tenth").method == "minimum_tenth"
     with pytest.raises(ValueError, match="method: got 'best'"):
         curve.suggest("best")
+
+
+def test_a_fall_within_the_noise_is_no_answer():
+    rng = np.random.default_rng(0)
+    lr = np.geomspace(1e-7, 10, 100)
+    refused = 0
+    for seed in range(100):
+        loss = 2.0 + 0.01 * np.random.default_rng(seed).normal(size=100)
+        try:
+            make_curve(lr=lr, loss=loss, stopped="completed").suggest()
+        except NoSuggestionError as error:
+            refused += "the loss falls by" in str(error) or "only" in str(error)
+    assert refused >= 90
+    fall = 2.0 - 1.5 / (1 + (1e-2 / lr) ** 2) + 0.2 * rng.normal(size=100)
+    assert 1e-3 < make_curve(lr=lr, loss=fall, stopped="completed").suggest().max_lr < 0.1
+
+
+def test_noise_before_the_descent_is_not_taken_for_it():
+    """The steepest step down of a noisy start must not win over the descent itself."""
+    lr = np.geomspace(1e-7, 10, 100)
+    for seed in range(10):
+        noise = np.where(lr < 1e-4, 1.0, 0.05) * np.random.default_rng(seed).normal(size=100)
+        loss = 10 - 4 / (1 + (1e-2 / lr) ** 0.7) + noise
+        assert make_curve(lr=lr, loss=loss, stopped="completed").suggest().max_lr > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"loss": np.ones(3)}, r"lr, loss: got shapes \(7,\) and \(3,\)"),
+        ({"stopped": "foo"}, "stopped: got 'foo'"),
+    ],
+)
+def test_bad_records_are_refused(changes, named):
+    with pytest.raises(ValueError, match=named):
+        make_curve(**changes)
 
 
 def test_it_is_frozen():

@@ -1,6 +1,7 @@
 """The C++ backend against the reference, bit for bit."""
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -128,11 +129,29 @@ CHANGES = {
     "buffer dropped": lambda o, p: o.state[p[0]].pop("momentum_buffer"),
     "state of one parameter replaced": lambda o, p: o.state.__setitem__(p[0], {}),
     "state cleared": lambda o, p: o.state.clear(),
+    "buffer memory swapped": lambda o, p: setattr(
+        o.state[p[0]]["momentum_buffer"], "data", torch.ones_like(o.state[p[0]]["momentum_buffer"])
+    ),
+    "flag dropped": lambda o, p: o.state[p[0]].pop("started"),
+    "parameter viewed the other way": lambda o, p: view_otherwise(p[2]),
+    "parameter made smaller in place": lambda o, p: make_smaller(o, p[0]),
+    "momentum switched off": lambda o, p: o.param_groups[0].update(momentum=0.0),
     "gradient taken away": lambda o, p: setattr(p[1], "grad", None),
     "parameter list shortened": lambda o, p: o.param_groups[0]["params"].pop(),
     "option changed": lambda o, p: o.param_groups[0].update(lr=0.5, weight_decay=0.1, nesterov=True),
     "state loaded": lambda o, p: o.load_state_dict(copy.deepcopy(o.state_dict())),
 }
+
+
+def view_otherwise(param):
+    param.data, param.grad = param.data.t(), param.grad.t().clone().t()
+
+
+def make_smaller(optimizer, param):
+    del optimizer.state[param]
+    param.grad, grad = None, param.grad
+    param.data = param.data[:2]
+    param.grad = grad[:2].clone()
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -145,11 +164,75 @@ def test_a_change_from_outside_is_noticed(name):
 
     results = [
         run_steps(
-            lambda p, b=b: clrfast.SGD(p, lr=0.1, momentum=0.9, backend=b), 4, [(4, 3), (5,), (2,)], before_step=before
+            lambda p, b=b: clrfast.SGD(p, lr=0.1, momentum=0.9, backend=b),
+            4,
+            [(4, 3), (5,), (2, 2)],
+            before_step=before,
         )
         for b in ("torch", "cpp")
     ]
     assert_same(results[0][0], results[1][0])
+
+
+def test_an_odd_gradient_is_applied_once():
+    """A parameter that C++ cannot update must not be updated again by the gradient of an earlier step."""
+
+    def before(step, optimizer, params):
+        if step == 0:
+            params[0].grad = params[0].grad.t().contiguous().t()
+        else:
+            params[0].grad = None
+
+    results = [
+        run_steps(lambda p, b=b: clrfast.SGD(p, lr=0.1, backend=b), 4, [(4, 3), (5,)], before_step=before)[0]
+        for b in ("torch", "cpp")
+    ]
+    assert_same(*results)
+
+
+def test_groups_rearranged():
+    def before(step, optimizer, params):
+        first, second = optimizer.param_groups[:2] if step < 3 else (None, None)
+        if step == 1:
+            second["params"].insert(0, first["params"].pop())
+        if step == 2:
+            first["params"].extend(second["params"])
+            del optimizer.param_groups[1]
+
+    def make(params, backend):
+        groups = [{"params": params[:2]}, {"params": params[2:], "lr": 0.001}]
+        return clrfast.SGD(groups, lr=0.1, momentum=0.9, backend=backend)
+
+    results = [run_steps(lambda p, b=b: make(p, b), 4, [(3,)] * 4, before_step=before)[0] for b in ("torch", "cpp")]
+    assert_same(*results)
+
+
+def test_without_the_exchange_api_the_result_is_the_same(monkeypatch):
+    """torch before it had DLPack's exchange API; the option grid stands for all."""
+    expected, _ = run_steps(lambda p: clrfast.SGD(p, schedule=clrfast.one_cycle(0.1, 5), backend="torch"), 6, SHAPES)
+    slow = SimpleNamespace(**{name: getattr(_native.load(), name) for name in ("sgd_", "Control")})
+    slow.collect_ = lambda *_: None
+    monkeypatch.setattr(_native, "_C", slow)
+    params, _ = run_steps(lambda p: clrfast.SGD(p, schedule=clrfast.one_cycle(0.1, 5), backend="cpp"), 6, SHAPES)
+    assert_same(params, expected)
+
+
+def test_gradients_are_held_while_the_update_runs(monkeypatch):
+    """Another thread may drop a gradient while the interpreter's lock is released."""
+    params = make_params([(4,), (5,)])
+    give_grads(params, 0)
+    grads = [param.grad for param in params]
+    optimizer = clrfast.SGD(params, lr=0.1, backend="cpp")
+    module, held = _native.load(), []
+
+    def sgd_(*arguments):
+        held.extend(optimizer._update._grads)
+        return module.sgd_(*arguments)
+
+    monkeypatch.setattr(_native, "_C", SimpleNamespace(collect_=module.collect_, sgd_=sgd_))
+    optimizer.step()
+    assert all(a is b for a, b in zip(held, grads, strict=True))
+    assert not optimizer._update._grads
 
 
 def test_update_counts_as_an_in_place_change_for_autograd():

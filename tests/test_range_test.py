@@ -203,7 +203,7 @@ ONES = [(torch.ones(4, 5), torch.zeros(4, dtype=torch.long))]
             "loss_fn, compute_loss: got neither; give exactly one of\n.*loss_fn",
         ),
         (lambda: range_test(MODEL, LOSS, LOADER, compute_loss=lambda m, b: 0), "got both"),
-        (lambda: range_test(MODEL, LOSS), "loader: got None"),
+        (lambda: range_test(MODEL, LOSS), "loader: got NoneType"),
         (lambda: range_test(MODEL, LOSS, []), "loader: it is empty"),
         (lambda: range_test(MODEL, LOSS, iter(ONES * 3), steps=9), "used up after 3 batches"),
         (lambda: range_test(MODEL, LOSS, [torch.ones(2, 5)]), "it gave a Tensor, not .inputs, targets."),
@@ -212,7 +212,22 @@ ONES = [(torch.ones(4, 5), torch.zeros(4, dtype=torch.long))]
         (lambda: range_test(MODEL, lambda o, t: 1.0, ONES), "loss: got 'float'"),
         (lambda: range_test(MODEL, lambda o, t: o.detach().mean(), ONES), "loss: it does not depend on"),
         (lambda: range_test(MODEL, lambda o, t: o.mean() * math.nan, ONES), "the very first loss is nan"),
-        (lambda: range_test(MODEL, LOSS, LOADER, steps=1), "total_steps: got 1"),
+        (lambda: range_test(MODEL, LOSS, LOADER, steps=1), "steps: got 1;"),
+        (lambda: range_test(MODEL, LOSS, LOADER, steps="10"), "steps: got '10'"),
+        (lambda: range_test(MODEL, LOSS, LOADER, steps=2.5), "steps: got 2.5"),
+        (lambda: range_test(MODEL, LOSS, LOADER, min_lr="a"), "min_lr, max_lr: got 'a'"),
+        (lambda: range_test(MODEL, LOSS, LOADER, max_lr=1e39), "min_lr, max_lr: got 1e-07 and 1e"),
+        (lambda: range_test(MODEL, LOADER, LOSS), "loss_fn: got DataLoader, which cannot be called"),
+        (lambda: range_test(MODEL, LOSS, 3), "loader: got int"),
+        (lambda: range_test("model", LOSS, LOADER), "model: got str"),
+        (lambda: range_test(MODEL, LOSS, LOADER, optimizer="sgd"), "optimizer: got 'sgd'"),
+        (lambda: range_test(MODEL, LOSS, LOADER, optimizer=torch.optim.SGD), "optimizer: got <class"),
+        (lambda: range_test(MODEL, LOSS, LOADER, optimizer=torch.optim.LBFGS(MODEL.parameters())), "optimizer: LBFGS"),
+        (
+            lambda: range_test(MODEL, LOSS, LOADER, optimizer=torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.1)),
+            "optimizer: it has no trainable parameter of the model",
+        ),
+        (lambda: range_test(nn.LazyLinear(2), LOSS, LOADER), "model: it has parameters without a shape yet"),
         (lambda: range_test(MODEL, LOSS, LOADER, min_lr=1, max_lr=0.1), "min_lr, max_lr: got 1 and 0.1"),
         (lambda: range_test(MODEL, LOSS, LOADER, spacing="log"), "spacing: got 'log'"),
         (lambda: range_test(MODEL, LOSS, LOADER, stop_factor=0.5), "stop_factor: got 0.5"),
@@ -225,3 +240,48 @@ def test_bad_input_is_named_and_changes_nothing(call, named):
         call()
     for param, value in zip(MODEL.parameters(), before, strict=True):
         assert torch.equal(param, value)
+
+
+def test_parameters_of_the_loss_and_of_the_optimizer_are_put_back():
+    """A loss with a learnable scale, and a second network that only the optimizer knows."""
+    model, _, loader = blobs()
+
+    class ScaledLoss(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, outputs, targets):
+            self.calls += 1
+            return nn.functional.cross_entropy(outputs * self.scale, targets)
+
+    loss_fn, other = ScaledLoss(), nn.Linear(2, 2)
+    loss_fn.scale.grad = torch.ones(())
+    optimizer = torch.optim.SGD([*model.parameters(), *loss_fn.parameters(), *other.parameters()], lr=0.1)
+    before = [p.detach().clone() for p in (*loss_fn.parameters(), *other.parameters())]
+    range_test(model, lambda o, t: loss_fn(other(o), t), loader, optimizer=optimizer, steps=20)
+    range_test(model, loss_fn, loader, steps=20)
+    for param, value in zip((*loss_fn.parameters(), *other.parameters()), before, strict=True):
+        assert torch.equal(param, value)
+    assert loss_fn.scale.grad == 1
+    assert loss_fn.calls == 21  # of the first test, whose lambda hides the module
+
+
+def test_persistent_workers_go_on_where_they_were():
+    def first_epochs(tested):
+        model, loss_fn, loader = blobs()
+        loader = DataLoader(
+            loader.dataset,
+            batch_size=32,
+            shuffle=True,
+            num_workers=1,
+            persistent_workers=True,
+            generator=torch.Generator().manual_seed(5),
+        )
+        next(iter(loader))
+        if tested:
+            range_test(model, loss_fn, loader, steps=5)
+        return [y.tolist() for _, y in loader]
+
+    assert first_epochs(tested=True) == first_epochs(tested=False)

@@ -95,6 +95,29 @@ def test_everything_is_put_back(optimizer, error):
     assert everything(model, made) == before
 
 
+def test_what_cannot_be_put_back_does_not_keep_the_rest():
+    model, optimizer = make()
+    model.register_buffer("overlapping", torch.ones(1).expand(8))
+    before = [p.tolist() for p in model.parameters()]
+
+    def overwrite():
+        with restored(model, optimizer):
+            disturb(model, optimizer)
+            model.overlapping[:1] += 1
+
+    with pytest.raises(RuntimeError, match="more than one element"):
+        overwrite()
+    assert [p.tolist() for p in model.parameters()] == before
+
+
+def test_overlapping_buffers_that_nobody_writes_are_fine():
+    model, optimizer = make()
+    model.register_buffer("overlapping", torch.ones(1).expand(8))
+    with restored(model, optimizer):
+        disturb(model, optimizer)
+    assert model.overlapping.tolist() == [1.0] * 8
+
+
 def test_training_goes_on_as_if_nothing_had_been():
     def train(disturbed):
         model, optimizer = make("clrfast scheduled")

@@ -2,6 +2,7 @@ import copy
 import io
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -425,6 +426,9 @@ def test_parameters_on_several_devices_are_refused(backend):
         ({"weight_decay": float("nan")}, "weight_decay: got nan"),
         ({"nesterov": True}, "nesterov: it needs momentum"),
         ({"nesterov": True, "momentum": 0.9, "dampening": 0.1}, "nesterov: it needs momentum"),
+        ({"lr": "0.1"}, "lr: got '0.1'"),
+        ({"lr": None}, "lr: got None"),
+        ({"nesterov": True, "schedule": clrfast.constant(0.1, 3)}, "nesterov: it needs momentum > 0; the schedule"),
         ({"schedule": 0.1}, "schedule: got 0.1"),
         ({"schedule": Schedule(0.1)}, "schedule: it has no total_steps"),
         ({"schedule": Schedule([0.1, 0.2], total_steps=3)}, "it has 2 groups, but the optimizer has 1"),
@@ -476,3 +480,81 @@ def test_backends_are_chosen_and_checked(backend, monkeypatch):
         assert clrfast.SGD(params).backend == "torch"
     with pytest.raises(RuntimeError, match="native backend is missing: it was not built"):
         clrfast.SGD(params, backend="cpp")
+
+
+def test_nesterov_takes_its_momentum_from_the_schedule(backend):
+    schedule = clrfast.one_cycle(0.1, 6)
+    ours, _ = run_steps(lambda p: clrfast.SGD(p, nesterov=True, schedule=schedule, backend=backend), 6)
+    dummy, _ = run_steps(lambda p: clrfast.SGD(p, momentum=0.5, nesterov=True, schedule=schedule, backend=backend), 6)
+    assert_same(ours, dummy)
+
+
+def test_a_new_group_under_a_schedule_keeps_what_the_schedule_leaves_open(backend):
+    params = make_params([(2,), (3,)])
+    optimizer = clrfast.SGD(params[:1], weight_decay=0.5, schedule=clrfast.one_cycle(0.1, 8), backend=backend)
+    with pytest.warns(UserWarning, match="replaces the parameter groups' own lr"):
+        optimizer.add_param_group({"params": params[1:], "weight_decay": 0.0, "lr": 0.5})
+    assert [g["weight_decay"] for g in optimizer.param_groups] == [0.5, 0.0]
+    by_group = clrfast.SGD(params[:1], schedule=Schedule([0.1], total_steps=2), backend=backend)
+    by_group.set_schedule(Schedule([0.1], total_steps=2))
+    two = clrfast.SGD([{"params": [p]} for p in params], schedule=Schedule([0.1, 0.2], total_steps=2), backend=backend)
+    with pytest.raises(ValueError, match="curves for exactly 2 groups"):
+        two.add_param_group({"params": make_params([(1,)])})
+    assert len(two.param_groups) == 2
+
+
+def test_groups_with_rates_of_their_own_are_told_that_the_schedule_replaces_them(backend):
+    params = make_params([(2,), (3,)])
+
+    def groups():
+        return [{"params": params[:1], "lr": 0.1}, {"params": params[1:], "lr": 0.2}]
+
+    with pytest.warns(UserWarning, match=r"own lr \(0.1, 0.2\)"):
+        clrfast.SGD(groups(), schedule=clrfast.one_cycle(0.1, 8), backend=backend)
+    optimizer = clrfast.SGD(groups(), schedule=clrfast.constant(0.4, 8).for_groups(groups()), backend=backend)
+    assert [g["lr"] for g in optimizer.param_groups] == pytest.approx([0.2, 0.4])
+
+
+def test_empty_groups_are_accepted_and_duplicates_refused(backend):
+    clrfast.SGD([{"params": []}], lr=0.1, backend=backend).step()
+    param = make_params([(2,)])[0]
+    with (
+        pytest.warns(UserWarning, match="duplicate parameters"),
+        pytest.raises(ValueError, match="params: a parameter is there twice"),
+    ):
+        clrfast.SGD([param, param], lr=0.1, backend=backend)
+
+
+def test_state_of_another_model_is_refused(backend):
+    """torch does not check shapes when it loads a state."""
+    _, small = run_steps(lambda p: clrfast.SGD(p, lr=0.1, momentum=0.9, backend=backend), 1, [(8, 8)])
+    params = make_params([(80, 80)])
+    optimizer = clrfast.SGD(params, lr=0.1, momentum=0.9, backend=backend)
+    optimizer.load_state_dict(small.state_dict())
+    give_grads(params, 0)
+    before = params[0].detach().clone()
+    with pytest.raises(RuntimeError, match=r"momentum_buffer has shape \(8, 8\).*another model"):
+        optimizer.step()
+    assert_same(params, [before])
+
+
+def test_negated_gradients(backend):
+    """Complex arithmetic leaves a real gradient that is a view with the opposite sign."""
+    a, b = (nn.Parameter(torch.tensor(1.0)) for _ in range(2))
+    (torch.complex(a, b).conj() * (1 + 2j)).real.backward()
+    assert b.grad.is_neg()
+    expected = 1.0 - 0.1 * b.grad.item()
+    clrfast.SGD([a, b], lr=0.1, backend=backend).step()
+    assert b.item() == pytest.approx(expected)
+
+
+def test_checkpoint_of_numpy_numbers_loads_as_weights_only(backend):
+    schedule = Schedule(clrfast.schedules.Tabulated([0.1, 0.2]), momentum=np.float64(0.9), total_steps=np.int64(4))
+    for chosen in (schedule, clrfast.one_cycle(np.float32(0.1), 10), clrfast.one_cycle(np.float64(0.1), 10)):
+        params = make_params([(2,)])
+        optimizer = clrfast.SGD(params, schedule=chosen, backend=backend)
+        file = io.BytesIO()
+        torch.save(optimizer.state_dict(), file)
+        file.seek(0)
+        optimizer.load_state_dict(torch.load(file, weights_only=True))
+        assert Schedule.from_dict(chosen.to_dict()) == chosen

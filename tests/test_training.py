@@ -63,6 +63,18 @@ def test_evaluate_other_tasks():
     assert evaluate(own).loss == 2.5
 
 
-@pytest.mark.parametrize("batches", [BATCHES, (b for b in BATCHES)])
+def test_evaluate_without_batches():
+    with pytest.raises(ValueError, match="val_loader: it is empty"):
+        evaluate(make(val_loader=[]))
+
+
+class Stream(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        return iter(BATCHES)
+
+
+@pytest.mark.parametrize(
+    "batches", [BATCHES, (b for b in BATCHES), torch.utils.data.DataLoader(Stream(), batch_size=None)]
+)
 def test_steps_per_epoch(batches):
     assert steps_per_epoch(make(train_loader=batches)) == 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -15,6 +14,7 @@ from ..batches import ComputeLoss, checked_loss, chosen_loss, endless, moved
 from ..optim import SGD, StepControl
 from ..schedules import Curve, Schedule, lr_sweep
 from ..schedules.policies import Spacing
+from ..schedules.schedule import is_whole
 from .curve import LRCurve, StopReason
 from .restore import restored
 
@@ -65,23 +65,40 @@ def range_test(
     Source: Smith 2015, "Cyclical Learning Rates for Training Neural Networks", section 3.3.
     """
     compute_loss = chosen_loss(loss_fn, compute_loss)
-    if loader is None:
-        raise ValueError("loader: got None; give an iterable of batches, for example a DataLoader")
-    if optimizer is None and not any(param.requires_grad for param in model.parameters()):
-        raise ValueError("model: it has no trainable parameters; set requires_grad on those to train")
+    if not isinstance(loader, Iterable):
+        raise ValueError(f"loader: got {type(loader).__name__}; give an iterable of batches, for example a DataLoader")
+    steps = _checked(model, optimizer, steps)
     sweep = lr_sweep(min_lr, max_lr, steps, spacing=spacing)
-    with restored(model, optimizer, loader):
+    with restored(model, optimizer, loader, also=(loss_fn,) if isinstance(loss_fn, nn.Module) else ()):
         if not model.training:
             model.train()
         # One row more than rates: the last loss is measured after the last update.
-        sweep = dataclasses.replace(sweep, total_steps=steps + 1)
-        stepper = _Stepper.over(model, optimizer, sweep)
+        stepper = _Stepper.over(model, optimizer, sweep.extended_to(steps + 1))
         stepper.control.watch_divergence(smoothing=smoothing, stop_factor=stop_factor)
         _run(model, compute_loss, loader, stepper, steps, progress)
         control = stepper.control
         stopped = bool(control.stop)
         losses = control.losses[: control.synchronize() + 1].tolist()
     return _curve(sweep, losses, stopped, stop_factor)
+
+
+def _checked(model: Any, optimizer: Any, steps: Any) -> int:
+    """``steps`` as an int, if all of these can be used."""
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model: got {type(model).__name__}; give a torch.nn.Module")
+    trainable = {param for param in model.parameters() if param.requires_grad}
+    if not trainable:
+        raise ValueError("model: it has no trainable parameters; set requires_grad on those to train")
+    if optimizer is not None:
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise ValueError(f"optimizer: got {optimizer!r}; give an instance of a torch optimizer, or leave it out")
+        if isinstance(optimizer, torch.optim.LBFGS):
+            raise ValueError("optimizer: LBFGS evaluates the model several times a step; range_test cannot drive it")
+        if trainable.isdisjoint(param for group in optimizer.param_groups for param in group["params"]):
+            raise ValueError("optimizer: it has no trainable parameter of the model; make it from model.parameters()")
+    if not is_whole(steps) or steps < 2:
+        raise ValueError(f"steps: got {steps!r}; give a whole number of updates, at least 2")
+    return int(steps)
 
 
 class _Stepper:
@@ -158,7 +175,7 @@ def _curve(sweep: Schedule, losses: list[float], stopped: bool, stop_factor: flo
         )
     elif math.isfinite(after[-1]):
         kind = "diverged"
-        reason = f"diverged at {lr[-1]:.3g}: the running average of the loss exceeded {stop_factor:g} times its best"
+        reason = f"diverged at {lr[-1]:.3g}: the running average of the loss left its best by {stop_factor:g} times"
     else:
         kind, reason = "non-finite", f"the loss became {after[-1]} at {lr[-1]:.3g}"
     return LRCurve(lr, np.array(after), initial, kind, reason)

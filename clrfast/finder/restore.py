@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from ..optim import SGD
 
@@ -18,25 +19,44 @@ Undo = Callable[[], None]
 
 
 @contextlib.contextmanager
-def restored(model: nn.Module, optimizer: torch.optim.Optimizer | None = None, loader: Any = None) -> Iterator[None]:
+def restored(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    loader: Any = None,
+    also: tuple[nn.Module, ...] = (),
+) -> Iterator[None]:
     """A block after which everything is exactly as before, also after an exception or Ctrl-C.
 
-    Covers parameters (values, ``grad``, ``requires_grad``), buffers, train/eval flags, the optimizer's state and
-    groups, the random states of Python, NumPy, torch's CPU and all CUDA devices, and generators that the loader or
-    its samplers own. Tensors keep their identity and memory. Holds one copy of the parameters, buffers and
-    optimizer state, on their devices.
+    Covers parameters (values, ``grad``, ``requires_grad``), buffers and train/eval flags of ``model`` and of the
+    modules in ``also``, the optimizer's parameters, state and groups, the random states of Python, NumPy, torch's CPU
+    and all CUDA devices, and of the loader its persistent workers and the generators that it or its samplers own.
+    Tensors keep their identity and memory. Holds one copy of the parameters, buffers and optimizer state, on their
+    devices. Within the block, no parameter has a gradient at first.
+
+    Raises:
+        ValueError: the model has parameters that are not initialised yet.
     """
-    undo: list[Undo] = [*_random_states(), *_generators(loader)]
-    undo += [_module(module) for module in model.modules()]
-    undo += [_parameter(param) for param in model.parameters()]
-    if optimizer is not None:
-        undo.append(_optimizer(optimizer))
-    try:
+    modules = {id(module): module for root in (model, *also) for module in root.modules()}
+    params = {id(param): param for module in modules.values() for param in module.parameters(recurse=False)}
+    for group in [] if optimizer is None else optimizer.param_groups:
+        params.update({id(param): param for param in group["params"]})
+    if any(isinstance(param, UninitializedParameter) for param in params.values()):
+        raise ValueError("model: it has parameters without a shape yet (lazy modules); run one batch through it first")
+    with contextlib.ExitStack() as stack:
+
+        def put_back_later(undo: Undo) -> None:
+            # At once after taking it, and all are put back even if one of them fails.
+            stack.callback(torch.no_grad()(undo))
+
+        for undo in (*_random_states(), *_loader(loader)):
+            put_back_later(undo)
+        for module in modules.values():
+            put_back_later(_module(module))
+        for param in params.values():
+            put_back_later(_parameter(param))
+        if optimizer is not None:
+            put_back_later(_optimizer(optimizer))
         yield
-    finally:
-        with torch.no_grad():
-            for put_back in undo:
-                put_back()
 
 
 def _random_states() -> list[Undo]:
@@ -52,12 +72,17 @@ def _random_states() -> list[Undo]:
     return undo
 
 
-def _generators(loader: Any) -> list[Undo]:
-    """The generators that decide in which order the loader's next epoch comes."""
+def _loader(loader: Any) -> list[Undo]:
+    """The generators that decide in which order the loader's next epoch comes, and workers that outlive an epoch."""
     sampler = getattr(loader, "batch_sampler", None)
     owners = (loader, sampler, getattr(loader, "sampler", None), getattr(sampler, "sampler", None))
     found = {id(g): g for owner in owners if isinstance(g := getattr(owner, "generator", None), torch.Generator)}
-    return [_generator(generator) for generator in found.values()]
+    undo = [_generator(generator) for generator in found.values()]
+    workers = getattr(loader, "_iterator", None)
+    if workers is not None or getattr(loader, "persistent_workers", False):
+        loader._iterator = None  # the block gets workers of its own
+        undo.append(lambda: setattr(loader, "_iterator", workers))
+    return undo
 
 
 def _generator(generator: torch.Generator) -> Undo:
@@ -81,7 +106,7 @@ def _module(module: nn.Module) -> Undo:
         for name, (buffer, value) in buffers.items():
             module._buffers[name] = buffer
             if buffer is not None:
-                buffer.copy_(value)
+                _write_back(buffer, value)
 
     return put_back
 
@@ -93,7 +118,7 @@ def _parameter(param: nn.Parameter) -> Undo:
 
     def put_back() -> None:
         param.data = data
-        param.copy_(value)
+        _write_back(param, value)
         param.grad = grad
         param.requires_grad_(requires_grad)
 
@@ -135,10 +160,16 @@ class _Snapshot:
         values.clear()
         for name, (value, copied) in self._entries.items():
             if isinstance(value, Tensor):
-                value.copy_(copied)
+                _write_back(value, copied)
                 values[name] = value
             else:
                 values[name] = copied
+
+
+def _write_back(tensor: Tensor, value: Tensor) -> None:
+    # Written only if it differs: an expanded tensor, whose elements share memory, cannot be written as a whole.
+    if not torch.equal(tensor, value):
+        tensor.copy_(value)
 
 
 def _copied(value: Any) -> Any:

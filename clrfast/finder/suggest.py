@@ -34,9 +34,10 @@ class Suggestion:
 
 
 def steepest(lr: ArrayLike, loss: ArrayLike) -> Suggestion:
-    """The rate at which the loss falls fastest per factor of the rate, before its minimum.
+    """The rate at which the loss falls fastest per factor of the rate, on its way down to the minimum.
 
-        argmin of d loss / d log(lr), over the points up to the loss's minimum
+        argmin of d loss / d log(lr), over the points after the last one before the minimum at which the loss has
+        fallen by less than a tenth of its whole fall from the median of its first half: before that, slopes are noise
 
     Args:
         lr: ``[n]``, ascending, > 0.
@@ -48,8 +49,12 @@ def steepest(lr: ArrayLike, loss: ArrayLike) -> Suggestion:
     Source: the steepest descent rule of fastai's and torch-lr-finder's plots, on the logarithmic axis.
     """
     lrs, losses, lowest = _up_to_minimum(lr, loss)
-    slope = np.gradient(losses, np.log(lrs))[: lowest + 1]
-    best = int(slope.argmin())
+    slope = np.gradient(losses, np.log(lrs))
+    before = losses[: lowest + 1]
+    top = np.median(before[: (lowest + 2) // 2])
+    undecided = np.flatnonzero(before > top - 0.1 * (top - before[-1]))
+    begin = int(undecided[-1]) if len(undecided) else 0
+    best = begin + int(slope[begin : lowest + 1].argmin())
     reason = f"the smoothed loss falls fastest here, {-slope[best] * np.log(10):.3g} per tenfold rate"
     return Suggestion(float(lrs[best]), "steepest", reason)
 

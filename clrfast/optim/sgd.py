@@ -71,6 +71,8 @@ class SGD(torch.optim.Optimizer):
         self.control: StepControl | None = None
         self._requested_backend = backend
         self._schedule: Schedule | None = None
+        self._given: Schedule | None = None
+        self._expects_schedule = schedule is not None
         self._mirror: list[list[float]] = []
         self._update: CppUpdate | ReferenceUpdate | None = None
         defaults = {
@@ -107,12 +109,22 @@ class SGD(torch.optim.Optimizer):
         if not isinstance(schedule, Schedule):
             raise ValueError(f"schedule: got {schedule!r}; give a clrfast.Schedule, for example clrfast.one_cycle(...)")
         bound = schedule.bound_to(self.param_groups)
-        device = require_one_device(self.param_groups)
-        self.control = StepControl(bound.table(), device=device, backend=self.backend)
-        self._schedule = bound
-        self._update = None
+        rates = [float(group["lr"]) for group in self.param_groups]
+        if not isinstance(schedule.lr, tuple) and len(set(rates)) > 1:
+            _warn_overridden(rates)
+        self._given = schedule.without_functions()
+        return self._follow(bound, None)
+
+    def _follow(self, bound: Schedule, progress: dict[str, Any] | None) -> StepControl:
+        control = StepControl(bound.table(), device=require_one_device(self.param_groups), backend=self.backend)
+        for index, group in enumerate(self.param_groups):
+            if group["nesterov"] and not control.moves[index]:
+                raise ValueError("nesterov: it needs momentum > 0; the schedule has none for this group")
+        if progress is not None:
+            control.resume(progress)
+        self.control, self._schedule, self._update = control, bound, None
         self._show_next_row()
-        return self.control
+        return control
 
     def uses_momentum(self, group: int) -> bool:
         """Whether parameters of this group need a momentum buffer, now or later in the schedule."""
@@ -121,21 +133,37 @@ class SGD(torch.optim.Optimizer):
         return bool(self.param_groups[group]["momentum"] != 0)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a parameter group; under a schedule it follows the schedule of the first group."""
-        checked = {**self.defaults, **param_group}
-        _check_options(checked)
+        """Add a parameter group; under a schedule it follows it from the current step on.
+
+        Raises:
+            ValueError: a bad option, a parameter that is there twice, or a schedule with curves of its own for each
+                group, which has none for this one.
+            RuntimeError: its parameters lie on another device.
+        """
+        given = self._given
+        if given is not None and given.n_groups > 1:
+            raise ValueError(
+                f"param_group: the schedule has curves for exactly {given.n_groups} groups; call set_schedule with one "
+                "curve for all, or make the optimizer anew"
+            )
+        _check_options({**self.defaults, **param_group}, momentum_follows=self._expects_schedule)
+        own_lr = "lr" in param_group
         super().add_param_group(param_group)
-        self._update = None
+        added = self.param_groups[-1]
         try:
             require_one_device(self.param_groups)
-        except RuntimeError:
+            if len(set(map(id, added["params"]))) < len(added["params"]):
+                raise ValueError("params: a parameter is there twice in one group; give each once")
+        except (RuntimeError, ValueError):
             del self.param_groups[-1]
             raise
-        if self._schedule is not None and self.control is not None:
-            columns = {name: (*getattr(self._schedule, name), getattr(self._schedule, name)[0]) for name in QUANTITIES}
-            progress = self.control.progress()
-            self.set_schedule(Schedule(**columns, total_steps=self._schedule.total_steps)).resume(progress)
-            self._show_next_row()
+        self._update = None
+        if given is not None and self._schedule is not None and self.control is not None:
+            if own_lr:
+                _warn_overridden([added["lr"]])
+            bound = given.bound_to([added])
+            columns = {name: getattr(self._schedule, name) + getattr(bound, name) for name in QUANTITIES}
+            self._follow(Schedule(**columns, total_steps=self._schedule.total_steps), self.control.progress())
 
     def step(self, closure: Callable[[], Any] | None = None, *, loss: Tensor | float | None = None) -> Any:
         """Update all parameters that have a gradient.
@@ -238,7 +266,7 @@ class SGD(torch.optim.Optimizer):
             self._show_next_row()
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("control", "_requested_backend", "_schedule", "_mirror")
+        own = ("control", "_requested_backend", "_schedule", "_given", "_expects_schedule", "_mirror")
         return {**super().__getstate__(), **{name: getattr(self, name) for name in own}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -271,15 +299,25 @@ def _resolved(backend: str, device: torch.device) -> str:
     return backend
 
 
-def _check_options(options: dict[str, Any]) -> None:
+def _check_options(options: dict[str, Any], *, momentum_follows: bool) -> None:
+    """``momentum_follows``: a schedule will decide it."""
     lr = options["lr"]
     if isinstance(lr, Tensor) and lr.numel() != 1:
         raise ValueError(f"lr: got a tensor of shape {tuple(lr.shape)}; give a number or a one-element tensor")
     for name in ("lr", "momentum", "weight_decay"):
-        if not options[name] >= 0:
-            raise ValueError(f"{name}: got {options[name]}; give a number >= 0")
-    if options["nesterov"] and (options["momentum"] <= 0 or options["dampening"] != 0):
+        value = options[name]
+        if isinstance(value, str) or value is None or not value >= 0:
+            raise ValueError(f"{name}: got {value!r}; give a number >= 0")
+    if options["nesterov"] and ((options["momentum"] <= 0 and not momentum_follows) or options["dampening"] != 0):
         raise ValueError("nesterov: it needs momentum > 0 and dampening = 0")
+
+
+def _warn_overridden(rates: list[Any]) -> None:
+    warnings.warn(
+        f"the schedule replaces the parameter groups' own lr ({', '.join(f'{float(rate):g}' for rate in rates)}) by "
+        "one for all; schedule.for_groups(param_groups) keeps their ratios",
+        stacklevel=4,
+    )
 
 
 def _exported(state: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from .annealing import Cosine
 from .composition import Joined
 from .curves import Constant, Curve, CurveLike, Linear
 from .policies import Momentum, momentum_curve
-from .schedule import Schedule
+from .schedule import Schedule, checked_total_steps
 
 
 def one_cycle(
@@ -142,13 +142,14 @@ def one_cycle_fastai(
     Source: fastai.callback.schedule.Learner.fit_one_cycle.
     """
     _require_fraction(pct_start)
+    total_steps = checked_total_steps(total_steps)
     stops = (0.0, pct_start * total_steps, float(total_steps))
     return _two_phases(Cosine, stops, max_lr, total_steps, div, final_div, momentum, weight_decay)
 
 
 def _torch_stops(pct_start: float, total_steps: int) -> tuple[float, float, float]:
     _require_fraction(pct_start)
-    last = float(total_steps - 1)
+    last = float(checked_total_steps(total_steps) - 1)
     return 0.0, min(max(pct_start * total_steps - 1, 0.0), last), last
 
 
@@ -205,4 +206,4 @@ def _checked(max_lr: float, total_steps: int, **divisors: float) -> int:
     for name, value in divisors.items():
         if not 1 <= value < math.inf:
             raise ValueError(f"{name}: got {value}; give a finite number >= 1")
-    return Schedule(max_lr, total_steps=total_steps).total_steps or 1
+    return checked_total_steps(total_steps)

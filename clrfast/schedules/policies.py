@@ -7,12 +7,18 @@ Shared by all policies: ``momentum`` is None (the parameter groups keep theirs),
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable
 from typing import Literal
+
+import numpy as np
 
 from .curves import Constant, Curve, CurveLike, Exponential, Linear
 from .cycles import Amplitude, Triangular
 from .schedule import Schedule
+
+MAX_LR = float(np.finfo(np.float32).max)
+"""The largest rate that a table holds."""
 
 Momentum = tuple[float, float] | float | None
 Spacing = Literal["exponential", "linear"]
@@ -49,8 +55,11 @@ def lr_sweep(
 
     Source: Smith 2015, "Cyclical Learning Rates for Training Neural Networks", section 3.3.
     """
-    if not (0 < min_lr < max_lr and math.isfinite(max_lr)):
-        raise ValueError(f"min_lr, max_lr: got {min_lr} and {max_lr}; give finite rates with 0 < min_lr < max_lr")
+    numbers_ = all(isinstance(rate, numbers.Real) for rate in (min_lr, max_lr))
+    if not (numbers_ and 0 < min_lr < max_lr <= MAX_LR):
+        raise ValueError(
+            f"min_lr, max_lr: got {min_lr!r} and {max_lr!r}; give rates with 0 < min_lr < max_lr <= {MAX_LR:.3g}"
+        )
     if total_steps < 2:
         raise ValueError(f"total_steps: got {total_steps}; a sweep needs at least 2 steps")
     kinds: dict[str, type[Exponential] | type[Linear]] = {"exponential": Exponential, "linear": Linear}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -45,7 +47,7 @@ class Schedule:
         if self.lr is None:
             raise ValueError("lr: got None; a schedule needs a curve or a number for lr")
         if self.total_steps is not None:
-            object.__setattr__(self, "total_steps", _checked_total_steps(self.total_steps))
+            object.__setattr__(self, "total_steps", checked_total_steps(self.total_steps))
         for name in QUANTITIES:
             object.__setattr__(self, name, _normalised(name, getattr(self, name)))
         self.n_groups  # noqa: B018 - raises where the quantities disagree
@@ -69,7 +71,7 @@ class Schedule:
         Raises:
             ValueError: no or a bad ``total_steps``; a value that is negative or not finite in float32.
         """
-        total_steps = self.total_steps if total_steps is None else _checked_total_steps(total_steps)
+        total_steps = self.total_steps if total_steps is None else checked_total_steps(total_steps)
         if total_steps is None:
             raise ValueError("total_steps: got None, and the schedule has none of its own; give the length in steps")
         steps = np.arange(total_steps, dtype=np.float64)
@@ -254,8 +256,19 @@ def _normalised(name: str, value: Any) -> Any:
     return None if value is None else as_curve(name, value)
 
 
-def _checked_total_steps(total_steps: Any) -> int:
-    if isinstance(total_steps, bool) or total_steps != int(total_steps) or total_steps < 1:
+def is_whole(value: Any) -> bool:
+    """Whether ``value`` is a number without a fraction, of whatever type; True and False are none."""
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return is_number and math.isfinite(value) and value == int(value)
+
+
+def checked_total_steps(total_steps: Any) -> int:
+    """``total_steps`` as an int.
+
+    Raises:
+        ValueError: it is no whole number of at least 1.
+    """
+    if not is_whole(total_steps) or total_steps < 1:
         raise ValueError(f"total_steps: got {total_steps!r}; give a whole number of steps, at least 1")
     return int(total_steps)
 
