@@ -81,8 +81,8 @@ def test_a_fall_within_the_noise_is_no_answer():
         loss = 2.0 + 0.01 * np.random.default_rng(seed).normal(size=100)
         try:
             make_curve(lr=lr, loss=loss, stopped="completed").suggest()
-        except NoSuggestionError as error:
-            refused += "the loss falls by" in str(error) or "only" in str(error)
+        except NoSuggestionError:
+            refused += 1
     assert refused >= 90
     fall = 2.0 - 1.5 / (1 + (1e-2 / lr) ** 2) + 0.2 * rng.normal(size=100)
     assert 1e-3 < make_curve(lr=lr, loss=fall, stopped="completed").suggest().max_lr < 0.1

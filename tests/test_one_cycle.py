@@ -145,6 +145,8 @@ def test_fastai_by_hand():
         (lambda: one_cycle(0, 10), "max_lr: got 0"),
         (lambda: one_cycle(float("nan"), 10), "got nan"),
         (lambda: one_cycle(1, 0), "total_steps: got 0"),
+        (lambda: one_cycle(1, None), "total_steps: got None"),
+        (lambda: one_cycle_cos(1, 2.5), "total_steps: got 2.5"),
         (lambda: one_cycle(1, 10, div=0.5), "div: got 0.5"),
         (lambda: one_cycle(1, 10, final_div=0), "final_div: got 0"),
         (lambda: one_cycle(1, 10, tail_frac=1), "tail_frac: got 1"),

@@ -47,3 +47,16 @@ def test_given_axes_are_used():
 
     axes = Figure().subplots()
     assert make_curve().plot(axes) is axes
+
+
+def test_schedule_draws_what_it_decides():
+    from clrfast.schedules import Schedule, one_cycle
+
+    figure = one_cycle(0.5, 20).plot()
+    assert [axes.get_ylabel() for axes in figure.axes] == ["learning rate", "momentum"]
+    lr = figure.axes[0].get_lines()[0].get_ydata()
+    np.testing.assert_array_equal(lr, one_cycle(0.5, 20).table()[:, 0, 0])
+
+    figure = Schedule([0.1, 0.2], weight_decay=1e-4).plot(total_steps=5)
+    assert [axes.get_ylabel() for axes in figure.axes] == ["learning rate", "weight decay"]
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["group 0", "group 1"]

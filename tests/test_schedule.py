@@ -70,3 +70,68 @@ def test_numbers_and_constants_are_equal():
 def test_bad_input_is_named(make, named):
     with pytest.raises(ValueError, match=named):
         make()
+
+
+def test_for_groups_keeps_ratios():
+    schedule = Schedule(Linear(0.0, 1.0, 1), total_steps=2).for_groups([{"lr": 0.1}, {"lr": 0.4}, {"lr": 0.0}])
+    np.testing.assert_allclose(schedule.table()[1, :, 0], [0.25, 1.0, 0.0])
+    with pytest.raises(ValueError, match="already has 3 curves for lr"):
+        schedule.for_groups([{"lr": 0.1}])
+
+
+def test_warm_up_in_front_of_any_schedule():
+    decay = Schedule(Linear(1.0, 0.0, 2), momentum=Linear(0.5, 0.25, 2), total_steps=3)
+    warm = decay.with_warm_up(4, start_frac=0.5)
+    assert warm.total_steps == 7
+    assert warm.table()[:, 0, 0].tolist() == [0.5, 0.625, 0.75, 0.875, 1.0, 0.5, 0.0]
+    assert warm.table()[:, 0, 1].tolist() == [0.5, 0.5, 0.5, 0.5, 0.5, 0.375, 0.25]
+    assert Schedule.from_dict(warm.to_dict()) == warm
+    groups = Schedule([1.0, 2.0], total_steps=2).with_warm_up(2)
+    assert groups.table()[:, :, 0].tolist() == [[0, 0], [0.5, 1], [1, 2], [1, 2]]
+    for bad, named in (
+        ({"warm_up_steps": 0}, "warm_up_steps: got 0"),
+        ({"warm_up_steps": 1, "start_frac": 2}, "start_"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            decay.with_warm_up(**bad)
+
+
+def test_epochs_become_steps():
+    epochs = Schedule(Linear(0.0, 2.0, 2), total_steps=2)
+    steps = epochs.in_steps(steps_per_epoch=4)
+    assert steps.total_steps == 8
+    np.testing.assert_allclose(steps.table()[:, 0, 0], np.arange(8) / 4)
+
+
+def test_extension_keeps_the_last_value_and_is_recognised():
+    short = Schedule(Linear(0.0, 1.0, 2), total_steps=3)
+    longer = short.extended_to(5)
+    assert longer.table()[:, 0, 0].tolist() == [0.0, 0.5, 1.0, 1.0, 1.0]
+    assert longer.continues(short)
+    assert short.continues(short)
+    assert not short.continues(longer)
+    assert not Schedule(0.1, total_steps=5).continues(short)
+    with pytest.raises(ValueError, match="total_steps: got 2, less than the 3 before"):
+        short.extended_to(2)
+
+
+def test_an_extended_schedule_resumes_without_a_warning():
+    import clrfast
+
+    from .cases import run_steps
+
+    schedule = Schedule(Linear(0.0, 1.0, 3), total_steps=4)
+    params, optimizer = run_steps(lambda p: clrfast.SGD(p, schedule=schedule), 4, [(2,)])
+    longer = clrfast.SGD(params, schedule=schedule.extended_to(10))
+    longer.load_state_dict(optimizer.state_dict())
+    assert longer.control.host_step == 4
+    assert longer.param_groups[0]["lr"] == 1.0
+
+
+@pytest.mark.parametrize("total_steps", ["a", float("nan"), float("inf"), -1, None])
+def test_bad_total_steps(total_steps):
+    if total_steps is not None:
+        with pytest.raises(ValueError, match="total_steps: got"):
+            Schedule(0.1, total_steps=total_steps)
+    with pytest.raises(ValueError, match="total_steps: got"):
+        Schedule(0.1).table(total_steps)

@@ -81,7 +81,9 @@ class LRCurve:
             raise ValueError(f"method: got {method!r}; give one of {sorted(METHODS)}")
         smooth = self.smoothed
         lowest = int(np.nanargmin(smooth)) if np.isfinite(smooth).any() else 0
-        if lowest >= MIN_POINTS:
+        if len(smooth) > 4 * MIN_POINTS:
+            if lowest < MIN_POINTS:
+                raise NoSuggestionError(f"the loss never falls: it is lowest at {self.lr[lowest]:.3g}; lower min_lr")
             fall = float(np.median(smooth[: (lowest + 1) // 2]) - smooth[lowest])
             noise = float(np.median(np.abs(self.loss - smooth)[:lowest]))
             if fall < NOISE_FACTOR * noise:
