@@ -236,15 +236,9 @@ class Schedule:
 
 
 def row_at(table: NDArray[np.float32], step: int) -> list[list[float]]:
-    """lr, momentum and weight decay of each group at ``step``, or at the table's last one if that is earlier.
-
-    Through the table's memory, because this runs at every step and NumPy's own indexing costs several times as much.
-    """
-    size = table.nbytes // len(table)
-    begin = size * min(step, len(table) - 1)
-    memory: Any = table.data
-    values: list[float] = memory.cast("B")[begin : begin + size].cast("f").tolist()
-    return [values[i : i + 3] for i in range(0, len(values), 3)]
+    """lr, momentum and weight decay of each group at ``step``, or at the table's last one if that is earlier."""
+    row: list[list[float]] = table[min(step, len(table) - 1)].tolist()
+    return row
 
 
 def _normalised(name: str, value: Any) -> Any:
