@@ -49,12 +49,26 @@ def one_cycle_table(results: Results) -> str:
     return "\n".join([*lines, "", f"{note} `python -m benchmarks.one_cycle_digits`"])
 
 
+def schedule_table(results: Results) -> str:
+    """Schedules on the host: a row each."""
+    lines = ["| on the host | median | quartiles |", "|---|---|---|"]
+    for row in results["rows"]:
+        name = f"`{row['contender']}`, {row['total_steps']:,} steps"
+        lines.append(f"| {name} | {row['median_us']:,.1f} us | {row['q25_us']:,.1f} to {row['q75_us']:,.1f} us |")
+    n = " and ".join(dict.fromkeys(str(row["n"]) for row in results["rows"]))
+    return "\n".join([*lines, "", f"{_where(results)}; n = {n}. `pytest benchmarks/bench_schedule.py`"])
+
+
 def _where(results: Results) -> str:
     e = results["environment"]
     return f"{e['cpu']}, {e['cores']} cores, torch {e['torch']}, commit {e['commit']}"
 
 
-TABLES: dict[str, Callable[[Results], str]] = {"step_cpu": step_table, "one_cycle_digits": one_cycle_table}
+TABLES: dict[str, Callable[[Results], str]] = {
+    "step_cpu": step_table,
+    "one_cycle_digits": one_cycle_table,
+    "schedule_cpu": schedule_table,
+}
 
 
 def rendered(readme: str) -> str:
