@@ -6,51 +6,38 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .curves import Curve, FloatArray, require_finite, require_positive
+from .curves import Curve, FloatArray, Transition, require_finite, require_positive
 
 
 @dataclass(frozen=True)
-class Cosine(Curve):
+class Cosine(Transition):
     """Half a cosine: ``end + (start - end) * (1 + cos(pi * frac)) / 2`` with frac = min(step / transition_steps, 1).
 
     >>> Cosine(1.0, 0.0, 2)([0, 1, 2, 3]).round(12).tolist()
     [1.0, 0.5, 0.0, 0.0]
     """
 
-    start: float
-    end: float
-    transition_steps: float
-
-    def __post_init__(self) -> None:
-        require_finite(start=self.start, end=self.end)
-        require_positive(transition_steps=self.transition_steps)
-
     def _values(self, steps: FloatArray) -> FloatArray:
-        frac = np.minimum(steps / self.transition_steps, 1.0)
-        weight = (1.0 + np.cos(np.pi * frac)) / 2.0
+        weight = (1.0 + np.cos(np.pi * self._frac(steps))) / 2.0
         return self.start * weight + self.end * (1.0 - weight)  # exact at both ends
 
 
 @dataclass(frozen=True)
-class Polynomial(Curve):
+class Polynomial(Transition):
     """``end + (start - end) * (1 - frac) ** power`` with frac = min(step / transition_steps, 1).
 
     >>> Polynomial(1.0, 0.0, 2, power=2.0)([0, 1, 2, 3]).tolist()
     [1.0, 0.25, 0.0, 0.0]
     """
 
-    start: float
-    end: float
-    transition_steps: float
     power: float = 1.0
 
     def __post_init__(self) -> None:
-        require_finite(start=self.start, end=self.end)
-        require_positive(transition_steps=self.transition_steps, power=self.power)
+        super().__post_init__()
+        require_positive(power=self.power)
 
     def _values(self, steps: FloatArray) -> FloatArray:
-        frac = np.minimum(steps / self.transition_steps, 1.0)
-        return self.end + (self.start - self.end) * (1.0 - frac) ** self.power
+        return self.end + (self.start - self.end) * (1.0 - self._frac(steps)) ** self.power
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ class Curve:
     _kinds: ClassVar[dict[str, type[Curve]]] = {}
 
     def __init_subclass__(cls) -> None:
-        Curve._kinds[cls.__name__] = cls
+        if "_values" in vars(cls):  # not a base of others
+            Curve._kinds[cls.__name__] = cls
 
     def __call__(self, steps: ArrayLike) -> FloatArray:
         """Value at each of ``steps``.
@@ -96,13 +97,8 @@ class Constant(Curve):
 
 
 @dataclass(frozen=True)
-class Linear(Curve):
-    """``start + (end - start) * min(step / transition_steps, 1)``: ``start`` at step 0, ``end`` from
-    ``transition_steps`` on.
-
-    >>> Linear(0.0, 1.0, 4)([0, 1, 2, 3, 4, 5]).tolist()
-    [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
-    """
+class Transition(Curve):
+    """Base of the curves from ``start`` at step 0 to ``end`` at step ``transition_steps``, which stay there."""
 
     start: float
     end: float
@@ -112,28 +108,38 @@ class Linear(Curve):
         require_finite(start=self.start, end=self.end)
         require_positive(transition_steps=self.transition_steps)
 
+    def _frac(self, steps: FloatArray) -> FloatArray:
+        """How much of the way is done, in [0, 1]."""
+        return np.minimum(steps / self.transition_steps, 1.0)
+
+
+@dataclass(frozen=True)
+class Linear(Transition):
+    """``start + (end - start) * frac`` with frac = min(step / transition_steps, 1).
+
+    >>> Linear(0.0, 1.0, 4)([0, 1, 2, 3, 4, 5]).tolist()
+    [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
+    """
+
     def _values(self, steps: FloatArray) -> FloatArray:
-        frac = np.minimum(steps / self.transition_steps, 1.0)
+        frac = self._frac(steps)
         return self.start * (1.0 - frac) + self.end * frac  # exact at both ends
 
 
 @dataclass(frozen=True)
-class Exponential(Curve):
-    """``start * (end / start) ** min(step / transition_steps, 1)``: equal ratios between neighbours.
+class Exponential(Transition):
+    """``start * (end / start) ** frac``, both above 0: equal ratios between neighbours.
 
     >>> Exponential(1.0, 16.0, 4)([0, 1, 2, 3, 4, 5]).round(12).tolist()
     [1.0, 2.0, 4.0, 8.0, 16.0, 16.0]
     """
 
-    start: float
-    end: float
-    transition_steps: float
-
     def __post_init__(self) -> None:
-        require_positive(start=self.start, end=self.end, transition_steps=self.transition_steps)
+        super().__post_init__()
+        require_positive(start=self.start, end=self.end)
 
     def _values(self, steps: FloatArray) -> FloatArray:
-        frac = np.minimum(steps / self.transition_steps, 1.0)
+        frac = self._frac(steps)
         return self.start ** (1.0 - frac) * self.end**frac  # exact at both ends
 
 
