@@ -77,11 +77,11 @@ def schedule(schedule: Schedule, *, total_steps: int | None = None) -> Figure:
         ax.set_ylabel({"lr": "learning rate"}.get(name, name.replace("_", " ")))
         ax.grid(alpha=0.25, lw=0.6)
         ax.spines[["top", "right"]].set_visible(False)
-    if 1 < table.shape[1] <= 8:
-        axes[0].legend(frameon=False, fontsize=9)
         ax.ticklabel_format(axis="y", scilimits=(-3, 4), useMathText=True)
         if name != "momentum":
             ax.set_ylim(bottom=0)
+    if 1 < table.shape[1] <= 8:
+        axes[0].legend(frameon=False, fontsize=9)
     axes[-1].set_xlabel("step")
     return figure
 

@@ -29,12 +29,20 @@ def test_values_dict_and_pickle(curve, expected):
     assert pickle.loads(pickle.dumps(curve)) == curve
 
 
+def test_numbers_and_functions_are_curves_there_too():
+    joined = Joined((0.5, Linear(1.0, 2.0, 1), lambda step: step / step.max()), (2, 2))
+    assert joined(np.arange(4)).tolist()[:2] == [0.5, 0.5]
+    assert joined([0, 1]).tolist() == [0.5, 0.5]  # the function is not called for no steps
+    assert Scaled(2.0, 3.0)([0]).tolist() == [6.0]
+
+
 @pytest.mark.parametrize(
     ("make", "named"),
     [
         (lambda: Joined((Constant(1.0),), (3,)), "boundaries: got 1 for 1 curves"),
         (lambda: Joined((Constant(1.0),) * 3, (5, 3)), r"boundaries: got \(5, 3\)"),
         (lambda: Joined((Constant(1.0),) * 2, (float("nan"),)), r"boundaries: got \(nan,\)"),
+        (lambda: Scaled("line", 2.0), "curve: got 'line'"),
         (lambda: Scaled(LINE, float("inf")), "factor: got inf"),
         (lambda: Clipped(LINE, 2.0, 1.0), "low, high: got 2.0 and 1.0"),
         (lambda: Repeated(LINE, 0), "period_steps: got 0"),

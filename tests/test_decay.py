@@ -63,6 +63,8 @@ def test_equals_torchs_cosine_in_closed_form():
         (cosine_annealing(1.0, 2, final_lr=0.5), [1, 0.75, 0.5, 0.5]),
         (cosine_restarts(1.0, 6, period_steps=2, period_mult=2), [1, 0.5, 1, 0.853553, 0.5, 0.146447, 1]),
         (flat_cosine(1.0, 4, flat_frac=0.5), [1, 1, 1, 0.5, 0, 0]),
+        (flat_cosine(1.0, 4, flat_frac=0), [1, 0.853553, 0.5, 0.146447, 0]),
+        (flat_cosine(1.0, 4, flat_frac=1), [1, 1, 1, 1, 1]),
         (inverse_sqrt(1.0, 4, scale_steps=1), [1, 0.707107, 0.57735, 0.5]),
     ],
 )
@@ -80,15 +82,17 @@ def test_restarts_are_exact_where_logarithms_are_not():
 @pytest.mark.parametrize(
     ("make", "named"),
     [
-        (lambda: step_decay(0.1, 10, step_size=0), "decay_steps: got 0"),
+        (lambda: step_decay(0.1, 10, step_size=0), "step_size: got 0"),
         (lambda: step_decay(0.1, 10, step_size=3, gamma=-1), "gamma: got -1"),
-        (lambda: exponential_decay(float("nan"), 10, gamma=0.9), "start: got nan"),
+        (lambda: exponential_decay(float("nan"), 10, gamma=0.9), "lr: got nan"),
         (lambda: polynomial_decay(0.1, 10, power=0), "power: got 0"),
-        (lambda: cosine_annealing(0.1, 0), "transition_steps: got 0"),
-        (lambda: cosine_annealing(-0.1, 10).table(), "lr: got -0.1 at step 0"),
+        (lambda: cosine_annealing(0.1, 0), "total_steps: got 0"),
+        (lambda: cosine_annealing(-0.1, 10), "lr: got -0.1"),
+        (lambda: cosine_annealing("fast", 10), "lr: got 'fast'"),
+        (lambda: cosine_restarts(0.1, 10, period_steps=float("nan")), "period_steps: got nan"),
         (lambda: cosine_restarts(0.1, 10, period_steps=0), "period_steps: got 0"),
         (lambda: cosine_restarts(0.1, 10, period_steps=2, period_mult=1.5), "period_mult: got 1.5"),
-        (lambda: flat_cosine(0.1, 10, flat_frac=1), "flat_frac: got 1"),
+        (lambda: flat_cosine(0.1, 10, flat_frac=1.5), "flat_frac: got 1.5"),
         (lambda: inverse_sqrt(0.1, 10, scale_steps=0), "scale_steps: got 0"),
     ],
 )

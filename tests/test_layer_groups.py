@@ -36,6 +36,19 @@ def test_norms_and_biases_without_weight_decay():
         assert all((p.dim() > 1) == (group["weight_decay"] > 0) for p in group["params"])
 
 
+def test_every_norm_is_one():
+    norms = [nn.BatchNorm1d(4), nn.LayerNorm(4), nn.GroupNorm(2, 4), nn.InstanceNorm1d(4, affine=True)]
+    norms += [nn.RMSNorm(4)] if hasattr(nn, "RMSNorm") else []
+    groups = layer_groups(nn.Sequential(nn.Linear(4, 4), *norms), 0.1, n_groups=1, decay_norm_and_bias=False)
+    assert [tuple(p.shape) for p in groups[0]["params"]] == [(4, 4)]
+
+
+def test_a_weight_decay_curve_leaves_exempt_groups_out():
+    groups = layer_groups(make(), 0.9, n_groups=1, weight_decay=0.1, decay_norm_and_bias=False)
+    optimizer = clrfast.SGD(groups, schedule=clrfast.one_cycle(0.9, 10, weight_decay=0.2).for_groups(groups))
+    assert [group["weight_decay"] for group in optimizer.param_groups] == pytest.approx([0.2, 0.0])
+
+
 def test_every_trainable_parameter_once():
     model = make()
     model[4].weight = nn.Parameter(torch.zeros(2, 4))
@@ -61,6 +74,9 @@ def test_ratios_are_kept_over_a_schedule_and_in_a_range_test():
     [
         ({"n_groups": 0}, "n_groups: got 0; the model has 5 layers"),
         ({"n_groups": 6}, "n_groups: got 6"),
+        ({"n_groups": 2.5}, "n_groups: got 2.5"),
+        ({"max_lr": float("inf")}, "max_lr: got inf"),
+        ({"weight_decay": -1}, "weight_decay: got -1"),
         ({"max_lr": 0}, "max_lr: got 0"),
         ({"factor": 0.5}, "factor: got 0.5"),
     ],

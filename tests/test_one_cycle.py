@@ -143,6 +143,7 @@ def test_fastai_by_hand():
     ("make", "named"),
     [
         (lambda: one_cycle(0, 10), "max_lr: got 0"),
+        (lambda: one_cycle("0.1", 10), "max_lr: got '0.1'"),
         (lambda: one_cycle(float("nan"), 10), "got nan"),
         (lambda: one_cycle(1, 0), "total_steps: got 0"),
         (lambda: one_cycle(1, None), "total_steps: got None"),

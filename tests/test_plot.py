@@ -60,3 +60,5 @@ def test_schedule_draws_what_it_decides():
     figure = Schedule([0.1, 0.2], weight_decay=1e-4).plot(total_steps=5)
     assert [axes.get_ylabel() for axes in figure.axes] == ["learning rate", "weight decay"]
     assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["group 0", "group 1"]
+    assert all(axes.get_ylim()[0] == 0 for axes in figure.axes)
+    assert one_cycle(0.5, 20).plot().axes[0].get_ylim()[0] == 0

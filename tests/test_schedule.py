@@ -42,6 +42,11 @@ def test_dict_round_trip():
     assert Schedule.from_dict(unbound.to_dict()) == unbound
 
 
+def test_a_dict_by_hand():
+    assert Schedule.from_dict({"lr": 0.1, "total_steps": 5}) == Schedule(0.1, total_steps=5)
+    assert Schedule.from_dict({"lr": [0.1, {"kind": "Constant", "value": 0.2}]}) == Schedule([0.1, 0.2])
+
+
 def test_numbers_and_constants_are_equal():
     assert Schedule(0.1, total_steps=2) == Schedule(Constant(0.1), total_steps=2)
 
@@ -77,6 +82,9 @@ def test_for_groups_keeps_ratios():
     np.testing.assert_allclose(schedule.table()[1, :, 0], [0.25, 1.0, 0.0])
     with pytest.raises(ValueError, match="already has 3 curves for lr"):
         schedule.for_groups([{"lr": 0.1}])
+    for groups in ([], [{"lr": 0.0}]):
+        with pytest.raises(ValueError, match="param_groups: their lr are"):
+            Schedule(0.1).for_groups(groups)
 
 
 def test_warm_up_in_front_of_any_schedule():
@@ -111,6 +119,11 @@ def test_extension_keeps_the_last_value_and_is_recognised():
     assert short.continues(short)
     assert not short.continues(longer)
     assert not Schedule(0.1, total_steps=5).continues(short)
+    function = Schedule(lambda step: 0.1 + 0.01 * step, total_steps=5)
+    assert function.extended_to(9).without_functions().continues(function.without_functions())
+    assert not function.without_functions().continues(
+        Schedule(lambda step: 0.2 + 0 * step, total_steps=5).without_functions()
+    )
     with pytest.raises(ValueError, match="total_steps: got 2, less than the 3 before"):
         short.extended_to(2)
 

@@ -1,4 +1,7 @@
 import copy
+import gc
+import pickle
+import weakref
 
 import numpy as np
 import pytest
@@ -116,10 +119,25 @@ def test_resume_with_another_schedule_is_told_and_with_an_extended_one_is_not():
     assert optimizer.param_groups[0]["lr"] == one_cycle(0.2, 8).table()[3, 0, 0]
 
 
-def test_a_skipped_amp_update_does_not_move_the_schedule():
+def ramp():
+    return Schedule(Linear(0.0, 1.0, 10), total_steps=11)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: torch.optim.SGD(p, lr=0.1),
+        lambda p: torch.optim.SGD(p, lr=0.1, fused=True),
+        lambda p: torch.optim.Adam(p, lr=0.1, fused=True),
+        lambda p: clrfast.SGD(p, lr=0.1),
+    ],
+    ids=["SGD", "fused SGD", "fused Adam", "clrfast"],
+)
+def test_a_skipped_amp_update_does_not_move_the_schedule(make):
+    """Fused optimizers skip by themselves: their step is called all the same."""
     param = nn.Parameter(torch.tensor([1.0]))
-    optimizer = torch.optim.SGD([param], lr=0.1)
-    scheduler = as_lr_scheduler(optimizer, Schedule(Linear(0.0, 1.0, 10), total_steps=11), follow_updates=True)
+    optimizer = make([param])
+    scheduler = as_lr_scheduler(optimizer, ramp(), follow_updates=True)
     scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
     seen = []
     for factor in (float("inf"), 1.0, float("nan"), 1.0):
@@ -130,6 +148,90 @@ def test_a_skipped_amp_update_does_not_move_the_schedule():
         scheduler.step()
         seen.append(scheduler.last_epoch)
     assert seen == [0, 1, 1, 2]
+
+
+@pytest.mark.filterwarnings("ignore:Seems like `optimizer.step", "ignore:Detected call of `lr_scheduler.step")
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deepcopy", "pickle"])
+def test_a_copy_follows_its_own_optimizer(copied):
+    params = make_params([(2,)])
+    optimizer = torch.optim.SGD(params, lr=0.1)
+    scheduler = as_lr_scheduler(optimizer, ramp(), follow_updates=True)
+    optimizer_copy, scheduler_copy = copied((optimizer, scheduler))
+    assert scheduler_copy.optimizer is optimizer_copy
+    for _ in range(3):
+        optimizer_copy.step()
+        scheduler_copy.step()
+        scheduler.step()
+    assert (scheduler.last_epoch, scheduler_copy.last_epoch) == (0, 3)
+
+
+def test_following_keeps_nothing_alive():
+    params = make_params([(2,)])
+    optimizer = torch.optim.SGD(params, lr=0.1)
+    scheduler = weakref.ref(as_lr_scheduler(optimizer, ramp(), follow_updates=True))
+    gc.collect()
+    assert scheduler() is None
+    optimizer.step()
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
+def test_checkpoint_between_update_and_scheduler_step():
+    params = make_params([(2,)])
+    optimizer = torch.optim.SGD(params, lr=0.1)
+    scheduler = as_lr_scheduler(optimizer, ramp(), follow_updates=True)
+    give_grads(params, 0)
+    optimizer.step()
+    resumed = as_lr_scheduler(torch.optim.SGD(params, lr=0.1), ramp(), follow_updates=True)
+    resumed.load_state_dict(scheduler.state_dict())
+    for each in (scheduler, resumed):
+        each.step()
+        assert each.last_epoch == 1
+
+
+def test_a_range_test_does_not_count_as_an_update():
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = as_lr_scheduler(optimizer, ramp(), follow_updates=True)
+    data = [(torch.randn(4, 2), torch.randn(4, 1))]
+    curve = clrfast.range_test(model, nn.MSELoss(), data, optimizer=optimizer, steps=5)
+    assert len(set(curve.loss.tolist())) > 1  # it trained, although the ramp starts at a rate of 0
+    scheduler.step()
+    assert scheduler.last_epoch == 0
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step", "ignore:The epoch parameter")
+@pytest.mark.parametrize("follow_updates", [False, True])
+def test_inside_torchs_sequential_scheduler(follow_updates):
+    params = make_params([(2,)])
+    optimizer = torch.optim.SGD(params, lr=0.1)
+    first = as_lr_scheduler(optimizer, Schedule(Linear(0.5, 0.1, 4), total_steps=5), follow_updates=follow_updates)
+    then = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+    both = torch.optim.lr_scheduler.SequentialLR(optimizer, [first, then], milestones=[4])
+    rates = []
+    for step in range(4):
+        rates.append(optimizer.param_groups[0]["lr"])
+        give_grads(params, step)
+        optimizer.step()
+        both.step()
+    assert rates == pytest.approx([0.5, 0.4, 0.3, 0.2])
+
+
+def test_a_group_more_is_noticed_before_anything_moves():
+    params = make_params([(2,), (2,)])
+    optimizer = torch.optim.SGD([{"params": [p]} for p in params], lr=0.1)
+    scheduler = as_lr_scheduler(optimizer, Schedule([0.5, 0.4], total_steps=3))
+    optimizer.add_param_group({"params": make_params([(1,)])})
+    optimizer.step()
+    with pytest.raises(ValueError, match="it has 2 groups, but the optimizer has 3"):
+        scheduler.step()
+    assert scheduler.last_epoch == 0
+
+
+def test_state_of_another_scheduler_is_refused():
+    optimizer = adam(make_params([(2,)]))
+    other = torch.optim.lr_scheduler.StepLR(adam(make_params([(2,)])), 3)
+    with pytest.raises(ValueError, match="it is not a ScheduleLR's"):
+        as_lr_scheduler(optimizer, ramp()).load_state_dict(other.state_dict())
 
 
 def test_accumulation_moves_it_once_an_update():

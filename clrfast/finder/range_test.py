@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from ..batches import ComputeLoss, checked_loss, chosen_loss, endless, moved
 from ..optim import SGD, StepControl
 from ..schedules import Curve, Schedule, lr_sweep
+from ..schedules.curves import is_whole
 from ..schedules.policies import Spacing
-from ..schedules.schedule import is_whole
 from .curve import LRCurve, StopReason
 from .restore import restored
 
@@ -118,7 +118,9 @@ class _Stepper:
         """The user's own optimizer with its groups' ratios kept; None: an SGD over all trainable parameters."""
         if optimizer is None:
             return cls(SGD([param for param in model.parameters() if param.requires_grad], momentum=0.9), sweep)
-        return cls(optimizer, sweep.for_groups(optimizer.param_groups))
+        rates = [float(group["lr"]) for group in optimizer.param_groups]
+        # All are 0 at the start of a warm-up: there are no ratios to keep.
+        return cls(optimizer, sweep.for_groups(optimizer.param_groups) if max(rates) > 0 else sweep)
 
     def step(self, loss: Tensor) -> None:
         if isinstance(self.optimizer, SGD):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import random
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -31,7 +32,7 @@ def restored(
     modules in ``also``, the optimizer's parameters, state and groups, the random states of Python, NumPy, torch's CPU
     and all CUDA devices, and of the loader its persistent workers and the generators that it or its samplers own.
     Tensors keep their identity and memory. Holds one copy of the parameters, buffers and optimizer state, on their
-    devices. Within the block, no parameter has a gradient at first.
+    devices. Within the block, no parameter has a gradient at first, and the optimizer has no step post-hooks.
 
     Raises:
         ValueError: the model has parameters that are not initialised yet.
@@ -132,6 +133,9 @@ def _optimizer(optimizer: torch.optim.Optimizer) -> Undo:
     groups = [(group, _Snapshot(group)) for group in optimizer.param_groups]
     control = optimizer.control if isinstance(optimizer, SGD) else None
     progress = None if control is None else control.progress()
+
+    # What the user has happen after an update (a moving average of the weights, say) is not for the block's updates.
+    optimizer._optimizer_step_post_hooks = OrderedDict()
 
     def put_back() -> None:
         if control is not None and progress is not None:

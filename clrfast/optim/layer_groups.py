@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import nn
 
-_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
+from ..schedules.curves import is_whole, require_positive
+
+_NORMS = (
+    nn.modules.batchnorm._NormBase,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    *((nn.RMSNorm,) if hasattr(nn, "RMSNorm") else ()),
+)
 
 
 def layer_groups(
@@ -47,13 +55,14 @@ def layer_groups(
     [(0.1, 2), (0.4, 4)]
     """
     layers = _layers(model)
-    if not 1 <= n_groups <= len(layers):
+    if not is_whole(n_groups) or not 1 <= n_groups <= len(layers):
         raise ValueError(
             f"n_groups: got {n_groups}; the model has {len(layers)} layers with trainable parameters: "
             f"give 1 to {len(layers)}"
         )
-    if not max_lr > 0:
-        raise ValueError(f"max_lr: got {max_lr}; give a rate above 0")
+    require_positive(max_lr=max_lr)
+    if weight_decay is not None and not 0 <= weight_decay < math.inf:
+        raise ValueError(f"weight_decay: got {weight_decay}; give a finite number >= 0, or None")
     if not factor >= 1:
         raise ValueError(f"factor: got {factor}; give a number >= 1")
     groups: list[dict[str, Any]] = []

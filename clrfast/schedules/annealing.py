@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .curves import Curve, FloatArray, Transition, require_finite, require_positive
+from .curves import Curve, FloatArray, Transition, is_whole, require_finite, require_positive
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class CosineRestarts(Curve):
         require_finite(start=self.start, end=self.end)
         for name in ("period_steps", "period_mult"):
             value = getattr(self, name)
-            if value != int(value) or value < 1:
+            if not is_whole(value) or value < 1:
                 raise ValueError(f"{name}: got {value}; give a whole number, at least 1")
 
     def _values(self, steps: FloatArray) -> FloatArray:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .curves import Curve, FloatArray, require_finite, require_positive
+from .curves import Curve, FloatArray, as_curve, require_finite, require_positive
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Joined(Curve):
     boundaries: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "curves", tuple(self.curves))
+        object.__setattr__(self, "curves", tuple(as_curve("curves", curve) for curve in self.curves))
         object.__setattr__(self, "boundaries", tuple(self.boundaries))
         if len(self.boundaries) != len(self.curves) - 1:
             raise ValueError(
@@ -40,7 +40,8 @@ class Joined(Curve):
         part = np.searchsorted(self.boundaries, steps, side="right")
         for index, (start, curve) in enumerate(zip((0.0, *self.boundaries), self.curves, strict=True)):
             inside = part == index
-            values[inside] = curve(steps[inside] - start)
+            if inside.any():
+                values[inside] = curve(steps[inside] - start)
         return values
 
 
@@ -52,6 +53,7 @@ class Scaled(Curve):
     factor: float
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "curve", as_curve("curve", self.curve))
         require_finite(factor=self.factor)
 
     def _values(self, steps: FloatArray) -> FloatArray:
@@ -67,6 +69,7 @@ class Clipped(Curve):
     high: float
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "curve", as_curve("curve", self.curve))
         if not self.low <= self.high:
             raise ValueError(f"low, high: got {self.low} and {self.high}; give low <= high")
 
@@ -87,6 +90,7 @@ class Repeated(Curve):
     period_steps: float
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "curve", as_curve("curve", self.curve))
         require_positive(period_steps=self.period_steps)
 
     def _values(self, steps: FloatArray) -> FloatArray:
@@ -101,6 +105,7 @@ class Shifted(Curve):
     by_steps: float
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "curve", as_curve("curve", self.curve))
         require_finite(by_steps=self.by_steps)
 
     def _values(self, steps: FloatArray) -> FloatArray:
@@ -115,6 +120,7 @@ class Stretched(Curve):
     factor: float
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "curve", as_curve("curve", self.curve))
         require_positive(factor=self.factor)
 
     def _values(self, steps: FloatArray) -> FloatArray:

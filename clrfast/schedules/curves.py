@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -153,6 +154,8 @@ class Tabulated(Curve):
         object.__setattr__(self, "values", tuple(map(float, self.values)))
         if not self.values:
             raise ValueError("values: got none; give at least one")
+        for value in self.values:
+            require_finite(values=value)
 
     def _values(self, steps: FloatArray) -> FloatArray:
         index = np.minimum(steps, len(self.values) - 1).astype(np.int64)
@@ -193,15 +196,22 @@ def as_curve(name: str, value: CurveLike) -> Curve:
         ) from None
 
 
-def require_finite(**values: float) -> None:
-    """Raise a ValueError that names the first value which is not finite."""
+def require_finite(**values: Any) -> None:
+    """Raise a ValueError that names the first value which is no finite number."""
     for name, value in values.items():
-        if not math.isfinite(value):
-            raise ValueError(f"{name}: got {value}; give a finite number")
+        if not isinstance(value, numbers.Real) or not math.isfinite(value):
+            raise ValueError(f"{name}: got {value!r}; give a finite number")
 
 
-def require_positive(**values: float) -> None:
-    """Raise a ValueError that names the first value which is not finite and above 0."""
+def require_positive(**values: Any) -> None:
+    """Raise a ValueError that names the first value which is no finite number above 0."""
     for name, value in values.items():
-        if not 0 < value < math.inf:
-            raise ValueError(f"{name}: got {value}; give a finite number above 0")
+        if not isinstance(value, numbers.Real) or not 0 < float(value) < math.inf:
+            raise ValueError(f"{name}: got {value!r}; give a finite number above 0")
+
+
+def is_whole(value: Any) -> bool:
+    """Whether ``value`` is a number without a fraction, of whatever type; True and False are none."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return False
+    return math.isfinite(value) and float(value).is_integer()

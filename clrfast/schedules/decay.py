@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from .annealing import Cosine, CosineRestarts, ExponentialDecay, InverseSqrt, Polynomial
 from .composition import Joined
-from .curves import Constant, CurveLike
-from .schedule import Schedule
+from .curves import Constant, CurveLike, require_finite, require_positive
+from .schedule import Schedule, checked_total_steps
 
 
 def step_decay(
@@ -24,6 +24,7 @@ def step_decay(
     weight_decay: CurveLike | None = None,
 ) -> Schedule:
     """``lr * gamma ** floor(step / step_size)``."""
+    _check(lr, total_steps, step_size=step_size)
     return Schedule(ExponentialDecay(lr, gamma, step_size, stepwise=True), momentum, weight_decay, total_steps)
 
 
@@ -36,6 +37,7 @@ def exponential_decay(
     weight_decay: CurveLike | None = None,
 ) -> Schedule:
     """``lr * gamma ** step``."""
+    _check(lr, total_steps)
     return Schedule(ExponentialDecay(lr, gamma), momentum, weight_decay, total_steps)
 
 
@@ -49,6 +51,7 @@ def polynomial_decay(
     weight_decay: CurveLike | None = None,
 ) -> Schedule:
     """``final_lr + (lr - final_lr) * (1 - step / total_steps) ** power``; power 1 is the linear decay."""
+    _check(lr, total_steps)
     return Schedule(Polynomial(lr, final_lr, total_steps, power), momentum, weight_decay, total_steps)
 
 
@@ -64,6 +67,7 @@ def cosine_annealing(
 
     Source: Loshchilov and Hutter 2016, "SGDR: Stochastic Gradient Descent with Warm Restarts", equation 5.
     """
+    _check(lr, total_steps)
     return Schedule(Cosine(lr, final_lr, total_steps), momentum, weight_decay, total_steps)
 
 
@@ -81,6 +85,7 @@ def cosine_restarts(
 
     Source: Loshchilov and Hutter 2016, "SGDR: Stochastic Gradient Descent with Warm Restarts", section 3.
     """
+    _check(lr, total_steps)
     return Schedule(CosineRestarts(lr, final_lr, period_steps, period_mult), momentum, weight_decay, total_steps)
 
 
@@ -97,8 +102,11 @@ def flat_cosine(
 
     Source: fastai.callback.schedule.Learner.fit_flat_cos.
     """
-    if not 0 <= flat_frac < 1:
-        raise ValueError(f"flat_frac: got {flat_frac}; give a fraction in [0, 1)")
+    _check(lr, total_steps)
+    if not 0 <= flat_frac <= 1:
+        raise ValueError(f"flat_frac: got {flat_frac}; give a fraction in [0, 1]")
+    if flat_frac == 1:
+        return Schedule(lr, momentum, weight_decay, total_steps)
     flat_steps = flat_frac * total_steps
     curve = Joined((Constant(lr), Cosine(lr, final_lr, total_steps - flat_steps)), (flat_steps,))
     return Schedule(curve, momentum, weight_decay, total_steps)
@@ -116,4 +124,14 @@ def inverse_sqrt(
 
     Source: Vaswani et al. 2017, "Attention Is All You Need", equation 3, behind its warm-up of ``scale_steps``.
     """
+    _check(lr, total_steps)
     return Schedule(InverseSqrt(lr, scale_steps), momentum, weight_decay, total_steps)
+
+
+def _check(lr: float, total_steps: int, **lengths: float) -> None:
+    """Name the policy's own arguments, which its curve calls otherwise."""
+    require_finite(lr=lr)
+    if lr < 0:
+        raise ValueError(f"lr: got {lr}; give a rate >= 0")
+    checked_total_steps(total_steps)
+    require_positive(**lengths)

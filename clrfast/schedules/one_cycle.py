@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from .annealing import Cosine
 from .composition import Joined
-from .curves import Constant, Curve, CurveLike, Linear
+from .curves import Constant, Curve, CurveLike, Linear, require_positive
 from .policies import Momentum, momentum_curve
 from .schedule import Schedule, checked_total_steps
 
@@ -201,8 +201,7 @@ def _require_fraction(pct_start: float) -> None:
 
 
 def _checked(max_lr: float, total_steps: int, **divisors: float) -> int:
-    if not 0 < max_lr < math.inf:
-        raise ValueError(f"max_lr: got {max_lr}; give a finite rate above 0")
+    require_positive(max_lr=max_lr)
     for name, value in divisors.items():
         if not 1 <= value < math.inf:
             raise ValueError(f"{name}: got {value}; give a finite number >= 1")

@@ -6,16 +6,15 @@ Shared by all policies: ``momentum`` is None (the parameter groups keep theirs),
 
 from __future__ import annotations
 
-import math
 import numbers
 from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
 
-from .curves import Constant, Curve, CurveLike, Exponential, Linear
+from .curves import Constant, Curve, CurveLike, Exponential, Linear, require_finite, require_positive
 from .cycles import Amplitude, Triangular
-from .schedule import Schedule
+from .schedule import Schedule, checked_total_steps
 
 MAX_LR = float(np.finfo(np.float32).max)
 """The largest rate that a table holds."""
@@ -60,7 +59,7 @@ def lr_sweep(
         raise ValueError(
             f"min_lr, max_lr: got {min_lr!r} and {max_lr!r}; give rates with 0 < min_lr < max_lr <= {MAX_LR:.3g}"
         )
-    if total_steps < 2:
+    if checked_total_steps(total_steps) < 2:
         raise ValueError(f"total_steps: got {total_steps}; a sweep needs at least 2 steps")
     kinds: dict[str, type[Exponential] | type[Linear]] = {"exponential": Exponential, "linear": Linear}
     if spacing not in kinds:
@@ -99,7 +98,9 @@ def triangular(
 
     Source: Smith 2015, "Cyclical Learning Rates for Training Neural Networks", sections 3.1 and 3.2.
     """
-    if not 0 <= base_lr <= max_lr < math.inf:
+    require_positive(step_size=step_size, down_size=step_size if down_size is None else down_size)
+    require_finite(base_lr=base_lr, max_lr=max_lr)
+    if not 0 <= base_lr <= max_lr:
         raise ValueError(f"base_lr, max_lr: got {base_lr} and {max_lr}; give finite rates with 0 <= base_lr <= max_lr")
 
     def cycle(base: float, peak: float) -> Curve:

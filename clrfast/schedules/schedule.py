@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import numbers
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .composition import Joined, Scaled, Shifted, Stretched
-from .curves import Constant, Curve, CurveLike, Linear, Tabulated, as_curve
+from .curves import Constant, Curve, CurveLike, Linear, Tabulated, as_curve, is_whole, require_positive
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -133,8 +131,16 @@ class Schedule:
 
     def continues(self, saved: Schedule) -> bool:
         """Whether this is ``saved``, or ``saved`` extended to a longer run."""
-        longer = (self.total_steps or 0) >= (saved.total_steps or 0)
-        return longer and dataclasses.replace(saved, total_steps=self.total_steps) == self
+
+        def same(own: Curve | None, theirs: Curve | None) -> bool:
+            if isinstance(own, Tabulated) and isinstance(theirs, Tabulated):
+                return own.values[: len(theirs.values)] == theirs.values
+            return own == theirs
+
+        if (self.total_steps or 0) < (saved.total_steps or 0):
+            return False
+        pairs = [(self._curves(name), saved._curves(name)) for name in QUANTITIES]
+        return all(len(own) == len(theirs) and all(map(same, own, theirs)) for own, theirs in pairs)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists, strings and numbers; ``from_dict`` reads it back.
@@ -157,24 +163,33 @@ class Schedule:
         def revived(value: Any) -> Any:
             if isinstance(value, Mapping):
                 return Curve.from_dict(value)
-            return None if value is None else [revived(item) for item in value]
+            return [revived(item) for item in value] if isinstance(value, list | tuple) else value
 
-        return Schedule(**{name: revived(data[name]) for name in QUANTITIES}, total_steps=data["total_steps"])
+        columns = {name: revived(data.get(name)) for name in QUANTITIES}
+        return Schedule(**columns, total_steps=data.get("total_steps"))
 
     def for_groups(self, param_groups: Sequence[Mapping[str, Any]]) -> Schedule:
         """This schedule with the rates' ratios between ``param_groups`` kept (differential learning rates).
 
-        The group with the highest ``lr`` follows the schedule, the others follow it times lr / highest lr.
+        The group with the highest ``lr`` follows the schedule, the others follow it times lr / highest lr. A curve for
+        weight decay leaves out the groups that have ``weight_decay`` 0 beside others that have not.
 
         Raises:
-            ValueError: the schedule already tells groups apart.
+            ValueError: the schedule already tells groups apart, or no group has an ``lr`` above 0.
         """
         if isinstance(self.lr, tuple):
             raise ValueError(f"schedule: it already has {len(self.lr)} curves for lr; give one for all groups")
         assert isinstance(self.lr, Curve)
         rates = [float(group["lr"]) for group in param_groups]
-        highest = max(rates) or 1.0
-        return dataclasses.replace(self, lr=[Scaled(self.lr, rate / highest) for rate in rates])
+        highest = max(rates, default=0.0)
+        if not highest > 0:
+            raise ValueError(f"param_groups: their lr are {rates}; give at least one above 0, for the ratios")
+        lr = [Scaled(self.lr, rate / highest) for rate in rates]
+        exempt = [group.get("weight_decay") == 0 for group in param_groups]
+        weight_decay = self.weight_decay
+        if isinstance(weight_decay, Curve) and any(exempt) and not all(exempt):
+            weight_decay = [Constant(0.0) if spared else weight_decay for spared in exempt]
+        return dataclasses.replace(self, lr=lr, weight_decay=weight_decay)
 
     def with_warm_up(self, warm_up_steps: int, *, start_frac: float = 0.0) -> Schedule:
         """The same schedule after ``warm_up_steps`` steps in which lr rises linearly to its first value.
@@ -183,8 +198,8 @@ class Schedule:
             warm_up_steps: >= 1; the run becomes longer by them.
             start_frac: where lr begins, as a fraction of its first value, in [0, 1].
         """
-        if warm_up_steps < 1:
-            raise ValueError(f"warm_up_steps: got {warm_up_steps}; give at least 1")
+        if not is_whole(warm_up_steps) or warm_up_steps < 1:
+            raise ValueError(f"warm_up_steps: got {warm_up_steps!r}; give a whole number of steps, at least 1")
         if not 0 <= start_frac <= 1:
             raise ValueError(f"start_frac: got {start_frac}; give a fraction in [0, 1]")
 
@@ -197,7 +212,13 @@ class Schedule:
         return dataclasses.replace(later, lr=lr if isinstance(self.lr, tuple) else lr[0])
 
     def in_steps(self, steps_per_epoch: float) -> Schedule:
-        """A schedule that was given in epochs, in steps: its curves at ``step / steps_per_epoch``."""
+        """A schedule that was given in epochs, in steps: its curves at ``step / steps_per_epoch``.
+
+        For policies that are functions of time, such as the annealing ones. Those that put their ends on the first
+        and the last step (``one_cycle`` and its forms, ``lr_sweep``) must be given steps: ``total_steps=epochs *
+        steps_per_epoch``.
+        """
+        require_positive(steps_per_epoch=steps_per_epoch)
         total = None if self.total_steps is None else round(self.total_steps * steps_per_epoch)
         return self._mapped(lambda curve: Stretched(curve, steps_per_epoch), total)
 
@@ -248,12 +269,6 @@ def _normalised(name: str, value: Any) -> Any:
             raise ValueError(f"{name}: got an empty sequence; give one curve per parameter group")
         return tuple(_normalised(name, item) for item in value)
     return None if value is None else as_curve(name, value)
-
-
-def is_whole(value: Any) -> bool:
-    """Whether ``value`` is a number without a fraction, of whatever type; True and False are none."""
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    return is_number and math.isfinite(value) and value == int(value)
 
 
 def checked_total_steps(total_steps: Any) -> int:

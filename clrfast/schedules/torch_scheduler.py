@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import weakref
 from typing import Any
 
 from torch import Tensor
@@ -44,17 +45,22 @@ class ScheduleLR(LRScheduler):
         self._schedule = schedule.without_functions()
         self._table = schedule.table()
         self._follow_updates = follow_updates
-        self._updated = True
-        if follow_updates:
-            optimizer.register_step_post_hook(self._note_update)
+        self._updated = False
+        self.optimizer = optimizer
+        self._register()
         super().__init__(optimizer, last_epoch)
 
     def step(self, epoch: int | None = None) -> None:
         """Go on to the next row of the table."""
         if self._follow_updates and not self._updated:
             return
+        self._schedule.require_groups(len(self.optimizer.param_groups))
         self._updated = False
         super().step(epoch)
+
+    def _initial_step(self) -> None:
+        self._updated = True  # the first row needs no update before it
+        super()._initial_step()
 
     def get_lr(self) -> list[float | Tensor]:
         """The rates of the current row; its momentum and weight decay are written into the groups."""
@@ -74,14 +80,26 @@ class ScheduleLR(LRScheduler):
 
     def state_dict(self) -> dict[str, Any]:
         """The schedule and the step, as plain data."""
-        return {"schedule": self._schedule.to_dict(), "last_epoch": self.last_epoch, "_step_count": self._step_count}
+        return {
+            "schedule": self._schedule.to_dict(),
+            "last_epoch": self.last_epoch,
+            "_step_count": self._step_count,
+            "updated": self._updated,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue at the saved step, and show its values in the optimizer's groups.
 
         This scheduler's own schedule stays in force; a warning says so if the saved one differs in more than a
-        shorter run.
+        shorter run. Load the optimizer's state first: it brings the groups' saved values with it.
+
+        Raises:
+            ValueError: the state is another scheduler's.
         """
+        if "schedule" not in state_dict:
+            raise ValueError(
+                f"state_dict: it is not a ScheduleLR's (it has {sorted(state_dict)}); load that of the same scheduler"
+            )
         if not self._schedule.continues(Schedule.from_dict(state_dict["schedule"])):
             warnings.warn(
                 "load_state_dict: the saved schedule differs from the one given; the given one stays in force, "
@@ -89,15 +107,33 @@ class ScheduleLR(LRScheduler):
                 stacklevel=2,
             )
         self.last_epoch, self._step_count = state_dict["last_epoch"], state_dict["_step_count"]
+        self._updated = state_dict["updated"]
         for group, lr in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(lr)
             else:
                 group["lr"] = lr
-        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        self._last_lr = [lr.clone() if isinstance(lr, Tensor) else lr for lr in rates]
 
-    def _note_update(self, *_: Any) -> None:
-        self._updated = True
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._register()  # a copied optimizer has lost its hooks
+
+    def _register(self) -> None:
+        """Have the optimizer tell of its updates, without keeping this scheduler alive."""
+        if not self._follow_updates:
+            return
+        reference = weakref.ref(self)
+
+        def note(optimizer: Optimizer, *_: Any) -> None:
+            scheduler = reference()
+            # GradScaler calls the step of an optimizer that skips by itself; found_inf then says that it did.
+            found_inf = getattr(optimizer, "found_inf", None)
+            if scheduler is not None and (found_inf is None or not found_inf.item()):
+                scheduler._updated = True
+
+        self.optimizer.register_step_post_hook(note)
 
 
 def as_lr_scheduler(optimizer: Optimizer, schedule: Schedule, *, follow_updates: bool = False) -> ScheduleLR:
