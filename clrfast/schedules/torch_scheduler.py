@@ -44,6 +44,7 @@ class ScheduleLR(LRScheduler):
                 raise ValueError(f"schedule: param_groups[{index}] has no weight_decay; give weight_decay=None")
         self._schedule = schedule.without_functions()
         self._table = schedule.table()
+        self._n_groups = len(optimizer.param_groups)
         self._follow_updates = follow_updates
         self._updated = False
         self.optimizer = optimizer
@@ -54,7 +55,10 @@ class ScheduleLR(LRScheduler):
         """Go on to the next row of the table."""
         if self._follow_updates and not self._updated:
             return
-        self._schedule.require_groups(len(self.optimizer.param_groups))
+        n_groups = len(self.optimizer.param_groups)
+        if n_groups != self._n_groups:  # a group was added
+            self._schedule.require_groups(n_groups)
+            self._n_groups = n_groups
         self._updated = False
         super().step(epoch)
 
