@@ -157,7 +157,12 @@ def _range_test_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--method", choices=sorted(METHODS), default="steepest", help="of the suggestion (default: steepest)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of torch's random numbers (default: 0)")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="of torch's random numbers, and of the task if its function has an argument seed (default: 0)",
+    )
 
 
 def _positive(text: str) -> int:
@@ -234,7 +239,7 @@ def _draw(arguments: argparse.Namespace) -> None:
 
 def _made(arguments: argparse.Namespace) -> Task:
     torch.manual_seed(arguments.seed)
-    return make_task(arguments.task)
+    return make_task(arguments.task, arguments.seed)
 
 
 def _measured(task: Task, arguments: argparse.Namespace) -> LRCurve:

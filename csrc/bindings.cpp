@@ -127,8 +127,8 @@ bool is_negated(PyObject* tensor) {
 
 // Fills `tensors` with this step's memory. Returns the parameters that have a gradient and these gradients, as two
 // lists; None if there is anything that only Python can judge: a tensor of another kind or layout than its
-// parameter, a state that is not `states`, a parameter more or less. Nothing but `states` is remembered from step to
-// step, so nothing can be stale. Runs at every step over every parameter, hence here and not in Python.
+// parameter, a state that is not `states`, a parameter more or less. Only `states` and `momentum` are remembered from
+// step to step, and both are compared with what is there now. Runs at every step over every parameter, hence here and not in Python.
 //
 //   param_groups: list of dicts.  state: the optimizer's.  states: its values, in its order.
 //   momentum: per parameter (state dict, buffer, started, address of started), or None without.

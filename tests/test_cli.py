@@ -20,6 +20,14 @@ def test_find_digits(tmp_path, capsys):
     assert (tmp_path / "lr_range_test.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_seed_reaches_the_task(tmp_path):
+    losses = []
+    for seed in (0, 0, 1):
+        assert cli.main(["find", "digits", "--steps", "30", "--seed", str(seed), "--out", str(tmp_path)]) == 0
+        losses.append(LRCurve.load(tmp_path / "lr_range_test.json").loss.tolist())
+    assert losses[0] == losses[1] != losses[2]
+
+
 def test_train_digits_prints_both_runs(capsys):
     assert cli.main(["train", "digits", "--epochs", "2", "--lr", "0.2"]) == 0
     printed = capsys.readouterr().out
@@ -114,7 +122,7 @@ def test_without_matplotlib_the_rest_is_written(tmp_path, monkeypatch, capsys):
 
 
 def test_interrupt_is_no_traceback(monkeypatch, capsys):
-    def interrupted(name):
+    def interrupted(name, seed):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli, "make_task", interrupted)

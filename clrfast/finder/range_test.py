@@ -171,13 +171,13 @@ def _curve(sweep: Schedule, losses: list[float], stopped: bool, stop_factor: flo
             f"loader, loss: the very first loss is {initial}, before any update; check the data and the loss function"
         )
     if not stopped:
-        kind, reason = (
-            "completed",
-            f"reached the highest rate, {lr[-1]:.3g}; the loss did not exceed the limit on the way",
-        )
+        kind = "completed"
+        reason = f"reached the highest rate, {lr[-1]:.3g}; the loss did not exceed the limit on the way"
     elif math.isfinite(after[-1]):
         kind = "diverged"
-        reason = f"diverged at {lr[-1]:.3g}: the running average of the loss left its best by {stop_factor:g} times"
+        reason = (
+            f"diverged at {lr[-1]:.3g}: the running average of the loss passed its limit (stop_factor {stop_factor:g})"
+        )
     else:
         kind, reason = "non-finite", f"the loss became {after[-1]} at {lr[-1]:.3g}"
     return LRCurve(lr, np.array(after), initial, kind, reason)

@@ -46,14 +46,23 @@ class Joined(Curve):
 
 
 @dataclass(frozen=True)
-class Scaled(Curve):
-    """``factor * curve(step)``."""
+class Modified(Curve):
+    """Base of the curves made of one other curve."""
 
     curve: Curve
-    factor: float
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "curve", as_curve("curve", self.curve))
+
+
+@dataclass(frozen=True)
+class Scaled(Modified):
+    """``factor * curve(step)``."""
+
+    factor: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         require_finite(factor=self.factor)
 
     def _values(self, steps: FloatArray) -> FloatArray:
@@ -61,15 +70,14 @@ class Scaled(Curve):
 
 
 @dataclass(frozen=True)
-class Clipped(Curve):
+class Clipped(Modified):
     """``curve(step)`` kept between ``low`` and ``high``."""
 
-    curve: Curve
     low: float
     high: float
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "curve", as_curve("curve", self.curve))
+        super().__post_init__()
         if not self.low <= self.high:
             raise ValueError(f"low, high: got {self.low} and {self.high}; give low <= high")
 
@@ -78,7 +86,7 @@ class Clipped(Curve):
 
 
 @dataclass(frozen=True)
-class Repeated(Curve):
+class Repeated(Modified):
     """``curve(step mod period_steps)``, without end.
 
     >>> from clrfast.schedules import Linear
@@ -86,11 +94,10 @@ class Repeated(Curve):
     [0.0, 0.5, 1.0, 0.0, 0.5]
     """
 
-    curve: Curve
     period_steps: float
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "curve", as_curve("curve", self.curve))
+        super().__post_init__()
         require_positive(period_steps=self.period_steps)
 
     def _values(self, steps: FloatArray) -> FloatArray:
@@ -98,14 +105,13 @@ class Repeated(Curve):
 
 
 @dataclass(frozen=True)
-class Shifted(Curve):
+class Shifted(Modified):
     """``curve(step - by_steps)``: later by ``by_steps``, and before that ``curve(0)``; earlier if it is negative."""
 
-    curve: Curve
     by_steps: float
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "curve", as_curve("curve", self.curve))
+        super().__post_init__()
         require_finite(by_steps=self.by_steps)
 
     def _values(self, steps: FloatArray) -> FloatArray:
@@ -113,14 +119,13 @@ class Shifted(Curve):
 
 
 @dataclass(frozen=True)
-class Stretched(Curve):
+class Stretched(Modified):
     """``curve(step / factor)``: a curve over epochs becomes one over steps with factor = steps per epoch."""
 
-    curve: Curve
     factor: float
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "curve", as_curve("curve", self.curve))
+        super().__post_init__()
         require_positive(factor=self.factor)
 
     def _values(self, steps: FloatArray) -> FloatArray:

@@ -207,7 +207,8 @@ class Schedule:
             first = float(curve(0))
             return Joined((Linear(start_frac * first, first, warm_up_steps), curve), (warm_up_steps,))
 
-        later = self._mapped(lambda curve: Shifted(curve, warm_up_steps), self._longer(warm_up_steps))
+        longer = None if self.total_steps is None else self.total_steps + warm_up_steps
+        later = self._mapped(lambda curve: Shifted(curve, warm_up_steps), longer)
         lr = [risen(curve) for curve in self._curves("lr") if curve is not None]
         return dataclasses.replace(later, lr=lr if isinstance(self.lr, tuple) else lr[0])
 
@@ -239,9 +240,6 @@ class Schedule:
         from ..plot import schedule
 
         return schedule(self, total_steps=total_steps)
-
-    def _longer(self, by_steps: int) -> int | None:
-        return None if self.total_steps is None else self.total_steps + by_steps
 
     def _mapped(self, change: Callable[[Curve], Curve], total_steps: int | None) -> Schedule:
         def mapped(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -37,7 +38,7 @@ class Task:
     compute_loss: Callable[[nn.Module, Any], Tensor] | None = None
 
 
-def find_maker(name: str) -> Callable[[], Any]:
+def find_maker(name: str) -> Callable[..., Any]:
     """The function that makes the task ``name``: "digits", or a user's own as "package.module:function".
 
     Raises:
@@ -65,15 +66,16 @@ def find_maker(name: str) -> Callable[[], Any]:
     return maker
 
 
-def make_task(name: str) -> Task:
-    """Make the task ``name``; see ``find_maker``.
+def make_task(name: str, seed: int = 0) -> Task:
+    """Make the task ``name``; see ``find_maker``. Its function gets ``seed`` if it has an argument of that name.
 
     Raises:
         TaskError: the function fails or returns something else than a Task.
     """
     maker = find_maker(name)
     try:
-        task = maker()
+        seeded = "seed" in inspect.signature(maker).parameters
+        task = maker(seed=seed) if seeded else maker()
     except ModuleNotFoundError as error:
         extra = ' (pip install "clrfast[demo]")' if name in BUILT_IN else ""
         raise TaskError(f"task {name!r} needs {error.name}, which is not installed{extra}") from error
