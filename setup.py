@@ -1,7 +1,9 @@
-"""Builds the native backend ``clrfast._C`` with ninja: parallel, incremental, without torch.
+"""Builds the native backends in ``clrfast._C`` with ninja: parallel, incremental, without torch or a GPU.
 
 Environment:
-    CLRFAST_CPP=0      leave the native backend out; =1: fail where it cannot be built (default: build it if possible)
+    CLRFAST_CPP=0      leave the native backends out; =1: fail where they cannot be built (default: build if possible)
+    CLRFAST_CUDA=0     leave the CUDA kernels out; =1: fail where there is no nvcc (default: build them if there is one)
+    CLRFAST_CUDA_TARGETS   for example "90": compute capabilities to build for instead of all (quicker in development)
     CLRFAST_WERROR=1   compiler warnings are errors
     CXX                the C++17 compiler to use
 """
@@ -18,6 +20,9 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 SOURCES = ["csrc/bindings.cpp", "csrc/sgd_cpu.cpp"]
+CUDA_SOURCE = "csrc/sgd_cuda.cu"
+# Each generation's own machine code where this nvcc knows it, and PTX of the newest for those that come after.
+CUDA_TARGETS = ("75", "80", "86", "89", "90", "100", "120")
 
 
 def cxx_compiler() -> str | None:
@@ -36,6 +41,37 @@ def why_not_buildable() -> str | None:
     if not Path(sysconfig.get_path("include"), "Python.h").exists():
         return "Python.h is missing. Install Python's headers (Debian: apt install python3-dev)."
     return None
+
+
+def nvcc() -> str | None:
+    """The CUDA compiler to use; None where CUDA is left out.
+
+    Raises:
+        SystemExit: CLRFAST_CUDA=1, and there is none.
+    """
+    wanted = os.environ.get("CLRFAST_CUDA", "")
+    if wanted == "0":
+        return None
+    homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
+    found = [shutil.which("nvcc", path=os.path.join(home, "bin")) for home in homes]
+    path = next(filter(None, [*found, shutil.which("nvcc"), shutil.which("nvcc", path="/usr/local/cuda/bin")]), None)
+    if path is None and wanted == "1":
+        raise SystemExit(
+            "clrfast: CLRFAST_CUDA=1 asks for the CUDA kernels, but no nvcc was found in CUDA_HOME, in PATH or in "
+            "/usr/local/cuda; install the CUDA toolkit (12.0 or later), or set CUDA_HOME to where it is"
+        )
+    return path
+
+
+def cuda_targets(compiler: str) -> list[str]:
+    """The compute capabilities to build for, oldest first."""
+    listed = subprocess.run([compiler, "--list-gpu-arch"], check=True, capture_output=True, text=True).stdout
+    known = {line.removeprefix("compute_") for line in listed.split()}
+    wanted = os.environ.get("CLRFAST_CUDA_TARGETS", "").replace(",", " ").split() or CUDA_TARGETS
+    targets = [target for target in wanted if target in known]
+    if not targets:
+        raise SystemExit(f"clrfast: {compiler} can build for none of {', '.join(wanted)}")
+    return targets
 
 
 class NinjaBuild(build_ext):
@@ -66,21 +102,48 @@ class NinjaBuild(build_ext):
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
         target.parent.mkdir(parents=True, exist_ok=True)
         includes = [sysconfig.get_path("include"), pybind11.get_include()]
+        strict = os.environ.get("CLRFAST_WERROR") == "1"
         flags = [
             *("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wextra"),
-            *(["-Werror"] if os.environ.get("CLRFAST_WERROR") == "1" else []),
+            *(["-Werror"] if strict else []),
             *(f"-isystem {_escaped(shlex.quote(path))}" for path in includes),
         ]
         link = ["-undefined dynamic_lookup"] if sys.platform == "darwin" else ["-ldl"]
-        objects = [f"{Path(source).stem}.o" for source in ext.sources]
+        rules = ["rule link\n  command = $cxx $in $ldflags -o $out"]
+        sources = list(ext.sources)
+        cuda = nvcc()
+        if cuda is not None:
+            targets = cuda_targets(cuda)
+            flags.append(f"""'-DCLRFAST_CUDA="{_listed(targets)}"'""")
+            codes = [f"-gencode arch=compute_{t},code=sm_{t}" for t in targets]
+            codes.append(f"-gencode arch=compute_{targets[-1]},code=compute_{targets[-1]}")
+            # No fused multiply-adds: all backends agree bit for bit (csrc/sgd_math.h).
+            cudaflags = [
+                *("-std=c++17", "-O3", "-fmad=false", "-Xcompiler", "-fPIC,-fvisibility=hidden,-Wall,-Wextra"),
+                *(["-Werror all-warnings"] if strict else []),
+                *("--threads 0", "-Xfatbin -compress-all", "-ccbin $cxx", *codes),
+            ]
+            sources.append(CUDA_SOURCE)
+            # nvcc links its own runtime statically: the module loads on machines without CUDA, too.
+            rules = [
+                f"nvcc = {_escaped(shlex.quote(cuda))}",
+                f"cudaflags = {' '.join(cudaflags)}",
+                "rule compile_cuda\n  command = $nvcc $cudaflags -MD -MF $out.d -c $in -o $out\n"
+                "  depfile = $out.d\n  deps = gcc",
+                "rule link\n  command = $nvcc -shared -cudart static -Xlinker --exclude-libs,ALL -ccbin $cxx $in -o $out",
+            ]
+        objects = {source: f"{Path(source).stem}.o" for source in sources}
         lines = [
             f"cxx = {_escaped(shlex.quote(cxx_compiler() or ''))}",
             f"cxxflags = {' '.join(flags)}",
             f"ldflags = -shared {' '.join(link)}",
             "rule compile\n  command = $cxx $cxxflags -MMD -MF $out.d -c $in -o $out\n  depfile = $out.d\n  deps = gcc",
-            "rule link\n  command = $cxx $in $ldflags -o $out",
-            *(f"build {o}: compile {_escaped(Path(s).resolve())}" for o, s in zip(objects, ext.sources, strict=True)),
-            f"build {_escaped(target)}: link {' '.join(objects)}",
+            *rules,
+            *(
+                f"build {o}: {'compile_cuda' if s == CUDA_SOURCE else 'compile'} {_escaped(Path(s).resolve())}"
+                for s, o in objects.items()
+            ),
+            f"build {_escaped(target)}: link {' '.join(objects.values())}",
             "",
         ]
         (build_dir / "build.ninja").write_text("\n".join(lines))
@@ -88,8 +151,13 @@ class NinjaBuild(build_ext):
             subprocess.run([str(Path(ninja.BIN_DIR, "ninja")), "-C", str(build_dir)], check=True)
         except subprocess.CalledProcessError as error:
             raise SystemExit(
-                "clrfast: the native backend did not compile (see above). CLRFAST_CPP=0 installs without it."
+                "clrfast: the native backends did not compile (see above). CLRFAST_CUDA=0 installs without the CUDA "
+                "kernels, CLRFAST_CPP=0 without any."
             ) from error
+
+
+def _listed(targets: list[str]) -> str:
+    return ", ".join(f"sm_{target}" for target in targets)
 
 
 def _escaped(path: object) -> str:

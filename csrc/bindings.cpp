@@ -2,7 +2,11 @@
 // validated here. Nothing links torch: `collect_` reads the tensors' memory off their Python objects.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
+#include <algorithm>
+#include <atomic>
+#include <memory>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -11,6 +15,9 @@
 #include "dlpack_view.h"
 #include "sgd_cpu.h"
 #include "step_control.h"
+#ifdef CLRFAST_CUDA
+#include "sgd_cuda.h"
+#endif
 
 namespace py = pybind11;
 using namespace clrfast;
@@ -58,37 +65,103 @@ class Control {
   StepControl control_;
 };
 
-// `groups`: per group (lr, momentum, weight_decay, dampening, nesterov, maximize). With a control, its current row
-// replaces the first three and decides whether the update is applied; without, `apply` does.
+// One group's values of a step: (lr, momentum, weight_decay, dampening, nesterov, maximize), and what else a backend needs.
+Group group_of(py::handle values, py::size_t size) {
+  const auto group = py::reinterpret_borrow<py::tuple>(values);
+  require(py::isinstance<py::tuple>(values) && group.size() == size, "a group must be a tuple of numbers");
+  const auto value = [&](int k) { return group[k].cast<double>(); };
+  return {value(0), value(1), value(2), true, value(3), value(4) != 0, value(5) != 0};
+}
+
+const Tensor* checked(const Array<std::int64_t>& tensors, std::int64_t n_groups) {
+  require(tensors.ndim() == 2 && tensors.shape(1) == tensor_columns, "tensors must be [n, 8]");
+  const auto* list = reinterpret_cast<const Tensor*>(tensors.data());
+  for (py::ssize_t i = 0; i < tensors.shape(0); ++i) {
+    const Tensor& t = list[i];
+    require(t.group >= 0 && t.group < n_groups, "group out of range");
+    require(t.types >= 0 && t.types < 64, "unknown dtype");
+    require(t.numel >= 0, "negative numel");
+    require(!t.grad || t.numel == 0 || t.param, "a tensor has no memory");
+  }
+  return list;
+}
+
+// With a control, its current row replaces the groups' first three values and decides whether the update is applied;
+// without, `apply` does.
 void sgd_(Array<std::int64_t> tensors, py::list groups, const Control* control, bool apply, double grad_scale,
           int n_threads) {
-  require(tensors.ndim() == 2 && tensors.shape(1) == tensor_columns, "tensors must be [n, 7]");
   const auto n_groups = static_cast<std::int64_t>(groups.size());
   require(!control || control->get().n_groups == n_groups, "the control has another number of groups");
   std::vector<Group> rows;
   rows.reserve(groups.size());
   for (const py::handle values : groups) {
-    const auto group = py::reinterpret_borrow<py::tuple>(values);
-    require(py::isinstance<py::tuple>(values) && group.size() == 6, "a group must be a tuple of 6 numbers");
-    const auto value = [&](int k) { return group[k].cast<double>(); };
-    rows.push_back({value(0), value(1), value(2), apply, value(3), value(4) != 0, value(5) != 0});
+    rows.push_back(group_of(values, 6));
+    rows.back().apply = apply;
     if (control) {
       const float* row = control->get().row + 4 * (rows.size() - 1);
       rows.back().lr = row[0], rows.back().momentum = row[1], rows.back().weight_decay = row[2];
       rows.back().apply = row[3] != 0;
     }
   }
-  const auto* list = reinterpret_cast<const Tensor*>(tensors.data());
+  const Tensor* list = checked(tensors, n_groups);
   for (py::ssize_t i = 0; i < tensors.shape(0); ++i) {
-    const Tensor& t = list[i];
-    require(t.group >= 0 && t.group < n_groups, "group out of range");
-    require(t.dtype >= Dtype::float32 && t.dtype <= Dtype::bfloat16, "unknown dtype");
-    require(!t.grad || t.numel == 0 || t.param, "a tensor has no memory");
-    require(!t.buffer || t.started, "a momentum buffer needs its flag");
+    const Types types{static_cast<unsigned>(list[i].types)};
+    require(!list[i].grad || (types.all(types.param()) && !list[i].master), "tensors of several dtypes");
+    require(!list[i].buffer || list[i].started, "a momentum buffer needs its flag");
   }
   py::gil_scoped_release release;
   sgd_cpu(list, tensors.shape(0), rows.data(), grad_scale, n_threads);
 }
+
+#ifdef CLRFAST_CUDA
+template <class T>
+T* at(std::int64_t address) {
+  return reinterpret_cast<T*>(address);
+}
+
+// A StepControl over device memory. Python keeps the tensors alive, whose addresses these are.
+StepControl device_control(std::int64_t table, std::int64_t total_steps, std::int64_t n_groups, std::int64_t step,
+                           std::int64_t losses, std::int64_t average, std::int64_t stop, std::int64_t row) {
+  require(total_steps > 0 && n_groups > 0 && table && step && losses && average && stop && row,
+          "a control needs all of its memory");
+  return {at<float>(table),   total_steps,           n_groups,       at<std::int64_t>(step), at<float>(losses),
+          at<float>(average), at<std::uint8_t>(stop), at<float>(row), 0,                      0};
+}
+
+void advance_cuda_(const StepControl* control, float smoothing, float stop_factor, std::int64_t loss,
+                   std::int64_t found_inf, std::int64_t tick, int device, std::intptr_t stream) {
+  StepControl given = control ? *control : StepControl{};
+  given.smoothing = smoothing;
+  given.stop_factor = stop_factor;
+  advance_cuda(given, at<float>(loss), at<float>(found_inf), at<std::int64_t>(tick), {device, stream});
+}
+
+int sgd_cuda_(Array<std::int64_t> tensors, py::list groups, const StepControl* control, std::int64_t grad_scale,
+              std::int64_t found_inf, std::int64_t tick, int device, std::intptr_t stream) {
+  const auto n_groups = static_cast<std::int64_t>(groups.size());
+  require(!control || control->n_groups == n_groups, "the control has another number of groups");
+  std::vector<CudaGroup> rows;
+  rows.reserve(groups.size());
+  for (const py::handle values : groups) {
+    const Group group = group_of(values, 8);
+    const auto address = [&](int k) { return values.cast<py::tuple>()[k].cast<std::int64_t>(); };
+    rows.push_back({group, at<float>(address(6)), at<double>(address(7))});
+  }
+  const Tensor* list = checked(tensors, n_groups);
+  for (py::ssize_t i = 0; i < tensors.shape(0); ++i) {
+    const Types types{static_cast<unsigned>(list[i].types)};
+    require(!list[i].started || tick, "an account of first updates needs the number of the step");
+    require(!list[i].master || types.param() == Dtype::float16 || types.param() == Dtype::bfloat16,
+            "master weights are for 16-bit parameters");
+    require(!list[i].master || !list[i].buffer || types.buffer() == Dtype::float32,
+            "master weights need a float32 buffer");
+  }
+  py::gil_scoped_release release;
+  const CudaStep step{control ? control->row : nullptr, at<float>(grad_scale), at<float>(found_inf),
+                      at<std::int64_t>(tick)};
+  return sgd_cuda(list, tensors.shape(0), rows, step, {device, stream});
+}
+#endif
 
 // torch's exchange API; null before `set_exchange_api_`.
 const ExchangeApi* exchange_api = nullptr;
@@ -127,18 +200,24 @@ bool is_negated(PyObject* tensor) {
 
 // Fills `tensors` with this step's memory. Returns the parameters that have a gradient and these gradients, as two
 // lists; None if there is anything that only Python can judge: a tensor of another kind or layout than its
-// parameter, a state that is not `states`, a parameter more or less. Only `states` and `momentum` are remembered from
-// step to step, and both are compared with what is there now. Runs at every step over every parameter, hence here and not in Python.
+// parameter, a state that is not `states`, a parameter more or less. Only `states` and `remembered` are kept from
+// step to step, and both are compared with what is there now. Runs at every step over every parameter, hence here and not
+// in Python.
 //
 //   param_groups: list of dicts.  state: the optimizer's.  states: its values, in its order.
-//   momentum: per parameter (state dict, buffer, started, address of started), or None without.
+//   remembered: per parameter (state dict, buffer, started, address of started, master weights), each of the last four
+//     None or 0 where there is none; or None without a state.
 //   moves: per group, whether its parameters need a buffer.
+//   device: DLPack's type and id of the parameters; those on the devices `other_ids` of that type are left out.
+//   mixed: whether tensors of a parameter may differ in type.  mastered: whether 16-bit parameters have master weights.
 py::object collect_(py::list param_groups, py::dict state, Array<std::int64_t> tensors, py::list states,
-                    py::list momentum, py::list moves) {
+                    py::list remembered, py::list moves, std::pair<std::int32_t, std::int32_t> device,
+                    const std::vector<std::int32_t>& other_ids, bool mixed, bool mastered) {
   static PyObject *const params_name = interned("params"), *const grad_name = interned("grad"),
-                  *const buffer_name = interned("momentum_buffer"), *const started_name = interned("started");
-  require(tensors.ndim() == 2 && tensors.shape(1) == tensor_columns, "tensors must be [n, 7]");
-  require(static_cast<py::size_t>(tensors.shape(0)) == momentum.size(), "one momentum entry per tensor");
+                  *const buffer_name = interned("momentum_buffer"), *const started_name = interned("started"),
+                  *const master_name = interned("master_param");
+  require(tensors.ndim() == 2 && tensors.shape(1) == tensor_columns, "tensors must be [n, 8]");
+  require(static_cast<py::size_t>(tensors.shape(0)) == remembered.size(), "one remembered entry per tensor");
   const auto give_up = [] {
     PyErr_Clear();
     return py::none();
@@ -161,46 +240,71 @@ py::object collect_(py::list param_groups, py::dict state, Array<std::int64_t> t
     if (!params || !PyList_Check(params)) return give_up();
     const bool moving = PyObject_IsTrue(PyList_GET_ITEM(moves.ptr(), group_index)) == 1;
     for (py::ssize_t k = 0; k < PyList_GET_SIZE(params); ++k, ++i) {
-      if (i == momentum.size()) return give_up();
+      if (i == remembered.size()) return give_up();
       Tensor& tensor = list[i];
       tensor = {};
       PyObject* param = PyList_GET_ITEM(params, k);
       const auto grad = py::reinterpret_steal<py::object>(PyObject_GetAttr(param, grad_name));
       if (!grad) return give_up();
       if (grad.is_none()) continue;
-      TensorView p, g, b;
-      if (!view_of(param, p) || p.device_type != cpu_device || !is_dense(p)) return give_up();
-      if (!view_of(grad.ptr(), g) || !alike(p, g) || is_negated(grad.ptr())) return give_up();
-      const auto dtype = dtype_of(p);
-      if (!dtype) return give_up();
-      if (moving) {
-        PyObject* own = PyList_GET_ITEM(momentum.ptr(), i);
-        if (own == Py_None) return give_up();
+      TensorView p, g, b, m;
+      if (!view_of(param, p)) return give_up();
+      if (p.device_type != device.first || p.device_id != device.second) {
+        const bool covered = p.device_type == device.first &&
+                             std::find(other_ids.begin(), other_ids.end(), p.device_id) != other_ids.end();
+        if (covered) continue;
+        return give_up();
+      }
+      if (!is_dense(p) || !view_of(grad.ptr(), g) || !laid_out_alike(p, g) || is_negated(grad.ptr())) return give_up();
+      const auto param_type = dtype_of(p), grad_type = dtype_of(g);
+      if (!param_type || !grad_type || (!mixed && grad_type != param_type)) return give_up();
+      auto buffer_type = param_type;
+      PyObject* own = PyList_GET_ITEM(remembered.ptr(), i);
+      const bool needs_master = mastered && p.type_bits == 16;
+      if (own == Py_None) {
+        if (moving || needs_master) return give_up();
+      } else {
         PyObject* dict = PyTuple_GET_ITEM(own, 0);
-        PyObject* buffer = PyTuple_GET_ITEM(own, 1);
-        if (PyDict_GetItem(dict, buffer_name) != buffer || !view_of(buffer, b) || !alike(p, b)) return give_up();
-        if (PyDict_GetItem(dict, started_name) != PyTuple_GET_ITEM(own, 2)) return give_up();
-        tensor.buffer = address_of(b);
-        tensor.started = PyLong_AsLongLong(PyTuple_GET_ITEM(own, 3));
+        // Whether the state still holds the tensor that is remembered (None: neither has one), seen in `view` then.
+        const auto unchanged = [&](PyObject* name, PyObject* value) {
+          PyObject* now = PyDict_GetItem(dict, name);
+          return value == Py_None ? !now : now == value;
+        };
+        PyObject *buffer = PyTuple_GET_ITEM(own, 1), *master = PyTuple_GET_ITEM(own, 4);
+        if (!unchanged(buffer_name, buffer) || !unchanged(started_name, PyTuple_GET_ITEM(own, 2)) ||
+            !unchanged(master_name, master))
+          return give_up();
+        if (moving) {
+          if (buffer == Py_None || !view_of(buffer, b) || !laid_out_alike(p, b)) return give_up();
+          buffer_type = dtype_of(b);
+          if (!buffer_type || (!mixed && buffer_type != param_type)) return give_up();
+          tensor.buffer = address_of(b);
+          tensor.started = PyLong_AsLongLong(PyTuple_GET_ITEM(own, 3));
+        }
+        if (needs_master) {
+          if (!mixed || master == Py_None || !view_of(master, m) || !laid_out_alike(p, m)) return give_up();
+          if (dtype_of(m) != Dtype::float32 || (moving && buffer_type != Dtype::float32)) return give_up();
+          tensor.master = address_of(m);
+        }
       }
       tensor.param = address_of(p);
       tensor.grad = address_of(g);
       tensor.numel = numel_of(p);
-      tensor.dtype = *dtype;
+      tensor.types = packed(*param_type, *grad_type, *buffer_type);
       tensor.group = group_index;
       updated.append(py::handle(param));
       grads.append(grad);
     }
     ++group_index;
   }
-  if (i != momentum.size()) return give_up();
+  if (i != remembered.size()) return give_up();
   return py::make_tuple(std::move(updated), std::move(grads));
 }
 
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
-  m.doc() = "Native backend of clrfast; see clrfast/optim/native.py for its use.";
+  m.doc() = "Native backends of clrfast; see clrfast/optim/native.py and cuda.py for their use.";
   // noconvert: the arrays are memory of torch tensors, and a converted copy would be written to in vain.
   py::class_<Control>(m, "Control")
       .def(py::init<Array<float>, Array<std::int64_t>, Array<float>, Array<float>, Array<std::uint8_t>, Array<float>>(),
@@ -211,6 +315,24 @@ PYBIND11_MODULE(_C, m) {
   m.def("sgd_", &sgd_, py::arg("tensors").noconvert(), py::arg("groups"), py::arg("control").none(true),
         py::arg("apply"), py::arg("grad_scale"), py::arg("n_threads"));
   m.def("collect_", &collect_, py::arg("param_groups"), py::arg("state"), py::arg("tensors").noconvert(),
-        py::arg("states"), py::arg("momentum"), py::arg("moves"));
+        py::arg("states"), py::arg("remembered"), py::arg("moves"), py::arg("device"), py::arg("other_ids"),
+        py::arg("mixed"), py::arg("mastered"));
   m.def("set_exchange_api_", &set_exchange_api_, py::arg("capsule"));
+#ifdef CLRFAST_CUDA
+  m.attr("cuda_targets") = CLRFAST_CUDA;
+  m.attr("tensors_per_launch") = tensors_per_launch();
+  py::class_<StepControl>(m, "CudaControl", py::module_local())
+      .def(py::init(&device_control), py::arg("table"), py::arg("total_steps"), py::arg("n_groups"), py::arg("step"),
+           py::arg("losses"), py::arg("average"), py::arg("stop"), py::arg("row"));
+  py::class_<std::atomic<bool>, std::shared_ptr<std::atomic<bool>>>(m, "Flag", py::module_local())
+      .def("__bool__", [](const std::atomic<bool>& flag) { return flag.load(); });
+  m.def("advance_cuda_", &advance_cuda_, py::arg("control").none(true), py::arg("smoothing"), py::arg("stop_factor"),
+        py::arg("loss"), py::arg("found_inf"), py::arg("tick"), py::arg("device"), py::arg("stream"));
+  m.def("sgd_cuda_", &sgd_cuda_, py::arg("tensors").noconvert(), py::arg("groups"), py::arg("control").none(true),
+        py::arg("grad_scale"), py::arg("found_inf"), py::arg("tick"), py::arg("device"), py::arg("stream"));
+  m.def("load_cuda", &load_cuda, py::arg("device"));
+  m.def("cuda_problem", &cuda_problem);
+  m.def("graph_alive", [](int device, std::intptr_t stream) { return graph_alive({device, stream}); },
+        py::arg("device"), py::arg("stream"));
+#endif
 }

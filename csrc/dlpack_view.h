@@ -31,7 +31,6 @@ struct ExchangeApi {  // DLPackExchangeAPI
   void* current_work_stream;
 };
 
-constexpr std::int32_t cpu_device = 1;
 constexpr std::uint8_t float_code = 2, bfloat_code = 4;
 
 inline std::int64_t address_of(const TensorView& view) {
@@ -44,10 +43,9 @@ inline std::int64_t numel_of(const TensorView& view) {
   return numel;
 }
 
-// Whether both have one device, type and shape, and the same strides wherever these matter.
-inline bool alike(const TensorView& a, const TensorView& b) {
+// Whether both have one device and shape, and the same strides wherever these matter.
+inline bool laid_out_alike(const TensorView& a, const TensorView& b) {
   if (a.device_type != b.device_type || a.device_id != b.device_id || a.ndim != b.ndim) return false;
-  if (a.type_code != b.type_code || a.type_bits != b.type_bits) return false;
   for (int i = 0; i < a.ndim; ++i) {
     if (a.shape[i] != b.shape[i]) return false;
     if (a.shape[i] != 1 && a.strides[i] != b.strides[i]) return false;

@@ -53,7 +53,7 @@ inline void update(S* __restrict p, const S* __restrict g, S* __restrict b, std:
   for (std::int64_t i = 0; i < n; ++i) {
     typename Stored<S>::compute param = Stored<S>::load(p[i]), buffer = 0;
     if constexpr (form != Form::plain) buffer = Stored<S>::load(b[i]);
-    sgd_update<form, decay>(param, Stored<S>::load(g[i]), buffer, h);
+    sgd_update(form, decay, param, Stored<S>::load(g[i]), buffer, h);
     if constexpr (form != Form::plain) b[i] = Stored<S>::store(buffer);
     p[i] = Stored<S>::store(param);
   }
@@ -79,15 +79,9 @@ void update(const Chunk& chunk, const Group& group, double grad_scale) {
   using T = typename Stored<S>::compute;
   const Tensor& tensor = *chunk.tensor;
   const bool with_momentum = group.momentum != 0 && tensor.buffer;
-  const bool first = with_momentum && !*reinterpret_cast<const std::uint8_t*>(tensor.started);
-  const T inverse_scale = T(1) / static_cast<T>(grad_scale);
-  Hyper<T> h;
-  h.grad_factor = group.maximize ? -inverse_scale : inverse_scale;
-  h.weight_decay = static_cast<T>(group.weight_decay);
-  h.buffer_decay = first ? T(0) : static_cast<T>(group.momentum);
-  h.buffer_gain = first ? T(1) : static_cast<T>(1 - group.dampening);
-  h.momentum = static_cast<T>(group.momentum);
-  h.lr = static_cast<T>(group.lr);
+  const bool first = with_momentum && !*reinterpret_cast<const std::int64_t*>(tensor.started);
+  const auto h = hyper(static_cast<T>(group.lr), static_cast<T>(group.momentum), static_cast<T>(group.weight_decay),
+                       static_cast<T>(1 - group.dampening), group.maximize, static_cast<T>(grad_scale), first);
   const auto in_form = [&](auto decay) {
     if (!with_momentum) return update<S, Form::plain, decay.value>(chunk, h);
     if (group.nesterov) return update<S, Form::nesterov, decay.value>(chunk, h);
@@ -106,7 +100,7 @@ struct Step {
     for (std::size_t k; (k = next.fetch_add(1, std::memory_order_relaxed)) < chunks.size();) {
       const Chunk& chunk = chunks[k];
       const Group& group = groups[chunk.tensor->group];
-      switch (chunk.tensor->dtype) {
+      switch (Types{static_cast<unsigned>(chunk.tensor->types)}.param()) {
         case Dtype::float32: update<float>(chunk, group, grad_scale); break;
         case Dtype::float64: update<double>(chunk, group, grad_scale); break;
         case Dtype::float16: update<half>(chunk, group, grad_scale); break;
@@ -139,7 +133,7 @@ void sgd_cpu(const Tensor* tensors, std::int64_t n_tensors, const Group* groups,
   for (const Tensor* t = tensors; t != tensors + n_tensors; ++t) {
     const Group& group = groups[t->group];
     if ((t->grad || !t->numel) && t->started && group.apply && group.momentum != 0)
-      *reinterpret_cast<std::uint8_t*>(t->started) = 1;
+      *reinterpret_cast<std::int64_t*>(t->started) = 1;
   }
 }
 

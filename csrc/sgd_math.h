@@ -28,15 +28,27 @@ struct Hyper {
   T grad_factor, weight_decay, buffer_decay, buffer_gain, momentum, lr;
 };
 
-template <Form form, bool decay, class T>
-CLRFAST_HD void sgd_update(T& p, T grad, T& b, const Hyper<T>& h) {
+// `gain` = 1 - dampening; `first`: no update of this buffer has been applied before.
+template <class T>
+CLRFAST_HD Hyper<T> hyper(T lr, T momentum, T weight_decay, T gain, bool maximize, T grad_scale, bool first) {
+  const T inverse_scale = T(1) / grad_scale;
+  return {maximize ? -inverse_scale : inverse_scale,
+          weight_decay,
+          first ? T(0) : momentum,
+          first ? T(1) : gain,
+          momentum,
+          lr};
+}
+
+// `form` and `decay` are constants in the CPU's loops and registers in the kernel's, where they cost nothing.
+template <class T>
+CLRFAST_HD void sgd_update(Form form, bool decay, T& p, T grad, T& b, const Hyper<T>& h) {
   T g = h.grad_factor * grad;
-  if constexpr (decay) g = g + h.weight_decay * p;
+  if (decay) g = g + h.weight_decay * p;
   T d = g;
-  if constexpr (form != Form::plain) {
+  if (form != Form::plain) {
     b = h.buffer_decay * b + h.buffer_gain * g;
-    d = b;
-    if constexpr (form == Form::nesterov) d = g + h.momentum * b;
+    d = form == Form::nesterov ? g + h.momentum * b : b;
   }
   p = p - h.lr * d;
 }

@@ -30,35 +30,57 @@ struct StepControl {
   float smoothing, stop_factor;
 };
 
-CLRFAST_HD void advance(const StepControl& c, const float* loss, float found_inf) {
-  const std::int64_t step = *c.step;
-  if (*c.stop) {
-    for (std::int64_t g = 0; g < c.n_groups; ++g) c.row[4 * g + 3] = 0.0f;
-    return;
-  }
+// What one step does, worked out before anything is written: all threads of a block may decide, then one commits.
+struct Decision {
+  std::int64_t step;
+  bool live, apply, stop;
+  bool record, enter;  // the loss: into the history, into the average
+  float loss, average, weight, best;
+};
+
+CLRFAST_HD Decision decide(const StepControl& c, const float* loss, float found_inf) {
+  Decision d{*c.step, !*c.stop, false, *c.stop != 0, false, false, 0.0f, 0.0f, 0.0f, 0.0f};
+  if (!d.live) return d;
   if (loss) {
-    if (step < c.total_steps) c.losses[step] = *loss;
-    const bool finite = std::isfinite(*loss);
-    float &average = c.average[0], &weight = c.average[1], &best = c.average[2];
-    if (finite) {
+    d.loss = *loss;
+    d.record = d.step < c.total_steps;
+    d.enter = std::isfinite(d.loss);
+    if (d.enter) {
       const float gain = 1.0f - c.smoothing;
-      average = c.smoothing * average + gain * *loss;
-      weight = c.smoothing * weight + gain;
-      const float smoothed = average / weight;
-      best = smoothed < best ? smoothed : best;
-      if (c.stop_factor > 0.0f && smoothed - best > (c.stop_factor - 1.0f) * std::fabs(best)) *c.stop = 1;
-    } else if (c.stop_factor > 0.0f) {
-      *c.stop = 1;
+      d.average = c.smoothing * c.average[0] + gain * d.loss;
+      d.weight = c.smoothing * c.average[1] + gain;
+      const float smoothed = d.average / d.weight;
+      d.best = smoothed < c.average[2] ? smoothed : c.average[2];
+      d.stop = c.stop_factor > 0.0f && smoothed - d.best > (c.stop_factor - 1.0f) * std::fabs(d.best);
+    } else {
+      d.stop = c.stop_factor > 0.0f;
     }
   }
-  const bool apply = !*c.stop && found_inf == 0.0f;
-  const std::int64_t last = c.total_steps - 1;
-  const float* source = c.table + 3 * c.n_groups * (step < last ? step : last);
-  for (std::int64_t g = 0; g < c.n_groups; ++g) {
-    for (int k = 0; k < 3; ++k) c.row[4 * g + k] = source[3 * g + k];
-    c.row[4 * g + 3] = apply ? 1.0f : 0.0f;
+  d.apply = !d.stop && found_inf == 0.0f;
+  return d;
+}
+
+CLRFAST_HD void write_row(const StepControl& c, const Decision& d, std::int64_t group) {
+  float* row = c.row + 4 * group;
+  if (d.live) {
+    const std::int64_t last = c.total_steps - 1;
+    const float* source = c.table + 3 * (c.n_groups * (d.step < last ? d.step : last) + group);
+    for (int k = 0; k < 3; ++k) row[k] = source[k];
   }
-  *c.step = step + (apply ? 1 : 0);
+  row[3] = d.apply ? 1.0f : 0.0f;
+}
+
+CLRFAST_HD void commit(const StepControl& c, const Decision& d) {
+  if (d.record) c.losses[d.step] = d.loss;
+  if (d.enter) c.average[0] = d.average, c.average[1] = d.weight, c.average[2] = d.best;
+  *c.stop = d.stop;
+  *c.step = d.step + d.apply;
+}
+
+inline void advance(const StepControl& c, const float* loss, float found_inf) {
+  const Decision d = decide(c, loss, found_inf);
+  for (std::int64_t group = 0; group < c.n_groups; ++group) write_row(c, d, group);
+  commit(c, d);
 }
 
 }  // namespace clrfast

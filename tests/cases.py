@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from clrfast import _native
 
-BACKENDS = [
-    "torch",
+NATIVE = [
     pytest.param("cpp", marks=pytest.mark.skipif(_native.why_missing is not None, reason="no native backend")),
+    "cuda",  # its kernels on the CPU, see conftest.py
 ]
+BACKENDS = ["torch", *NATIVE]
 
 # Relative to the largest value of a tensor, after `n` steps. One step rounds each of its about five operations once
 # (half an ulp each) in either implementation; errors of earlier steps decay or add up linearly.

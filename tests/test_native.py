@@ -1,4 +1,4 @@
-"""The C++ backend against the reference, bit for bit."""
+"""The native backends against the reference, bit for bit; the CUDA one with its kernels on the CPU, see conftest.py."""
 
 import copy
 from types import SimpleNamespace
@@ -12,18 +12,19 @@ import clrfast
 from clrfast import _native
 from clrfast.optim.control import StepControl
 
-from .cases import DTYPES, OPTIONS, assert_same, give_grads, make_params, option_id, run_steps
+from .cases import DTYPES, NATIVE, OPTIONS, assert_same, give_grads, make_params, option_id, run_steps
 
-pytestmark = pytest.mark.skipif(_native.why_missing is not None, reason="no native backend")
+pytestmark = pytest.mark.parametrize("backend", NATIVE)
 
-# Around the chunk of 16,384 elements and the serial limit of 32,768, and what 128-bit loads could get wrong.
-SHAPES = [(0,), (), (1,), (3,), (4,), (1023,), (16383,), (16384,), (16385,), (50000,), (7, 5, 3)]
+# Around the kernel's chunk of 4,096 elements, the CPU's of 65,536 and its serial limit of 32,768, and what 128-bit loads
+# could get wrong.
+SHAPES = [(0,), (), (1,), (3,), (4,), (1023,), (4095,), (4096,), (4097,), (12293,), (65537,), (7, 5, 3)]
 
 
-def both(make, steps=4, **kwargs):
-    results = [run_steps(lambda p, b=backend: make(p, b), steps, SHAPES, **kwargs) for backend in ("torch", "cpp")]
-    for (params, optimizer), backend in zip(results, ("torch", "cpp"), strict=True):
-        assert optimizer.backend == backend
+def both(backend, make, steps=4, **kwargs):
+    results = [run_steps(lambda p, b=b: make(p, b), steps, SHAPES, **kwargs) for b in ("torch", backend)]
+    for (params, optimizer), expected in zip(results, ("torch", backend), strict=True):
+        assert optimizer.backend == expected
         assert all(param.isfinite().all() for param in params)
     (left, reference), (right, native) = results
     assert_same(left, right)
@@ -36,54 +37,56 @@ def buffers(optimizer):
 
 @pytest.mark.parametrize("options", OPTIONS, ids=option_id)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_equals_reference(options, dtype):
-    both(lambda p, backend: clrfast.SGD(p, lr=0.01, backend=backend, **options), dtype=dtype)
+def test_equals_reference(backend, options, dtype):
+    both(backend, lambda p, b: clrfast.SGD(p, lr=0.01, backend=b, **options), dtype=dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("nesterov", [False, True])
-def test_equals_reference_under_a_schedule(dtype, nesterov):
+def test_equals_reference_under_a_schedule(backend, dtype, nesterov):
     schedule = clrfast.one_cycle(0.05, 6, weight_decay=clrfast.schedules.Linear(0.0, 0.1, 3))
     both(
-        lambda p, b: clrfast.SGD(p, momentum=0.9, nesterov=nesterov, schedule=schedule, backend=b), steps=8, dtype=dtype
+        backend, lambda p, b: clrfast.SGD(p, momentum=0.9, nesterov=nesterov, schedule=schedule, backend=b), steps=8, dtype=dtype
     )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_equals_reference_when_scaled_and_skipped(dtype):
+def test_equals_reference_when_scaled_and_skipped(backend, dtype):
     def before(step, optimizer, params):
         optimizer.grad_scale, optimizer.found_inf = torch.tensor(3.0), torch.tensor(2.0 if step in (0, 2) else 0.0)
 
-    both(lambda p, b: clrfast.SGD(p, lr=0.01, momentum=0.9, dampening=0.5, backend=b), dtype=dtype, before_step=before)
+    both(backend, lambda p, b: clrfast.SGD(p, lr=0.01, momentum=0.9, dampening=0.5, backend=b), dtype=dtype, before_step=before)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_every_16_bit_pattern_survives_and_rounds_as_in_torch(dtype):
+def test_every_16_bit_pattern_survives_and_rounds_as_in_torch(backend, dtype):
     """p - 0 * g keeps every pattern, and p - lr * g rounds as torch's conversion from float32 does."""
     patterns = torch.arange(2**16).to(torch.uint16).view(dtype)
     param = nn.Parameter(patterns.clone())
     param.grad = torch.ones_like(param)
-    clrfast.SGD([param], lr=0.0, backend="cpp").step()
+    clrfast.SGD([param], lr=0.0, backend=backend).step()
     assert_same([param.data], [patterns])
     with torch.no_grad():
         param.copy_(patterns)
-    clrfast.SGD([param], lr=1e-3, backend="cpp").step()
+    clrfast.SGD([param], lr=1e-3, backend=backend).step()
     assert_same([param.data], [(patterns.float() - 1e-3).to(dtype)])
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 5])
-def test_result_does_not_depend_on_threads(n_threads):
+def test_result_does_not_depend_on_threads(backend, n_threads):
+    if backend != "cpp":
+        pytest.skip("threads of the CPU")
     before = torch.get_num_threads()
     expected, _ = run_steps(lambda p: clrfast.SGD(p, momentum=0.9, backend="torch"), 3, [(100_000,), (70_000,)])
     torch.set_num_threads(n_threads)
     try:
-        params, _ = run_steps(lambda p: clrfast.SGD(p, momentum=0.9, backend="cpp"), 3, [(100_000,), (70_000,)])
+        params, _ = run_steps(lambda p: clrfast.SGD(p, momentum=0.9, backend=backend), 3, [(100_000,), (70_000,)])
     finally:
         torch.set_num_threads(before)
     assert_same(params, expected)
 
 
-def test_layouts_of_memory():
+def test_layouts_of_memory(backend):
     """Transposed, strided, expanded-like, channels-last parameters, and gradients laid out unlike their parameter."""
     base = torch.randn(6, 8)
 
@@ -101,9 +104,9 @@ def test_layouts_of_memory():
         ]
 
     results = []
-    for backend in ("torch", "cpp"):
+    for b in ("torch", backend):
         params = make()
-        optimizer = clrfast.SGD(params, lr=0.1, momentum=0.9, weight_decay=0.01, backend=backend)
+        optimizer = clrfast.SGD(params, lr=0.1, momentum=0.9, weight_decay=0.01, backend=b)
         for step in range(3):
             give_grads(params, step)
             params[3].grad = params[3].grad.t().contiguous().t()
@@ -113,11 +116,11 @@ def test_layouts_of_memory():
     assert_same(*results)
 
 
-def test_no_write_outside_of_a_view():
+def test_no_write_outside_of_a_view(backend):
     memory = torch.zeros(100)
     param = nn.Parameter(memory[10:20])
     param.grad = torch.ones(10)
-    clrfast.SGD([param], lr=1.0, backend="cpp").step()
+    clrfast.SGD([param], lr=1.0, backend=backend).step()
     assert memory.tolist() == [0.0] * 10 + [-1.0] * 10 + [0.0] * 80
 
 
@@ -132,7 +135,7 @@ CHANGES = {
     "buffer memory swapped": lambda o, p: setattr(
         o.state[p[0]]["momentum_buffer"], "data", torch.ones_like(o.state[p[0]]["momentum_buffer"])
     ),
-    "flag dropped": lambda o, p: o.state[p[0]].pop("started"),
+    "flag dropped": lambda o, p: o.state[p[0]].pop("started", None),
     "parameter viewed the other way": lambda o, p: view_otherwise(p[2]),
     "parameter made smaller in place": lambda o, p: make_smaller(o, p[0]),
     "momentum switched off": lambda o, p: o.param_groups[0].update(momentum=0.0),
@@ -155,7 +158,7 @@ def make_smaller(optimizer, param):
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_change_from_outside_is_noticed(name):
+def test_a_change_from_outside_is_noticed(backend, name):
     """What is kept from step to step must never be used when it is stale."""
 
     def before(step, optimizer, params):
@@ -169,12 +172,12 @@ def test_a_change_from_outside_is_noticed(name):
             [(4, 3), (5,), (2, 2)],
             before_step=before,
         )
-        for b in ("torch", "cpp")
+        for b in ("torch", backend)
     ]
     assert_same(results[0][0], results[1][0])
 
 
-def test_an_odd_gradient_is_applied_once():
+def test_an_odd_gradient_is_applied_once(backend):
     """A parameter that C++ cannot update must not be updated again by the gradient of an earlier step."""
 
     def before(step, optimizer, params):
@@ -185,12 +188,12 @@ def test_an_odd_gradient_is_applied_once():
 
     results = [
         run_steps(lambda p, b=b: clrfast.SGD(p, lr=0.1, backend=b), 4, [(4, 3), (5,)], before_step=before)[0]
-        for b in ("torch", "cpp")
+        for b in ("torch", backend)
     ]
     assert_same(*results)
 
 
-def test_groups_rearranged():
+def test_groups_rearranged(backend):
     def before(step, optimizer, params):
         first, second = optimizer.param_groups[:2] if step < 3 else (None, None)
         if step == 1:
@@ -203,50 +206,51 @@ def test_groups_rearranged():
         groups = [{"params": params[:2]}, {"params": params[2:], "lr": 0.001}]
         return clrfast.SGD(groups, lr=0.1, momentum=0.9, backend=backend)
 
-    results = [run_steps(lambda p, b=b: make(p, b), 4, [(3,)] * 4, before_step=before)[0] for b in ("torch", "cpp")]
+    results = [run_steps(lambda p, b=b: make(p, b), 4, [(3,)] * 4, before_step=before)[0] for b in ("torch", backend)]
     assert_same(*results)
 
 
-def test_without_the_exchange_api_the_result_is_the_same(monkeypatch):
+def test_without_the_exchange_api_the_result_is_the_same(backend, monkeypatch):
     """torch before it had DLPack's exchange API; the option grid stands for all."""
     expected, _ = run_steps(lambda p: clrfast.SGD(p, schedule=clrfast.one_cycle(0.1, 5), backend="torch"), 6, SHAPES)
-    slow = SimpleNamespace(**{name: getattr(_native.load(), name) for name in ("sgd_", "Control")})
+    slow = SimpleNamespace(**vars(_native.load()))
     slow.collect_ = lambda *_: None
     monkeypatch.setattr(_native, "_C", slow)
-    params, _ = run_steps(lambda p: clrfast.SGD(p, schedule=clrfast.one_cycle(0.1, 5), backend="cpp"), 6, SHAPES)
+    params, _ = run_steps(lambda p: clrfast.SGD(p, schedule=clrfast.one_cycle(0.1, 5), backend=backend), 6, SHAPES)
     assert_same(params, expected)
 
 
-def test_gradients_are_held_while_the_update_runs(monkeypatch):
+def test_gradients_are_held_while_the_update_runs(backend, monkeypatch):
     """Another thread may drop a gradient while the interpreter's lock is released."""
     params = make_params([(4,), (5,)])
     give_grads(params, 0)
     grads = [param.grad for param in params]
-    optimizer = clrfast.SGD(params, lr=0.1, backend="cpp")
-    module, held = _native.load(), []
+    optimizer = clrfast.SGD(params, lr=0.1, backend=backend)
+    module, held, name = _native.load(), [], {"cpp": "sgd_", "cuda": "sgd_cuda_"}[backend]
 
     def sgd_(*arguments):
-        held.extend(optimizer._update._grads)
-        return module.sgd_(*arguments)
+        held.extend(optimizer._updates[0]._grads)
+        return getattr(module, name)(*arguments)
 
-    monkeypatch.setattr(_native, "_C", SimpleNamespace(collect_=module.collect_, sgd_=sgd_))
+    monkeypatch.setattr(_native, "_C", SimpleNamespace(**{**vars(module), name: sgd_}))
     optimizer.step()
     assert all(a is b for a, b in zip(held, grads, strict=True))
-    assert not optimizer._update._grads
+    assert not optimizer._updates[0]._grads
 
 
-def test_update_counts_as_an_in_place_change_for_autograd():
+def test_update_counts_as_an_in_place_change_for_autograd(backend):
     param = nn.Parameter(torch.ones(3))
     loss = (param**2).sum()
     param.grad = torch.ones(3)
-    clrfast.SGD([param], lr=0.1, backend="cpp").step()
+    clrfast.SGD([param], lr=0.1, backend=backend).step()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
 
 
-def control_pair(**watch):
+def control_pair(backend, **watch):
     table = clrfast.one_cycle(1.0, 6).table()
-    controls = [StepControl(table, backend=backend) for backend in ("torch", "cpp")]
+    tick = torch.ones((), dtype=torch.int64)
+    controls = [StepControl(table, backend=b, tick=tick) for b in ("torch", backend)]
     for control in controls:
         if watch:
             control.watch_divergence(**watch)
@@ -265,8 +269,8 @@ LOSSES = {
 
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("watch", [{}, {"smoothing": 0.5, "stop_factor": 4.0}, {"smoothing": 0.0, "stop_factor": 1.5}])
-def test_control_equals_reference(name, watch):
-    pair = control_pair(**watch)
+def test_control_equals_reference(backend, name, watch):
+    pair = control_pair(backend, **watch)
     for step, loss in enumerate(LOSSES[name]):
         found_inf = torch.tensor(2.0) if step == 1 else None
         for control in pair:
@@ -276,25 +280,28 @@ def test_control_equals_reference(name, watch):
         assert pair[0].host_step == pair[1].host_step == int(pair[0].step)
 
 
-def test_binding_refuses_what_memory_safety_forbids():
+def test_binding_refuses_what_memory_safety_forbids(backend):
     module = _native.load()
-    tensors = np.zeros((1, 7), dtype=np.int64)
+    tensors = np.zeros((1, 8), dtype=np.int64)
     group = (0.1, 0.0, 0.0, 0.0, 0.0, 0.0)
 
     def sgd(tensors=tensors, groups=(group,)):
-        module.sgd_(tensors, list(groups), None, True, 1.0, 1)
+        if backend == "cpp":
+            module.sgd_(tensors, list(groups), None, True, 1.0, 1)
+        else:
+            module.sgd_cuda_(tensors, [(*group, 0, 0) for group in groups], None, 0, 0, 0, 0, 0)
 
-    for column, value, named in ((6, 1, "group out of range"), (5, 9, "unknown dtype")):
+    for column, value, named in ((7, 1, "group out of range"), (6, 64, "unknown dtype"), (5, -1, "negative numel")):
         bad = tensors.copy()
         bad[0, column] = value
         with pytest.raises(ValueError, match=named):
             sgd(bad)
     bad = tensors.copy()
-    bad[0, [1, 4]] = 8
+    bad[0, [1, 5]] = 8
     with pytest.raises(ValueError, match="no memory"):
         sgd(bad)
     with pytest.raises(ValueError, match="must be"):
-        sgd(np.zeros((1, 6), dtype=np.int64))
+        sgd(np.zeros((1, 7), dtype=np.int64))
     with pytest.raises(TypeError):
         sgd(tensors.astype(np.int32))
     with pytest.raises(ValueError, match="losses must be"):
@@ -308,19 +315,19 @@ def test_binding_refuses_what_memory_safety_forbids():
         )
 
 
-def test_many_groups():
+def test_many_groups(backend):
     def make(params, backend):
         groups = [{"params": [p], "lr": 0.01 * (i + 1), "momentum": 0.1 * (i % 3)} for i, p in enumerate(params)]
         return clrfast.SGD(groups, lr=0.1, backend=backend)
 
-    results = [run_steps(lambda p, b=b: make(p, b), 3, [(5,)] * 40)[0] for b in ("torch", "cpp")]
+    results = [run_steps(lambda p, b=b: make(p, b), 3, [(5,)] * 40)[0] for b in ("torch", backend)]
     assert_same(*results)
 
 
-def test_params_without_any_gradient_are_left_alone():
+def test_params_without_any_gradient_are_left_alone(backend):
     params = make_params([(3,), (4,)])
     before = [param.clone() for param in params]
-    optimizer = clrfast.SGD(params, lr=0.1, momentum=0.9, backend="cpp")
+    optimizer = clrfast.SGD(params, lr=0.1, momentum=0.9, backend=backend)
     optimizer.step()
     assert_same(params, before)
     assert not optimizer.state_dict()["state"]

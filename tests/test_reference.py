@@ -33,7 +33,7 @@ NOTHING = {"momentum": 0.0, "weight_decay": 0.0, "dampening": 0.0, "nesterov": F
 def test_one_update_by_hand(options, started, expected_p, expected_b):
     """From p = 2, g = 3, b = 8 with lr = 0.5."""
     p, g, b = torch.tensor([2.0]), torch.tensor([3.0]), torch.tensor([8.0])
-    flag = torch.tensor(started)
+    flag = torch.tensor(int(started))
     update_(p, g, b, flag, lr=0.5, **{**NOTHING, **options})
     assert (p.item(), g.item(), b.item()) == (expected_p, 3.0, expected_b)
     applied = bool(options.get("apply", True)) and bool(options.get("momentum", 0))

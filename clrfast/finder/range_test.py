@@ -156,7 +156,7 @@ def _run(
         if step % POLL_EVERY == 0 or step == steps:
             if progress is not None:
                 progress(step)
-            if stepper.control.stop:
+            if stepper.control.stopped():
                 return
 
 

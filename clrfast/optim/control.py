@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..schedules.schedule import row_at
-from . import native, reference
+from . import capture, cuda, native, reference
 
 
 class StepControl:
@@ -20,7 +20,8 @@ class StepControl:
     Args:
         table: float32 ``[total_steps, n_groups, 3]`` (lr, momentum, weight_decay): what ``Schedule.table`` returns.
         device: where the control lives.
-        backend: "torch" or "cpp".
+        backend: "torch", "cpp" or "cuda".
+        tick: int64 [] on ``device``, counts the calls of ``advance``; backend "cuda" only.
 
     Attributes (tensors on ``device``, written by ``advance`` without any synchronisation):
         step: int64 ``[]``, applied updates so far.
@@ -30,13 +31,21 @@ class StepControl:
         row: float32 ``[n_groups, 4]``: lr, momentum, weight_decay and apply (1 or 0) of the current update.
     """
 
-    def __init__(self, table: NDArray[np.float32], *, device: torch.device | str = "cpu", backend: str = "torch"):
+    def __init__(
+        self,
+        table: NDArray[np.float32],
+        *,
+        device: torch.device | str = "cpu",
+        backend: str = "torch",
+        tick: Tensor | None = None,
+    ):
         self.host_table = np.ascontiguousarray(table, dtype=np.float32)
         self.table = torch.from_numpy(self.host_table).to(device)
         self.total_steps, n_groups, _ = table.shape
         self.moves = [bool(self.host_table[:, group, 1].any()) for group in range(n_groups)]
         """Per group, whether its momentum is ever above 0."""
         self.backend = backend
+        self.tick = tick
         self.smoothing = 0.98
         self.stop_factor: float | None = None
         self.step = torch.zeros((), dtype=torch.int64, device=device)
@@ -46,15 +55,37 @@ class StepControl:
         self.row = torch.zeros((n_groups, 4), device=device)
         self.host_step = 0
         """The step as the host knows it without asking the device: exact on the CPU; on other devices an update
-        that was skipped there counts as made, until ``synchronize``."""
+        that was skipped there counts as made, and a replayed graph is not seen, until ``synchronize``."""
         self._native: Any = None
+        self._stop_seen: tuple[Tensor, torch.cuda.Event] | None = None
 
     @property
     def native(self) -> Any:
-        """The C++ view of this control; backend "cpp" only."""
+        """The compiled view of this control; backends "cpp" and "cuda" only."""
         if self._native is None:
-            self._native = native.native_control(self)
+            self._native = (cuda if self.backend == "cuda" else native).native_control(self)
         return self._native
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All that ``advance`` reads and writes on the device."""
+        return (self.table, self.step, self.losses, self.average, self.stop, self.row)
+
+    def stopped(self) -> bool:
+        """Whether ``stop`` is set, as far as is known without waiting for the device.
+
+        On a CUDA device each call starts a copy and looks at the one before, so the answer comes a call late; the
+        updates in between have changed nothing.
+        """
+        if self.stop.device.type != "cuda":
+            return bool(self.stop)
+        seen = self._stop_seen is not None and self._stop_seen[1].query() and bool(self._stop_seen[0])
+        if self._stop_seen is None or self._stop_seen[1].query():
+            copy = torch.empty((), dtype=torch.bool, pin_memory=True)
+            copy.copy_(self.stop, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record(torch.cuda.current_stream(self.stop.device))
+            self._stop_seen = copy, event
+        return seen
 
     def watch_divergence(self, *, smoothing: float = 0.98, stop_factor: float = 4.0) -> None:
         """Stop all updates, for good, once the loss diverges or is not finite.
@@ -82,7 +113,7 @@ class StepControl:
         - ``step += apply``: a skipped update never moves the schedule.
         """
         if loss is not None and not isinstance(loss, Tensor):
-            loss = torch.tensor(float(loss), device=self.table.device)
+            loss = torch.full((), float(loss), device=self.table.device)
         if loss is not None and loss.numel() != 1:
             raise ValueError(f"loss: got shape {tuple(loss.shape)}; give a scalar, for example loss.mean()")
         if self.backend == "cpp":
@@ -92,9 +123,12 @@ class StepControl:
                 self.smoothing,
                 self.stop_factor or 0.0,
             )
-        else:
-            reference.advance_(self, loss, found_inf)
-            self.host_step = int(self.step) if self.step.device.type == "cpu" else self.host_step + 1
+            return
+        (cuda if self.backend == "cuda" else reference).advance_(self, loss, found_inf)
+        if self.step.device.type == "cpu":
+            self.host_step = int(self.step)
+        elif not capture.is_capturing((self.step.device,)):
+            self.host_step += 1
 
     def synchronize(self) -> int:
         """Wait for the device and return the exact step."""
@@ -121,4 +155,5 @@ class StepControl:
         self.synchronize()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_native": None}  # a view of the tensors' memory: made anew where needed
+        # A view of the tensors' memory, and what an event guards: made anew where needed.
+        return {**self.__dict__, "_native": None, "_stop_seen": None}

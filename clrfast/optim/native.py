@@ -1,4 +1,4 @@
-"""The C++ backend: one native call for all tensors of a step.
+"""The native backends: one compiled call for all tensors of a step. This is what they share, and the CPU's.
 
 ``collect_`` finds the memory of all tensors anew at every step, in C++ through DLPack's exchange API: addresses that
 were kept would be silently wrong as soon as a parameter, gradient or buffer is swapped unseen. Where torch is too old
@@ -14,16 +14,16 @@ import torch
 from torch import Tensor
 
 from .. import _native
-from . import reference
-from .parameters import Parameter, ensure_momentum, with_gradient
+from . import capture, reference
+from .parameters import Parameter, devices_of, needs_master, with_gradient
 
 if TYPE_CHECKING:
     from .control import StepControl
     from .sgd import SGD
 
 _DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}  # csrc/dtypes.h
-_COLUMNS = 7  # csrc/tensor_list.h: param, grad, buffer, started, numel, dtype, group
-_OPTIONS = ("lr", "momentum", "weight_decay", "dampening", "nesterov", "maximize")
+_COLUMNS = 8  # csrc/tensor_list.h: param, grad, buffer, master, started, numel, types, group
+OPTIONS = ("lr", "momentum", "weight_decay", "dampening", "nesterov", "maximize")
 
 
 def native_control(control: StepControl) -> Any:
@@ -32,97 +32,144 @@ def native_control(control: StepControl) -> Any:
     return _native.load().Control(*(tensor.numpy() for tensor in tensors))
 
 
-class CppUpdate:
-    """The update of all parameters of an optimizer on the CPU, in C++."""
+class NativeUpdate:
+    """The update of an optimizer's parameters on one device: finds their memory; a subclass updates them."""
 
-    def __init__(self, optimizer: SGD):
+    device_type: int
+    """DLPack's number of the kind of device."""
+    mixed: bool
+    """Whether the tensors of one parameter may differ in dtype, and master weights are known."""
+
+    def __init__(self, optimizer: SGD, device: torch.device):
         self._optimizer = optimizer
+        self._device = device
+        self._devices = devices_of(optimizer.param_groups)
+        self._other_ids = [other.index for other in self._devices if other != device]
         self._tensors = np.zeros((0, _COLUMNS), dtype=np.int64)
         self._states: list[dict[str, Any]] = []
-        self._momentum: list[tuple[dict[str, Any], Tensor, Tensor, int] | None] = []
+        self._remembered: list[tuple[dict[str, Any], Tensor | None, Tensor | None, int, Tensor | None] | None] = []
         self._rest: list[Parameter] = []
         self._updated: list[Tensor] = []
         self._grads: list[Tensor] = []
 
-    def prepare(self) -> None:
-        """Find this step's gradients.
+    def prepare(self) -> bool:
+        """Find this step's gradients. False if the parameters have moved to other devices since this was made.
 
         Raises:
             RuntimeError: one of them cannot be used; nothing has changed then.
         """
         optimizer = self._optimizer
+        if capture.is_capturing(self._devices):
+            capture.require_complete(optimizer, with_gradient(optimizer))
         moves = [optimizer.uses_momentum(index) for index in range(len(optimizer.param_groups))]
         found = _native.load().collect_(
-            optimizer.param_groups, optimizer.state, self._tensors, self._states, self._momentum, moves
+            optimizer.param_groups,
+            optimizer.state,
+            self._tensors,
+            self._states,
+            self._remembered,
+            moves,
+            (self.device_type, self._device.index or 0),
+            self._other_ids,
+            self.mixed,
+            optimizer.master_weights,
         )
         if found is None:
+            if devices_of(optimizer.param_groups) != self._devices:
+                return False
             self._collect_slowly(moves)
         else:
             # Holding the gradients keeps their memory while the update runs without the interpreter's lock.
             (self._updated, self._grads), self._rest = found, []
+        return True
 
     def update_(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
         """Apply the update; arguments as of ``ReferenceUpdate.update_``."""
         # Raw writes do not count as in-place changes for autograd until it is told. Told before the update, because
         # `prepare` has just brought the tensors' headers into the cache and the update drives them out.
         _increment_version(self._updated)
-        optimizer, control = self._optimizer, self._optimizer.control
-        groups = [tuple(float(group[name]) for name in _OPTIONS) for group in optimizer.param_groups]
-        apply = found_inf is None or found_inf.item() == 0
-        _native.load().sgd_(
-            self._tensors,
-            groups,
-            None if control is None else control.native,
-            apply,
-            1.0 if grad_scale is None else grad_scale.item(),
-            torch.get_num_threads(),
-        )
+        self._update_(grad_scale, found_inf)
         self._grads = []
         if self._rest:
-            reference.update_all_(optimizer, self._rest, grad_scale, found_inf)
+            reference.update_all_(self._optimizer, self._rest, grad_scale, found_inf)
             self._rest = []
 
+    def _update_(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
+        raise NotImplementedError
+
     def _collect_slowly(self, moves: list[bool]) -> None:
-        """What ``collect_`` does, after making the missing momentum state; what C++ cannot update goes to ``_rest``."""
+        """What ``collect_`` does, after making the missing state; what it cannot update goes to ``_rest``."""
         optimizer = self._optimizer
         params = [param for group in optimizer.param_groups for param in group["params"]]
         parameters = with_gradient(optimizer)
         self._tensors = np.zeros((len(params), _COLUMNS), dtype=np.int64)
-        self._momentum = [None] * len(params)
+        self._remembered = [None] * len(params)
         self._updated, self._grads, self._rest = [], [], []
         for parameter in parameters:
-            index, param, grad, buffer, flag = parameter.index, parameter.param, parameter.grad, None, 0
-            if moves[parameter.group]:
-                state = optimizer.state[param]
-                ensure_momentum(state, param)
-                buffer, started = state["momentum_buffer"], state["started"]
-                flag = started.data_ptr()
-                self._momentum[index] = (state, buffer, started, flag)
-            if not _alike(param, grad, buffer):
+            index, param, grad = parameter.index, parameter.param, parameter.grad
+            if param.device != self._device:
+                continue
+            state = optimizer.ensure_state(parameter.group, param, tracked=self._tracked(parameter.group, param))
+            buffer, started = state.get("momentum_buffer"), state.get("started")
+            flag = 0 if started is None else started.data_ptr()
+            master = state.get("master_param")
+            if param in optimizer.state:
+                self._remembered[index] = (state, buffer, started, flag, master)
+            buffer = buffer if moves[parameter.group] else None
+            master = master if optimizer.master_weights and needs_master(param) else None
+            if not self._takes(param, grad, buffer, master):
                 self._rest.append(parameter)
                 continue
             self._updated.append(param)
             self._grads.append(grad)
+            types = [_DTYPES[(param if tensor is None else tensor).dtype] for tensor in (param, grad, buffer)]
             self._tensors[index] = (
                 param.data_ptr(),
                 grad.data_ptr(),
                 0 if buffer is None else buffer.data_ptr(),
-                flag,
+                0 if master is None else master.data_ptr(),
+                flag if buffer is not None else 0,
                 param.numel(),
-                _DTYPES[param.dtype],
+                types[0] | types[1] << 2 | types[2] << 4,
                 parameter.group,
             )
         self._states = list(optimizer.state.values())
 
+    def _tracked(self, group: int, param: Tensor) -> bool:
+        """Whether the backend keeps account of whether a buffer of ``param`` was started; see ``ensure_momentum``."""
+        return True
 
-def _alike(param: Tensor, grad: Tensor, buffer: Tensor | None) -> bool:
-    """Whether the tensors are dense, of one dtype and laid out alike, so that one flat loop covers them."""
-    others = (grad,) if buffer is None else (grad, buffer)
-    if any(other.dtype != param.dtype or other.device != param.device or other.is_neg() for other in others):
-        return False
-    if param.is_contiguous():
-        return all(other.is_contiguous() for other in others)
-    return _is_dense(param) and all(other.stride() == param.stride() for other in others)
+    def _takes(self, param: Tensor, grad: Tensor, buffer: Tensor | None, master: Tensor | None) -> bool:
+        """Whether the tensors are dense and laid out alike, so that one flat loop covers them, and of dtypes it knows."""
+        others = [other for other in (grad, buffer, master) if other is not None]
+        if any(other.device != param.device or other.is_neg() for other in others):
+            return False
+        if not self.mixed and (master is not None or any(other.dtype != param.dtype for other in others)):
+            return False
+        if master is not None and any(other.dtype != torch.float32 for other in (buffer, master) if other is not None):
+            return False
+        if param.is_contiguous():
+            return all(other.is_contiguous() for other in others)
+        return _is_dense(param) and all(other.stride() == param.stride() for other in others)
+
+
+class CppUpdate(NativeUpdate):
+    """The update of all parameters of an optimizer on the CPU, in C++."""
+
+    device_type = 1
+    mixed = False
+
+    def _update_(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
+        optimizer, control = self._optimizer, self._optimizer.control
+        groups = [tuple(float(group[name]) for name in OPTIONS) for group in optimizer.param_groups]
+        _native.load().sgd_(
+            self._tensors,
+            groups,
+            None if control is None else control.native,
+            found_inf is None or found_inf.item() == 0,
+            1.0 if grad_scale is None else grad_scale.item(),
+            torch.get_num_threads(),
+        )
 
 
 def _is_dense(tensor: Tensor) -> bool:

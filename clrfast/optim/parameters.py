@@ -27,8 +27,7 @@ def with_gradient(optimizer: Optimizer) -> list[Parameter]:
     """All parameters that have a gradient, in order.
 
     Raises:
-        RuntimeError: a gradient or a momentum buffer that SGD cannot use, or parameters on several devices. Nothing
-            has changed then.
+        RuntimeError: a gradient or a state that SGD cannot use. Nothing has changed then.
     """
     found: list[Parameter] = []
     index = 0
@@ -38,43 +37,62 @@ def with_gradient(optimizer: Optimizer) -> list[Parameter]:
                 found.append(Parameter(index, group, param, param.grad))
             index += 1
     for parameter in found:
-        reason = _why_unusable(parameter, optimizer.state.get(parameter.param, {}).get("momentum_buffer"))
+        reason = _why_unusable(parameter, optimizer.state.get(parameter.param, {}))
         if reason is not None:
-            shape = tuple(parameter.param.shape)
-            raise RuntimeError(f"parameter {parameter.index} (group {parameter.group}, shape {shape}): {reason}")
-    require_one_device(optimizer.param_groups)
+            raise RuntimeError(f"{described(parameter.index, parameter.group, parameter.param)}: {reason}")
     return found
 
 
-def require_one_device(param_groups: Sequence[Mapping[str, Any]]) -> torch.device:
-    """The device of all parameters.
+def described(index: int, group: int, param: Tensor) -> str:
+    """A parameter as error messages name it."""
+    return f"parameter {index} (group {group}, shape {tuple(param.shape)})"
+
+
+def devices_of(param_groups: Sequence[Mapping[str, Any]]) -> tuple[torch.device, ...]:
+    """The devices of all parameters, in order of first use; the CPU where there are no parameters.
 
     Raises:
-        RuntimeError: they lie on several.
+        RuntimeError: they lie on several that are not all CUDA devices.
     """
-    devices = {param.device for group in param_groups for param in group["params"]} or {torch.device("cpu")}
-    if len(devices) > 1:
+    devices = dict.fromkeys(param.device for group in param_groups for param in group["params"])
+    if len(devices) > 1 and any(device.type != "cuda" for device in devices):
         raise RuntimeError(
-            f"params: they lie on several devices ({', '.join(sorted(map(str, devices)))}); "
-            "make one optimizer per device, or move the model to one"
+            f"params: they lie on several devices ({', '.join(sorted(map(str, devices)))}), which only CUDA devices "
+            "may do; make one optimizer per device, or move the model to one"
         )
-    return devices.pop()
+    return tuple(devices) or (torch.device("cpu"),)
 
 
-def ensure_momentum(state: dict[str, Any], param: Tensor) -> None:
-    """Give ``param`` its momentum buffer, zeros, and the flag ``started``: whether it holds an applied update.
+def ensure_momentum(
+    state: dict[str, Any], param: Tensor, *, dtype: torch.dtype | None = None, tracked: bool = True
+) -> None:
+    """Give ``param`` its momentum buffer, zeros, and the flag ``started``: int64 [], 0 until an update was applied.
 
     torch has no such flag: there a buffer exists from the first update on. Here a first update may be skipped on
-    the device, after the host has made the buffer. A buffer without a flag comes from outside, and holds one.
+    the device, after the host has made the buffer. A buffer without a flag comes from outside and holds one; or it
+    is not ``tracked``, because without dampening a buffer of zeros gives the right first update as well.
     """
     if state.get("momentum_buffer") is None:
-        state["momentum_buffer"] = torch.zeros_like(param, memory_format=torch.preserve_format)
-        state["started"] = torch.zeros((), dtype=torch.bool, device=param.device)
-    elif "started" not in state:
-        state["started"] = torch.ones((), dtype=torch.bool, device=param.device)
+        state["momentum_buffer"] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
+        state.pop("started", None)
+        if tracked:
+            state["started"] = torch.zeros((), dtype=torch.int64, device=param.device)
+    elif tracked and "started" not in state:
+        state["started"] = torch.ones((), dtype=torch.int64, device=param.device)
 
 
-def _why_unusable(parameter: Parameter, buffer: Tensor | None) -> str | None:
+def ensure_master(state: dict[str, Any], param: Tensor) -> None:
+    """Give a 16-bit ``param`` its float32 master weights."""
+    if needs_master(param) and state.get("master_param") is None:
+        state["master_param"] = param.detach().float()
+
+
+def needs_master(param: Tensor) -> bool:
+    """Whether master weights would hold more than ``param`` itself."""
+    return param.dtype in (torch.float16, torch.bfloat16)
+
+
+def _why_unusable(parameter: Parameter, state: Mapping[str, Any]) -> str | None:
     param, grad = parameter.param, parameter.grad
     if grad.layout != torch.strided:
         return (
@@ -86,9 +104,12 @@ def _why_unusable(parameter: Parameter, buffer: Tensor | None) -> str | None:
         return f"{param.dtype} with a gradient of {grad.dtype} is not supported; use one of {SUPPORTED}"
     if grad.device != param.device or grad.shape != param.shape:
         return f"its gradient has shape {tuple(grad.shape)} on {grad.device}, the parameter is on {param.device}"
-    if buffer is not None and (buffer.shape != param.shape or buffer.device != param.device):
-        return (
-            f"its momentum_buffer has shape {tuple(buffer.shape)} on {buffer.device}; "
-            "was the state of another model loaded? Load the right one, or clear optimizer.state"
-        )
+    for name in ("momentum_buffer", "master_param"):
+        tensor = state.get(name)
+        if tensor is not None and (tensor.shape != param.shape or tensor.device != param.device):
+            return (
+                f"its {name} has shape {tuple(tensor.shape)} on {tensor.device}, the parameter is on {param.device}; "
+                "was the model moved, or the state of another model loaded? Load the right state after moving the "
+                "model, or clear optimizer.state"
+            )
     return None

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ..schedules import QUANTITIES
-from .parameters import Parameter, ensure_momentum, with_gradient
+from . import capture
+from .parameters import Parameter, devices_of, needs_master, with_gradient
 
 if TYPE_CHECKING:
     from .control import StepControl
@@ -26,7 +27,7 @@ def advance_(control: StepControl, loss: Tensor | None, found_inf: Tensor | None
     """One step of the control; see ``StepControl.advance``."""
     live, last = ~control.stop, control.total_steps - 1
     if loss is not None:
-        loss = loss.detach().reshape(()).to(control.table)
+        loss = loss.detach().reshape(()).to(control.table, non_blocking=True)
         slot = control.step.clamp(max=last).view(1)
         record = live & (control.step <= last)
         control.losses.index_copy_(0, slot, torch.where(record, loss, control.losses[slot]))
@@ -42,7 +43,7 @@ def advance_(control: StepControl, loss: Tensor | None, found_inf: Tensor | None
             room = float(np.float32(control.stop_factor) - np.float32(1)) * best.abs()
             control.stop |= live & (~finite | (smoothed - best > room))
         control.average.copy_(torch.where(live & finite, torch.stack((average, weight, best)), control.average))
-    apply = ~control.stop if found_inf is None else ~control.stop & (found_inf.reshape(()).to(control.row.device) == 0)
+    apply = ~control.stop if found_inf is None else ~control.stop & (found_inf.reshape(()).to(control.row, non_blocking=True) == 0)
     row = control.table[control.step.clamp(max=last).view(1)][0]
     control.row[:, :3] = torch.where(live, row, control.row[:, :3])
     control.row[:, 3] = apply
@@ -54,6 +55,7 @@ def update_(
     grad: Tensor,
     buffer: Tensor | None,
     started: Tensor | None,
+    master: Tensor | None = None,
     *,
     lr: Value,
     momentum: Value,
@@ -74,25 +76,34 @@ def update_(
 
     Args:
         param, grad, buffer: one shape; any real floating types. ``buffer`` is None without momentum.
-        started: bool [], whether ``buffer`` holds an applied update; goes with ``buffer``.
+        started: int64 [], 0 until an update of ``buffer`` was applied; None: it was.
+        master: float32 master weights of a 16-bit ``param``: these are updated, and ``param`` becomes their rounded copy.
+            An element of ``param`` that is no such copy was changed from outside, and counts instead of its master.
         lr, momentum, weight_decay: Python numbers, or one-element tensors on the parameter's device.
         apply: where false, nothing changes.
     """
     compute = torch.float64 if param.dtype == torch.float64 else torch.float32
     lr, momentum, weight_decay = (_scalar(value, compute) for value in (lr, momentum, weight_decay))
     p, factor = param.to(compute), -1.0 if maximize else 1.0
+    if master is not None:
+        p = torch.where(master.to(param.dtype) == param, master, p)
     g = (factor if grad_scale is None else factor / _scalar(grad_scale, compute)) * grad.to(compute)
     g = _where(weight_decay != 0, g + weight_decay * p, g)
     d = g
-    if buffer is not None and started is not None:
+    if buffer is not None:
         b = momentum * buffer.to(compute) + (1 - dampening) * g
-        b = torch.where(started, b, g)
+        if started is not None:
+            b = torch.where(started != 0, b, g)
         moving = momentum != 0
         d = _where(moving, g + momentum * b if nesterov else b, g)
         moving = moving & apply
         _write_(buffer, b, moving)
-        started |= moving
-    _write_(param, p - lr * d, apply)
+        if started is not None:
+            started |= moving
+    p = p - lr * d
+    if master is not None:
+        _write_(master, p, apply)
+    _write_(param, p, apply)
 
 
 def _scalar(value: Value, compute: torch.dtype) -> Value:
@@ -118,15 +129,23 @@ class ReferenceUpdate:
 
     def __init__(self, optimizer: SGD):
         self._optimizer = optimizer
+        self._devices = devices_of(optimizer.param_groups)
         self._parameters: list[Parameter] = []
 
-    def prepare(self) -> None:
-        """Find this step's gradients.
+    def prepare(self) -> bool:
+        """Find this step's gradients. False if the parameters have moved to other devices since this was made.
 
         Raises:
             RuntimeError: one of them cannot be used; nothing has changed then.
         """
+        if devices_of(self._optimizer.param_groups) != self._devices:
+            return False
         self._parameters = with_gradient(self._optimizer)
+        if capture.is_capturing(self._devices):
+            capture.require_complete(self._optimizer, self._parameters)
+        for parameter in self._parameters:
+            self._optimizer.ensure_state(parameter.group, parameter.param)
+        return True
 
     def update_(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
         """Apply the update.
@@ -143,27 +162,26 @@ def update_all_(
     optimizer: SGD, parameters: list[Parameter], grad_scale: Tensor | None, found_inf: Tensor | None
 ) -> None:
     """``update_`` of each of ``parameters``, with its state and its group's options."""
-    control = optimizer.control
-    apply: Tensor | bool = True if found_inf is None else found_inf.reshape(()) == 0
     for parameter in parameters:
         param, group = parameter.param, optimizer.param_groups[parameter.group]
         values = [group[name] for name in QUANTITIES]
-        if control is not None:
-            *values, applied = control.row[parameter.group].unbind()
+        apply: Tensor | bool = True
+        if optimizer.controls:
+            *values, applied = optimizer.controls[param.device].row[parameter.group].unbind()
             apply = applied != 0
-        state: dict[str, Any] = {}
-        if optimizer.uses_momentum(parameter.group):
-            state = optimizer.state[param]
-            ensure_momentum(state, param)
+        elif found_inf is not None:
+            apply = found_inf.reshape(()).to(param.device, non_blocking=True) == 0
+        state = optimizer.state.get(param, {})
         update_(
             param,
             parameter.grad,
-            state.get("momentum_buffer"),
+            state["momentum_buffer"] if optimizer.uses_momentum(parameter.group) else None,
             state.get("started"),
+            state["master_param"] if optimizer.master_weights and needs_master(param) else None,
             **dict(zip(QUANTITIES, values, strict=True)),
             dampening=group["dampening"],
             nesterov=group["nesterov"],
             maximize=group["maximize"],
-            grad_scale=grad_scale,
+            grad_scale=None if grad_scale is None else grad_scale.to(param.device, non_blocking=True),
             apply=apply,
         )

@@ -12,12 +12,13 @@ from torch.optim import optimizer as optimizer_module
 
 from .. import _native
 from ..schedules import QUANTITIES, Schedule
+from . import capture, cuda
 from .control import StepControl
 from .native import CppUpdate
-from .parameters import require_one_device
+from .parameters import described, devices_of, ensure_master, ensure_momentum, needs_master
 from .reference import ReferenceUpdate
 
-BACKENDS = ("auto", "torch", "cpp")
+BACKENDS = ("auto", "torch", "cpp", "cuda")
 
 
 class SGD(torch.optim.Optimizer):
@@ -37,15 +38,19 @@ class SGD(torch.optim.Optimizer):
 
     Args:
         params: tensors, named tensors or dicts of parameter groups; float32, float64, float16 or bfloat16, on one
-            device.
+            device or on several CUDA devices.
         lr: a number >= 0 or a one-element tensor.
         momentum, dampening, weight_decay, nesterov, maximize: as in ``torch.optim.SGD``.
         schedule: what ``clrfast.schedules`` makes, with ``total_steps``; it takes over lr, and momentum and weight
             decay where it has a curve for them.
-        backend: "torch" (pure torch, any device), "cpp" (native, CPU) or "auto" (the fastest that works here).
+        master_weights: keep float32 copies of float16 and bfloat16 parameters (state "master_param", 4 bytes a value)
+            and update these, with float32 momentum; the parameters become their rounded values, so updates smaller
+            than a 16-bit type can resolve still add up. A parameter that is written to from outside counts.
+        backend: "torch" (pure torch, any device), "cpp" (native, CPU), "cuda" (native, CUDA devices) or "auto" (the
+            fastest that works here).
     Raises:
         ValueError: an argument outside of its range, or a schedule that does not fit the parameter groups.
-        RuntimeError: a backend that does not work here, or parameters on several devices.
+        RuntimeError: a backend that does not work here, or parameters on devices that do not go together.
 
     Source: Sutskever et al. 2013, "On the importance of initialization and momentum in deep learning".
     """
@@ -64,17 +69,20 @@ class SGD(torch.optim.Optimizer):
         *,
         maximize: bool = False,
         schedule: Schedule | None = None,
+        master_weights: bool = False,
         backend: str = "auto",
     ):
         if backend not in BACKENDS:
             raise ValueError(f"backend: got {backend!r}; give one of {BACKENDS}")
-        self.control: StepControl | None = None
+        self.controls: dict[torch.device, StepControl] = {}
+        self.master_weights = bool(master_weights)
         self._requested_backend = backend
         self._schedule: Schedule | None = None
         self._given: Schedule | None = None
         self._expects_schedule = schedule is not None
         self._mirror: list[list[float]] = []
-        self._update: CppUpdate | ReferenceUpdate | None = None
+        self._updates: list[CppUpdate | cuda.CudaUpdate | ReferenceUpdate] = []
+        self._ticks: dict[torch.device, Tensor] = {}
         defaults = {
             "lr": lr,
             "momentum": momentum,
@@ -90,8 +98,14 @@ class SGD(torch.optim.Optimizer):
 
     @property
     def backend(self) -> str:
-        """The backend in use: "torch" or "cpp"."""
-        return _resolved(self._requested_backend, require_one_device(self.param_groups))
+        """The backend in use: "torch", "cpp" or "cuda"."""
+        return _resolved(self._requested_backend, self.param_groups)
+
+    @property
+    def control(self) -> StepControl | None:
+        """The control of the run; None without a schedule. Parameters on several devices have one each, all alike:
+        ``controls``; this is the first."""
+        return next(iter(self.controls.values()), None)
 
     @property
     def schedule(self) -> Schedule | None:
@@ -116,21 +130,69 @@ class SGD(torch.optim.Optimizer):
         return self._follow(bound, None)
 
     def _follow(self, bound: Schedule, progress: dict[str, Any] | None) -> StepControl:
-        control = StepControl(bound.table(), device=require_one_device(self.param_groups), backend=self.backend)
+        table, backend = bound.table(), self.backend
+        controls = {
+            device: StepControl(table, device=device, backend=backend, tick=self._tick(device, backend))
+            for device in devices_of(self.param_groups)
+        }
+        control, *_ = controls.values()
         for index, group in enumerate(self.param_groups):
             if group["nesterov"] and not control.moves[index]:
                 raise ValueError("nesterov: it needs momentum > 0; the schedule has none for this group")
         if progress is not None:
-            control.resume(progress)
-        self.control, self._schedule, self._update = control, bound, None
+            for one in controls.values():
+                one.resume(progress)
+        self.controls, self._schedule, self._updates = controls, bound, []
         self._show_next_row()
         return control
+
+    def _tick(self, device: torch.device, backend: str) -> Tensor | None:
+        """The number of the current update on ``device``, for backend "cuda". It is never reset, because buffers
+        remember it; 1 is what a buffer that was started elsewhere has."""
+        if backend != "cuda":
+            return None
+        if device not in self._ticks:
+            self._ticks[device] = torch.ones((), dtype=torch.int64, device=device)
+        return self._ticks[device]
 
     def uses_momentum(self, group: int) -> bool:
         """Whether parameters of this group need a momentum buffer, now or later in the schedule."""
         if self.control is not None:
             return self.control.moves[group]
         return bool(self.param_groups[group]["momentum"] != 0)
+
+    def init_state(self) -> None:
+        """Make the momentum buffers and master weights of all trainable parameters now, instead of at their first update.
+
+        For graph capture: what is made inside of a capture would be made again by every replay.
+        """
+        on_cuda = self.backend == "cuda"
+        for index, group in enumerate(self.param_groups):
+            for param in group["params"]:
+                if param.requires_grad:
+                    self.ensure_state(index, param, tracked=not on_cuda or cuda.tracks(group, param))
+        self._updates = self._made_updates()
+
+    def ensure_state(self, group: int, param: Tensor, *, tracked: bool = True) -> dict[str, Any]:
+        """The state of ``param``, with everything in it that its update needs; see ``ensure_momentum`` for ``tracked``."""
+        moving, mastered = self._needs(group, param)
+        if not (moving or mastered):
+            return self.state.get(param, {})
+        state = self.state[param]
+        if mastered:
+            ensure_master(state, param)
+        if moving:
+            ensure_momentum(state, param, dtype=torch.float32 if mastered else None, tracked=tracked)
+        return state
+
+    def lacks_state(self, group: int, param: Tensor) -> bool:
+        """Whether ``ensure_state`` would have to make something."""
+        moving, mastered = self._needs(group, param)
+        state = self.state.get(param, {})
+        return (moving and state.get("momentum_buffer") is None) or (mastered and state.get("master_param") is None)
+
+    def _needs(self, group: int, param: Tensor) -> tuple[bool, bool]:
+        return self.uses_momentum(group), self.master_weights and needs_master(param)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a parameter group; under a schedule it follows it from the current step on.
@@ -151,13 +213,13 @@ class SGD(torch.optim.Optimizer):
         super().add_param_group(param_group)
         added = self.param_groups[-1]
         try:
-            require_one_device(self.param_groups)
+            self.backend  # noqa: B018 - raises where the devices do not go together
             if len(set(map(id, added["params"]))) < len(added["params"]):
                 raise ValueError("params: a parameter is there twice in one group; give each once")
         except (RuntimeError, ValueError):
             del self.param_groups[-1]
             raise
-        self._update = None
+        self._updates = []
         if given is not None and self._schedule is not None and self.control is not None:
             if own_lr:
                 _warn_overridden([added["lr"]])
@@ -200,17 +262,42 @@ class SGD(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 result = closure()
-        if self._update is None:
-            self._update = CppUpdate(self) if self.backend == "cpp" else ReferenceUpdate(self)
         grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
-        if self.control is not None:
+        if self.controls:
             self._require_untouched_groups()
-        self._update.prepare()
-        if self.control is not None:
-            self.control.advance(result if loss is None else loss, found_inf)
+        self._prepare()
+        for control in self.controls.values():
+            control.advance(result if loss is None else loss, found_inf)
+        if self.controls:
             self._show_next_row()
-        self._update.update_(grad_scale, found_inf)
+        for update in self._updates:
+            update.update_(grad_scale, found_inf)
         return result
+
+    def _prepare(self) -> None:
+        """Let every update find its gradients; all of them must succeed before anything changes."""
+        if not self._updates:
+            if capture.is_capturing(devices_of(self.param_groups)):
+                raise RuntimeError(
+                    "optimizer: nothing is prepared for a capture; call optimizer.init_state() before it begins"
+                )
+            self._updates = self._made_updates()
+        if not all([update.prepare() for update in self._updates]):
+            # The model was moved after the optimizer was made.
+            if self._schedule is not None and self.control is not None:
+                self._follow(self._schedule, self.control.progress())
+            self._updates = self._made_updates()
+            for update in self._updates:
+                update.prepare()
+
+    def _made_updates(self) -> list[CppUpdate | cuda.CudaUpdate | ReferenceUpdate]:
+        backend, devices = self.backend, devices_of(self.param_groups)
+        if backend == "torch":
+            return [ReferenceUpdate(self)]
+        if backend == "cpp":
+            return [CppUpdate(self, devices[0])]
+        ticks = ((device, self._tick(device, backend)) for device in devices)
+        return [cuda.CudaUpdate(self, device, tick) for device, tick in ticks if tick is not None]
 
     def _show_next_row(self) -> None:
         """Write the next step's values into the parameter groups, from the host's own copy of the table."""
@@ -249,7 +336,8 @@ class SGD(torch.optim.Optimizer):
         """
         ours = state_dict.get("clrfast")
         super().load_state_dict(state_dict)
-        self._update = None
+        self._restore_float32(state_dict)
+        self._updates = []
         if ours is not None:
             saved = Schedule.from_dict(ours["schedule"])
             if self._schedule is None:
@@ -260,18 +348,31 @@ class SGD(torch.optim.Optimizer):
                     "force, from the saved step on. Make the optimizer without a schedule to take the saved one.",
                     stacklevel=2,
                 )
-            assert self.control is not None
-            self.control.resume(ours["progress"])
+            for control in self.controls.values():
+                control.resume(ours["progress"])
         if self.control is not None:
             self._show_next_row()
 
+    def _restore_float32(self, state_dict: dict[str, Any]) -> None:
+        """torch gives a loaded state its parameter's dtype, which would round master weights and their momentum."""
+        if not self.master_weights:
+            return
+        saved_ids = [saved for group in state_dict["param_groups"] for saved in group["params"]]
+        params = [param for group in self.param_groups for param in group["params"]]
+        for saved, param in zip(saved_ids, params, strict=True):
+            for name in ("momentum_buffer", "master_param"):
+                value = state_dict["state"].get(saved, {}).get(name)
+                if value is not None and needs_master(param):
+                    self.state[param][name] = value.detach().to(param.device, torch.float32, copy=True)
+
     def __getstate__(self) -> dict[str, Any]:
-        own = ("control", "_requested_backend", "_schedule", "_given", "_expects_schedule", "_mirror")
+        own = ("controls", "master_weights", "_requested_backend", "_schedule", "_given", "_expects_schedule", "_mirror")
+        own += ("_ticks",)
         return {**super().__getstate__(), **{name: getattr(self, name) for name in own}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._update = None
+        self._updates = []
         for group in self.param_groups:
             for name in ("nesterov", "maximize"):
                 group.setdefault(name, False)
@@ -280,23 +381,42 @@ class SGD(torch.optim.Optimizer):
 _observed_step = torch.optim.Optimizer.profile_hook_step(SGD._step)
 
 
-def _resolved(backend: str, device: torch.device) -> str:
+def _resolved(backend: str, param_groups: list[dict[str, Any]]) -> str:
+    """The backend that ``backend`` stands for with these parameters."""
+    devices = devices_of(param_groups)
     if backend == "auto":
-        if device.type != "cpu":
+        if devices[0].type not in ("cpu", "cuda"):
             return "torch"
-        if _native.why_missing is not None:
-            warnings.warn(
-                f"the native backend is missing, so SGD takes the slower pure-torch one: {_native.why_missing}. "
-                f"To get it, {_native.HOW_TO_BUILD}. backend='torch' chooses pure torch without this warning.",
-                stacklevel=4,
-            )
-            return "torch"
-        return "cpp"
-    if backend == "cpp":
-        _native.load()
-        if device.type != "cpu":
-            raise RuntimeError(f"backend: 'cpp' works on the CPU, but the parameters are on {device}; use 'auto'")
+        native = "cpp" if devices[0].type == "cpu" else "cuda"
+        reason = _why_not(native, devices)
+        if reason is None:
+            return native
+        warnings.warn(
+            f"the native backend {native!r} is missing, so SGD takes the slower pure-torch one: {reason}. "
+            "backend='torch' chooses pure torch without this warning.",
+            stacklevel=4,
+        )
+        return "torch"
+    if backend != "torch":
+        for index, group in enumerate(param_groups):
+            for position, param in enumerate(group["params"]):
+                reason = _why_not(backend, (param.device,))
+                if reason is not None:
+                    position += sum(len(before["params"]) for before in param_groups[:index])
+                    raise RuntimeError(
+                        f"backend: {backend!r} cannot update {described(position, index, param)} on {param.device}: "
+                        f"{reason}"
+                    )
     return backend
+
+
+def _why_not(backend: str, devices: tuple[torch.device, ...]) -> str | None:
+    """Why the native ``backend`` cannot update parameters on ``devices``; None if it can."""
+    if backend == "cuda":
+        return next((reason for device in devices if (reason := cuda.why_not(device)) is not None), None)
+    if _native.why_missing is not None:
+        return f"{_native.why_missing}; {_native.HOW_TO_BUILD}"
+    return None if devices[0].type == "cpu" else "it works on the CPU; use backend='auto'"
 
 
 def _check_options(options: dict[str, Any], *, momentum_follows: bool) -> None:

@@ -1,0 +1,153 @@
+"""The CUDA backend: ``advance`` and one update launch for up to a thousand tensors, and never a wait for the device."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .. import _native
+from . import capture
+from .native import OPTIONS, NativeUpdate
+
+if TYPE_CHECKING:
+    from .control import StepControl
+    from .sgd import SGD
+
+
+def why_not(device: torch.device) -> str | None:
+    """Why this backend cannot update parameters on ``device``, and what to do about it; None if it can."""
+    if device.type != "cuda":
+        return f"it works on CUDA devices, not on {device}; move the model, or use backend='auto'"
+    return why_not_built() or _why_not_usable(device.index)
+
+
+def why_not_built() -> str | None:
+    """Why this build or this torch has no such backend; None if both have."""
+    if _native.why_missing is not None:
+        return f"{_native.why_missing}; {_native.HOW_TO_BUILD}"
+    if not hasattr(_native.load(), "sgd_cuda_"):
+        return (
+            "clrfast was built without CUDA, because no nvcc was found; install the CUDA toolkit and install clrfast "
+            "again with CLRFAST_CUDA=1, which fails loudly instead of leaving it out"
+        )
+    return None
+
+
+@functools.cache
+def _why_not_usable(index: int) -> str | None:
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} itself is built without CUDA"
+    module = _native.load()
+    problem: str = module.cuda_problem()
+    if problem:
+        return f"built for {module.cuda_targets}, {problem}"
+    try:
+        module.load_cuda(index)
+    except RuntimeError as error:
+        return f"built for {module.cuda_targets}, the kernels do not load on {torch.cuda.get_device_name(index)}: {error}"
+    return None
+
+
+def tracks(group: Mapping[str, Any], param: Tensor) -> bool:
+    """Whether the kernel keeps account of whether a buffer of ``param`` was started; see ``ensure_momentum``."""
+    return bool(group["dampening"] != 0) and param.numel() > 0
+
+
+def native_control(control: StepControl) -> Any:
+    """The native control over the memory of a StepControl's tensors."""
+    return _native.load().CudaControl(
+        control.table.data_ptr(),
+        control.total_steps,
+        len(control.moves),
+        *(tensor.data_ptr() for tensor in (control.step, control.losses, control.average, control.stop, control.row)),
+    )
+
+
+def advance_(control: StepControl, loss: Tensor | None, found_inf: Tensor | None) -> None:
+    """One step of the control, on its device's current stream."""
+    loss, found_inf = (_float32(tensor, control.row.device) for tensor in (loss, found_inf))
+    _native.load().advance_cuda_(
+        control.native,
+        control.smoothing,
+        control.stop_factor or 0.0,
+        _address(loss),
+        _address(found_inf),
+        _address(control.tick),
+        *_queue(control.row.device),
+    )
+    if capture.is_capturing((control.row.device,)):
+        hold_for_graph(control.row.device, *control.tensors(), loss, found_inf, control.tick)
+
+
+class CudaUpdate(NativeUpdate):
+    """The update of an optimizer's parameters on one CUDA device.
+
+    Args:
+        tick: int64 [] on the device, counts the updates; an update's number tells the first one of a buffer from
+            the later ones (``Tensor::started`` in csrc/tensor_list.h).
+    """
+
+    device_type = 2
+    mixed = True
+
+    def __init__(self, optimizer: SGD, device: torch.device, tick: Tensor):
+        super().__init__(optimizer, device)
+        self._tick = tick
+
+    def _tracked(self, group: int, param: Tensor) -> bool:
+        return tracks(self._optimizer.param_groups[group], param)
+
+    def _update_(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
+        control = self._optimizer.controls.get(self._device)
+        module, queue = _native.load(), _queue(self._device)
+        rates: list[Tensor] = []  # kept until the launch has read their addresses
+        groups = [self._group(group, rates) for group in self._optimizer.param_groups]
+        grad_scale = _float32(grad_scale, self._device)
+        # Under a schedule the control has counted this update, and knows of found_inf.
+        found_inf = None if control is not None else _float32(found_inf, self._device)
+        if control is None and self._tensors[:, 4].any():
+            module.advance_cuda_(None, 0.0, 0.0, 0, 0, self._tick.data_ptr(), *queue)
+        module.sgd_cuda_(
+            self._tensors,
+            groups,
+            None if control is None else control.native,
+            _address(grad_scale),
+            _address(found_inf),
+            self._tick.data_ptr(),
+            *queue,
+        )
+        if capture.is_capturing(self._devices):
+            states = [tensor for state in self._optimizer.state.values() for tensor in state.values()]
+            alive = (self._updated, self._grads, states, rates, grad_scale, found_inf, self._tick)
+            hold_for_graph(self._device, *alive)
+
+    def _group(self, group: dict[str, Any], rates: list[Tensor]) -> tuple[float, ...]:
+        """One group's options, and where its rate lies on the device as float32 and float64 (0 for a number)."""
+        lr = group["lr"]
+        if not isinstance(lr, Tensor) or lr.device.type == "cpu":
+            return (*(float(group[name]) for name in OPTIONS), 0, 0)
+        rates += [lr.detach().to(self._device, dtype, non_blocking=True) for dtype in (torch.float32, torch.float64)]
+        options = (float(group[name]) for name in OPTIONS[1:])
+        return (0.0, *options, rates[-2].data_ptr(), rates[-1].data_ptr())
+
+
+def _float32(tensor: Tensor | None, device: torch.device) -> Tensor | None:
+    return None if tensor is None else tensor.detach().to(device, torch.float32, non_blocking=True)
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def _queue(device: torch.device) -> tuple[int, int]:
+    """The device's index and its current stream."""
+    return device.index, torch.cuda.current_stream(device).cuda_stream
+
+
+def hold_for_graph(device: torch.device, *objects: Any) -> None:
+    """Keep ``objects`` for as long as the graph lives that the current stream of ``device`` is capturing."""
+    capture.hold(_native.load().graph_alive(*_queue(device)), objects)

@@ -1,0 +1,71 @@
+"""Builds the native module with csrc/sgd_cuda.cu compiled for the CPU, and puts it under the optimizer's CUDA backend."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sysconfig
+from pathlib import Path
+from types import ModuleType
+
+import pybind11
+import pytest
+import torch
+
+from clrfast import _native
+from clrfast.optim import cuda
+
+ROOT = Path(__file__).parents[2]
+HERE = Path(__file__).parent
+SOURCES = [*(ROOT / "csrc" / name for name in ("sgd_cuda.cu", "sgd_cpu.cpp", "bindings.cpp")), HERE / "controls.cpp"]
+COMPILER = shutil.which(os.environ.get("CXX", "c++"))
+
+FLAGS = [
+    *("-std=c++17", "-O1", "-fPIC", "-shared", "-fvisibility=hidden", "-ffp-contract=off"),
+    *("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"),
+    # Values of any type are read from memory that other code has written as another.
+    "-fno-strict-aliasing",
+    '-DCLRFAST_CUDA="emulated"',
+    *(f"-I{path}" for path in (HERE / "include", ROOT / "csrc")),
+    *(f"-isystem{path}" for path in (pybind11.get_include(), sysconfig.get_path("include"))),
+]
+SANITIZE = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+
+
+def build(folder: Path, cudart_version: int = 13000) -> tuple[ModuleType, ModuleType]:
+    """The module as ``clrfast._C`` and the emulation's own controls; built again only where a source has changed."""
+    flags = [*FLAGS, f"-DEMULATED_CUDART_VERSION={cudart_version}"]
+    if os.environ.get("CLRFAST_SANITIZE") == "1":  # needs the sanitizer's library to be preloaded
+        flags += SANITIZE
+    headers = [*ROOT.glob("csrc/*.h"), *HERE.glob("include/*.h")]
+    text = "".join(path.read_text() for path in [*SOURCES, *sorted(headers)]) + " ".join(flags)
+    target = folder / f"emulated_{hashlib.sha256(text.encode()).hexdigest()[:16]}.so"
+    if not target.exists():
+        command = [str(COMPILER), *flags, "-xc++", *map(str, SOURCES), "-o", f"{target}.new"]
+        made = subprocess.run(command, capture_output=True, text=True)
+        assert made.returncode == 0, made.stderr
+        os.replace(f"{target}.new", target)
+    return _loaded("_C", target), _loaded("_emulation", target)
+
+
+def _loaded(name: str, path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def install(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let backend "cuda" run ``module`` on tensors in the CPU's memory."""
+    if hasattr(torch.Tensor, "__dlpack_c_exchange_api__"):
+        module.set_exchange_api_(torch.Tensor.__dlpack_c_exchange_api__)
+    monkeypatch.setattr(_native, "_C", module)
+    monkeypatch.setattr(_native, "why_missing", None)
+    monkeypatch.setattr(cuda, "why_not", lambda device: None if device.type == "cpu" else "not emulated")
+    monkeypatch.setattr(cuda, "_queue", lambda device: (0, 0))
+    monkeypatch.setattr(cuda.CudaUpdate, "device_type", 1)

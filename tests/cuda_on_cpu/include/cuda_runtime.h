@@ -1,0 +1,103 @@
+// Stands in for CUDA's own header, so that g++ compiles csrc/sgd_cuda.cu and its kernels run on the CPU.
+//
+// A launch runs all blocks and threads one after the other, each block's threads from the last to the first. Every
+// barrier of the kernels separates what all threads read from what thread 0 alone writes, so in this order
+// passing it needs no waiting. Device memory is the process's own.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+#define CUDART_VERSION EMULATED_CUDART_VERSION
+#define __host__
+#define __device__
+#define __global__
+#define __forceinline__ inline
+#define __grid_constant__
+#define __launch_bounds__(...)
+
+using cudaError_t = int;
+constexpr cudaError_t cudaSuccess = 0;
+
+struct dim3 {
+  unsigned x, y = 1, z = 1;
+  explicit dim3(unsigned x_) : x(x_) {}
+};
+
+inline thread_local dim3 blockIdx{0}, threadIdx{0};
+inline void __syncthreads() {}
+
+// What the tests see and decide.
+namespace emulated {
+inline std::atomic<int> launches{0};
+inline std::atomic<cudaError_t> next_error{cudaSuccess};
+inline std::atomic<bool> ascending{false};  // blocks from the first to the last, or the other way round
+}  // namespace emulated
+
+using cudaStream_t = void*;
+
+template <class Argument>
+cudaError_t cudaLaunchKernel(void (*kernel)(Argument), dim3 grid, dim3 block, void** arguments, std::size_t,
+                             cudaStream_t) {
+  if (const cudaError_t error = emulated::next_error.exchange(cudaSuccess)) return error;
+  if (grid.x == 0 || block.x == 0) return 9;  // cudaErrorInvalidConfiguration
+  ++emulated::launches;
+  const Argument argument = *static_cast<const Argument*>(arguments[0]);
+  for (unsigned b = 0; b < grid.x; ++b) {
+    blockIdx = dim3(emulated::ascending ? b : grid.x - 1 - b);
+    for (unsigned t = block.x; t-- > 0;) {
+      threadIdx = dim3(t);
+      kernel(argument);
+    }
+  }
+  return cudaSuccess;
+}
+
+inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+inline const char* cudaGetErrorString(cudaError_t) { return "an emulated error"; }
+inline const char* cudaGetErrorName(cudaError_t) { return "cudaErrorEmulated"; }
+
+inline cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+inline cudaError_t cudaGetDeviceCount(int* count) {
+  *count = 1;
+  return cudaSuccess;
+}
+inline cudaError_t cudaDriverGetVersion(int* version) {
+  *version = CUDART_VERSION;
+  return cudaSuccess;
+}
+
+struct cudaFuncAttributes {};
+template <class Kernel>
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, Kernel*) {
+  return cudaSuccess;
+}
+
+// A graph whose life the tests end by hand.
+enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone, cudaStreamCaptureStatusActive };
+using cudaGraph_t = void*;
+using cudaUserObject_t = void*;
+enum { cudaUserObjectNoDestructorSync = 1, cudaGraphUserObjectMove = 1 };
+
+namespace emulated {
+inline bool capturing = false;
+inline void (*graph_gone)(void*) = nullptr;
+inline void* graph_object = nullptr;
+}  // namespace emulated
+
+template <class... Rest>
+cudaError_t cudaStreamGetCaptureInfo(cudaStream_t, cudaStreamCaptureStatus* status, Rest...) {
+  *status = emulated::capturing ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+  return cudaSuccess;
+}
+inline cudaError_t cudaUserObjectCreate(cudaUserObject_t*, void* object, void (*gone)(void*), unsigned, unsigned) {
+  emulated::graph_gone = gone;
+  emulated::graph_object = object;
+  return cudaSuccess;
+}
+inline cudaError_t cudaGraphRetainUserObject(cudaGraph_t, cudaUserObject_t, unsigned, unsigned) { return cudaSuccess; }
