@@ -81,16 +81,16 @@ class NinjaBuild(build_ext):
         reason = why_not_buildable()
         if reason is None:
             super().run()
-        elif os.environ.get("CLRFAST_CPP") == "1":
-            raise SystemExit(f"clrfast: CLRFAST_CPP=1 asks for the native backend, but {reason}")
+        elif "1" in (os.environ.get("CLRFAST_CPP"), os.environ.get("CLRFAST_CUDA")):
+            raise SystemExit(f"clrfast: CLRFAST_CPP=1 or CLRFAST_CUDA=1 asks for a native backend, but {reason}")
         else:
             for ext in self.extensions:  # of an earlier build in this tree
                 Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)
             self.extensions = []
             self.warn(
-                f"clrfast is installed without its native backend: {reason} Everything works on the pure-torch "
-                "backend, but optimizer steps on the CPU are several times slower. To get the native backend, "
-                "install clrfast again after that; `clrfast doctor` tells what works."
+                f"clrfast is installed without its native backends: {reason} Everything works on the pure-torch "
+                "backend, but optimizer steps are several times slower. To get the native backends, install clrfast "
+                "again after that; `clrfast doctor` tells what works."
             )
 
     def build_extension(self, ext: Extension) -> None:
@@ -130,7 +130,7 @@ class NinjaBuild(build_ext):
                 f"cudaflags = {' '.join(cudaflags)}",
                 "rule compile_cuda\n  command = $nvcc $cudaflags -MD -MF $out.d -c $in -o $out\n"
                 "  depfile = $out.d\n  deps = gcc",
-                "rule link\n  command = $nvcc -shared -cudart static -Xlinker --exclude-libs,ALL -ccbin $cxx $in -o $out",
+                "rule link\n  command = $nvcc -shared -cudart static -ccbin $cxx $in -o $out",
             ]
         objects = {source: f"{Path(source).stem}.o" for source in sources}
         lines = [

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,20 +19,40 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 
 
-def interleaved(contenders: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = 5) -> dict[str, np.ndarray]:
-    """Seconds of each call, ``[rounds]`` per contender.
+Key = TypeVar("Key", bound=Hashable)
+
+
+def wall_seconds(call: Callable[[], Any]) -> float:
+    """Seconds of one call by the host's clock."""
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
+
+
+def interleaved(
+    contenders: Mapping[Key, Callable[[], Any]],
+    rounds: int,
+    warm_up: int = 5,
+    *,
+    timer: Callable[[Callable[[], Any]], float] = wall_seconds,
+    limit_s: float = math.inf,
+) -> dict[Key, np.ndarray]:
+    """Seconds of each call by ``timer``, ``[rounds]`` per contender; fewer rounds once ``limit_s`` seconds are over.
 
     Every round calls every contender once, in a new random order, so that a noisy moment hits all of them alike and
     none always finds the caches as the same neighbour left them.
     """
     rng = np.random.default_rng(0)
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    names = list(contenders)
+    seconds: dict[Key, list[float]] = {name: [] for name in names}
+    end = time.perf_counter() + limit_s
     for round_ in range(warm_up + rounds):
-        for name in rng.permutation(list(contenders)):
-            begin = time.perf_counter()
-            contenders[name]()
+        if round_ > warm_up and time.perf_counter() > end:
+            break
+        for index in rng.permutation(len(names)):
+            elapsed = timer(contenders[names[index]])
             if round_ >= warm_up:
-                seconds[name].append(time.perf_counter() - begin)
+                seconds[names[index]].append(elapsed)
     return {name: np.array(values) for name, values in seconds.items()}
 
 
@@ -42,17 +63,25 @@ def statistics(seconds: np.ndarray) -> dict[str, Any]:
 
 
 def environment() -> dict[str, Any]:
-    """Hardware, versions and commit."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    return {
+    """Hardware, versions and commit (from CLRFAST_COMMIT, where a copy of the tree has no history)."""
+    found = {
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "system": platform.system(),
-        "commit": commit.stdout.strip() or "unknown",
+        "commit": os.environ.get("CLRFAST_COMMIT") or _output("git", "rev-parse", "--short", "HEAD"),
     }
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        found |= {
+            "gpu": properties.name,
+            "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
+            "cuda": torch.version.cuda,
+            "l2_bytes": getattr(properties, "L2_cache_size", None),
+        }
+    return found
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -60,6 +89,15 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
     lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f'{{\n "environment": {json.dumps(environment())},\n "rows": [\n{lines}\n ]\n}}\n')
+
+
+def _output(*command: str) -> str:
+    """The first line that ``command`` prints; "unknown" where it fails or is not there."""
+    try:
+        printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return (printed.splitlines() or ["unknown"])[0]
 
 
 def _cpu_name() -> str:

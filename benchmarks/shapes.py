@@ -30,6 +30,15 @@ def resnet50() -> list[Shape]:
     return [*shapes, (1000, 2048), (1000,)]
 
 
+def decoder_1b() -> list[Shape]:
+    """Llama 3.2 1B (Grattafiori et al. 2024, section 3.2), embeddings tied: 146 tensors, 1,235,814,400 values."""
+    vocabulary, hidden, inner, keys_and_values = 128_256, 2048, 8192, 8 * 64
+    attention = [(hidden, hidden), (keys_and_values, hidden), (keys_and_values, hidden), (hidden, hidden)]
+    feed_forward = [(inner, hidden), (inner, hidden), (hidden, inner)]
+    layer = [*attention, *feed_forward, (hidden,), (hidden,)]
+    return [(vocabulary, hidden), *layer * 16, (hidden,)]
+
+
 def tiny() -> list[Shape]:
     """For a check that the benchmark runs."""
     return [(4, 3), (4,), (2, 4)]

@@ -9,7 +9,9 @@ import torch
 
 from . import _native
 from ._version import __version__
-from .optim import SGD
+from .optim import SGD, cuda
+
+_BACKENDS = {"torch": "pure torch, any device", "cpp": "native, CPU", "cuda": "native, CUDA devices"}
 
 
 def report() -> list[str]:
@@ -19,22 +21,33 @@ def report() -> list[str]:
         f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs, {torch.get_num_threads()} threads",
         "",
     ]
-    lines += [f"  {name:6} {_state(name)}" for name in ("torch", "cpp")]
-    lines += [
-        "",
-        f"  backend='auto' takes: {'cpp' if _native.why_missing is None else 'torch'} on the CPU, torch elsewhere",
-    ]
+    reasons = {"torch": None, "cpp": _why_no_cpp(), "cuda": cuda.why_not_built() or cuda.why_no_device()}
+    for name, what in _BACKENDS.items():
+        lines.append(f"  {name:6} {_state(name) if reasons[name] is None else f'no      {what}: {reasons[name]}'}")
+    on_cpu, on_cuda = (name if reasons[name] is None else "torch" for name in ("cpp", "cuda"))
+    lines += ["", f"  backend='auto' takes: {on_cpu} on the CPU, {on_cuda} on CUDA devices, torch elsewhere"]
     return lines
 
 
+def _why_no_cpp() -> str | None:
+    return None if _native.why_missing is None else f"{_native.why_missing}; {_native.HOW_TO_BUILD}"
+
+
 def _state(backend: str) -> str:
-    """Whether one step of ``backend`` does what it must; else why not."""
-    what = {"torch": "pure torch, any device", "cpp": "native, CPU"}[backend]
-    if backend == "cpp" and _native.why_missing is not None:
-        return f"no      {what}: {_native.why_missing}; {_native.HOW_TO_BUILD}"
-    param = torch.nn.Parameter(torch.ones(3))
-    param.grad = torch.ones(3)
-    SGD([param], lr=0.5, backend=backend).step()
-    if not torch.equal(param, torch.full((3,), 0.5)):
-        return f"BROKEN  {what}: a step from 1 with gradient 1 and lr 0.5 gave {param.tolist()}; please report this"
-    return f"works   {what}"
+    """Whether one step of ``backend`` does what it must, on every device that it is for."""
+    devices = [f"cuda:{index}" for index in range(torch.cuda.device_count())] if backend == "cuda" else ["cpu"]
+    for device in devices:
+        param = torch.nn.Parameter(torch.ones(3, device=device))
+        param.grad = torch.ones_like(param)
+        try:
+            SGD([param], lr=0.5, backend=backend).step()
+            result = param.tolist()
+        except RuntimeError as error:
+            return f"no      {_BACKENDS[backend]}: {error}"
+        if result != [0.5] * 3:
+            return (
+                f"BROKEN  {_BACKENDS[backend]}: a step from 1 with gradient 1 and lr 0.5 on {device} gave {result}; "
+                "please report this"
+            )
+    names = {torch.cuda.get_device_name(device) for device in devices} if backend == "cuda" else set()
+    return f"works   {_BACKENDS[backend]}{''.join(f', {name}' for name in sorted(names))}"

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from clrfast import _native
 
-NATIVE = [
-    pytest.param("cpp", marks=pytest.mark.skipif(_native.why_missing is not None, reason="no native backend")),
-    "cuda",  # its kernels on the CPU, see conftest.py
-]
-BACKENDS = ["torch", *NATIVE]
+# Backend "cuda" runs its kernels on the CPU, except in tests marked `gpu`; see conftest.py.
+CPP = pytest.param("cpp", marks=pytest.mark.skipif(_native.why_missing is not None, reason="no native backend"))
+GPU = pytest.param("cuda", id="gpu", marks=pytest.mark.gpu)
+KERNELS = ["cuda", GPU]
+NATIVE = [CPP, *KERNELS]
+BACKENDS = ["torch", CPP, "cuda"]
 
 # Relative to the largest value of a tensor, after `n` steps. One step rounds each of its about five operations once
 # (half an ulp each) in either implementation; errors of earlier steps decay or add up linearly.
@@ -35,17 +36,23 @@ def option_id(options: dict[str, object]) -> str:
     return ",".join(f"{name}={value}" for name, value in options.items() if value) or "plain"
 
 
+def randn(shapes: Iterable[tuple[int, ...]], seed: int) -> list[Tensor]:
+    """The same values on every default device."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    values = [torch.randn(shape, generator=generator, device="cpu") for shape in shapes]
+    return [value.to(torch.get_default_device()) for value in values]
+
+
 def make_params(
     shapes: Iterable[tuple[int, ...]], dtype: torch.dtype = torch.float32, seed: int = 0
 ) -> list[nn.Parameter]:
-    generator = torch.Generator().manual_seed(seed)
-    return [nn.Parameter(torch.randn(shape, generator=generator).to(dtype)) for shape in shapes]
+    return [nn.Parameter(value.to(dtype)) for value in randn(shapes, seed)]
 
 
 def give_grads(params: Iterable[Tensor], seed: int) -> None:
-    generator = torch.Generator().manual_seed(1000 + seed)
-    for param in params:
-        param.grad = torch.randn(param.shape, generator=generator).to(param.dtype)
+    params = list(params)
+    for param, value in zip(params, randn([param.shape for param in params], 1000 + seed), strict=True):
+        param.grad = value.to(param.dtype)
 
 
 def run_steps(

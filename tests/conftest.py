@@ -1,10 +1,12 @@
-"""The CUDA backend without a GPU: tests that are parametrised with backend "cuda" run its kernels on the CPU."""
+"""Where backend "cuda" runs: on a CUDA device in tests marked ``gpu``, else its kernels run on the CPU."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from types import ModuleType
 
 import pytest
+import torch
 
 from .cuda_on_cpu import build
 
@@ -18,8 +20,15 @@ def emulated(pytestconfig: pytest.Config) -> tuple[ModuleType, ModuleType]:
 
 
 @pytest.fixture(autouse=True)
-def _backend_is_there(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put the emulated kernels under backend "cuda", where the test asks for it."""
+def _device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     callspec = getattr(request.node, "callspec", None)
-    if callspec is not None and callspec.params.get("backend") == "cuda" and "gpu" not in request.keywords:
+    if "gpu" in request.keywords:
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device")
+        torch.set_default_device("cuda:0")
+        yield
+        torch.set_default_device(None)
+        return
+    if callspec is not None and callspec.params.get("backend") == "cuda":
         build.install(request.getfixturevalue("emulated")[0], monkeypatch)
+    yield

@@ -1,6 +1,9 @@
+from types import SimpleNamespace
+
 import pytest
 
 from clrfast import _native, doctor
+from clrfast.optim import cuda
 
 
 def line(backend):
@@ -16,3 +19,17 @@ def test_missing_native_backend_is_explained(monkeypatch):
     monkeypatch.setattr(_native, "why_missing", "it was not built")
     assert "it was not built; install a C++17 compiler" in line("cpp")
     assert "takes: torch on the CPU" in doctor.report()[-1]
+
+
+def test_missing_cuda_is_explained(monkeypatch):
+    monkeypatch.setattr(_native, "why_missing", None)
+    monkeypatch.setattr(_native, "_C", SimpleNamespace(sgd_=None))
+    assert "no nvcc was found; install the CUDA toolkit" in cuda.why_not_built()
+    built = SimpleNamespace(sgd_cuda_=None, cuda_targets="sm_75, sm_90, sm_120", cuda_problem=lambda: "no driver found")
+    monkeypatch.setattr(_native, "_C", built)
+    monkeypatch.setattr(doctor, "_state", lambda backend: "works")
+    assert line("cuda") == "  cuda   no      native, CUDA devices: built for sm_75 … sm_120, no driver found"
+    assert doctor.report()[-1].endswith("cpp on the CPU, torch on CUDA devices, torch elsewhere")
+    built.cuda_problem = lambda: ""
+    monkeypatch.setattr(doctor.torch.version, "cuda", None)
+    assert "itself is built without CUDA" in line("cuda")

@@ -12,12 +12,12 @@ import clrfast
 from clrfast import _native
 from clrfast.optim.control import StepControl
 
-from .cases import DTYPES, NATIVE, OPTIONS, assert_same, give_grads, make_params, option_id, run_steps
+from .cases import DTYPES, NATIVE, OPTIONS, assert_same, give_grads, make_params, option_id, randn, run_steps
 
 pytestmark = pytest.mark.parametrize("backend", NATIVE)
 
-# Around the kernel's chunk of 4,096 elements, the CPU's of 65,536 and its serial limit of 32,768, and what 128-bit loads
-# could get wrong.
+# Around the kernel's chunk of 4,096 elements, the CPU's of 65,536 and its serial limit of 32,768, and what 128-bit
+# loads could get wrong.
 SHAPES = [(0,), (), (1,), (3,), (4,), (1023,), (4095,), (4096,), (4097,), (12293,), (65537,), (7, 5, 3)]
 
 
@@ -46,7 +46,10 @@ def test_equals_reference(backend, options, dtype):
 def test_equals_reference_under_a_schedule(backend, dtype, nesterov):
     schedule = clrfast.one_cycle(0.05, 6, weight_decay=clrfast.schedules.Linear(0.0, 0.1, 3))
     both(
-        backend, lambda p, b: clrfast.SGD(p, momentum=0.9, nesterov=nesterov, schedule=schedule, backend=b), steps=8, dtype=dtype
+        backend,
+        lambda p, b: clrfast.SGD(p, momentum=0.9, nesterov=nesterov, schedule=schedule, backend=b),
+        steps=8,
+        dtype=dtype,
     )
 
 
@@ -55,7 +58,12 @@ def test_equals_reference_when_scaled_and_skipped(backend, dtype):
     def before(step, optimizer, params):
         optimizer.grad_scale, optimizer.found_inf = torch.tensor(3.0), torch.tensor(2.0 if step in (0, 2) else 0.0)
 
-    both(backend, lambda p, b: clrfast.SGD(p, lr=0.01, momentum=0.9, dampening=0.5, backend=b), dtype=dtype, before_step=before)
+    both(
+        backend,
+        lambda p, b: clrfast.SGD(p, lr=0.01, momentum=0.9, dampening=0.5, backend=b),
+        dtype=dtype,
+        before_step=before,
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -88,17 +96,13 @@ def test_result_does_not_depend_on_threads(backend, n_threads):
 
 def test_layouts_of_memory(backend):
     """Transposed, strided, expanded-like, channels-last parameters, and gradients laid out unlike their parameter."""
-    base = torch.randn(6, 8)
+    base, images = randn([(6, 8), (2, 3, 4, 5)], 0)
 
     def make():
         return [
             nn.Parameter(base.clone().t()),
             nn.Parameter(torch.stack([base, base], -1)[..., 0]),
-            nn.Parameter(
-                torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0)).to(
-                    memory_format=torch.channels_last
-                )
-            ),
+            nn.Parameter(images.to(memory_format=torch.channels_last)),
             nn.Parameter(base.clone()),
             nn.Parameter(base.clone()[1:, 1:]),
         ]
@@ -250,7 +254,8 @@ def test_update_counts_as_an_in_place_change_for_autograd(backend):
 def control_pair(backend, **watch):
     table = clrfast.one_cycle(1.0, 6).table()
     tick = torch.ones((), dtype=torch.int64)
-    controls = [StepControl(table, backend=b, tick=tick) for b in ("torch", backend)]
+    device = torch.get_default_device()
+    controls = [StepControl(table, device=device, backend=b, tick=tick) for b in ("torch", backend)]
     for control in controls:
         if watch:
             control.watch_divergence(**watch)

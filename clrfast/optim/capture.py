@@ -33,8 +33,8 @@ def require_complete(optimizer: SGD, parameters: Iterable[Parameter]) -> None:
         for param in options["params"]:
             if index not in with_gradient and param.requires_grad:
                 raise RuntimeError(
-                    f"{described(index, group, param)} has no gradient, so the graph that is being captured would never "
-                    "update it; run the backward pass inside the capture, or set requires_grad_(False) on it"
+                    f"{described(index, group, param)} has no gradient, so the graph that is being captured would "
+                    "never update it; run the backward pass inside the capture, or set requires_grad_(False) on it"
                 )
             if index in with_gradient and optimizer.lacks_state(group, param):
                 raise RuntimeError(
@@ -46,5 +46,10 @@ def require_complete(optimizer: SGD, parameters: Iterable[Parameter]) -> None:
 
 def hold(alive: Any, objects: tuple[Any, ...]) -> None:
     """Keep ``objects`` for as long as ``alive`` is true: what a graph points at must not be freed before it."""
-    _held[:] = [(flag, kept) for flag, kept in _held if flag]
+    release_dead()
     _held.append((alive, objects))
+
+
+def release_dead() -> None:
+    """Let go of what was held for graphs that are gone. The driver tells of their end where Python must not run."""
+    _held[:] = [(flag, kept) for flag, kept in _held if flag]

@@ -80,7 +80,7 @@ class StepControl:
             return bool(self.stop)
         seen = self._stop_seen is not None and self._stop_seen[1].query() and bool(self._stop_seen[0])
         if self._stop_seen is None or self._stop_seen[1].query():
-            copy = torch.empty((), dtype=torch.bool, pin_memory=True)
+            copy = torch.empty((), dtype=torch.bool, device="cpu", pin_memory=True)
             copy.copy_(self.stop, non_blocking=True)
             event = torch.cuda.Event()
             event.record(torch.cuda.current_stream(self.stop.device))

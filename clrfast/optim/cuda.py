@@ -37,18 +37,26 @@ def why_not_built() -> str | None:
     return None
 
 
-@functools.cache
-def _why_not_usable(index: int) -> str | None:
-    if torch.version.cuda is None:
-        return f"torch {torch.__version__} itself is built without CUDA"
+def why_no_device() -> str | None:
+    """Why no CUDA device can be used at all; None if one can. The backend itself is there."""
     module = _native.load()
     problem: str = module.cuda_problem()
-    if problem:
-        return f"built for {module.cuda_targets}, {problem}"
+    if not problem and torch.version.cuda is None:
+        problem = f"torch {torch.__version__} itself is built without CUDA"
+    first, *_, last = [*module.cuda_targets.split(", ")] * 2
+    return f"built for {first} … {last}, {problem}" if problem else None
+
+
+@functools.cache
+def _why_not_usable(index: int) -> str | None:
+    reason = why_no_device()
+    if reason is not None:
+        return reason
     try:
-        module.load_cuda(index)
+        _native.load().load_cuda(index)
     except RuntimeError as error:
-        return f"built for {module.cuda_targets}, the kernels do not load on {torch.cuda.get_device_name(index)}: {error}"
+        targets = _native.load().cuda_targets
+        return f"built for {targets}; the kernels do not load on {torch.cuda.get_device_name(index)}: {error}"
     return None
 
 
@@ -98,14 +106,14 @@ class CudaUpdate(NativeUpdate):
         super().__init__(optimizer, device)
         self._tick = tick
 
-    def _tracked(self, group: int, param: Tensor) -> bool:
-        return tracks(self._optimizer.param_groups[group], param)
+    def _tracked(self, group: dict[str, Any], param: Tensor) -> bool:
+        return tracks(group, param)
 
-    def _update_(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
-        control = self._optimizer.controls.get(self._device)
+    def _update_(self, optimizer: SGD, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
+        control = optimizer.controls.get(self._device)
         module, queue = _native.load(), _queue(self._device)
         rates: list[Tensor] = []  # kept until the launch has read their addresses
-        groups = [self._group(group, rates) for group in self._optimizer.param_groups]
+        groups = [self._group(group, rates) for group in optimizer.param_groups]
         grad_scale = _float32(grad_scale, self._device)
         # Under a schedule the control has counted this update, and knows of found_inf.
         found_inf = None if control is not None else _float32(found_inf, self._device)
@@ -121,14 +129,14 @@ class CudaUpdate(NativeUpdate):
             *queue,
         )
         if capture.is_capturing(self._devices):
-            states = [tensor for state in self._optimizer.state.values() for tensor in state.values()]
+            states = [tensor for state in optimizer.state.values() for tensor in state.values()]
             alive = (self._updated, self._grads, states, rates, grad_scale, found_inf, self._tick)
             hold_for_graph(self._device, *alive)
 
     def _group(self, group: dict[str, Any], rates: list[Tensor]) -> tuple[float, ...]:
         """One group's options, and where its rate lies on the device as float32 and float64 (0 for a number)."""
         lr = group["lr"]
-        if not isinstance(lr, Tensor) or lr.device.type == "cpu":
+        if not isinstance(lr, Tensor) or (lr.device != self._device and lr.device.type == "cpu"):
             return (*(float(group[name]) for name in OPTIONS), 0, 0)
         rates += [lr.detach().to(self._device, dtype, non_blocking=True) for dtype in (torch.float32, torch.float64)]
         options = (float(group[name]) for name in OPTIONS[1:])

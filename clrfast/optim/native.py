@@ -41,7 +41,6 @@ class NativeUpdate:
     """Whether the tensors of one parameter may differ in dtype, and master weights are known."""
 
     def __init__(self, optimizer: SGD, device: torch.device):
-        self._optimizer = optimizer
         self._device = device
         self._devices = devices_of(optimizer.param_groups)
         self._other_ids = [other.index for other in self._devices if other != device]
@@ -52,13 +51,12 @@ class NativeUpdate:
         self._updated: list[Tensor] = []
         self._grads: list[Tensor] = []
 
-    def prepare(self) -> bool:
+    def prepare(self, optimizer: SGD) -> bool:
         """Find this step's gradients. False if the parameters have moved to other devices since this was made.
 
         Raises:
             RuntimeError: one of them cannot be used; nothing has changed then.
         """
-        optimizer = self._optimizer
         if capture.is_capturing(self._devices):
             capture.require_complete(optimizer, with_gradient(optimizer))
         moves = [optimizer.uses_momentum(index) for index in range(len(optimizer.param_groups))]
@@ -77,29 +75,28 @@ class NativeUpdate:
         if found is None:
             if devices_of(optimizer.param_groups) != self._devices:
                 return False
-            self._collect_slowly(moves)
+            self._collect_slowly(optimizer, moves)
         else:
             # Holding the gradients keeps their memory while the update runs without the interpreter's lock.
             (self._updated, self._grads), self._rest = found, []
         return True
 
-    def update_(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
+    def update_(self, optimizer: SGD, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
         """Apply the update; arguments as of ``ReferenceUpdate.update_``."""
         # Raw writes do not count as in-place changes for autograd until it is told. Told before the update, because
         # `prepare` has just brought the tensors' headers into the cache and the update drives them out.
         _increment_version(self._updated)
-        self._update_(grad_scale, found_inf)
+        self._update_(optimizer, grad_scale, found_inf)
         self._grads = []
         if self._rest:
-            reference.update_all_(self._optimizer, self._rest, grad_scale, found_inf)
+            reference.update_all_(optimizer, self._rest, grad_scale, found_inf)
             self._rest = []
 
-    def _update_(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
+    def _update_(self, optimizer: SGD, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
         raise NotImplementedError
 
-    def _collect_slowly(self, moves: list[bool]) -> None:
+    def _collect_slowly(self, optimizer: SGD, moves: list[bool]) -> None:
         """What ``collect_`` does, after making the missing state; what it cannot update goes to ``_rest``."""
-        optimizer = self._optimizer
         params = [param for group in optimizer.param_groups for param in group["params"]]
         parameters = with_gradient(optimizer)
         self._tensors = np.zeros((len(params), _COLUMNS), dtype=np.int64)
@@ -109,7 +106,9 @@ class NativeUpdate:
             index, param, grad = parameter.index, parameter.param, parameter.grad
             if param.device != self._device:
                 continue
-            state = optimizer.ensure_state(parameter.group, param, tracked=self._tracked(parameter.group, param))
+            state = optimizer.ensure_state(
+                parameter.group, param, tracked=self._tracked(optimizer.param_groups[parameter.group], param)
+            )
             buffer, started = state.get("momentum_buffer"), state.get("started")
             flag = 0 if started is None else started.data_ptr()
             master = state.get("master_param")
@@ -135,12 +134,12 @@ class NativeUpdate:
             )
         self._states = list(optimizer.state.values())
 
-    def _tracked(self, group: int, param: Tensor) -> bool:
+    def _tracked(self, group: dict[str, Any], param: Tensor) -> bool:
         """Whether the backend keeps account of whether a buffer of ``param`` was started; see ``ensure_momentum``."""
         return True
 
     def _takes(self, param: Tensor, grad: Tensor, buffer: Tensor | None, master: Tensor | None) -> bool:
-        """Whether the tensors are dense and laid out alike, so that one flat loop covers them, and of dtypes it knows."""
+        """Whether the tensors are dense and laid out alike, so that one flat loop covers them, and of known dtypes."""
         others = [other for other in (grad, buffer, master) if other is not None]
         if any(other.device != param.device or other.is_neg() for other in others):
             return False
@@ -159,8 +158,8 @@ class CppUpdate(NativeUpdate):
     device_type = 1
     mixed = False
 
-    def _update_(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
-        optimizer, control = self._optimizer, self._optimizer.control
+    def _update_(self, optimizer: SGD, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
+        control = optimizer.control
         groups = [tuple(float(group[name]) for name in OPTIONS) for group in optimizer.param_groups]
         _native.load().sgd_(
             self._tensors,

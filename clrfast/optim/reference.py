@@ -43,7 +43,9 @@ def advance_(control: StepControl, loss: Tensor | None, found_inf: Tensor | None
             room = float(np.float32(control.stop_factor) - np.float32(1)) * best.abs()
             control.stop |= live & (~finite | (smoothed - best > room))
         control.average.copy_(torch.where(live & finite, torch.stack((average, weight, best)), control.average))
-    apply = ~control.stop if found_inf is None else ~control.stop & (found_inf.reshape(()).to(control.row, non_blocking=True) == 0)
+    apply = ~control.stop
+    if found_inf is not None:
+        apply = apply & (found_inf.reshape(()).to(control.row, non_blocking=True) == 0)
     row = control.table[control.step.clamp(max=last).view(1)][0]
     control.row[:, :3] = torch.where(live, row, control.row[:, :3])
     control.row[:, 3] = apply
@@ -77,8 +79,8 @@ def update_(
     Args:
         param, grad, buffer: one shape; any real floating types. ``buffer`` is None without momentum.
         started: int64 [], 0 until an update of ``buffer`` was applied; None: it was.
-        master: float32 master weights of a 16-bit ``param``: these are updated, and ``param`` becomes their rounded copy.
-            An element of ``param`` that is no such copy was changed from outside, and counts instead of its master.
+        master: float32 master weights of a 16-bit ``param``: these are updated, and ``param`` becomes their rounded
+            copy. An element of ``param`` that is no such copy was changed from outside, and counts instead.
         lr, momentum, weight_decay: Python numbers, or one-element tensors on the parameter's device.
         apply: where false, nothing changes.
     """
@@ -128,33 +130,32 @@ class ReferenceUpdate:
     """The update of all parameters of an optimizer, one after the other."""
 
     def __init__(self, optimizer: SGD):
-        self._optimizer = optimizer
         self._devices = devices_of(optimizer.param_groups)
         self._parameters: list[Parameter] = []
 
-    def prepare(self) -> bool:
+    def prepare(self, optimizer: SGD) -> bool:
         """Find this step's gradients. False if the parameters have moved to other devices since this was made.
 
         Raises:
             RuntimeError: one of them cannot be used; nothing has changed then.
         """
-        if devices_of(self._optimizer.param_groups) != self._devices:
+        if devices_of(optimizer.param_groups) != self._devices:
             return False
-        self._parameters = with_gradient(self._optimizer)
+        self._parameters = with_gradient(optimizer)
         if capture.is_capturing(self._devices):
-            capture.require_complete(self._optimizer, self._parameters)
+            capture.require_complete(optimizer, self._parameters)
         for parameter in self._parameters:
-            self._optimizer.ensure_state(parameter.group, parameter.param)
+            optimizer.ensure_state(parameter.group, parameter.param)
         return True
 
-    def update_(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
+    def update_(self, optimizer: SGD, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
         """Apply the update.
 
         Args:
             grad_scale: one element that divides every gradient, or None.
             found_inf: one element; anything but 0 skips the update. Under a schedule its control has seen it.
         """
-        update_all_(self._optimizer, self._parameters, grad_scale, found_inf)
+        update_all_(optimizer, self._parameters, grad_scale, found_inf)
 
 
 @torch.no_grad()

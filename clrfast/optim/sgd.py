@@ -20,6 +20,12 @@ from .reference import ReferenceUpdate
 
 BACKENDS = ("auto", "torch", "cpp", "cuda")
 
+# What a pickled or copied optimizer keeps beside torch's own.
+_OWN_STATE = (
+    *("controls", "master_weights", "_requested_backend", "_schedule", "_given", "_expects_schedule", "_mirror"),
+    "_ticks",
+)
+
 
 class SGD(torch.optim.Optimizer):
     """Stochastic gradient descent with momentum, weight decay and an optional schedule on the device.
@@ -82,6 +88,8 @@ class SGD(torch.optim.Optimizer):
         self._expects_schedule = schedule is not None
         self._mirror: list[list[float]] = []
         self._updates: list[CppUpdate | cuda.CudaUpdate | ReferenceUpdate] = []
+        self.generation = 0
+        """Grows whenever the memory that updates work on may have become another."""
         self._ticks: dict[torch.device, Tensor] = {}
         defaults = {
             "lr": lr,
@@ -142,7 +150,8 @@ class SGD(torch.optim.Optimizer):
         if progress is not None:
             for one in controls.values():
                 one.resume(progress)
-        self.controls, self._schedule, self._updates = controls, bound, []
+        self.controls, self._schedule = controls, bound
+        self._forget_updates()
         self._show_next_row()
         return control
 
@@ -162,7 +171,7 @@ class SGD(torch.optim.Optimizer):
         return bool(self.param_groups[group]["momentum"] != 0)
 
     def init_state(self) -> None:
-        """Make the momentum buffers and master weights of all trainable parameters now, instead of at their first update.
+        """Make the momentum buffers and master weights of all trainable parameters now, not at their first update.
 
         For graph capture: what is made inside of a capture would be made again by every replay.
         """
@@ -171,10 +180,11 @@ class SGD(torch.optim.Optimizer):
             for param in group["params"]:
                 if param.requires_grad:
                     self.ensure_state(index, param, tracked=not on_cuda or cuda.tracks(group, param))
-        self._updates = self._made_updates()
+        if not self._updates:
+            self._updates = self._made_updates()
 
     def ensure_state(self, group: int, param: Tensor, *, tracked: bool = True) -> dict[str, Any]:
-        """The state of ``param``, with everything in it that its update needs; see ``ensure_momentum`` for ``tracked``."""
+        """The state of ``param``, with all in it that its update needs; ``tracked`` as of ``ensure_momentum``."""
         moving, mastered = self._needs(group, param)
         if not (moving or mastered):
             return self.state.get(param, {})
@@ -219,7 +229,7 @@ class SGD(torch.optim.Optimizer):
         except (RuntimeError, ValueError):
             del self.param_groups[-1]
             raise
-        self._updates = []
+        self._forget_updates()
         if given is not None and self._schedule is not None and self.control is not None:
             if own_lr:
                 _warn_overridden([added["lr"]])
@@ -271,7 +281,7 @@ class SGD(torch.optim.Optimizer):
         if self.controls:
             self._show_next_row()
         for update in self._updates:
-            update.update_(grad_scale, found_inf)
+            update.update_(self, grad_scale, found_inf)
         return result
 
     def _prepare(self) -> None:
@@ -282,22 +292,35 @@ class SGD(torch.optim.Optimizer):
                     "optimizer: nothing is prepared for a capture; call optimizer.init_state() before it begins"
                 )
             self._updates = self._made_updates()
-        if not all([update.prepare() for update in self._updates]):
+        if not all(update.prepare(self) for update in self._updates):
             # The model was moved after the optimizer was made.
             if self._schedule is not None and self.control is not None:
                 self._follow(self._schedule, self.control.progress())
+            self._forget_updates()
             self._updates = self._made_updates()
             for update in self._updates:
-                update.prepare()
+                update.prepare(self)
 
     def _made_updates(self) -> list[CppUpdate | cuda.CudaUpdate | ReferenceUpdate]:
         backend, devices = self.backend, devices_of(self.param_groups)
+        capture.release_dead()
         if backend == "torch":
             return [ReferenceUpdate(self)]
         if backend == "cpp":
             return [CppUpdate(self, devices[0])]
         ticks = ((device, self._tick(device, backend)) for device in devices)
         return [cuda.CudaUpdate(self, device, tick) for device, tick in ticks if tick is not None]
+
+    def _forget_updates(self) -> None:
+        self._updates = []
+        self.generation += 1
+
+    def count_replay(self) -> None:
+        """Take note that a captured step was replayed: the parameter groups show the next step's values."""
+        for control in self.controls.values():
+            control.host_step += 1
+        if self.controls:
+            self._show_next_row()
 
     def _show_next_row(self) -> None:
         """Write the next step's values into the parameter groups, from the host's own copy of the table."""
@@ -337,7 +360,7 @@ class SGD(torch.optim.Optimizer):
         ours = state_dict.get("clrfast")
         super().load_state_dict(state_dict)
         self._restore_float32(state_dict)
-        self._updates = []
+        self._forget_updates()
         if ours is not None:
             saved = Schedule.from_dict(ours["schedule"])
             if self._schedule is None:
@@ -366,13 +389,12 @@ class SGD(torch.optim.Optimizer):
                     self.state[param][name] = value.detach().to(param.device, torch.float32, copy=True)
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("controls", "master_weights", "_requested_backend", "_schedule", "_given", "_expects_schedule", "_mirror")
-        own += ("_ticks",)
-        return {**super().__getstate__(), **{name: getattr(self, name) for name in own}}
+        return {**super().__getstate__(), **{name: getattr(self, name) for name in _OWN_STATE}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._updates = []
+        self.generation = vars(self).get("generation", 0)  # load_state_dict comes here as well
         for group in self.param_groups:
             for name in ("nesterov", "maximize"):
                 group.setdefault(name, False)

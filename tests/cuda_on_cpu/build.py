@@ -1,4 +1,4 @@
-"""Builds the native module with csrc/sgd_cuda.cu compiled for the CPU, and puts it under the optimizer's CUDA backend."""
+"""Builds the native module with csrc/sgd_cuda.cu compiled for the CPU, and puts it under backend "cuda"."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sysconfig
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
@@ -24,7 +25,7 @@ SOURCES = [*(ROOT / "csrc" / name for name in ("sgd_cuda.cu", "sgd_cpu.cpp", "bi
 COMPILER = shutil.which(os.environ.get("CXX", "c++"))
 
 FLAGS = [
-    *("-std=c++17", "-O1", "-fPIC", "-shared", "-fvisibility=hidden", "-ffp-contract=off"),
+    *("-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off"),
     *("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"),
     # Values of any type are read from memory that other code has written as another.
     "-fno-strict-aliasing",
@@ -33,26 +34,37 @@ FLAGS = [
     *(f"-isystem{path}" for path in (pybind11.get_include(), sysconfig.get_path("include"))),
 ]
 SANITIZE = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+SANITIZED = os.environ.get("CLRFAST_SANITIZE") == "1"  # needs the sanitizers' libraries to be preloaded
 
 
 def build(folder: Path, cudart_version: int = 13000) -> tuple[ModuleType, ModuleType]:
     """The module as ``clrfast._C`` and the emulation's own controls; built again only where a source has changed."""
     flags = [*FLAGS, f"-DEMULATED_CUDART_VERSION={cudart_version}"]
-    if os.environ.get("CLRFAST_SANITIZE") == "1":  # needs the sanitizer's library to be preloaded
-        flags += SANITIZE
     headers = [*ROOT.glob("csrc/*.h"), *HERE.glob("include/*.h")]
-    text = "".join(path.read_text() for path in [*SOURCES, *sorted(headers)]) + " ".join(flags)
+    text = "".join(path.read_text() for path in [*SOURCES, *sorted(headers)]) + f"{flags} {SANITIZED} {pybind11}"
     target = folder / f"emulated_{hashlib.sha256(text.encode()).hexdigest()[:16]}.so"
     if not target.exists():
-        command = [str(COMPILER), *flags, "-xc++", *map(str, SOURCES), "-o", f"{target}.new"]
-        made = subprocess.run(command, capture_output=True, text=True)
-        assert made.returncode == 0, made.stderr
-        os.replace(f"{target}.new", target)
+        objects = [target.with_name(f"{target.stem}_{source.stem}.o") for source in SOURCES]
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda source, to: _compile("-c", *flags, "-xc++", source, to=to), SOURCES, objects))
+        _compile("-shared", *objects, to=target)
+        for path in objects:
+            path.unlink()
     return _loaded("_C", target), _loaded("_emulation", target)
 
 
+def _compile(*arguments: str | Path, to: Path) -> None:
+    # The bindings are slow to compile with sanitizers, and what these look for is in the other sources.
+    sanitize = SANITIZE if SANITIZED and not to.stem.endswith(("bindings", "controls")) else []
+    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+    command = [str(COMPILER), *sanitize, *map(str, arguments), "-o", str(to)]
+    made = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert made.returncode == 0, made.stderr
+
+
 def _loaded(name: str, path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, path)
+    # The prefix tells builds apart, for pybind11 makes a module only once per name.
+    spec = importlib.util.spec_from_file_location(f"{path.stem}.{name}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -90,6 +90,9 @@ inline void (*graph_gone)(void*) = nullptr;
 inline void* graph_object = nullptr;
 }  // namespace emulated
 
+#if CUDART_VERSION < 13000
+#define cudaStreamGetCaptureInfo cudaStreamGetCaptureInfo_v2
+#endif
 template <class... Rest>
 cudaError_t cudaStreamGetCaptureInfo(cudaStream_t, cudaStreamCaptureStatus* status, Rest...) {
   *status = emulated::capturing ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;

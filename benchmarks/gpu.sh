@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Everything that takes a GPU, within 8 minutes: build for the cards at hand, run the tests, the same under NVIDIA's
+# checkers of memory, and the benchmark. Logs and results go to a folder; nothing is installed.
+#
+#     bash benchmarks/gpu.sh [DIR]      default: benchmarks/results
+set -uo pipefail
+
+capabilities=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | tr -d . | sort -un | paste -sd,)
+if [[ ! $capabilities =~ ^[0-9] ]]; then
+    echo "gpu.sh: nvidia-smi finds no GPU here" >&2
+    exit 1
+fi
+root=$(cd "$(dirname "$0")/.." && pwd)
+mkdir -p "${1:-$root/benchmarks/results}" || exit 1
+folder=$(cd "${1:-$root/benchmarks/results}" && pwd)
+cd "$root" || exit 1
+export PYTHONPATH=$root PYTHONUNBUFFERED=1 PATH=$PATH:/usr/local/cuda/bin
+summary=()
+failed=0
+
+# part NAME SECONDS COMMAND...: runs it, keeps its output in gpu_NAME.log
+part() {
+    local name=$1 limit=$2 begin=$SECONDS result=ok
+    shift 2
+    echo "== $name"
+    timeout --kill-after=5 "$limit" "$@" 2>&1 | tee "$folder/gpu_$name.log" || { result=FAILED failed=1; }
+    summary+=("$(printf '%-10s %-6s %4d s' "$name" "$result" $((SECONDS - begin)))")
+}
+
+tests=(python3 -m pytest -m gpu -p no:cacheprovider -W default)
+
+# sanitize TOOL OPTION...: every tensor is an allocation of its own, or an access beyond it would find its neighbour.
+sanitize() {
+    part "$1" 50 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$@" --error-exitcode 1 \
+        --launch-timeout 0 "${tests[@]}" -k sanitized
+}
+
+ours=(--kernel-name kernel_substring=clrfast) # the namespace, in a kernel's mangled name
+
+part build 50 env CLRFAST_CUDA=1 CLRFAST_CUDA_TARGETS="$capabilities" python3 setup.py build_ext --inplace
+part tests 110 "${tests[@]}" -ra
+sanitize memcheck "${ours[@]}" --report-api-errors no # torch tries calls that may fail
+sanitize racecheck "${ours[@]}"
+sanitize initcheck # of all kernels: what those left out have written would count as uninitialized
+part benchmark 160 python3 -m benchmarks.bench_gpu --results "$folder"
+
+printf '%s\n' "${summary[@]}"
+exit "$failed"

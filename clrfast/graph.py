@@ -1,0 +1,62 @@
+"""A whole training step as one CUDA graph, with lr, momentum and weight decay alive in the replay."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from .optim import SGD
+
+
+class CapturedStep:
+    """One training step, captured now and repeated by ``replay`` in a single launch.
+
+    Args:
+        step: does zero_grad, forward, backward and ``optimizer.step(loss=loss)`` on tensors that stay where they are
+            (copy each batch into them before ``replay``). Run its forward and backward once before, so that libraries
+            have made their workspaces.
+        optimizer: what ``step`` calls; on CUDA devices. Gradients of before are dropped, missing state is made.
+
+    Attributes:
+        result: what ``step`` returned; its tensors are written anew by every replay.
+
+    The schedule moves on in the replay, because it lies on the device; without one, lr, momentum and weight decay are
+    captured as the numbers that they are now (a rate that is a tensor is read at every replay).
+
+    Raises:
+        RuntimeError: the step cannot be captured, for example because a trainable parameter gets no gradient in it.
+    """
+
+    def __init__(self, step: Callable[[], Any], optimizer: SGD):
+        optimizer.zero_grad(set_to_none=True)  # gradients of before would lie outside of the graph's own memory
+        optimizer.init_state()
+        self._optimizer = weakref.ref(optimizer)
+        self._generation = optimizer.generation
+        self._graph = torch.cuda.CUDAGraph()
+        # thread_local: other threads, such as NCCL's watchdog, may go on using CUDA meanwhile.
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+            self.result = step()
+
+    def replay(self) -> Any:
+        """Do the step once more; returns ``result`` without waiting for the device.
+
+        Raises:
+            RuntimeError: the optimizer is gone, or what it updates is another than at the capture (a loaded state, a
+                new schedule or parameter group, a moved model): a replay would write to memory that nobody reads.
+        """
+        optimizer = self._optimizer()
+        if optimizer is None:
+            raise RuntimeError(
+                "the optimizer of this captured step is gone; keep it for as long as the step is replayed"
+            )
+        if optimizer.generation != self._generation:
+            raise RuntimeError(
+                "the optimizer has loaded a state, or got another schedule, parameter group or device, since this step "
+                "was captured; capture it again"
+            )
+        self._graph.replay()
+        optimizer.count_replay()
+        return self.result

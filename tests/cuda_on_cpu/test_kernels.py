@@ -1,0 +1,402 @@
+"""The kernels of csrc/sgd_cuda.cu against the reference, bit for bit: run on the CPU over every block and thread, and
+on a GPU where there is one. What all backends have in common is tested in test_native, test_sgd and test_control.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+import clrfast
+from clrfast.optim import capture, cuda
+
+from ..cases import DTYPES, KERNELS, assert_same, give_grads, make_params, randn
+from . import build
+
+pytestmark = pytest.mark.parametrize("backend", KERNELS)
+
+CHUNK = 4096
+SIZES = [0, 1, 3, 4, 1023, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5]
+
+
+@pytest.fixture
+def emulation(request):
+    """What can be seen and decided only where the kernels run on the CPU."""
+    if "gpu" in request.keywords:
+        pytest.skip("of the emulation")
+    controls = request.getfixturevalue("emulated")[1]
+    controls.launches()
+    yield controls
+    controls.ascending(False)
+    controls.capturing(False)
+
+
+class Arena:
+    """Tensors inside of one block of memory, at chosen distances from a 16-byte boundary, with guards between them."""
+
+    GUARD = 64
+
+    def __init__(self, n_bytes: int):
+        self.memory = torch.randint(0, 256, (n_bytes + 16,), dtype=torch.uint8)
+        self.end = -self.memory.data_ptr() % 16
+        self.free = torch.ones(len(self.memory), dtype=torch.bool)
+
+    def place(self, values: torch.Tensor, offset: int) -> torch.Tensor:
+        """A copy of ``values``, ``offset`` elements behind a boundary."""
+        begin = self.end + self.GUARD + offset * values.element_size()
+        length = values.numel() * values.element_size()
+        self.free[begin : begin + length] = False
+        self.end += -(-(2 * self.GUARD + offset * values.element_size() + length) // 16) * 16
+        placed = self.memory[begin : begin + length].view(values.dtype)
+        placed.copy_(values)
+        return placed
+
+    def guards(self) -> torch.Tensor:
+        return self.memory[self.free]
+
+
+OFFSETS = {"aligned": (0, 0, 0), "alike": (1, 1, 1), "gradient off": (0, 3, 0), "all differ": (1, 2, 5)}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("offsets", OFFSETS)
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_unaligned_views_between_guards(backend, dtype, offsets, momentum):
+    arena = Arena(40 * (CHUNK * 4 + 3 * CHUNK) * len(OFFSETS))
+    ours, theirs = [], []
+    for index, size in enumerate(SIZES):
+        values = randn([(3, size)], index)[0].to(dtype)
+        for_p, for_g, for_b = OFFSETS[offsets]
+        param = nn.Parameter(arena.place(values[0], for_p))
+        param.grad = arena.place(values[1], for_g)
+        ours.append((param, arena.place(values[2], for_b)))
+        theirs.append((nn.Parameter(values[0].clone()), values[2].clone()))
+        theirs[-1][0].grad = values[1].clone()
+    guards = arena.guards().clone()
+    for pairs, chosen in ((ours, backend), (theirs, "torch")):
+        optimizer = clrfast.SGD([p for p, _ in pairs], lr=0.1, momentum=momentum, weight_decay=0.01, backend=chosen)
+        for param, buffer in pairs:
+            if momentum:
+                optimizer.state[param]["momentum_buffer"] = buffer
+        optimizer.step()
+    assert_same([p for p, _ in ours], [p for p, _ in theirs])
+    assert_same([b for _, b in ours], [b for _, b in theirs])
+    assert torch.equal(arena.guards(), guards)
+
+
+def mixed(param_type, grad_type, buffer_type, chosen, **options):
+    params = make_params([(size,) for size in SIZES], param_type)
+    optimizer = clrfast.SGD(params, lr=0.1, momentum=0.9, weight_decay=0.01, backend=chosen, **options)
+    for index, param in enumerate(params):
+        optimizer.state[param]["momentum_buffer"] = randn([param.shape], index)[0].to(buffer_type)
+    for step in range(2):
+        for index, param in enumerate(params):
+            if hasattr(param, "grad_dtype"):
+                param.grad_dtype = grad_type
+            param.grad = randn([param.shape], 100 * step + index)[0].to(grad_type)
+        optimizer.step()
+    return [*params, *(optimizer.state[param]["momentum_buffer"] for param in params)], optimizer
+
+
+@pytest.mark.parametrize(
+    "types", list(itertools.product(DTYPES, repeat=3)), ids=lambda types: "-".join(map(str, types))
+)
+def test_gradients_and_buffers_of_other_types(backend, types):
+    if types[0] != types[1] and not hasattr(nn.Parameter(torch.ones(1)), "grad_dtype"):
+        pytest.skip("this torch knows no gradient of another type than its parameter")
+    for nesterov in (False, True):
+        ours, optimizer = mixed(*types, backend, nesterov=nesterov)
+        assert not optimizer._updates[0]._rest
+        assert_same(ours, mixed(*types, "torch", nesterov=nesterov)[0])
+
+
+@pytest.mark.parametrize(("n_tensors", "launches"), [(1, 1), (1000, 1), (1021, 1), (1022, 2), (3000, 3)])
+def test_launches_and_many_tensors(backend, emulation, n_tensors, launches):
+    shapes = [(1 + index % 7,) for index in range(n_tensors)]
+    results = []
+    for chosen in ("torch", backend):
+        params = make_params(shapes)
+        optimizer = clrfast.SGD(params, schedule=clrfast.one_cycle(0.1, 4), backend=chosen)
+        for step in range(2):
+            give_grads(params, step)
+            emulation.launches()
+            optimizer.step(loss=torch.tensor(1.0))
+        results.append(params)
+    assert emulation.launches() == 1 + launches  # advance, then the updates
+    assert_same(*results)
+
+
+def test_one_launch_without_a_schedule(backend, emulation):
+    params = make_params([(3,)] * 5)
+    give_grads(params, 0)
+    optimizer = clrfast.SGD(params, lr=0.1, momentum=0.9, backend=backend)
+    optimizer.step()
+    assert emulation.launches() == 1
+    for param in params:
+        param.grad = None
+    optimizer.step()
+    assert emulation.launches() == 0
+
+
+@pytest.mark.parametrize("scheduled", [False, True])
+@pytest.mark.parametrize("n_groups", [2, 40, 1500])
+def test_groups(backend, n_groups, scheduled):
+    def run(chosen):
+        params = make_params([(5,)] * n_groups)
+        groups = [
+            {"params": [p], "lr": 0.001 * (i % 9 + 1), "weight_decay": 0.01 * (i % 2)} for i, p in enumerate(params)
+        ]
+        optimizer = clrfast.SGD(groups, momentum=0.9, backend=chosen)
+        if scheduled:
+            optimizer.set_schedule(clrfast.one_cycle(0.1, 4).for_groups(optimizer.param_groups))
+        else:
+            for index, group in enumerate(optimizer.param_groups):
+                group.update(momentum=0.1 * (index % 4), dampening=0.2 * (index % 3), maximize=index % 5 == 0)
+        for step in range(3):
+            give_grads(params, step)
+            optimizer.step()
+        return params
+
+    assert_same(run(backend), run("torch"))
+
+
+@pytest.mark.parametrize("ascending", [False, True])
+@pytest.mark.parametrize("scheduled", [False, True])
+def test_first_update_with_dampening(backend, emulation, ascending, scheduled):
+    """All chunks of a tensor agree on which update is the first, in whatever order they run: also after skipped ones,
+    with a late gradient, and when the state goes from one optimizer to another."""
+    emulation.ascending(ascending)
+    schedule = clrfast.one_cycle(0.1, 10) if scheduled else None
+
+    def run(chosen):
+        params = make_params([(3 * CHUNK,), (CHUNK + 1,), (5,)])
+        make = lambda: clrfast.SGD(  # noqa: E731
+            params, lr=0.1, momentum=0.9, dampening=0.7, schedule=schedule, backend=chosen
+        )
+        optimizer = make()
+        for step in range(8):
+            give_grads(params, step)
+            if step < 4:
+                params[1].grad = None
+            optimizer.found_inf = torch.tensor(1.0 if step in (0, 4) else 0.0)
+            optimizer.step()
+            if step == 5:
+                saved, optimizer = optimizer.state_dict(), make()
+                optimizer.load_state_dict(saved)
+        return params
+
+    assert_same(run(backend), run("torch"))
+
+
+def test_stop_freezes_everything(backend):
+    def run(chosen):
+        params = make_params([(5,), (CHUNK + 1,)])
+        optimizer = clrfast.SGD(params, schedule=clrfast.one_cycle(0.1, 10), backend=chosen)
+        optimizer.control.watch_divergence(smoothing=0.0)
+        for step, loss in enumerate((1.0, 0.9, float("nan"), 0.5)):
+            give_grads(params, step)
+            optimizer.step(loss=torch.tensor(loss))
+        return optimizer, [*params, optimizer.control.losses, optimizer.control.step.float()]
+
+    (optimizer, ours), (_, theirs) = run(backend), run("torch")
+    assert_same(ours, theirs)
+    assert optimizer.control.stop
+    assert int(optimizer.control.step) == 2
+
+
+def test_a_rate_that_is_a_tensor(backend):
+    for dtype, lr_type in itertools.product(
+        (torch.float32, torch.float64), (torch.float32, torch.float64, torch.bfloat16)
+    ):
+        results = []
+        for chosen in ("torch", backend):
+            params = make_params([(5,)], dtype)
+            lr = torch.tensor(0.1, dtype=lr_type)
+            optimizer = clrfast.SGD(params, lr=lr, momentum=0.9, backend=chosen)
+            for step in range(3):
+                give_grads(params, step)
+                optimizer.step()
+                lr *= 0.5
+            results.append(params)
+        assert_same(*results)
+
+
+# ------------------------------------------------------------------------------------------------------- master weights
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("options", [{}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}])
+@pytest.mark.parametrize("offset", [0, 1])
+def test_master_weights(backend, dtype, options, offset):
+    def run(chosen):
+        params = [
+            nn.Parameter(p.detach().repeat(2)[offset : offset + p.numel()])
+            for p in make_params([(s,) for s in SIZES], dtype)
+        ]
+        optimizer = clrfast.SGD(params, lr=0.01, master_weights=True, backend=chosen, **options)
+        for step in range(4):
+            give_grads(params, step)
+            if step == 2:
+                with torch.no_grad():
+                    for param in params:
+                        param[::2] = 1.5  # from outside: counts, element by element
+            optimizer.step()
+        states = [state[name] for state in optimizer.state.values() for name in sorted(state) if name != "started"]
+        assert all(state.dtype == (torch.float64 if dtype == torch.float64 else torch.float32) for state in states)
+        return optimizer, [*params, *states]
+
+    (optimizer, ours), (_, theirs) = run(backend), run("torch")
+    assert_same(ours, theirs)
+    assert not optimizer._updates[0]._rest
+    assert ("master_param" in optimizer.state_dict()["state"].get(1, {})) == (dtype in (torch.float16, torch.bfloat16))
+
+
+def test_small_updates_add_up_in_master_weights(backend):
+    for mastered in (False, True):
+        param = nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
+        optimizer = clrfast.SGD([param], lr=1e-4, master_weights=mastered, backend=backend)
+        for _ in range(100):
+            param.grad = torch.ones_like(param)
+            optimizer.step()
+        expected = torch.tensor(0.99).bfloat16() if mastered else 1.0
+        assert (param == expected).all()
+
+
+def test_master_weights_survive_a_checkpoint(backend):
+    def make(params):
+        return clrfast.SGD(params, lr=1e-3, momentum=0.9, master_weights=True, backend=backend)
+
+    params = make_params([(50,)], torch.bfloat16)
+    optimizer = make(params)
+    for step in range(6):
+        if step == 3:
+            saved = copy.deepcopy(optimizer.state_dict())
+            params = [nn.Parameter(param.detach().clone()) for param in params]
+            resumed = make(params)
+            resumed.load_state_dict(saved)
+            before, optimizer = optimizer, resumed
+        give_grads(params, step)
+        optimizer.step()
+    uninterrupted = before.param_groups[0]["params"]
+    for step in range(3, 6):
+        give_grads(uninterrupted, step)
+        before.step()
+    assert_same(params, uninterrupted)
+    assert_same(optimizer.state[params[0]].values(), before.state[uninterrupted[0]].values())
+
+
+# ------------------------------------------------------------------------------------------------------------- capture
+
+
+@pytest.fixture
+def capturing(emulation, monkeypatch):
+    monkeypatch.setattr(capture, "is_capturing", lambda devices: True)
+    monkeypatch.setattr(capture, "_held", [])
+    emulation.capturing(True)
+
+
+def prepared(backend, **options):
+    params = make_params([(3,), (4, 2)])
+    give_grads(params, 0)
+    optimizer = clrfast.SGD(params, lr=0.1, backend=backend, **options)
+    return params, optimizer, [param.detach().clone() for param in params]
+
+
+def test_a_capture_without_preparation_is_refused(backend, capturing):
+    params, optimizer, before = prepared(backend, momentum=0.9)
+    with pytest.raises(RuntimeError, match=r"init_state\(\) before"):
+        optimizer.step()
+    assert_same(params, before)
+    assert not optimizer.state
+
+
+def test_a_capture_with_a_missing_gradient_is_refused(backend, capturing):
+    params, optimizer, before = prepared(backend, schedule=clrfast.one_cycle(0.1, 4))
+    optimizer.init_state()
+    params[1].grad = None
+    with pytest.raises(RuntimeError, match=r"parameter 1 \(group 0, shape \(4, 2\)\) has no gradient.*requires_grad_"):
+        optimizer.step()
+    assert int(optimizer.control.step) == 0
+    params[1].requires_grad_(False)
+    optimizer.step()
+    assert_same(params[1:], before[1:])
+    assert not torch.equal(params[0], before[0])
+
+
+def test_a_capture_with_a_missing_state_is_refused(backend, capturing):
+    params, optimizer, before = prepared(backend, momentum=0.9)
+    optimizer.init_state()
+    optimizer.state.clear()
+    with pytest.raises(RuntimeError, match=r"parameter 0 \(group 0, shape \(3,\)\) has no momentum buffer.*init_state"):
+        optimizer.step()
+    assert_same(params, before)
+
+
+def test_what_a_graph_points_at_lives_as_long_as_the_graph(backend, capturing, emulation):
+    params, optimizer, _ = prepared(backend, schedule=clrfast.one_cycle(0.1, 4))
+    optimizer.init_state()
+    optimizer.step(loss=torch.tensor(1.0))
+
+    def held():
+        return {id(thing) for _, kept in capture._held for thing in flattened(kept)}
+
+    wanted = [*params, *(p.grad for p in params), optimizer.control.table, optimizer.control.row]
+    wanted += [state["momentum_buffer"] for state in optimizer.state.values()]
+    assert {id(tensor) for tensor in wanted} <= held()
+    n_held = len(capture._held)
+    emulation.end_graph()
+    assert sum(bool(alive) for alive, _ in capture._held) == n_held - 1
+    capture.hold(True, ())
+    assert len(capture._held) == n_held
+
+
+def flattened(things):
+    for thing in things:
+        if isinstance(thing, (list, tuple)):
+            yield from flattened(thing)
+        else:
+            yield thing
+
+
+# --------------------------------------------------------------------------------------------------------------- errors
+
+
+def test_a_refused_launch_is_an_error_and_changes_nothing(backend, emulation):
+    params, optimizer, before = prepared(backend, schedule=clrfast.one_cycle(0.1, 4))
+    emulation.fail_next_launch()
+    with pytest.raises(
+        RuntimeError, match=r"CUDA: an emulated error .*an earlier kernel failed; CUDA_LAUNCH_BLOCKING=1"
+    ):
+        optimizer.step()
+    assert_same(params, before)
+    assert int(optimizer.control.step) == optimizer.control.host_step == 0
+    optimizer.step()
+    assert int(optimizer.control.step) == 1
+
+
+def test_a_backend_that_is_not_there_names_the_parameter(backend, monkeypatch):
+    monkeypatch.setattr(cuda, "why_not", lambda device: "there is no driver")
+    params = make_params([(2,), (3, 4)])
+    message = r"backend: 'cuda' cannot update parameter 0 \(group 0, shape \(2,\)\) on \w+.*: there is no driver"
+    with pytest.raises(RuntimeError, match=message):
+        clrfast.SGD(params, lr=0.1, backend="cuda")
+
+
+def test_small_arguments_of_older_toolkits(backend, emulation, pytestconfig, monkeypatch):
+    """Before CUDA 12.1 an argument has 4 KB: more launches, the same numbers."""
+    module, controls = build.build(pytestconfig.cache.mkdir("cuda_on_cpu"), cudart_version=12000)
+    build.install(module, monkeypatch)
+    assert module.tensors_per_launch < 128
+    results = []
+    for chosen in ("torch", backend):
+        params = make_params([(index,) for index in range(300)])
+        give_grads(params, 0)
+        controls.launches()
+        clrfast.SGD(params, lr=0.1, momentum=0.9, backend=chosen).step()
+        results.append(params)
+    assert controls.launches() == -(-299 // module.tensors_per_launch)
+    assert_same(*results)

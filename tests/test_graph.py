@@ -1,0 +1,96 @@
+"""CapturedStep's own logic, with a stand-in for torch's graph; test_gpu.py captures real ones."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+
+import pytest
+import torch
+
+import clrfast
+from clrfast.graph import CapturedStep
+from clrfast.optim import capture
+
+from .cases import give_grads, make_params
+
+
+class Graph:
+    """Counts its replays, and stands still."""
+
+    def __init__(self):
+        self.replays = 0
+
+    def replay(self):
+        self.replays += 1
+
+
+@pytest.fixture(autouse=True)
+def _no_device(monkeypatch):
+    @contextlib.contextmanager
+    def graph(graph, capture_error_mode):
+        assert capture_error_mode == "thread_local"
+        with monkeypatch.context() as patch:
+            patch.setattr(capture, "is_capturing", lambda devices: True)
+            yield
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+
+
+def captured(**options):
+    params = make_params([(3,), (2,)])
+    optimizer = clrfast.SGD(params, momentum=0.9, backend="torch", **options)
+    give_grads(params, 7)
+
+    def step():
+        assert all(param.grad is None for param in params)
+        assert all("momentum_buffer" in optimizer.state[param] for param in params)
+        give_grads(params, 0)
+        optimizer.step(loss=torch.tensor(2.0))
+        return "what step returned"
+
+    return CapturedStep(step, optimizer), optimizer, step
+
+
+def test_replays_show_the_next_row():
+    graph, optimizer, _ = captured(schedule=clrfast.one_cycle(0.1, 10))
+    optimizer.control.host_step = 0  # the stand-in has executed what a capture only records
+    optimizer._show_next_row()
+    for _ in range(3):
+        assert graph.replay() == "what step returned"
+    assert graph._graph.replays == 3
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(optimizer.control.host_table[3, 0, 0])
+
+
+def test_two_captures_over_one_optimizer_both_stay_valid():
+    graph, optimizer, step = captured(lr=0.1)
+    other = CapturedStep(step, optimizer)
+    for one in (graph, other, graph):
+        one.replay()
+    assert (graph._graph.replays, other._graph.replays) == (2, 1)
+
+
+CHANGES = {
+    "state loaded": lambda o: o.load_state_dict(o.state_dict()),
+    "schedule set": lambda o: o.set_schedule(clrfast.one_cycle(0.1, 5)),
+    "group added": lambda o: o.add_param_group({"params": make_params([(4,)])}),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_stale_capture_is_refused(name):
+    graph, optimizer, _ = captured(lr=0.1)
+    CHANGES[name](optimizer)
+    with pytest.raises(RuntimeError, match="capture it again"):
+        graph.replay()
+    assert graph._graph.replays == 0
+
+
+def test_a_capture_without_its_optimizer_is_refused():
+    graph, optimizer, step = captured(lr=0.1)
+    del optimizer, step
+    gc.collect()
+    with pytest.raises(RuntimeError, match="keep it for as long as the step is replayed"):
+        graph.replay()
+    assert graph._graph.replays == 0
