@@ -7,9 +7,8 @@ import platform
 
 import torch
 
-from . import _native
 from ._version import __version__
-from .optim import SGD, cuda
+from .optim import SGD, backends, cuda
 
 _BACKENDS = {"torch": "pure torch, any device", "cpp": "native, CPU", "cuda": "native, CUDA devices"}
 
@@ -21,16 +20,14 @@ def report() -> list[str]:
         f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs, {torch.get_num_threads()} threads",
         "",
     ]
-    reasons = {"torch": None, "cpp": _why_no_cpp(), "cuda": cuda.why_not_built() or cuda.why_no_device()}
+    cpu = torch.device("cpu")
+    reasons = {name: backends.why_not(name, cpu) for name in ("torch", "cpp")}
+    reasons["cuda"] = cuda.why_not_built() or cuda.why_no_device()
     for name, what in _BACKENDS.items():
         lines.append(f"  {name:6} {_state(name) if reasons[name] is None else f'no      {what}: {reasons[name]}'}")
     on_cpu, on_cuda = (name if reasons[name] is None else "torch" for name in ("cpp", "cuda"))
     lines += ["", f"  backend='auto' takes: {on_cpu} on the CPU, {on_cuda} on CUDA devices, torch elsewhere"]
     return lines
-
-
-def _why_no_cpp() -> str | None:
-    return None if _native.why_missing is None else f"{_native.why_missing}; {_native.HOW_TO_BUILD}"
 
 
 def _state(backend: str) -> str:

@@ -189,8 +189,10 @@ std::optional<Dtype> dtype_of(const TensorView& view) {
   return std::nullopt;
 }
 
-// A tensor whose values are stored with the opposite sign (a view of a complex conjugate).
-bool is_negated(PyObject* tensor) {
+// A tensor whose values are stored with the opposite sign: an imaginary part of a complex conjugate, whose elements lie two
+// apart. Where it is as dense as its parameter it has one element, so only then it is worth asking, which is slow.
+bool is_negated(PyObject* tensor, const TensorView& view) {
+  if (numel_of(view) != 1) return false;
   static PyObject* const is_neg = interned("is_neg");
   PyObject* arguments[] = {tensor};
   const auto answer = py::reinterpret_steal<py::object>(
@@ -255,7 +257,7 @@ py::object collect_(py::list param_groups, py::dict state, Array<std::int64_t> t
         if (covered) continue;
         return give_up();
       }
-      if (!is_dense(p) || !view_of(grad.ptr(), g) || !laid_out_alike(p, g) || is_negated(grad.ptr())) return give_up();
+      if (!is_dense(p) || !view_of(grad.ptr(), g) || !laid_out_alike(p, g) || is_negated(grad.ptr(), g)) return give_up();
       const auto param_type = dtype_of(p), grad_type = dtype_of(g);
       if (!param_type || !grad_type || (!mixed && grad_type != param_type)) return give_up();
       auto buffer_type = param_type;

@@ -10,15 +10,10 @@ import torch
 from torch import Tensor
 from torch.optim import optimizer as optimizer_module
 
-from .. import _native
 from ..schedules import QUANTITIES, Schedule
-from . import capture, cuda
+from . import backends, capture, cuda
 from .control import StepControl
-from .native import CppUpdate
-from .parameters import described, devices_of, ensure_master, ensure_momentum, needs_master
-from .reference import ReferenceUpdate
-
-BACKENDS = ("auto", "torch", "cpp", "cuda")
+from .parameters import devices_of, ensure_master, ensure_momentum, needs_master
 
 # What a pickled or copied optimizer keeps beside torch's own.
 _OWN_STATE = (
@@ -78,8 +73,8 @@ class SGD(torch.optim.Optimizer):
         master_weights: bool = False,
         backend: str = "auto",
     ):
-        if backend not in BACKENDS:
-            raise ValueError(f"backend: got {backend!r}; give one of {BACKENDS}")
+        if backend not in backends.NAMES:
+            raise ValueError(f"backend: got {backend!r}; give one of {backends.NAMES}")
         self.controls: dict[torch.device, StepControl] = {}
         self.master_weights = bool(master_weights)
         self._requested_backend = backend
@@ -87,7 +82,7 @@ class SGD(torch.optim.Optimizer):
         self._given: Schedule | None = None
         self._expects_schedule = schedule is not None
         self._mirror: list[list[float]] = []
-        self._updates: list[CppUpdate | cuda.CudaUpdate | ReferenceUpdate] = []
+        self._updates: list[backends.Update] = []
         self.generation = 0
         """Grows whenever the memory that updates work on may have become another."""
         self._ticks: dict[torch.device, Tensor] = {}
@@ -107,7 +102,7 @@ class SGD(torch.optim.Optimizer):
     @property
     def backend(self) -> str:
         """The backend in use: "torch", "cpp" or "cuda"."""
-        return _resolved(self._requested_backend, self.param_groups)
+        return backends.resolved(self._requested_backend, self.param_groups)
 
     @property
     def control(self) -> StepControl | None:
@@ -140,7 +135,9 @@ class SGD(torch.optim.Optimizer):
     def _follow(self, bound: Schedule, progress: dict[str, Any] | None) -> StepControl:
         table, backend = bound.table(), self.backend
         controls = {
-            device: StepControl(table, device=device, backend=backend, tick=self._tick(device, backend))
+            device: StepControl(
+                table, device=device, backend=backend, tick=self.tick(device) if backend == "cuda" else None
+            )
             for device in devices_of(self.param_groups)
         }
         control, *_ = controls.values()
@@ -155,11 +152,9 @@ class SGD(torch.optim.Optimizer):
         self._show_next_row()
         return control
 
-    def _tick(self, device: torch.device, backend: str) -> Tensor | None:
-        """The number of the current update on ``device``, for backend "cuda". It is never reset, because buffers
-        remember it; 1 is what a buffer that was started elsewhere has."""
-        if backend != "cuda":
-            return None
+    def tick(self, device: torch.device) -> Tensor:
+        """The number of the current update on ``device``, int64 [], for backend "cuda". It is never reset, because
+        buffers remember it; 1 is what a buffer that was started elsewhere has."""
         if device not in self._ticks:
             self._ticks[device] = torch.ones((), dtype=torch.int64, device=device)
         return self._ticks[device]
@@ -181,7 +176,7 @@ class SGD(torch.optim.Optimizer):
                 if param.requires_grad:
                     self.ensure_state(index, param, tracked=not on_cuda or cuda.tracks(group, param))
         if not self._updates:
-            self._updates = self._made_updates()
+            self._updates = backends.updates_of(self)
 
     def ensure_state(self, group: int, param: Tensor, *, tracked: bool = True) -> dict[str, Any]:
         """The state of ``param``, with all in it that its update needs; ``tracked`` as of ``ensure_momentum``."""
@@ -223,7 +218,7 @@ class SGD(torch.optim.Optimizer):
         super().add_param_group(param_group)
         added = self.param_groups[-1]
         try:
-            self.backend  # noqa: B018 - raises where the devices do not go together
+            devices_of(self.param_groups)
             if len(set(map(id, added["params"]))) < len(added["params"]):
                 raise ValueError("params: a parameter is there twice in one group; give each once")
         except (RuntimeError, ValueError):
@@ -291,25 +286,15 @@ class SGD(torch.optim.Optimizer):
                 raise RuntimeError(
                     "optimizer: nothing is prepared for a capture; call optimizer.init_state() before it begins"
                 )
-            self._updates = self._made_updates()
+            self._updates = backends.updates_of(self)
         if not all(update.prepare(self) for update in self._updates):
             # The model was moved after the optimizer was made.
             if self._schedule is not None and self.control is not None:
                 self._follow(self._schedule, self.control.progress())
             self._forget_updates()
-            self._updates = self._made_updates()
+            self._updates = backends.updates_of(self)
             for update in self._updates:
                 update.prepare(self)
-
-    def _made_updates(self) -> list[CppUpdate | cuda.CudaUpdate | ReferenceUpdate]:
-        backend, devices = self.backend, devices_of(self.param_groups)
-        capture.release_dead()
-        if backend == "torch":
-            return [ReferenceUpdate(self)]
-        if backend == "cpp":
-            return [CppUpdate(self, devices[0])]
-        ticks = ((device, self._tick(device, backend)) for device in devices)
-        return [cuda.CudaUpdate(self, device, tick) for device, tick in ticks if tick is not None]
 
     def _forget_updates(self) -> None:
         self._updates = []
@@ -401,44 +386,6 @@ class SGD(torch.optim.Optimizer):
 
 
 _observed_step = torch.optim.Optimizer.profile_hook_step(SGD._step)
-
-
-def _resolved(backend: str, param_groups: list[dict[str, Any]]) -> str:
-    """The backend that ``backend`` stands for with these parameters."""
-    devices = devices_of(param_groups)
-    if backend == "auto":
-        if devices[0].type not in ("cpu", "cuda"):
-            return "torch"
-        native = "cpp" if devices[0].type == "cpu" else "cuda"
-        reason = _why_not(native, devices)
-        if reason is None:
-            return native
-        warnings.warn(
-            f"the native backend {native!r} is missing, so SGD takes the slower pure-torch one: {reason}. "
-            "backend='torch' chooses pure torch without this warning.",
-            stacklevel=4,
-        )
-        return "torch"
-    if backend != "torch":
-        for index, group in enumerate(param_groups):
-            for position, param in enumerate(group["params"]):
-                reason = _why_not(backend, (param.device,))
-                if reason is not None:
-                    position += sum(len(before["params"]) for before in param_groups[:index])
-                    raise RuntimeError(
-                        f"backend: {backend!r} cannot update {described(position, index, param)} on {param.device}: "
-                        f"{reason}"
-                    )
-    return backend
-
-
-def _why_not(backend: str, devices: tuple[torch.device, ...]) -> str | None:
-    """Why the native ``backend`` cannot update parameters on ``devices``; None if it can."""
-    if backend == "cuda":
-        return next((reason for device in devices if (reason := cuda.why_not(device)) is not None), None)
-    if _native.why_missing is not None:
-        return f"{_native.why_missing}; {_native.HOW_TO_BUILD}"
-    return None if devices[0].type == "cpu" else "it works on the CPU; use backend='auto'"
 
 
 def _check_options(options: dict[str, Any], *, momentum_follows: bool) -> None:
