@@ -32,6 +32,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 import clrfast
+from clrfast.optim import capture
 
 from . import measure, report, shapes
 
@@ -273,6 +274,7 @@ def main() -> None:
 
 def free_memory() -> None:
     gc.collect()
+    capture.release_dead()
     torch.cuda.empty_cache()
 
 

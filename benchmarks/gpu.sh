@@ -31,8 +31,8 @@ tests=(python3 -m pytest -m gpu -p no:cacheprovider -W default)
 
 # sanitize TOOL OPTION...: every tensor is an allocation of its own, or an access beyond it would find its neighbour.
 sanitize() {
-    part "$1" 50 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$@" --error-exitcode 1 \
-        --launch-timeout 0 "${tests[@]}" -k sanitized
+    part "$1" 60 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$@" --error-exitcode 1 \
+        --launch-timeout 0 "${tests[@]}" -k "${only:-sanitized}"
 }
 
 ours=(--kernel-name kernel_substring=clrfast) # the namespace, in a kernel's mangled name
@@ -41,8 +41,8 @@ part build 50 env CLRFAST_CUDA=1 CLRFAST_CUDA_TARGETS="$capabilities" python3 se
 part tests 110 "${tests[@]}" -ra
 sanitize memcheck "${ours[@]}" --report-api-errors no # torch tries calls that may fail
 sanitize racecheck "${ours[@]}"
-sanitize initcheck # of all kernels: what those left out have written would count as uninitialized
-part benchmark 160 python3 -m benchmarks.bench_gpu --results "$folder"
+only="sanitized and float32" sanitize initcheck # of all kernels: what those left out have written would count as uninitialized
+part benchmark 130 python3 -m benchmarks.bench_gpu --results "$folder"
 
 printf '%s\n' "${summary[@]}"
 exit "$failed"

@@ -81,7 +81,7 @@ const Tensor* checked(const Array<std::int64_t>& tensors, std::int64_t n_groups)
     require(t.group >= 0 && t.group < n_groups, "group out of range");
     require(t.types >= 0 && t.types < 64, "unknown dtype");
     require(t.numel >= 0, "negative numel");
-    require(!t.grad || t.numel == 0 || t.param, "a tensor has no memory");
+    require(t.numel == 0 || !t.param == !t.grad, "a tensor has no memory");
   }
   return list;
 }
@@ -177,6 +177,9 @@ bool set_exchange_api_(py::capsule capsule) {
 
 PyObject* interned(const char* text) { return PyUnicode_InternFromString(text); }
 
+// Wrappers around other tensors (torch's DTensor, for example) have a shape and no memory of their own.
+bool has_memory(const TensorView& view) { return view.data || numel_of(view) == 0; }
+
 bool view_of(PyObject* tensor, TensorView& view) {
   return exchange_api->view_from_object(tensor, &view) == 0;  // fails for a sparse tensor, for example
 }
@@ -257,7 +260,7 @@ py::object collect_(py::list param_groups, py::dict state, Array<std::int64_t> t
         if (covered) continue;
         return give_up();
       }
-      if (!is_dense(p) || !view_of(grad.ptr(), g) || !laid_out_alike(p, g) || is_negated(grad.ptr(), g)) return give_up();
+      if (!is_dense(p) || !has_memory(p) || !view_of(grad.ptr(), g) || !laid_out_alike(p, g) || !has_memory(g) || is_negated(grad.ptr(), g)) return give_up();
       const auto param_type = dtype_of(p), grad_type = dtype_of(g);
       if (!param_type || !grad_type || (!mixed && grad_type != param_type)) return give_up();
       auto buffer_type = param_type;
@@ -277,14 +280,14 @@ py::object collect_(py::list param_groups, py::dict state, Array<std::int64_t> t
             !unchanged(master_name, master))
           return give_up();
         if (moving) {
-          if (buffer == Py_None || !view_of(buffer, b) || !laid_out_alike(p, b)) return give_up();
+          if (buffer == Py_None || !view_of(buffer, b) || !laid_out_alike(p, b) || !has_memory(b)) return give_up();
           buffer_type = dtype_of(b);
           if (!buffer_type || (!mixed && buffer_type != param_type)) return give_up();
           tensor.buffer = address_of(b);
           tensor.started = PyLong_AsLongLong(PyTuple_GET_ITEM(own, 3));
         }
         if (needs_master) {
-          if (!mixed || master == Py_None || !view_of(master, m) || !laid_out_alike(p, m)) return give_up();
+          if (!mixed || master == Py_None || !view_of(master, m) || !laid_out_alike(p, m) || !has_memory(m)) return give_up();
           if (dtype_of(m) != Dtype::float32 || (moving && buffer_type != Dtype::float32)) return give_up();
           tensor.master = address_of(m);
         }

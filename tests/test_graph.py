@@ -25,10 +25,18 @@ class Graph:
         self.replays += 1
 
 
+class Stream:
+    def __init__(self, device):
+        pass
+
+    def wait_stream(self, other):
+        pass
+
+
 @pytest.fixture(autouse=True)
 def _no_device(monkeypatch):
     @contextlib.contextmanager
-    def graph(graph, capture_error_mode):
+    def graph(graph, stream, capture_error_mode):
         assert capture_error_mode == "thread_local"
         with monkeypatch.context() as patch:
             patch.setattr(capture, "is_capturing", lambda devices: True)
@@ -36,6 +44,10 @@ def _no_device(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "graph", graph)
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    for name in ("stream", "device"):
+        monkeypatch.setattr(torch.cuda, name, lambda _: contextlib.nullcontext())
 
 
 def captured(**options):
@@ -69,6 +81,24 @@ def test_two_captures_over_one_optimizer_both_stay_valid():
     for one in (graph, other, graph):
         one.replay()
     assert (graph._graph.replays, other._graph.replays) == (2, 1)
+
+
+def test_the_warm_up_leaves_no_gradient_behind():
+    params = make_params([(3,), (2,)])
+    optimizer = clrfast.SGD(params, lr=0.1, momentum=0.9, backend="torch")
+    calls = []
+
+    def step():
+        calls.append("step")
+        assert all(param.grad is None for param in params)
+        loss = sum((param**2).sum() for param in params)
+        loss.backward()
+        optimizer.step()
+        return {"loss": loss}
+
+    graph = CapturedStep(step, optimizer, warm_up=lambda: (calls.append("warm-up"), give_grads(params, 0)))
+    assert calls == ["warm-up", "step"]
+    assert graph.replay()["loss"].grad_fn is None
 
 
 CHANGES = {

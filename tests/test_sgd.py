@@ -558,3 +558,31 @@ def test_checkpoint_of_numpy_numbers_loads_as_weights_only(backend):
         file.seek(0)
         optimizer.load_state_dict(torch.load(file, weights_only=True))
         assert Schedule.from_dict(chosen.to_dict()) == chosen
+
+
+def test_wrappers_without_memory_of_their_own(backend):
+    """Of the kind of DTensor: a native loop over their memory would silently do nothing."""
+    two_tensor = pytest.importorskip("torch.testing._internal.two_tensor")
+    results = []
+    for chosen in ("torch", backend):
+        param = nn.Parameter(two_tensor.TwoTensor(torch.ones(3), torch.ones(3)))
+        optimizer = clrfast.SGD([param, *make_params([(2,)])], lr=0.5, momentum=0.9, backend=chosen)
+        for _ in range(2):
+            param.grad = two_tensor.TwoTensor(torch.ones(3), torch.ones(3))
+            optimizer.step()
+        results.append(param.a.detach())
+    assert_same([results[0]], [results[1]])
+    assert results[0][0] == pytest.approx(1 - 0.5 - 0.5 * 1.9)
+
+
+def test_a_model_that_was_moved_before_its_first_step(backend):
+    """The control follows the parameters, whenever they were moved."""
+    params = make_params([(3,)])
+    give_grads(params, 0)
+    expected = [params[0].detach() - torch.tensor(0.1) * params[0].grad]
+    optimizer = clrfast.SGD(params, schedule=clrfast.Schedule(Linear(0.1, 0.5, 4), total_steps=5), backend=backend)
+    optimizer.controls = {torch.device("meta"): optimizer.control}
+    optimizer.step()
+    assert list(optimizer.controls) == [torch.device("cpu")]
+    assert int(optimizer.control.step) == 1
+    assert_near(params, expected, steps=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +14,17 @@ if TYPE_CHECKING:
     from .sgd import SGD
 
 _held: list[tuple[Any, tuple[Any, ...]]] = []
+_lock = threading.Lock()
 
 
 def is_capturing(devices: Sequence[torch.device]) -> bool:
     """Whether what is launched on ``devices`` now goes into a graph."""
-    return devices[0].type == "cuda" and torch.cuda.is_current_stream_capturing()
+    if devices[0].type != "cuda":
+        return False
+    if devices[0].index == torch.cuda.current_device():
+        return torch.cuda.is_current_stream_capturing()
+    with torch.cuda.device(devices[0]):
+        return torch.cuda.is_current_stream_capturing()
 
 
 def require_complete(optimizer: SGD, parameters: Iterable[Parameter]) -> None:
@@ -47,9 +54,13 @@ def require_complete(optimizer: SGD, parameters: Iterable[Parameter]) -> None:
 def hold(alive: Any, objects: tuple[Any, ...]) -> None:
     """Keep ``objects`` for as long as ``alive`` is true: what a graph points at must not be freed before it."""
     release_dead()
-    _held.append((alive, objects))
+    with _lock:
+        _held.append((alive, objects))
 
 
 def release_dead() -> None:
     """Let go of what was held for graphs that are gone. The driver tells of their end where Python must not run."""
-    _held[:] = [(flag, kept) for flag, kept in _held if flag]
+    with _lock:
+        dead = [entry for entry in _held if not entry[0]]
+        _held[:] = [entry for entry in _held if entry[0]]
+    del dead  # outside of the lock: freeing them may run anybody's code

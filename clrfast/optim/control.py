@@ -78,6 +78,8 @@ class StepControl:
         """
         if self.stop.device.type != "cuda":
             return bool(self.stop)
+        if capture.is_capturing((self.stop.device,)):
+            return False  # nothing runs yet, and asking would break the capture
         seen = self._stop_seen is not None and self._stop_seen[1].query() and bool(self._stop_seen[0])
         if self._stop_seen is None or self._stop_seen[1].query():
             copy = torch.empty((), dtype=torch.bool, device="cpu", pin_memory=True)

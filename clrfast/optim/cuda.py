@@ -110,7 +110,7 @@ class CudaUpdate(NativeUpdate):
         return tracks(group, param)
 
     def _update_(self, optimizer: SGD, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
-        control = optimizer.controls.get(self._device)
+        control = optimizer.controls[self._device] if optimizer.controls else None
         module, queue = _native.load(), _queue(self._device)
         rates: list[Tensor] = []  # kept until the launch has read their addresses
         groups = [self._group(group, rates) for group in optimizer.param_groups]
@@ -130,7 +130,7 @@ class CudaUpdate(NativeUpdate):
         )
         if capture.is_capturing(self._devices):
             states = [tensor for state in optimizer.state.values() for tensor in state.values()]
-            alive = (self._updated, self._grads, states, rates, grad_scale, found_inf, self._tick)
+            alive = (self._updated, self._grads, self._rest, states, rates, grad_scale, found_inf, self._tick)
             hold_for_graph(self._device, *alive)
 
     def _group(self, group: dict[str, Any], rates: list[Tensor]) -> tuple[float, ...]:

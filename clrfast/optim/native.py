@@ -141,6 +141,8 @@ class NativeUpdate:
     def _takes(self, param: Tensor, grad: Tensor, buffer: Tensor | None, master: Tensor | None) -> bool:
         """Whether the tensors are dense and laid out alike, so that one flat loop covers them, and of known dtypes."""
         others = [other for other in (grad, buffer, master) if other is not None]
+        if any(tensor.numel() and not tensor.data_ptr() for tensor in (param, *others)):
+            return False  # a wrapper around other tensors, such as DTensor, without memory of its own
         if any(other.device != param.device or other.is_neg() for other in others):
             return False
         if not self.mixed and (master is not None or any(other.dtype != param.dtype for other in others)):

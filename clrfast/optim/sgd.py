@@ -175,8 +175,7 @@ class SGD(torch.optim.Optimizer):
             for param in group["params"]:
                 if param.requires_grad:
                     self.ensure_state(index, param, tracked=not on_cuda or cuda.tracks(group, param))
-        if not self._updates:
-            self._updates = backends.updates_of(self)
+        self._ensure_updates()
 
     def ensure_state(self, group: int, param: Tensor, *, tracked: bool = True) -> dict[str, Any]:
         """The state of ``param``, with all in it that its update needs; ``tracked`` as of ``ensure_momentum``."""
@@ -281,20 +280,25 @@ class SGD(torch.optim.Optimizer):
 
     def _prepare(self) -> None:
         """Let every update find its gradients; all of them must succeed before anything changes."""
-        if not self._updates:
-            if capture.is_capturing(devices_of(self.param_groups)):
-                raise RuntimeError(
-                    "optimizer: nothing is prepared for a capture; call optimizer.init_state() before it begins"
-                )
-            self._updates = backends.updates_of(self)
+        if not self._updates and capture.is_capturing(devices_of(self.param_groups)):
+            raise RuntimeError(
+                "optimizer: nothing is prepared for a capture; call optimizer.init_state() before it begins"
+            )
+        self._ensure_updates()
         if not all(update.prepare(self) for update in self._updates):
-            # The model was moved after the optimizer was made.
-            if self._schedule is not None and self.control is not None:
-                self._follow(self._schedule, self.control.progress())
             self._forget_updates()
-            self._updates = backends.updates_of(self)
+            self._ensure_updates()
             for update in self._updates:
                 update.prepare(self)
+
+    def _ensure_updates(self) -> None:
+        """Have updates, and controls, on the devices where the parameters are now: the model may have been moved."""
+        if self._updates:
+            return
+        control = self.control
+        if self._schedule is not None and control is not None and tuple(self.controls) != devices_of(self.param_groups):
+            self._follow(self._schedule, control.progress())
+        self._updates = backends.updates_of(self)
 
     def _forget_updates(self) -> None:
         self._updates = []

@@ -143,7 +143,7 @@ def test_one_launch_without_a_schedule(backend, emulation):
 
 
 @pytest.mark.parametrize("scheduled", [False, True])
-@pytest.mark.parametrize("n_groups", [2, 40, 1500])
+@pytest.mark.parametrize("n_groups", [2, 40, 600])
 def test_groups(backend, n_groups, scheduled):
     def run(chosen):
         params = make_params([(5,)] * n_groups)
