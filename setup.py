@@ -4,6 +4,7 @@ Environment:
     CLRFAST_CPP=0      leave the native backends out; =1: fail where they cannot be built (default: build if possible)
     CLRFAST_CUDA=0     leave the CUDA kernels out; =1: fail where there is no nvcc (default: build them if there is one)
     CLRFAST_CUDA_TARGETS   for example "90": compute capabilities to build for instead of all (quicker in development)
+    CUDA_HOME, CUDA_PATH   where the CUDA toolkit is, if not in PATH or /usr/local/cuda
     CLRFAST_WERROR=1   compiler warnings are errors
     CXX                the C++17 compiler to use
 """
@@ -47,31 +48,38 @@ def nvcc() -> str | None:
     """The CUDA compiler to use; None where CUDA is left out.
 
     Raises:
-        SystemExit: CLRFAST_CUDA=1, and there is none.
+        SystemExit: CLRFAST_CUDA=1 or CUDA_HOME, and there is none.
     """
     wanted = os.environ.get("CLRFAST_CUDA", "")
     if wanted == "0":
         return None
-    homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
-    found = [shutil.which("nvcc", path=os.path.join(home, "bin")) for home in homes]
-    path = next(filter(None, [*found, shutil.which("nvcc"), shutil.which("nvcc", path="/usr/local/cuda/bin")]), None)
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    if home:  # nothing else will do: it may be set for the sake of an older driver
+        path = shutil.which("nvcc", path=os.path.join(home, "bin"))
+        if path is None:
+            raise SystemExit(f"clrfast: CUDA_HOME is {home}, but there is no bin/nvcc in it; correct it, or unset it")
+        return path
+    path = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
     if path is None and wanted == "1":
         raise SystemExit(
-            "clrfast: CLRFAST_CUDA=1 asks for the CUDA kernels, but no nvcc was found in CUDA_HOME, in PATH or in "
-            "/usr/local/cuda; install the CUDA toolkit (12.0 or later), or set CUDA_HOME to where it is"
+            "clrfast: CLRFAST_CUDA=1 asks for the CUDA kernels, but no nvcc was found in PATH or in /usr/local/cuda; "
+            "install the CUDA toolkit (12.0 or later), or set CUDA_HOME to where it is"
         )
     return path
 
 
 def cuda_targets(compiler: str) -> list[str]:
     """The compute capabilities to build for, oldest first."""
-    listed = subprocess.run([compiler, "--list-gpu-arch"], check=True, capture_output=True, text=True).stdout
+    try:
+        listed = subprocess.run([compiler, "--list-gpu-arch"], check=True, capture_output=True, text=True).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise SystemExit(f"clrfast: {compiler} does not work ({error}); CLRFAST_CUDA=0 installs without it") from error
     known = {line.removeprefix("compute_") for line in listed.split()}
-    wanted = os.environ.get("CLRFAST_CUDA_TARGETS", "").replace(",", " ").split() or CUDA_TARGETS
-    targets = [target for target in wanted if target in known]
-    if not targets:
-        raise SystemExit(f"clrfast: {compiler} can build for none of {', '.join(wanted)}")
-    return targets
+    wanted = os.environ.get("CLRFAST_CUDA_TARGETS", "").replace(",", " ").split()
+    unknown = [target for target in wanted if target not in known]
+    if unknown:
+        raise SystemExit(f"clrfast: CLRFAST_CUDA_TARGETS: {compiler} cannot build for {', '.join(unknown)}")
+    return sorted(wanted or known.intersection(CUDA_TARGETS), key=int)
 
 
 class NinjaBuild(build_ext):

@@ -38,11 +38,11 @@ sanitize() {
 ours=(--kernel-name kernel_substring=clrfast) # the namespace, in a kernel's mangled name
 
 part build 50 env CLRFAST_CUDA=1 CLRFAST_CUDA_TARGETS="$capabilities" python3 setup.py build_ext --inplace
-part tests 110 "${tests[@]}" -ra
+part tests 100 "${tests[@]}" -ra
 sanitize memcheck "${ours[@]}" --report-api-errors no # torch tries calls that may fail
 sanitize racecheck "${ours[@]}"
 only="sanitized and float32" sanitize initcheck # of all kernels: what those left out have written would count as uninitialized
-part benchmark 130 python3 -m benchmarks.bench_gpu --results "$folder"
+part benchmark 110 python3 -m benchmarks.bench_gpu --results "$folder"
 
 printf '%s\n' "${summary[@]}"
 exit "$failed"

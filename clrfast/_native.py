@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from types import ModuleType
 
 # First, because clrfast._C looks up the OpenMP pool that torch has loaded.
@@ -20,7 +21,8 @@ try:
     from . import _C  # type: ignore[attr-defined,no-redef]
 except ImportError as error:
     _C = None
-    why_missing = f"clrfast._C cannot be imported ({error})"
+    built = importlib.util.find_spec(f"{__package__}._C") is not None
+    why_missing = f"clrfast._C cannot be imported ({error})" if built else "clrfast._C was not built"
 
 
 def load() -> ModuleType:

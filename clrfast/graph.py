@@ -29,7 +29,8 @@ class CapturedStep:
         result: what ``step`` returned, detached; its tensors are written anew by every replay.
 
     The schedule moves on in the replay, because it lies on the device; without one, lr, momentum and weight decay are
-    captured as the numbers that they are now (a rate that is a tensor is read at every replay).
+    captured as the numbers that they are now (a rate that is a tensor is read at every replay). Parameters and
+    batch must stay where they are: a model that was moved has to be captured again.
 
     Raises:
         RuntimeError: the step cannot be captured, for example because a trainable parameter gets no gradient in it.
@@ -42,7 +43,7 @@ class CapturedStep:
         optimizer.zero_grad(set_to_none=True)  # gradients of before would lie outside of the graph's own memory
         optimizer.init_state()
         self._optimizer = weakref.ref(optimizer)
-        self._generation = optimizer.generation
+        self._captured = optimizer.generation, optimizer.captured_values()
         self._graph = torch.cuda.CUDAGraph()
         # thread_local: other threads, such as NCCL's watchdog, may go on using CUDA meanwhile.
         capturing = torch.cuda.graph(self._graph, stream=torch.cuda.Stream(device), capture_error_mode="thread_local")
@@ -54,17 +55,17 @@ class CapturedStep:
         """Do the step once more; returns ``result`` without waiting for the device.
 
         Raises:
-            RuntimeError: the optimizer is gone, or what it updates is another than at the capture (a loaded state, a
-                new schedule or parameter group, a moved model): a replay would write to memory that nobody reads.
+            RuntimeError: the optimizer is gone, or has loaded a state, or got another schedule, parameter group or
+                option since the capture: a replay would update what nobody reads, or by what does not hold any more.
         """
         optimizer = self._optimizer()
         if optimizer is None:
             raise RuntimeError(
                 "the optimizer of this captured step is gone; keep it for as long as the step is replayed"
             )
-        if optimizer.generation != self._generation:
+        if (optimizer.generation, optimizer.captured_values()) != self._captured:
             raise RuntimeError(
-                "the optimizer has loaded a state, or got another schedule, parameter group or device, since this step "
+                "the optimizer has loaded a state, or got another schedule, parameter group or option, since this step "
                 "was captured; capture it again"
             )
         self._graph.replay()

@@ -1,4 +1,4 @@
-// clrfast._C: the native backend as a handful of functions. Python validates values; what memory safety needs is
+// clrfast._C: the native backends as a handful of functions. Python validates values; what memory safety needs is
 // validated here. Nothing links torch: `collect_` reads the tensors' memory off their Python objects.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -42,7 +42,7 @@ class Control {
       : owners_(py::make_tuple(table, step, losses, average, stop, row)) {
     require(table.ndim() == 3 && table.shape(0) > 0 && table.shape(2) == 3, "table must be [total_steps, n_groups, 3]");
     const std::int64_t total_steps = table.shape(0), n_groups = table.shape(1);
-    require(step.size() == 1 && stop.size() == 1 && average.size() == 3, "step, stop, average must have 1, 1, 3 values");
+    require(step.size() == 1 && stop.size() == 1 && average.size() == 3, "step, stop, average must be of 1, 1, 3 values");
     require(losses.size() == total_steps, "losses must be [total_steps]");
     require(row.size() == 4 * n_groups, "row must be [n_groups, 4]");
     control_ = {table.data(), total_steps, n_groups, step.mutable_data(), losses.mutable_data(),
@@ -65,7 +65,8 @@ class Control {
   StepControl control_;
 };
 
-// One group's values of a step: (lr, momentum, weight_decay, dampening, nesterov, maximize), and what else a backend needs.
+// One group's values of a step: (lr, momentum, weight_decay, dampening, nesterov, maximize), and what else a backend
+// needs.
 Group group_of(py::handle values, py::size_t size) {
   const auto group = py::reinterpret_borrow<py::tuple>(values);
   require(py::isinstance<py::tuple>(values) && group.size() == size, "a group must be a tuple of numbers");
@@ -107,7 +108,7 @@ void sgd_(Array<std::int64_t> tensors, py::list groups, const Control* control, 
   for (py::ssize_t i = 0; i < tensors.shape(0); ++i) {
     const Types types{static_cast<unsigned>(list[i].types)};
     require(!list[i].grad || (types.all(types.param()) && !list[i].master), "tensors of several dtypes");
-    require(!list[i].buffer || list[i].started, "a momentum buffer needs its flag");
+    require(!list[i].buffer || !list[i].numel || list[i].started, "a momentum buffer needs its flag");
   }
   py::gil_scoped_release release;
   sgd_cpu(list, tensors.shape(0), rows.data(), grad_scale, n_threads);
@@ -192,8 +193,8 @@ std::optional<Dtype> dtype_of(const TensorView& view) {
   return std::nullopt;
 }
 
-// A tensor whose values are stored with the opposite sign: an imaginary part of a complex conjugate, whose elements lie two
-// apart. Where it is as dense as its parameter it has one element, so only then it is worth asking, which is slow.
+// A tensor whose values are stored with the opposite sign: an imaginary part of a complex conjugate, whose elements lie
+// two apart. Where it is as dense as its parameter it has one element, so only then it is worth asking, which is slow.
 bool is_negated(PyObject* tensor, const TensorView& view) {
   if (numel_of(view) != 1) return false;
   static PyObject* const is_neg = interned("is_neg");
@@ -206,17 +207,17 @@ bool is_negated(PyObject* tensor, const TensorView& view) {
 // Fills `tensors` with this step's memory. Returns the parameters that have a gradient and these gradients, as two
 // lists; None if there is anything that only Python can judge: a tensor of another kind or layout than its
 // parameter, a state that is not `states`, a parameter more or less. Only `states` and `remembered` are kept from
-// step to step, and both are compared with what is there now. Runs at every step over every parameter, hence here and not
-// in Python.
+// step to step, and both are compared with what is there now. Runs at every step over every parameter, hence here and
+// not in Python.
 //
 //   param_groups: list of dicts.  state: the optimizer's.  states: its values, in its order.
 //   remembered: per parameter (state dict, buffer, started, address of started, master weights), each of the last four
 //     None or 0 where there is none; or None without a state.
-//   moves: per group, whether its parameters need a buffer.
+//   moves: per group, whether its parameters need a buffer.  tracks: whether buffers need the flag `started`.
 //   device: DLPack's type and id of the parameters; those on the devices `other_ids` of that type are left out.
 //   mixed: whether tensors of a parameter may differ in type.  mastered: whether 16-bit parameters have master weights.
 py::object collect_(py::list param_groups, py::dict state, Array<std::int64_t> tensors, py::list states,
-                    py::list remembered, py::list moves, std::pair<std::int32_t, std::int32_t> device,
+                    py::list remembered, py::list moves, py::list tracks, std::pair<std::int32_t, std::int32_t> device,
                     const std::vector<std::int32_t>& other_ids, bool mixed, bool mastered) {
   static PyObject *const params_name = interned("params"), *const grad_name = interned("grad"),
                   *const buffer_name = interned("momentum_buffer"), *const started_name = interned("started"),
@@ -227,6 +228,7 @@ py::object collect_(py::list param_groups, py::dict state, Array<std::int64_t> t
     PyErr_Clear();
     return py::none();
   };
+  require(moves.size() == tracks.size(), "moves and tracks must have one entry per group");
   if (!exchange_api || param_groups.size() != moves.size()) return give_up();
 
   py::ssize_t position = 0;
@@ -244,6 +246,7 @@ py::object collect_(py::list param_groups, py::dict state, Array<std::int64_t> t
     PyObject* params = PyDict_GetItem(group.ptr(), params_name);
     if (!params || !PyList_Check(params)) return give_up();
     const bool moving = PyObject_IsTrue(PyList_GET_ITEM(moves.ptr(), group_index)) == 1;
+    const bool tracked = PyObject_IsTrue(PyList_GET_ITEM(tracks.ptr(), group_index)) == 1;
     for (py::ssize_t k = 0; k < PyList_GET_SIZE(params); ++k, ++i) {
       if (i == remembered.size()) return give_up();
       Tensor& tensor = list[i];
@@ -260,10 +263,15 @@ py::object collect_(py::list param_groups, py::dict state, Array<std::int64_t> t
         if (covered) continue;
         return give_up();
       }
-      if (!is_dense(p) || !has_memory(p) || !view_of(grad.ptr(), g) || !laid_out_alike(p, g) || !has_memory(g) || is_negated(grad.ptr(), g)) return give_up();
+      // Another tensor of this parameter, which the kernels walk through in step with it.
+      const auto fits = [&p](PyObject* tensor, TensorView& view) {
+        return view_of(tensor, view) && laid_out_alike(p, view) && has_memory(view);
+      };
+      if (!is_dense(p) || !has_memory(p) || !fits(grad.ptr(), g) || is_negated(grad.ptr(), g)) return give_up();
       const auto param_type = dtype_of(p), grad_type = dtype_of(g);
       if (!param_type || !grad_type || (!mixed && grad_type != param_type)) return give_up();
       auto buffer_type = param_type;
+      const std::int64_t numel = numel_of(p);
       PyObject* own = PyList_GET_ITEM(remembered.ptr(), i);
       const bool needs_master = mastered && p.type_bits == 16;
       if (own == Py_None) {
@@ -273,28 +281,29 @@ py::object collect_(py::list param_groups, py::dict state, Array<std::int64_t> t
         // Whether the state still holds the tensor that is remembered (None: neither has one), seen in `view` then.
         const auto unchanged = [&](PyObject* name, PyObject* value) {
           PyObject* now = PyDict_GetItem(dict, name);
-          return value == Py_None ? !now : now == value;
+          return value == Py_None ? !now || now == Py_None : now == value;
         };
         PyObject *buffer = PyTuple_GET_ITEM(own, 1), *master = PyTuple_GET_ITEM(own, 4);
         if (!unchanged(buffer_name, buffer) || !unchanged(started_name, PyTuple_GET_ITEM(own, 2)) ||
             !unchanged(master_name, master))
           return give_up();
         if (moving) {
-          if (buffer == Py_None || !view_of(buffer, b) || !laid_out_alike(p, b) || !has_memory(b)) return give_up();
+          if (tracked && numel && PyTuple_GET_ITEM(own, 2) == Py_None) return give_up();
+          if (buffer == Py_None || !fits(buffer, b)) return give_up();
           buffer_type = dtype_of(b);
           if (!buffer_type || (!mixed && buffer_type != param_type)) return give_up();
           tensor.buffer = address_of(b);
           tensor.started = PyLong_AsLongLong(PyTuple_GET_ITEM(own, 3));
         }
         if (needs_master) {
-          if (!mixed || master == Py_None || !view_of(master, m) || !laid_out_alike(p, m) || !has_memory(m)) return give_up();
+          if (!mixed || master == Py_None || !fits(master, m)) return give_up();
           if (dtype_of(m) != Dtype::float32 || (moving && buffer_type != Dtype::float32)) return give_up();
           tensor.master = address_of(m);
         }
       }
       tensor.param = address_of(p);
       tensor.grad = address_of(g);
-      tensor.numel = numel_of(p);
+      tensor.numel = numel;
       tensor.types = packed(*param_type, *grad_type, *buffer_type);
       tensor.group = group_index;
       updated.append(py::handle(param));
@@ -320,7 +329,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("sgd_", &sgd_, py::arg("tensors").noconvert(), py::arg("groups"), py::arg("control").none(true),
         py::arg("apply"), py::arg("grad_scale"), py::arg("n_threads"));
   m.def("collect_", &collect_, py::arg("param_groups"), py::arg("state"), py::arg("tensors").noconvert(),
-        py::arg("states"), py::arg("remembered"), py::arg("moves"), py::arg("device"), py::arg("other_ids"),
+        py::arg("states"), py::arg("remembered"), py::arg("moves"), py::arg("tracks"), py::arg("device"),
+        py::arg("other_ids"),
         py::arg("mixed"), py::arg("mastered"));
   m.def("set_exchange_api_", &set_exchange_api_, py::arg("capsule"));
 #ifdef CLRFAST_CUDA

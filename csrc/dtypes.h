@@ -1,7 +1,7 @@
 // Storage types and their exact conversions: float16 and bfloat16 as 16-bit patterns, computed in float32.
 //
-// Rounding is to nearest, ties to even; NaN stays NaN (which NaN is left open). The conversions have no branches, so that
-// they vectorise; on a GPU its own instructions do the same.
+// Rounding is to nearest, ties to even; NaN stays NaN (which NaN is left open). The conversions have no branches, so
+// that they vectorise; on a GPU its own instructions do the same.
 #pragma once
 
 #include <cstdint>

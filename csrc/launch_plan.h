@@ -1,7 +1,7 @@
 // How the tensors of a step are laid over kernel launches: plain arithmetic on the host, no CUDA.
 //
-// A tensor is cut into chunks of `chunk_size` elements, the last one shorter; a block updates one chunk. The chunks of a
-// launch are numbered through, so a block finds its tensor by searching `chunk_end`. What a launch knows travels by
+// A tensor is cut into chunks of `chunk_size` elements, the last one shorter; a block updates one chunk. The chunks of
+// a launch are numbered through, so a block finds its tensor by searching `chunk_end`. What a launch knows travels by
 // value as its argument, whose size limits how many tensors and groups it covers; more go into further launches.
 #pragma once
 

@@ -22,8 +22,8 @@ namespace {
 constexpr std::int64_t chunk_size = 64 * 1024;   // elements
 constexpr std::int64_t serial_below = 32 * 1024; // elements in all: under this, waking threads costs more than it saves
 
-// Elements in a cache line, and how far ahead lines are asked for: 5 % faster on 25.6M parameters than the hardware's own
-// prefetching alone. It never faults.
+// Elements in a cache line, and how far ahead lines are asked for: 5 % faster on 25.6M parameters than the hardware's
+// own prefetching alone. It never faults.
 template <class S>
 constexpr std::int64_t line = 64 / sizeof(S);
 template <class S>

@@ -3,8 +3,8 @@
 // An update moves 20 bytes per float32 parameter with momentum (reads p, g, b; writes p, b), 10 per 16-bit one, and
 // computes next to nothing, so it is bound by memory. A block of 256 threads updates one chunk of 4,096 elements:
 // 2 x 3 loads of 16 bytes are in flight per thread before the first is used, and chunks are small enough for a
-// model of middling size to occupy the whole device in one wave. All that a launch needs to know travels by value as its
-// argument: a table in device memory would have to be copied there, which a graph capture forbids.
+// model of middling size to occupy the whole device in one wave. All that a launch needs to know travels by value as
+// its argument: a table in device memory would have to be copied there, which a graph capture forbids.
 //
 // The control's row says on the device whether an update happens and with which values. Kernels of one stream run in
 // order, so `advance` needs no more than to come first.
@@ -21,10 +21,10 @@ namespace clrfast {
 namespace {
 
 constexpr int block_size = 256;
-constexpr int blocks_per_multiprocessor = 4;  // 64 registers a thread: half of the threads that fit are resident at least
+constexpr int blocks_per_multiprocessor = 4;  // at 64 registers a thread half of all threads are resident
 constexpr int advance_block_size = 32;
 
-// ------------------------------------------------------------------------------------------------ what a launch knows
+// ------------------------------------------------------------------------------------------------- what a launch knows
 
 // Hyper-parameters of one group by value, or where to find them.
 template <class T>
@@ -79,7 +79,11 @@ struct Launch {
   }
 };
 
-// ---------------------------------------------------------------------------------------------- the update of one chunk
+// Entries, or slots, that fit into one launch of the larger entries.
+template <class T>
+constexpr std::size_t full_entries = sizeof(Launch<T, FullEntry>::memory) / sizeof(FullEntry);
+
+// -------------------------------------------------------------------------------------------- the update of one chunk
 
 template <class T>
 struct Rule {
@@ -289,7 +293,8 @@ __device__ __forceinline__ void update_chunk(const Entry& entry, void* master, s
 }
 
 template <class T, class E>
-__global__ void __launch_bounds__(block_size, blocks_per_multiprocessor) update_kernel(const __grid_constant__ Launch<T, E> launch) {
+__global__ void __launch_bounds__(block_size, blocks_per_multiprocessor)
+    update_kernel(const __grid_constant__ Launch<T, E> launch) {
   const CudaStep& step = launch.step;
   if (step.found_inf && *step.found_inf != 0.0f) return;
 
@@ -350,7 +355,7 @@ __global__ void __launch_bounds__(advance_block_size) advance_kernel(const __gri
   if (threadIdx.x == 0) commit(a.control, decision);
 }
 
-// ------------------------------------------------------------------------------------------------------- the host's side
+// ---------------------------------------------------------------------------------------------------- the host's side
 
 void check(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return;
@@ -468,6 +473,10 @@ int sgd_cuda(const Tensor* tensors, std::int64_t n_tensors, const std::vector<Cu
     else
       (full ? narrow_full : narrow).push_back(i);
   }
+  if (!narrow_full.empty() && narrow.size() + narrow_full.size() + groups.size() <= full_entries<float>) {
+    narrow_full.insert(narrow_full.end(), narrow.begin(), narrow.end());  // one launch instead of two
+    narrow.clear();
+  }
   return update<float, Entry>(tensors, narrow, groups, step, queue) +
          update<float, FullEntry>(tensors, narrow_full, groups, step, queue) +
          update<double, Entry>(tensors, wide, groups, step, queue) +
@@ -491,10 +500,13 @@ void load_cuda(int device) {
 std::string cuda_problem() {
   int driver = 0, devices = 0;
   cudaDriverGetVersion(&driver);
-  const auto version = [](int number) { return std::to_string(number / 1000) + "." + std::to_string(number % 1000 / 10); };
+  const auto version = [](int number) {
+    return std::to_string(number / 1000) + "." + std::to_string(number % 1000 / 10);
+  };
   if (driver == 0) return "no driver found";
   if (driver / 1000 < CUDART_VERSION / 1000)
-    return "the driver supports CUDA " + version(driver) + ", this build needs " + version(CUDART_VERSION / 1000 * 1000);
+    return "the driver supports CUDA " + version(driver) + ", this build needs " +
+           version(CUDART_VERSION / 1000 * 1000);
   const cudaError_t error = cudaGetDeviceCount(&devices);
   if (error != cudaSuccess) {
     cudaGetLastError();

@@ -1,4 +1,4 @@
-// SGD and its control on CUDA devices. Pointers inside the structures are device memory; nothing here waits for the device.
+// SGD and its control on CUDA devices. Pointers inside the structures are device memory; nothing here waits for it.
 #pragma once
 
 #include <atomic>
@@ -41,7 +41,7 @@ void advance_cuda(const StepControl& control, const float* loss, const float* fo
 int sgd_cuda(const Tensor* tensors, std::int64_t n_tensors, const std::vector<CudaGroup>& groups, const CudaStep& step,
              const CudaQueue& queue);
 
-// Loads every kernel on the device: a first use inside of a capture would be an error. Throws where none fits the device.
+// Loads every kernel on the device: a first use inside of a capture would be an error. Throws where none fits it.
 void load_cuda(int device);
 
 // What the driver says where CUDA cannot be used; empty where it can.

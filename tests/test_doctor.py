@@ -24,7 +24,7 @@ def test_missing_native_backend_is_explained(monkeypatch):
 def test_missing_cuda_is_explained(monkeypatch):
     monkeypatch.setattr(_native, "why_missing", None)
     monkeypatch.setattr(_native, "_C", SimpleNamespace(sgd_=None))
-    assert "no nvcc was found; install the CUDA toolkit" in cuda.why_not_built()
+    assert "there was no nvcc, or CLRFAST_CUDA=0); install the CUDA toolkit" in cuda.why_not_built()
     built = SimpleNamespace(sgd_cuda_=None, cuda_targets="sm_75, sm_90, sm_120", cuda_problem=lambda: "no driver found")
     monkeypatch.setattr(_native, "_C", built)
     monkeypatch.setattr(doctor, "_state", lambda backend: "works")

@@ -104,6 +104,7 @@ def test_the_warm_up_leaves_no_gradient_behind():
 CHANGES = {
     "state loaded": lambda o: o.load_state_dict(o.state_dict()),
     "schedule set": lambda o: o.set_schedule(clrfast.one_cycle(0.1, 5)),
+    "option changed": lambda o: o.param_groups[0].update(weight_decay=0.5),
     "group added": lambda o: o.add_param_group({"params": make_params([(4,)])}),
 }
 
@@ -115,6 +116,19 @@ def test_a_stale_capture_is_refused(name):
     with pytest.raises(RuntimeError, match="capture it again"):
         graph.replay()
     assert graph._graph.replays == 0
+
+
+def test_a_hand_written_rate_or_a_new_watch_is_not_ignored():
+    graph, optimizer, _ = captured(schedule=clrfast.one_cycle(0.1, 10))
+    graph.replay()
+    optimizer.param_groups[0]["lr"] = 5.0
+    with pytest.raises(RuntimeError, match="the schedule decides it"):
+        graph.replay()
+    optimizer._show_next_row()
+    graph.replay()
+    optimizer.control.watch_divergence()
+    with pytest.raises(RuntimeError, match="capture it again"):
+        graph.replay()
 
 
 def test_a_capture_without_its_optimizer_is_refused():

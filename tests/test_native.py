@@ -142,12 +142,21 @@ CHANGES = {
     "flag dropped": lambda o, p: o.state[p[0]].pop("started", None),
     "parameter viewed the other way": lambda o, p: view_otherwise(p[2]),
     "parameter made smaller in place": lambda o, p: make_smaller(o, p[0]),
+    "flag dropped while momentum is off": lambda o, p: drop_flag_without_momentum(o, p[0]),
     "momentum switched off": lambda o, p: o.param_groups[0].update(momentum=0.0),
     "gradient taken away": lambda o, p: setattr(p[1], "grad", None),
     "parameter list shortened": lambda o, p: o.param_groups[0]["params"].pop(),
     "option changed": lambda o, p: o.param_groups[0].update(lr=0.5, weight_decay=0.1, nesterov=True),
     "state loaded": lambda o, p: o.load_state_dict(copy.deepcopy(o.state_dict())),
 }
+
+
+def drop_flag_without_momentum(optimizer, param):
+    """As in a state of torch's own, loaded before momentum is switched on."""
+    optimizer.state[param].pop("started", None)
+    optimizer.param_groups[0]["momentum"] = 0.0
+    optimizer.step()
+    optimizer.param_groups[0]["momentum"] = 0.9
 
 
 def view_otherwise(param):
@@ -339,3 +348,80 @@ def test_params_without_any_gradient_are_left_alone(backend):
     optimizer.step()
     assert_same(params, before)
     assert not optimizer.state_dict()["state"]
+
+
+def test_gradients_now_and_then_laid_out_otherwise(backend):
+    """Some updates of a parameter are the native backend's, others the reference's; the first is one of both."""
+
+    def before(step, optimizer, params):
+        if step % 2:
+            params[0].grad = params[0].grad.t().contiguous().t()
+
+    results = [
+        run_steps(
+            lambda p, b=b: clrfast.SGD(p, lr=0.1, momentum=0.9, dampening=0.3, backend=b),
+            8,
+            [(4, 3), (5,)],
+            before_step=before,
+        )[0]
+        for b in ("torch", backend)
+    ]
+    assert_same(*results)
+
+
+def test_memory_with_gaps_stays_as_it_is_between(backend):
+    memory = randn([(20,), (20,)], 0)
+    before = [values.clone() for values in memory]
+    param = nn.Parameter(memory[0][::2])
+    param.grad = memory[1][::2]
+    clrfast.SGD([param], lr=0.5, backend=backend).step()
+    assert_same([memory[0][1::2], memory[1]], [before[0][1::2], before[1]])
+    assert_same([memory[0][::2]], [before[0][::2] - 0.5 * before[1][::2]])
+
+
+def test_parameters_on_devices_of_others_are_left_to_them(backend):
+    params = make_params([(3,), (4,)])
+    give_grads(params, 0)
+    optimizer = clrfast.SGD(params, lr=0.1, backend=backend)
+    kind = 2 if params[0].is_cuda else 1
+
+    def collected(device, other_ids):
+        tensors = np.ones((2, 8), dtype=np.int64)
+        rest = [[], [None, None], [False], [False], device, other_ids, False, False]
+        found = _native.load().collect_(optimizer.param_groups, {}, tensors, *rest)
+        return None if found is None else (len(found[0]), int(tensors.any()))
+
+    assert collected((kind, 0), [5]) == (2, 1)
+    assert collected((kind, 5), [0]) == (0, 0)
+    assert collected((kind, 5), [4]) is None
+    assert collected((7, 0), [0]) is None
+
+
+CONTROL_CHANGES = {
+    "table on another device": ("table", lambda t: t.to("meta"), r"control.table: got .* on meta; it must be .* on"),
+    "losses too short": ("losses", lambda t: t[:2].clone(), r"control.losses: got torch.float32 of shape \(2,\)"),
+    "step of another type": ("step", lambda t: t.int(), "control.step: got torch.int32"),
+}
+
+
+@pytest.mark.parametrize("name", CONTROL_CHANGES)
+def test_a_control_with_a_tensor_that_does_not_fit_is_refused(backend, name):
+    attribute, change, message = CONTROL_CHANGES[name]
+    params = make_params([(3,)])
+    before = [param.detach().clone() for param in params]
+    optimizer = clrfast.SGD(params, schedule=clrfast.one_cycle(0.1, 5), backend=backend)
+    give_grads(params, 0)
+    setattr(optimizer.control, attribute, change(getattr(optimizer.control, attribute)))
+    with pytest.raises(RuntimeError, match=message):
+        optimizer.step()
+    assert_same(params, before)
+
+
+def test_a_replaced_tensor_of_the_control_is_used_from_then_on(backend):
+    params = make_params([(3,)])
+    optimizer = clrfast.SGD(params, schedule=clrfast.one_cycle(0.1, 5), backend=backend)
+    for step in range(3):
+        give_grads(params, step)
+        optimizer.control.losses = torch.full_like(optimizer.control.losses, -1.0)
+        optimizer.step(loss=torch.tensor(float(step)))
+    assert optimizer.control.losses.tolist() == [-1.0, -1.0, 2.0, -1.0, -1.0]

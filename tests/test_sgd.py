@@ -177,10 +177,11 @@ def test_state_dict_is_torchs(backend, momentum, direction):
         assert set(state) == {"momentum_buffer"}
 
 
-def test_state_of_a_skipped_first_step_is_not_exported(backend):
+@pytest.mark.parametrize("dampening", [0.0, 0.5])
+def test_state_of_a_skipped_first_step_is_not_exported(backend, dampening):
     """torch would take a buffer of zeros for a momentum, and dampen the first gradient."""
     params = make_params([(3,)])
-    optimizer = clrfast.SGD(params, lr=0.1, momentum=0.9, dampening=0.5, backend=backend)
+    optimizer = clrfast.SGD(params, lr=0.1, momentum=0.9, dampening=dampening, backend=backend)
     give_grads(params, 0)
     optimizer.found_inf = torch.tensor(1.0)
     optimizer.step()
@@ -586,3 +587,62 @@ def test_a_model_that_was_moved_before_its_first_step(backend):
     assert list(optimizer.controls) == [torch.device("cpu")]
     assert int(optimizer.control.step) == 1
     assert_near(params, expected, steps=1)
+
+
+def test_dampening_switched_on_after_skipped_updates(backend):
+    param = nn.Parameter(torch.zeros(1))
+    optimizer = clrfast.SGD([param], lr=1.0, momentum=0.9, backend=backend)
+    for step in range(3):
+        param.grad = torch.ones(1)
+        optimizer.found_inf = torch.tensor(1.0 if step == 0 else 0.0)
+        optimizer.step()
+        optimizer.param_groups[0]["dampening"] = 0.5
+    assert param.item() == pytest.approx(-1 - (0.9 + 0.5))
+
+
+def test_numbers_of_updates_go_on_when_the_schedule_changes(backend):
+    """Buffers remember by number which update was their first."""
+
+    def run(chosen):
+        params = make_params([(5,), (3,)])
+        optimizer = clrfast.SGD(params, lr=0.1, momentum=0.9, dampening=0.5, backend=chosen)
+        for step in range(9):
+            if step % 3 == 0:
+                optimizer.set_schedule(clrfast.one_cycle(0.1, 10))
+            give_grads(params, step)
+            params[1].grad = None if step < 4 else params[1].grad
+            optimizer.step()
+        return params
+
+    assert_same(run(backend), run("torch"))
+
+
+def test_master_weights_are_exported_before_the_first_momentum(backend):
+    param = nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
+    schedule = Schedule(1e-4, momentum=Linear(0.0, 0.9, 9), total_steps=10)
+    optimizer = clrfast.SGD([param], schedule=schedule, master_weights=True, backend=backend)
+    param.grad = torch.ones_like(param)
+    optimizer.step()
+    state = optimizer.state_dict()["state"][0]
+    assert set(state) == {"master_param"}
+    assert state["master_param"][0].item() == pytest.approx(1 - 1e-4)
+    plain = clrfast.SGD([param], lr=0.1, backend=backend)
+    plain.load_state_dict(optimizer.state_dict())
+    assert "master_param" not in plain.state_dict()["state"].get(0, {})
+
+
+def test_a_group_that_does_not_fit_leaves_the_optimizer_whole(backend):
+    params = make_params([(2,), (3,)])
+    optimizer = clrfast.SGD(params[:1], schedule=clrfast.constant(0.1, 5), backend=backend)
+    with pytest.raises(ValueError, match="nesterov"):
+        optimizer.add_param_group({"params": params[1:], "nesterov": True})
+    assert len(optimizer.param_groups) == 1
+    give_grads(params, 0)
+    optimizer.step()
+    assert int(optimizer.control.step) == 1
+
+
+def test_a_complex_loss_is_refused(backend):
+    optimizer = clrfast.SGD(make_params([(2,)]), schedule=clrfast.one_cycle(0.1, 5), backend=backend)
+    with pytest.raises(ValueError, match="loss: got a complex number"):
+        optimizer.step(loss=torch.tensor(1j))

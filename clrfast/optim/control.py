@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..schedules.schedule import row_at
-from . import capture, cuda, native, reference
+from . import backends, capture, cuda, native, reference
 
 
 class StepControl:
@@ -56,19 +56,50 @@ class StepControl:
         self.host_step = 0
         """The step as the host knows it without asking the device: exact on the CPU; on other devices an update
         that was skipped there counts as made, and a replayed graph is not seen, until ``synchronize``."""
+        self.device = self.table.device
+        reason = backends.why_not(backend, self.device)
+        if reason is not None:
+            raise RuntimeError(f"backend: {backend!r} cannot work on {self.device}: {reason}")
         self._native: Any = None
+        self._native_of: tuple[Tensor, ...] = ()
         self._stop_seen: tuple[Tensor, torch.cuda.Event] | None = None
 
     @property
     def native(self) -> Any:
-        """The compiled view of this control; backends "cpp" and "cuda" only."""
-        if self._native is None:
+        """The compiled view of this control; backends "cpp" and "cuda" only.
+
+        Raises:
+            RuntimeError: one of its tensors was replaced by one that does not fit.
+        """
+        tensors = self.tensors()
+        if self._native is None or any(a is not b for a, b in zip(tensors, self._native_of, strict=True)):
+            self._require_fitting()
             self._native = (cuda if self.backend == "cuda" else native).native_control(self)
+            self._native_of = tensors  # kept alive for as long as their memory is used
         return self._native
 
     def tensors(self) -> tuple[Tensor, ...]:
         """All that ``advance`` reads and writes on the device."""
         return (self.table, self.step, self.losses, self.average, self.stop, self.row)
+
+    def _require_fitting(self) -> None:
+        n_groups = len(self.moves)
+        wanted = {
+            "table": (torch.float32, (self.total_steps, n_groups, 3)),
+            "step": (torch.int64, ()),
+            "losses": (torch.float32, (self.total_steps,)),
+            "average": (torch.float32, (3,)),
+            "stop": (torch.bool, ()),
+            "row": (torch.float32, (n_groups, 4)),
+        }
+        for name, (dtype, shape) in wanted.items():
+            tensor = getattr(self, name)
+            fits = (tensor.dtype, tuple(tensor.shape), tensor.device) == (dtype, shape, self.device)
+            if not fits or not tensor.is_contiguous():
+                raise RuntimeError(
+                    f"control.{name}: got {tensor.dtype} of shape {tuple(tensor.shape)} on {tensor.device}; it must be "
+                    f"{dtype} of shape {shape} on {self.device}, contiguous; write into it in place instead"
+                )
 
     def stopped(self) -> bool:
         """Whether ``stop`` is set, as far as is known without waiting for the device.
@@ -118,6 +149,8 @@ class StepControl:
             loss = torch.full((), float(loss), device=self.table.device)
         if loss is not None and loss.numel() != 1:
             raise ValueError(f"loss: got shape {tuple(loss.shape)}; give a scalar, for example loss.mean()")
+        if loss is not None and loss.is_complex():
+            raise ValueError("loss: got a complex number; give a real one, for example loss.abs()")
         if self.backend == "cpp":
             self.host_step = self.native.advance_(
                 None if loss is None else loss.item(),
@@ -158,4 +191,4 @@ class StepControl:
 
     def __getstate__(self) -> dict[str, Any]:
         # A view of the tensors' memory, and what an event guards: made anew where needed.
-        return {**self.__dict__, "_native": None, "_stop_seen": None}
+        return {**self.__dict__, "_native": None, "_native_of": (), "_stop_seen": None}

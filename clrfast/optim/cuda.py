@@ -12,6 +12,7 @@ from torch import Tensor
 from .. import _native
 from . import capture
 from .native import OPTIONS, NativeUpdate
+from .parameters import described, with_gradient
 
 if TYPE_CHECKING:
     from .control import StepControl
@@ -31,8 +32,8 @@ def why_not_built() -> str | None:
         return f"{_native.why_missing}; {_native.HOW_TO_BUILD}"
     if not hasattr(_native.load(), "sgd_cuda_"):
         return (
-            "clrfast was built without CUDA, because no nvcc was found; install the CUDA toolkit and install clrfast "
-            "again with CLRFAST_CUDA=1, which fails loudly instead of leaving it out"
+            "clrfast was built without CUDA (there was no nvcc, or CLRFAST_CUDA=0); install the CUDA toolkit and "
+            "install clrfast again with CLRFAST_CUDA=1, which fails loudly instead of leaving it out"
         )
     return None
 
@@ -43,8 +44,9 @@ def why_no_device() -> str | None:
     problem: str = module.cuda_problem()
     if not problem and torch.version.cuda is None:
         problem = f"torch {torch.__version__} itself is built without CUDA"
-    first, *_, last = [*module.cuda_targets.split(", ")] * 2
-    return f"built for {first} … {last}, {problem}" if problem else None
+    targets = module.cuda_targets.split(", ")
+    span = targets[0] if len(targets) == 1 else f"{targets[0]} … {targets[-1]}"
+    return f"built for {span}, {problem}" if problem else None
 
 
 @functools.cache
@@ -58,11 +60,6 @@ def _why_not_usable(index: int) -> str | None:
         targets = _native.load().cuda_targets
         return f"built for {targets}; the kernels do not load on {torch.cuda.get_device_name(index)}: {error}"
     return None
-
-
-def tracks(group: Mapping[str, Any], param: Tensor) -> bool:
-    """Whether the kernel keeps account of whether a buffer of ``param`` was started; see ``ensure_momentum``."""
-    return bool(group["dampening"] != 0) and param.numel() > 0
 
 
 def native_control(control: StepControl) -> Any:
@@ -106,8 +103,11 @@ class CudaUpdate(NativeUpdate):
         super().__init__(optimizer, device)
         self._tick = tick
 
-    def _tracked(self, group: dict[str, Any], param: Tensor) -> bool:
-        return tracks(group, param)
+    def tracks_group(self, group: Mapping[str, Any]) -> bool:
+        return bool(group["dampening"] != 0)
+
+    def tracks(self, group: Mapping[str, Any], param: Tensor) -> bool:
+        return self.tracks_group(group) and param.numel() > 0
 
     def _update_(self, optimizer: SGD, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
         control = optimizer.controls[self._device] if optimizer.controls else None
@@ -119,15 +119,22 @@ class CudaUpdate(NativeUpdate):
         found_inf = None if control is not None else _float32(found_inf, self._device)
         if control is None and self._tensors[:, 4].any():
             module.advance_cuda_(None, 0.0, 0.0, 0, 0, self._tick.data_ptr(), *queue)
-        module.sgd_cuda_(
-            self._tensors,
-            groups,
-            None if control is None else control.native,
-            _address(grad_scale),
-            _address(found_inf),
-            self._tick.data_ptr(),
-            *queue,
-        )
+        try:
+            module.sgd_cuda_(
+                self._tensors,
+                groups,
+                None if control is None else control.native,
+                _address(grad_scale),
+                _address(found_inf),
+                self._tick.data_ptr(),
+                *queue,
+            )
+        except RuntimeError as error:
+            first = next((one for one in with_gradient(optimizer) if one.param.device == self._device), None)
+            if first is None:
+                raise
+            where = described(first.index, first.group, first.param)
+            raise RuntimeError(f"{where} and those launched with it were not updated: {error}") from error
         if capture.is_capturing(self._devices):
             states = [tensor for state in optimizer.state.values() for tensor in state.values()]
             alive = (self._updated, self._grads, self._rest, states, rates, grad_scale, found_inf, self._tick)
@@ -138,6 +145,8 @@ class CudaUpdate(NativeUpdate):
         lr = group["lr"]
         if not isinstance(lr, Tensor) or (lr.device != self._device and lr.device.type == "cpu"):
             return (*(float(group[name]) for name in OPTIONS), 0, 0)
+        if lr.numel() != 1:
+            raise ValueError(f"lr: got a tensor of shape {tuple(lr.shape)}; give a number or a one-element tensor")
         rates += [lr.detach().to(self._device, dtype, non_blocking=True) for dtype in (torch.float32, torch.float64)]
         options = (float(group[name]) for name in OPTIONS[1:])
         return (0.0, *options, rates[-2].data_ptr(), rates[-1].data_ptr())

@@ -7,6 +7,7 @@ for that API, or a tensor needs Python's judgement, the same is done here, corre
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,6 +61,7 @@ class NativeUpdate:
         if capture.is_capturing(self._devices):
             capture.require_complete(optimizer, with_gradient(optimizer))
         moves = [optimizer.uses_momentum(index) for index in range(len(optimizer.param_groups))]
+        tracks = [self.tracks_group(group) for group in optimizer.param_groups]
         found = _native.load().collect_(
             optimizer.param_groups,
             optimizer.state,
@@ -67,6 +69,7 @@ class NativeUpdate:
             self._states,
             self._remembered,
             moves,
+            tracks,
             (self.device_type, self._device.index or 0),
             self._other_ids,
             self.mixed,
@@ -106,9 +109,7 @@ class NativeUpdate:
             index, param, grad = parameter.index, parameter.param, parameter.grad
             if param.device != self._device:
                 continue
-            state = optimizer.ensure_state(
-                parameter.group, param, tracked=self._tracked(optimizer.param_groups[parameter.group], param)
-            )
+            state = optimizer.ensure_state(parameter.group, param)
             buffer, started = state.get("momentum_buffer"), state.get("started")
             flag = 0 if started is None else started.data_ptr()
             master = state.get("master_param")
@@ -134,16 +135,20 @@ class NativeUpdate:
             )
         self._states = list(optimizer.state.values())
 
-    def _tracked(self, group: dict[str, Any], param: Tensor) -> bool:
-        """Whether the backend keeps account of whether a buffer of ``param`` was started; see ``ensure_momentum``."""
+    def tracks_group(self, group: Mapping[str, Any]) -> bool:
+        """Whether the first updates of buffers in ``group`` are told from the others; see ``ensure_momentum``."""
         return True
+
+    def tracks(self, group: Mapping[str, Any], param: Tensor) -> bool:
+        """The same for ``param`` of ``group``."""
+        return self.tracks_group(group)
 
     def _takes(self, param: Tensor, grad: Tensor, buffer: Tensor | None, master: Tensor | None) -> bool:
         """Whether the tensors are dense and laid out alike, so that one flat loop covers them, and of known dtypes."""
         others = [other for other in (grad, buffer, master) if other is not None]
         if any(tensor.numel() and not tensor.data_ptr() for tensor in (param, *others)):
             return False  # a wrapper around other tensors, such as DTensor, without memory of its own
-        if any(other.device != param.device or other.is_neg() for other in others):
+        if any(other.device != param.device or other.is_neg() or other.dtype not in _DTYPES for other in others):
             return False
         if not self.mixed and (master is not None or any(other.dtype != param.dtype for other in others)):
             return False

@@ -69,16 +69,27 @@ def ensure_momentum(
     """Give ``param`` its momentum buffer, zeros, and the flag ``started``: int64 [], 0 until an update was applied.
 
     torch has no such flag: there a buffer exists from the first update on. Here a first update may be skipped on
-    the device, after the host has made the buffer. A buffer without a flag comes from outside and holds one; or it
-    is not ``tracked``, because without dampening a buffer of zeros gives the right first update as well.
+    the device, after the host has made the buffer. A buffer without a flag comes from outside and holds one. A
+    buffer made here that is not ``tracked`` has None as its flag: without dampening, zeros give the right first update
+    as well; should it be tracked later, it counts as started if it is not all zeros.
     """
-    if state.get("momentum_buffer") is None:
+    buffer = state.get("momentum_buffer")
+    if buffer is None:
         state["momentum_buffer"] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
-        state.pop("started", None)
-        if tracked:
-            state["started"] = torch.zeros((), dtype=torch.int64, device=param.device)
-    elif tracked and "started" not in state:
-        state["started"] = torch.ones((), dtype=torch.int64, device=param.device)
+        state["started"] = torch.zeros((), dtype=torch.int64, device=param.device) if tracked else None
+    elif tracked and state.get("started") is None:
+        from_outside = "started" not in state
+        one = torch.ones((), dtype=torch.int64, device=param.device)
+        state["started"] = one if from_outside else buffer.count_nonzero()
+
+
+def without_momentum(state: Mapping[str, Any]) -> bool:
+    """Whether no update of the momentum buffer in ``state`` has been applied."""
+    buffer = state.get("momentum_buffer")
+    if buffer is None or "started" not in state or not buffer.numel():
+        return buffer is None
+    started = state["started"]
+    return not bool(buffer.any() if started is None else started)
 
 
 def ensure_master(state: dict[str, Any], param: Tensor) -> None:
@@ -106,6 +117,8 @@ def _why_unusable(parameter: Parameter, state: Mapping[str, Any]) -> str | None:
         return f"its gradient has shape {tuple(grad.shape)} on {grad.device}, the parameter is on {param.device}"
     for name in ("momentum_buffer", "master_param"):
         tensor = state.get(name)
+        if tensor is not None and not tensor.is_floating_point():
+            return f"its {name} is of {tensor.dtype}; was the state of another model loaded? Clear optimizer.state"
         if tensor is not None and (tensor.shape != param.shape or tensor.device != param.device):
             return (
                 f"its {name} has shape {tuple(tensor.shape)} on {tensor.device}, the parameter is on {param.device}; "

@@ -6,6 +6,7 @@ formulas and agree bit for bit: every operation is rounded by itself, in float32
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -100,8 +101,8 @@ def update_(
         d = _where(moving, g + momentum * b if nesterov else b, g)
         moving = moving & apply
         _write_(buffer, b, moving)
-        if started is not None:
-            started |= moving
+        if started is not None:  # another backend may have put more than 1 there
+            started += (started == 0) & moving
     p = p - lr * d
     if master is not None:
         _write_(master, p, apply)
@@ -132,6 +133,10 @@ class ReferenceUpdate:
     def __init__(self, optimizer: SGD):
         self._devices = devices_of(optimizer.param_groups)
         self._parameters: list[Parameter] = []
+
+    def tracks(self, group: Mapping[str, Any], param: Tensor) -> bool:
+        """Whether the first update of a buffer of ``param`` is told from the others; see ``ensure_momentum``."""
+        return True
 
     def prepare(self, optimizer: SGD) -> bool:
         """Find this step's gradients. False if the parameters have moved to other devices since this was made.

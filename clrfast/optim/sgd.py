@@ -11,13 +11,19 @@ from torch import Tensor
 from torch.optim import optimizer as optimizer_module
 
 from ..schedules import QUANTITIES, Schedule
-from . import backends, capture, cuda
+from . import backends, capture
 from .control import StepControl
-from .parameters import devices_of, ensure_master, ensure_momentum, needs_master
+from .parameters import devices_of, ensure_master, ensure_momentum, needs_master, without_momentum
 
 # What a pickled or copied optimizer keeps beside torch's own.
 _OWN_STATE = (
-    *("controls", "master_weights", "_requested_backend", "_schedule", "_given", "_expects_schedule", "_mirror"),
+    "controls",
+    "master_weights",
+    "_requested_backend",
+    "_schedule",
+    "_given",
+    "_expects_schedule",
+    "_mirror",
     "_ticks",
 )
 
@@ -46,7 +52,8 @@ class SGD(torch.optim.Optimizer):
             decay where it has a curve for them.
         master_weights: keep float32 copies of float16 and bfloat16 parameters (state "master_param", 4 bytes a value)
             and update these, with float32 momentum; the parameters become their rounded values, so updates smaller
-            than a 16-bit type can resolve still add up. A parameter that is written to from outside counts.
+            than a 16-bit type can resolve still add up. A parameter that is written to from outside counts. On CUDA
+            devices in one pass over memory, on the CPU in pure torch.
         backend: "torch" (pure torch, any device), "cpp" (native, CPU), "cuda" (native, CUDA devices) or "auto" (the
             fastest that works here).
     Raises:
@@ -129,8 +136,9 @@ class SGD(torch.optim.Optimizer):
         rates = [float(group["lr"]) for group in self.param_groups]
         if not isinstance(schedule.lr, tuple) and len(set(rates)) > 1:
             _warn_overridden(rates)
+        control = self._follow(bound, None)
         self._given = schedule.without_functions()
-        return self._follow(bound, None)
+        return control
 
     def _follow(self, bound: Schedule, progress: dict[str, Any] | None) -> StepControl:
         table, backend = bound.table(), self.backend
@@ -170,15 +178,14 @@ class SGD(torch.optim.Optimizer):
 
         For graph capture: what is made inside of a capture would be made again by every replay.
         """
-        on_cuda = self.backend == "cuda"
+        self._ensure_updates()
         for index, group in enumerate(self.param_groups):
             for param in group["params"]:
                 if param.requires_grad:
-                    self.ensure_state(index, param, tracked=not on_cuda or cuda.tracks(group, param))
-        self._ensure_updates()
+                    self.ensure_state(index, param)
 
-    def ensure_state(self, group: int, param: Tensor, *, tracked: bool = True) -> dict[str, Any]:
-        """The state of ``param``, with all in it that its update needs; ``tracked`` as of ``ensure_momentum``."""
+    def ensure_state(self, group: int, param: Tensor) -> dict[str, Any]:
+        """The state of ``param``, with all in it that its update needs."""
         moving, mastered = self._needs(group, param)
         if not (moving or mastered):
             return self.state.get(param, {})
@@ -186,6 +193,7 @@ class SGD(torch.optim.Optimizer):
         if mastered:
             ensure_master(state, param)
         if moving:
+            tracked = self._updates[0].tracks(self.param_groups[group], param)
             ensure_momentum(state, param, dtype=torch.float32 if mastered else None, tracked=tracked)
         return state
 
@@ -220,16 +228,16 @@ class SGD(torch.optim.Optimizer):
             devices_of(self.param_groups)
             if len(set(map(id, added["params"]))) < len(added["params"]):
                 raise ValueError("params: a parameter is there twice in one group; give each once")
+            if given is not None and self._schedule is not None and self.control is not None:
+                bound = given.bound_to([added])
+                columns = {name: getattr(self._schedule, name) + getattr(bound, name) for name in QUANTITIES}
+                if own_lr:
+                    _warn_overridden([added["lr"]])
+                self._follow(Schedule(**columns, total_steps=self._schedule.total_steps), self.control.progress())
         except (RuntimeError, ValueError):
             del self.param_groups[-1]
             raise
         self._forget_updates()
-        if given is not None and self._schedule is not None and self.control is not None:
-            if own_lr:
-                _warn_overridden([added["lr"]])
-            bound = given.bound_to([added])
-            columns = {name: getattr(self._schedule, name) + getattr(bound, name) for name in QUANTITIES}
-            self._follow(Schedule(**columns, total_steps=self._schedule.total_steps), self.control.progress())
 
     def step(self, closure: Callable[[], Any] | None = None, *, loss: Tensor | float | None = None) -> Any:
         """Update all parameters that have a gradient.
@@ -304,6 +312,14 @@ class SGD(torch.optim.Optimizer):
         self._updates = []
         self.generation += 1
 
+    def captured_values(self) -> list[Any]:
+        """What a captured step has taken as numbers, so that a replay would ignore a change of it."""
+        if self.controls:
+            self._require_untouched_groups()
+        names = ("dampening", "nesterov", "maximize") + (() if self.controls else QUANTITIES)
+        values: list[Any] = [[_value(group[name]) for name in names] for group in self.param_groups]
+        return values + [(control.smoothing, control.stop_factor) for control in self.controls.values()]
+
     def count_replay(self) -> None:
         """Take note that a captured step was replayed: the parameter groups show the next step's values."""
         for control in self.controls.values():
@@ -368,6 +384,8 @@ class SGD(torch.optim.Optimizer):
     def _restore_float32(self, state_dict: dict[str, Any]) -> None:
         """torch gives a loaded state its parameter's dtype, which would round master weights and their momentum."""
         if not self.master_weights:
+            for state in self.state.values():
+                state.pop("master_param", None)  # of another optimizer; it would grow stale here
             return
         saved_ids = [saved for group in state_dict["param_groups"] for saved in group["params"]]
         params = [param for group in self.param_groups for param in group["params"]]
@@ -413,8 +431,12 @@ def _warn_overridden(rates: list[Any]) -> None:
     )
 
 
+def _value(option: Any) -> Any:
+    """An option of a group, for comparison: a tensor is read where it is, so only its identity counts."""
+    return id(option) if isinstance(option, Tensor) else option
+
+
 def _exported(state: dict[str, Any]) -> dict[str, Any]:
     """One parameter's state as torch.optim.SGD has it: no flag, and no buffer before the first applied update."""
-    if not bool(state.get("started", True)):
-        return {}
-    return {name: value for name, value in state.items() if name != "started"}
+    left_out = ("started", "momentum_buffer") if without_momentum(state) else ("started",)
+    return {name: value for name, value in state.items() if name not in left_out}

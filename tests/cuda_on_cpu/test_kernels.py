@@ -64,27 +64,36 @@ OFFSETS = {"aligned": (0, 0, 0), "alike": (1, 1, 1), "gradient off": (0, 3, 0), 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("offsets", OFFSETS)
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_unaligned_views_between_guards(backend, dtype, offsets, momentum):
+@pytest.mark.parametrize(
+    "options", [{}, {"momentum": 0.9}, {"momentum": 0.9, "dampening": 0.5, "master_weights": True}]
+)
+def test_unaligned_views_between_guards(backend, dtype, offsets, options):
     arena = Arena(40 * (CHUNK * 4 + 3 * CHUNK) * len(OFFSETS))
+    narrow = dtype in (torch.float16, torch.bfloat16)
+    state_type = torch.float32 if narrow and "master_weights" in options else dtype
     ours, theirs = [], []
     for index, size in enumerate(SIZES):
-        values = randn([(3, size)], index)[0].to(dtype)
+        values = randn([(4, size)], index)[0]
+        param_values, grad_values = values[:2].to(dtype)
+        buffer, master = values[2].to(state_type), param_values.float()
         for_p, for_g, for_b = OFFSETS[offsets]
-        param = nn.Parameter(arena.place(values[0], for_p))
-        param.grad = arena.place(values[1], for_g)
-        ours.append((param, arena.place(values[2], for_b)))
-        theirs.append((nn.Parameter(values[0].clone()), values[2].clone()))
-        theirs[-1][0].grad = values[1].clone()
+        ours.append([arena.place(param_values, for_p), arena.place(grad_values, for_g)])
+        ours[-1] += [arena.place(buffer, for_b), arena.place(master, for_g)]
+        ours[-1].append(arena.place(torch.ones((1,), dtype=torch.int64), 0)[0])
+        theirs.append([tensor.clone() for tensor in ours[-1]])
     guards = arena.guards().clone()
-    for pairs, chosen in ((ours, backend), (theirs, "torch")):
-        optimizer = clrfast.SGD([p for p, _ in pairs], lr=0.1, momentum=momentum, weight_decay=0.01, backend=chosen)
-        for param, buffer in pairs:
-            if momentum:
-                optimizer.state[param]["momentum_buffer"] = buffer
+    for tensors, chosen in ((ours, backend), (theirs, "torch")):
+        params = [nn.Parameter(param) for param, *_ in tensors]
+        optimizer = clrfast.SGD(params, lr=0.1, weight_decay=0.01, backend=chosen, **options)
+        for param, (_, grad, buffer, master, started) in zip(params, tensors, strict=True):
+            param.grad = grad
+            if "momentum" in options:
+                optimizer.state[param].update(momentum_buffer=buffer, started=started)
+            if narrow and "master_weights" in options:
+                optimizer.state[param]["master_param"] = master
         optimizer.step()
-    assert_same([p for p, _ in ours], [p for p, _ in theirs])
-    assert_same([b for _, b in ours], [b for _, b in theirs])
+    for own, other in zip(ours, theirs, strict=True):
+        assert_same(own, other)
     assert torch.equal(arena.guards(), guards)
 
 
@@ -286,7 +295,7 @@ def test_master_weights_survive_a_checkpoint(backend):
         give_grads(uninterrupted, step)
         before.step()
     assert_same(params, uninterrupted)
-    assert_same(optimizer.state[params[0]].values(), before.state[uninterrupted[0]].values())
+    assert_same(optimizer.state_dict()["state"][0].values(), before.state_dict()["state"][0].values())
 
 
 # ------------------------------------------------------------------------------------------------------------- capture
@@ -339,14 +348,16 @@ def test_a_capture_with_a_missing_state_is_refused(backend, capturing):
 def test_what_a_graph_points_at_lives_as_long_as_the_graph(backend, capturing, emulation):
     params, optimizer, _ = prepared(backend, schedule=clrfast.one_cycle(0.1, 4))
     optimizer.init_state()
-    optimizer.step(loss=torch.tensor(1.0))
+    loss = torch.tensor(1.0)
+    optimizer.step(loss=loss)
 
     def held():
-        return {id(thing) for _, kept in capture._held for thing in flattened(kept)}
+        things = [thing for _, kept in capture._held for thing in flattened(kept)]
+        return {thing.data_ptr() for thing in things if isinstance(thing, torch.Tensor)}
 
-    wanted = [*params, *(p.grad for p in params), optimizer.control.table, optimizer.control.row]
+    wanted = [*params, *(p.grad for p in params), *optimizer.control.tensors(), optimizer.tick(params[0].device), loss]
     wanted += [state["momentum_buffer"] for state in optimizer.state.values()]
-    assert {id(tensor) for tensor in wanted} <= held()
+    assert {tensor.data_ptr() for tensor in wanted} <= held()
     n_held = len(capture._held)
     emulation.end_graph()
     assert sum(bool(alive) for alive, _ in capture._held) == n_held - 1
@@ -376,6 +387,23 @@ def test_a_refused_launch_is_an_error_and_changes_nothing(backend, emulation):
     assert int(optimizer.control.step) == optimizer.control.host_step == 0
     optimizer.step()
     assert int(optimizer.control.step) == 1
+
+
+def test_a_refused_update_names_its_first_parameter(backend, emulation):
+    params, optimizer, before = prepared(backend, momentum=0.9)
+    params[0].grad = None
+    emulation.fail_next_launch()
+    with pytest.raises(RuntimeError, match=r"parameter 1 \(group 0, shape \(4, 2\)\) and those .* an emulated error"):
+        optimizer.step()
+    assert_same(params, before)
+
+
+def test_few_tensors_of_both_kinds_share_a_launch(backend, emulation):
+    params = [*make_params([(3,)], torch.bfloat16), *make_params([(4,)])]
+    give_grads(params, 0)
+    optimizer = clrfast.SGD(params, lr=0.1, master_weights=True, backend=backend)
+    optimizer.step()
+    assert emulation.launches() == 1
 
 
 def test_a_backend_that_is_not_there_names_the_parameter(backend, monkeypatch):
