@@ -154,9 +154,7 @@ def _range_test_options(parser: argparse.ArgumentParser) -> None:
         default="exponential",
         help="of the rates (default: exponential)",
     )
-    parser.add_argument(
-        "--method", choices=sorted(METHODS), default="steepest", help="of the suggestion (default: steepest)"
-    )
+    parser.add_argument("--method", choices=sorted(METHODS), default="edge", help="of the suggestion (default: edge)")
     parser.add_argument(
         "--seed",
         type=int,

@@ -2,6 +2,6 @@
 
 from .curve import LRCurve
 from .range_test import range_test
-from .suggest import NoSuggestionError, Suggestion, minimum_tenth, steepest
+from .suggest import NoSuggestionError, Suggestion, edge, minimum_tenth, steepest
 
-__all__ = ["LRCurve", "NoSuggestionError", "Suggestion", "minimum_tenth", "range_test", "steepest"]
+__all__ = ["LRCurve", "NoSuggestionError", "Suggestion", "edge", "minimum_tenth", "range_test", "steepest"]

@@ -69,11 +69,11 @@ class LRCurve:
                 return float(self.lr[lowest + above[0]])
         return None if self.stopped == "completed" else float(self.lr[-1])
 
-    def suggest(self, method: str = "steepest") -> Suggestion:
+    def suggest(self, method: str = "edge") -> Suggestion:
         """The learning rate that this curve suggests.
 
         Args:
-            method: "steepest" or "minimum_tenth"; see the functions of these names.
+            method: "edge", "steepest" or "minimum_tenth"; see the functions of these names.
         Raises:
             NoSuggestionError: the curve has no valid answer; the message says why.
         """

@@ -33,6 +33,37 @@ class Suggestion:
     reason: str
 
 
+EDGE_FRACTION = 8
+"""A sweep outruns the loss, which needs steps to climb: 1cycles at the rate where it has climbed diverge, at an eighth
+of it they do well. Of 3 to 8 this is the best on the tuning half of the tasks of benchmarks/regret.py."""
+
+
+def edge(lr: ArrayLike, loss: ArrayLike) -> Suggestion:
+    """An eighth of the rate at which the loss, past its minimum, has climbed back to where it began.
+
+        max_lr = lr[i] / 8,    i = the first point past the minimum at which the loss is above the median of the first
+                                   half of those before the minimum, or not finite; the last point if there is none
+
+    Arguments and errors as of ``steepest``.
+
+    Source: Smith 2018, "A disciplined approach to neural network hyper-parameters", section 4.1: the largest rate
+    before divergence is the evidence, and the maximum of a 1cycle lies below it.
+    """
+    lrs, losses, lowest = _up_to_minimum(lr, loss)
+    start = float(np.median(losses[: (lowest + 2) // 2]))
+    lr, loss = np.asarray(lr, dtype=np.float64), np.asarray(loss, dtype=np.float64)
+    climbed = np.flatnonzero((lr > lrs[lowest]) & ~(loss <= start))
+    if len(climbed):
+        at = float(lr[climbed[0]])
+        reason = f"an eighth of {at:.3g}, where the loss has climbed back to its start ({start:.4g})"
+    else:
+        at = float(lr[-1])
+        reason = (
+            f"an eighth of {at:.3g}, where the sweep ended before the loss climbed back; a higher max_lr tells more"
+        )
+    return Suggestion(at / EDGE_FRACTION, "edge", reason)
+
+
 def steepest(lr: ArrayLike, loss: ArrayLike) -> Suggestion:
     """The rate at which the loss falls fastest per factor of the rate, on its way down to the minimum.
 
@@ -71,7 +102,7 @@ def minimum_tenth(lr: ArrayLike, loss: ArrayLike) -> Suggestion:
     return Suggestion(float(lrs[lowest] / 10), "minimum_tenth", reason)
 
 
-METHODS = {"steepest": steepest, "minimum_tenth": minimum_tenth}
+METHODS = {"edge": edge, "steepest": steepest, "minimum_tenth": minimum_tenth}
 
 
 def _up_to_minimum(lr: ArrayLike, loss: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
