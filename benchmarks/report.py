@@ -98,6 +98,36 @@ def gpu_step_table(results: Results) -> str:
     return "\n".join([*lines, "", note])
 
 
+def regret_table(results: Results) -> str:
+    """Finders by the training that follows: a row each, over all tasks, and the mean over the held-out half."""
+    rows = [row for row in results["rows"] if row["benchmark"] == "regret"]
+    held_out = {row["contender"]: row for row in rows if row["tasks"] == "HELD_OUT"}
+    chosen = sorted((row for row in rows if row["tasks"] == "all"), key=lambda row: row["mean_regret"])
+    lines = [
+        "| rate from | mean regret | held-out half | median | worst task | divergent | no answer | spread | steps |",
+        "|" + "---|" * 9,
+    ]
+    for row in chosen:
+        cells = [
+            row["contender"],
+            f"{row['mean_regret']:.2f}",
+            f"{held_out[row['contender']]['mean_regret']:.2f}",
+            f"{row['median_regret']:.2f}",
+            f"{row['worst_regret']:.2f} ({row['worst_task']})",
+            f"{100 * row['divergent']:.0f} %",
+            f"{100 * row['no_answer']:.0f} %",
+            f"{row['spread']:.3g}x",
+            f"{row['steps']:.0f}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    note = (
+        f"{chosen[0]['n_tasks']} tasks, {chosen[0]['n'] // chosen[0]['n_tasks']} seeds, finders at their own defaults; "
+        f"spread: highest over lowest suggestion of a task's seeds, on the worst task. {_where(results)}. "
+        "`python -m benchmarks.regret`"
+    )
+    return "\n".join([*lines, "", note])
+
+
 def _where(results: Results, hardware: str | None = None) -> str:
     e = results["environment"]
     hardware = hardware or f"{e['cpu']}, {e['cores']} cores"
@@ -109,6 +139,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "one_cycle_digits": one_cycle_table,
     "schedule_cpu": schedule_table,
     "step_gpu": gpu_step_table,
+    "regret": regret_table,
 }
 
 UNMEASURED = {
