@@ -34,8 +34,9 @@ class Suggestion:
 
 
 EDGE_FRACTION = 8
-"""A sweep outruns the loss, which needs steps to climb: 1cycles at the rate where it has climbed diverge, at an eighth
-of it they do well. Of 3 to 8 this is the best on the tuning half of the tasks of benchmarks/regret.py."""
+"""A sweep outruns the loss, which needs steps to climb: at the rate where it has climbed, 58 % of the 1cycles on the
+tuning half of benchmarks/regret.py's tasks diverge; at an eighth none do. Mean regrets there: 0.056 for a quarter,
+0.023 for an eighth, 0.022 for a tenth, 0.035 for a sixteenth."""
 
 
 def edge(lr: ArrayLike, loss: ArrayLike) -> Suggestion:

@@ -107,16 +107,16 @@ class StepControl:
         On a CUDA device each call starts a copy and looks at the one before, so the answer comes a call late; the
         updates in between have changed nothing.
         """
-        if self.stop.device.type != "cuda":
+        if self.device.type != "cuda":
             return bool(self.stop)
-        if capture.is_capturing((self.stop.device,)):
+        if capture.is_capturing((self.device,)):
             return False  # nothing runs yet, and asking would break the capture
         seen = self._stop_seen is not None and self._stop_seen[1].query() and bool(self._stop_seen[0])
         if self._stop_seen is None or self._stop_seen[1].query():
             copy = torch.empty((), dtype=torch.bool, device="cpu", pin_memory=True)
             copy.copy_(self.stop, non_blocking=True)
             event = torch.cuda.Event()
-            event.record(torch.cuda.current_stream(self.stop.device))
+            event.record(torch.cuda.current_stream(self.device))
             self._stop_seen = copy, event
         return seen
 
@@ -146,7 +146,7 @@ class StepControl:
         - ``step += apply``: a skipped update never moves the schedule.
         """
         if loss is not None and not isinstance(loss, Tensor):
-            loss = torch.full((), float(loss), device=self.table.device)
+            loss = torch.full((), float(loss), device=self.device)
         if loss is not None and loss.numel() != 1:
             raise ValueError(f"loss: got shape {tuple(loss.shape)}; give a scalar, for example loss.mean()")
         if loss is not None and loss.is_complex():
@@ -160,9 +160,9 @@ class StepControl:
             )
             return
         (cuda if self.backend == "cuda" else reference).advance_(self, loss, found_inf)
-        if self.step.device.type == "cpu":
+        if self.device.type == "cpu":
             self.host_step = int(self.step)
-        elif not capture.is_capturing((self.step.device,)):
+        elif not capture.is_capturing((self.device,)):
             self.host_step += 1
 
     def synchronize(self) -> int:
@@ -185,7 +185,7 @@ class StepControl:
         self.average.copy_(progress["average"])
         self.stop.copy_(progress["stop"])
         kept = min(self.total_steps, len(progress["losses"]))
-        self.losses[:kept] = progress["losses"][:kept].to(self.losses.device)
+        self.losses[:kept] = progress["losses"][:kept].to(self.device)
         self.smoothing, self.stop_factor = progress["smoothing"], progress["stop_factor"]
         self.synchronize()
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from .. import _native
 from . import capture
 from .native import OPTIONS, NativeUpdate
-from .parameters import described, with_gradient
+from .parameters import described, require_one_element, with_gradient
 
 if TYPE_CHECKING:
     from .control import StepControl
@@ -64,17 +64,13 @@ def _why_not_usable(index: int) -> str | None:
 
 def native_control(control: StepControl) -> Any:
     """The native control over the memory of a StepControl's tensors."""
-    return _native.load().CudaControl(
-        control.table.data_ptr(),
-        control.total_steps,
-        len(control.moves),
-        *(tensor.data_ptr() for tensor in (control.step, control.losses, control.average, control.stop, control.row)),
-    )
+    table, *rest = (tensor.data_ptr() for tensor in control.tensors())
+    return _native.load().CudaControl(table, control.total_steps, len(control.moves), *rest)
 
 
 def advance_(control: StepControl, loss: Tensor | None, found_inf: Tensor | None) -> None:
     """One step of the control, on its device's current stream."""
-    loss, found_inf = (_float32(tensor, control.row.device) for tensor in (loss, found_inf))
+    loss, found_inf = (_float32(tensor, control.device) for tensor in (loss, found_inf))
     _native.load().advance_cuda_(
         control.native,
         control.smoothing,
@@ -82,10 +78,10 @@ def advance_(control: StepControl, loss: Tensor | None, found_inf: Tensor | None
         _address(loss),
         _address(found_inf),
         _address(control.tick),
-        *_queue(control.row.device),
+        *_queue(control.device),
     )
-    if capture.is_capturing((control.row.device,)):
-        hold_for_graph(control.row.device, *control.tensors(), loss, found_inf, control.tick)
+    if capture.is_capturing((control.device,)):
+        hold_for_graph(control.device, *control.tensors(), loss, found_inf, control.tick)
 
 
 class CudaUpdate(NativeUpdate):
@@ -145,8 +141,7 @@ class CudaUpdate(NativeUpdate):
         lr = group["lr"]
         if not isinstance(lr, Tensor) or (lr.device != self._device and lr.device.type == "cpu"):
             return (*(float(group[name]) for name in OPTIONS), 0, 0)
-        if lr.numel() != 1:
-            raise ValueError(f"lr: got a tensor of shape {tuple(lr.shape)}; give a number or a one-element tensor")
+        require_one_element(lr)
         rates += [lr.detach().to(self._device, dtype, non_blocking=True) for dtype in (torch.float32, torch.float64)]
         options = (float(group[name]) for name in OPTIONS[1:])
         return (0.0, *options, rates[-2].data_ptr(), rates[-1].data_ptr())

@@ -16,21 +16,21 @@ from torch import Tensor
 
 from .. import _native
 from . import capture, reference
-from .parameters import Parameter, devices_of, needs_master, with_gradient
+from .parameters import SUPPORTED, Parameter, devices_of, with_gradient
 
 if TYPE_CHECKING:
     from .control import StepControl
     from .sgd import SGD
 
-_DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}  # csrc/dtypes.h
+_DTYPES = {dtype: number for number, dtype in enumerate(SUPPORTED)}
 _COLUMNS = 8  # csrc/tensor_list.h: param, grad, buffer, master, started, numel, types, group
 OPTIONS = ("lr", "momentum", "weight_decay", "dampening", "nesterov", "maximize")
 
 
 def native_control(control: StepControl) -> Any:
     """The native control over the memory of a StepControl's tensors, which are on the CPU."""
-    tensors = control.table, control.step, control.losses, control.average, control.stop.view(torch.uint8), control.row
-    return _native.load().Control(*(tensor.numpy() for tensor in tensors))
+    views = (tensor.view(torch.uint8) if tensor.dtype == torch.bool else tensor for tensor in control.tensors())
+    return _native.load().Control(*(view.numpy() for view in views))
 
 
 class NativeUpdate:
@@ -116,7 +116,7 @@ class NativeUpdate:
             if param in optimizer.state:
                 self._remembered[index] = (state, buffer, started, flag, master)
             buffer = buffer if moves[parameter.group] else None
-            master = master if optimizer.master_weights and needs_master(param) else None
+            master = master if optimizer.keeps_master(param) else None
             if not self._takes(param, grad, buffer, master):
                 self._rest.append(parameter)
                 continue

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-SUPPORTED = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+SUPPORTED = (torch.float32, torch.float64, torch.float16, torch.bfloat16)  # in the order of csrc/dtypes.h
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,16 @@ def with_gradient(optimizer: Optimizer) -> list[Parameter]:
         if reason is not None:
             raise RuntimeError(f"{described(parameter.index, parameter.group, parameter.param)}: {reason}")
     return found
+
+
+def require_one_element(lr: Tensor) -> None:
+    """A rate that is a tensor has one element.
+
+    Raises:
+        ValueError: it has not.
+    """
+    if lr.numel() != 1:
+        raise ValueError(f"lr: got a tensor of shape {tuple(lr.shape)}; give a number or a one-element tensor")
 
 
 def described(index: int, group: int, param: Tensor) -> str:
@@ -93,8 +103,8 @@ def without_momentum(state: Mapping[str, Any]) -> bool:
 
 
 def ensure_master(state: dict[str, Any], param: Tensor) -> None:
-    """Give a 16-bit ``param`` its float32 master weights."""
-    if needs_master(param) and state.get("master_param") is None:
+    """Give ``param``, a 16-bit one, its float32 master weights."""
+    if state.get("master_param") is None:
         state["master_param"] = param.detach().float()
 
 

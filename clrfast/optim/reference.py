@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..schedules import QUANTITIES
 from . import capture
-from .parameters import Parameter, devices_of, needs_master, with_gradient
+from .parameters import Parameter, devices_of, with_gradient
 
 if TYPE_CHECKING:
     from .control import StepControl
@@ -183,7 +183,7 @@ def update_all_(
             parameter.grad,
             state["momentum_buffer"] if optimizer.uses_momentum(parameter.group) else None,
             state.get("started"),
-            state["master_param"] if optimizer.master_weights and needs_master(param) else None,
+            state["master_param"] if optimizer.keeps_master(param) else None,
             **dict(zip(QUANTITIES, values, strict=True)),
             dampening=group["dampening"],
             nesterov=group["nesterov"],

@@ -13,7 +13,7 @@ from torch.optim import optimizer as optimizer_module
 from ..schedules import QUANTITIES, Schedule
 from . import backends, capture
 from .control import StepControl
-from .parameters import devices_of, ensure_master, ensure_momentum, needs_master, without_momentum
+from .parameters import devices_of, ensure_master, ensure_momentum, needs_master, require_one_element, without_momentum
 
 # What a pickled or copied optimizer keeps beside torch's own.
 _OWN_STATE = (
@@ -204,7 +204,11 @@ class SGD(torch.optim.Optimizer):
         return (moving and state.get("momentum_buffer") is None) or (mastered and state.get("master_param") is None)
 
     def _needs(self, group: int, param: Tensor) -> tuple[bool, bool]:
-        return self.uses_momentum(group), self.master_weights and needs_master(param)
+        return self.uses_momentum(group), self.keeps_master(param)
+
+    def keeps_master(self, param: Tensor) -> bool:
+        """Whether ``param`` has float32 master weights."""
+        return self.master_weights and needs_master(param)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a parameter group; under a schedule it follows it from the current step on.
@@ -413,8 +417,8 @@ _observed_step = torch.optim.Optimizer.profile_hook_step(SGD._step)
 def _check_options(options: dict[str, Any], *, momentum_follows: bool) -> None:
     """``momentum_follows``: a schedule will decide it."""
     lr = options["lr"]
-    if isinstance(lr, Tensor) and lr.numel() != 1:
-        raise ValueError(f"lr: got a tensor of shape {tuple(lr.shape)}; give a number or a one-element tensor")
+    if isinstance(lr, Tensor):
+        require_one_element(lr)
     for name in ("lr", "momentum", "weight_decay"):
         value = options[name]
         if isinstance(value, str) or value is None or not value >= 0:
