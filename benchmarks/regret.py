@@ -124,6 +124,7 @@ def grid(maker: TaskMaker, per_decade: int) -> list[float]:
 def final_loss(task: RegretTask, lr: float, steps: int | None = None) -> float:
     """The validation loss after the task's 1cycle up to ``lr``; inf once a loss is not finite."""
     steps = task.steps if steps is None else steps
+    torch.manual_seed(task.seed)  # for dropout, whatever ran before
     optimizer = clrfast.SGD(task.model.parameters(), momentum=0.9, schedule=clrfast.one_cycle(lr, steps))
     task.model.train()
     for _, (inputs, targets) in zip(range(steps), endless(task.loader()), strict=False):

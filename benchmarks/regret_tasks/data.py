@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..measure import ROOT
 
@@ -173,6 +173,126 @@ def snippets(length: int) -> Arrays:
     return (train - mean) / std, torch.tensor(labels[0]), (val - mean) / std, torch.tensor(labels[1])
 
 
+@functools.cache
+def trigrams(length: int, n_buckets: int) -> Arrays:
+    """``[n, length - 2]`` hashed runs of three characters in snippets, and the number of their text."""
+    hashed: tuple[list[Tensor], list[Tensor]] = ([], [])
+    labels: tuple[list[int], list[int]] = ([], [])
+    for label, part, windows in _stretches(length):
+        hashed[part].append(((windows[:, :-2] * 131 + windows[:, 1:-1]) * 131 + windows[:, 2:]) % n_buckets)
+        labels[part].extend([label] * len(windows))
+    return torch.cat(hashed[0]), torch.tensor(labels[0]), torch.cat(hashed[1]), torch.tensor(labels[1])
+
+
+# --- photographs ------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def noisy_patches(size: int) -> Arrays:
+    """``[n, 1, size, size]`` grey patches of two photographs, under noise of half their spread, and without it."""
+    from sklearn.datasets import load_sample_images
+
+    photographs = [torch.tensor(image.mean(-1), dtype=torch.float32) for image in load_sample_images().images]
+    patches = torch.cat([image.unfold(0, size, size).unfold(1, size, size).flatten(0, 1) for image in photographs])
+    patches = ((patches - patches.mean()) / patches.std()).unsqueeze(1)
+    noise = 0.5 * torch.randn(patches.shape, generator=torch.Generator().manual_seed(0))
+    return _split(patches + noise, patches, 600)
+
+
+# --- series -----------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def lorenz(n: int, length: int, ahead: int) -> Arrays:
+    """``[n, length, 1]`` stretches of the first of Lorenz' coordinates, and its value ``ahead`` samples later."""
+    state = torch.randn(n, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    samples = []
+    step, to_the_attractor = 0.005, 400  # steps, of which every tenth is a sample
+    for number in range(to_the_attractor + 10 * (length + ahead)):
+        x, y, z = state.unbind(1)
+        state = state + step * torch.stack([10 * (y - x), x * (28 - z) - y, x * y - 8 / 3 * z], 1)
+        if number >= to_the_attractor and number % 10 == 9:
+            samples.append(state[:, 0])
+    series = torch.stack(samples, 1).float()
+    series = (series - series.mean()) / series.std()
+    return _split(series[:, :length].unsqueeze(-1), series[:, -1], n // 5)
+
+
+@functools.cache
+def waveforms() -> Arrays:
+    """Breiman's waveforms, ``[n, 1, 21]``: three classes, each a random mix of two of three triangles, and noise."""
+    rng = np.random.default_rng(0)
+    n = 3500
+    triangles = np.maximum(0, 6 - np.abs(np.arange(21) - np.array([[6], [14], [10]])))
+    labels = rng.integers(3, size=n)
+    share = rng.random((n, 1))
+    series = share * triangles[labels] + (1 - share) * triangles[(labels + 1) % 3] + rng.normal(size=(n, 21))
+    return _split(_standardised(series).unsqueeze(1), torch.tensor(labels), 700)
+
+
+# --- generated tables -------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def gaussian_quantiles() -> Arrays:
+    """Four shells around the origin of three columns."""
+    from sklearn.datasets import make_gaussian_quantiles
+
+    inputs, targets = make_gaussian_quantiles(n_samples=3000, n_features=3, n_classes=4, random_state=0)
+    return _split(_standardised(inputs), torch.tensor(targets), 600)
+
+
+@functools.cache
+def multilabel() -> Arrays:
+    """Twelve labels of which each sample has some, as 0 or 1; 40 counts."""
+    from sklearn.datasets import make_multilabel_classification
+
+    inputs, targets = make_multilabel_classification(
+        n_samples=4000, n_features=40, n_classes=12, n_labels=3, random_state=0
+    )
+    return _split(_standardised(inputs), torch.tensor(targets, dtype=torch.float32), 800)
+
+
+@functools.cache
+def friedman2() -> Arrays:
+    """An alternating current's impedance, in ohms: some hundreds."""
+    from sklearn.datasets import make_friedman2
+
+    inputs, targets = make_friedman2(3000, noise=50.0, random_state=0)
+    return _split(_standardised(inputs), torch.tensor(targets, dtype=torch.float32), 600)
+
+
+@functools.cache
+def counts() -> Arrays:
+    """Numbers of events, a Poisson variable each; the logarithm of its mean is a smooth function of eight columns."""
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(7000, 8))
+    log_mean = 1 + 0.7 * np.sin(inputs[:, 0]) + 0.5 * inputs[:, 1] * np.tanh(inputs[:, 2]) - 0.4 * inputs[:, 3]
+    targets = rng.poisson(np.exp(log_mean))
+    return _split(torch.tensor(inputs, dtype=torch.float32), torch.tensor(targets, dtype=torch.float32), 1000)
+
+
+@functools.cache
+def uneven_noise() -> Arrays:
+    """A smooth function of five columns; two of them decide how exactly it is measured."""
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(4000, 5))
+    exact = np.sin(1.5 * inputs[:, 0]) + 0.5 * inputs[:, 1] * inputs[:, 2]
+    noise = 0.03 * np.exp(1.2 * np.tanh(inputs[:, 3] + inputs[:, 4]))
+    targets = exact + noise * rng.normal(size=len(exact))
+    return _split(torch.tensor(inputs, dtype=torch.float32), torch.tensor(targets, dtype=torch.float32), 800)
+
+
+@functools.cache
+def curved_sheet() -> Arrays:
+    """Points near a curved sheet of three dimensions in six, ``[n, 6]``; inputs and targets are the same."""
+    generator = torch.Generator().manual_seed(0)
+    sheet = torch.randn(4000, 3, generator=generator)
+    bent = torch.tanh(sheet @ torch.randn(3, 3, generator=generator))
+    points = torch.cat([sheet, bent + 0.05 * torch.randn(4000, 3, generator=generator)], 1)
+    return _split(points, points, 800)
+
+
 # --- packed sets ------------------------------------------------------------------------------------------------------
 
 
@@ -226,3 +346,27 @@ def cifar(n_train: int, n_val: int) -> Arrays:
         images = torch.tensor(rows[:, 1:].reshape(n, 3, 32, 32), dtype=torch.float32) / 255
         parts += [(images - mean[:, None, None]) / std[:, None, None], torch.tensor(rows[:, 0], dtype=torch.int64)]
     return tuple(parts)  # type: ignore[return-value]
+
+
+@functools.cache
+def mnist(n_train: int, n_val: int) -> Arrays:
+    """Pixels from 0 to 1."""
+    return _grey("mnist", n_train, n_val)
+
+
+@functools.cache
+def mnist_triplets(n_train: int, n_val: int) -> Arrays:
+    """``[n, 3, 196]``: a digit, another one of the same class and one of another class, at half the resolution.
+
+    There is nothing to predict: the targets are the classes of the first.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def triplets(images: Tensor, labels: Tensor) -> Tensor:
+        small = nn.functional.avg_pool2d(images, 2).flatten(1)
+        same = labels[:, None] == labels
+        positive, negative = (torch.multinomial(mask.float(), 1, generator=generator)[:, 0] for mask in (same, ~same))
+        return torch.stack([small, small[positive], small[negative]], 1)
+
+    train, train_labels, val, val_labels = mnist(n_train, n_val)
+    return triplets(train, train_labels), train_labels, triplets(val, val_labels), val_labels
