@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -12,34 +12,62 @@ ComputeLoss = Callable[[nn.Module, Any], Tensor]
 
 
 def chosen_loss(loss_fn: Callable[[Any, Any], Tensor] | None, compute_loss: ComputeLoss | None) -> ComputeLoss:
-    """The one of the two forms that was given, as ``compute_loss(model, batch) -> loss``.
+    """The form of loss that was given, as ``compute_loss(model, batch) -> loss``; neither: the model's own loss.
 
     Raises:
-        ValueError: neither or both were given.
+        ValueError: both were given, or what was given cannot be called.
     """
-    if (loss_fn is None) == (compute_loss is None):
+    if loss_fn is not None and compute_loss is not None:
         raise ValueError(
-            f"loss_fn, compute_loss: got {'neither' if loss_fn is None else 'both'}; give exactly one of\n"
+            "loss_fn, compute_loss: got both; give one of\n"
             "  range_test(model, loss_fn, loader)                           loss_fn(model(inputs), targets) -> loss\n"
             "  range_test(model, loader=loader, compute_loss=compute_loss)  compute_loss(model, batch) -> loss"
         )
     name, given = ("loss_fn", loss_fn) if compute_loss is None else ("compute_loss", compute_loss)
-    if not callable(given):
+    if given is not None and not callable(given):
         raise ValueError(f"{name}: got {type(given).__name__}, which cannot be called; are the arguments in order?")
     if compute_loss is not None:
         return compute_loss
-    assert loss_fn is not None
+    if loss_fn is None:
+        return _own_loss
 
     def of_pair(model: nn.Module, batch: Any) -> Tensor:
-        if not isinstance(batch, tuple | list) or len(batch) != 2:
-            raise ValueError(
-                f"loader: it gave a {type(batch).__name__}, not (inputs, targets); "
-                "for other batches use compute_loss(model, batch) -> loss in place of loss_fn"
-            )
-        inputs, targets = batch
+        inputs, targets = as_pair(batch)
         return loss_fn(model(inputs), targets)
 
     return of_pair
+
+
+def as_pair(batch: Any) -> tuple[Any, Any]:
+    """``(inputs, targets)``, if ``batch`` is such a pair.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if isinstance(batch, tuple | list) and len(batch) == 2:
+        inputs, targets = batch
+        return inputs, targets
+    raise ValueError(
+        f"loader: it gave a {type(batch).__name__}, not (inputs, targets); for dict batches of a model that returns "
+        "its own loss leave loss_fn out; for all others use compute_loss(model, batch) -> loss in place of loss_fn"
+    )
+
+
+def _own_loss(model: nn.Module, batch: Any) -> Tensor:
+    """The loss that a model returns for a batch of keyword arguments, as those of Hugging Face's transformers do."""
+    if not isinstance(batch, Mapping):
+        raise ValueError(
+            f"loss_fn: it was left out, and the loader gave a {type(batch).__name__}; without it batches are dicts, "
+            "for model(**batch).loss. Give loss_fn(model(inputs), targets) or compute_loss(model, batch)"
+        )
+    output = model(**batch)
+    loss = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
+    if loss is None:
+        raise ValueError(
+            f"loss_fn: it was left out, and model(**batch) returned a {type(output).__name__} without a loss; "
+            "are the labels in the batch? Else give compute_loss(model, batch) -> loss"
+        )
+    return loss
 
 
 def endless(loader: Iterable[Any]) -> Iterator[Any]:
@@ -71,6 +99,8 @@ def moved(batch: Any, device: torch.device) -> Any:
         return {key: moved(value, device) for key, value in batch.items()}
     if type(batch) in (tuple, list):
         return type(batch)(moved(value, device) for value in batch)
+    if isinstance(batch, Mapping) and hasattr(batch, "to"):  # a tokeniser's, which knows how to move itself
+        return batch.to(device)
     return batch
 
 

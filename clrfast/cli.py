@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -17,6 +16,7 @@ from ._version import __version__
 from .finder import LRCurve, NoSuggestionError, Suggestion, range_test
 from .finder.restore import restored
 from .finder.suggest import METHODS
+from .progress import progress_bar
 from .schedules import POLICIES, Schedule, constant, one_cycle
 from .schedules.policies import Spacing
 from .tasks import Task, TaskError, make_task
@@ -147,14 +147,21 @@ def _range_test_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("task", help=TASK_HELP)
     parser.add_argument("--min-lr", type=float, default=1e-7, help="rate of the first update (default: 1e-7)")
     parser.add_argument("--max-lr", type=float, default=10.0, help="rate of the last update (default: 10)")
-    parser.add_argument("--steps", type=_positive, default=100, help="updates in the range test (default: 100)")
+    parser.add_argument(
+        "--steps",
+        type=_steps,
+        default="auto",
+        help="updates in the range test, or auto: a coarse sweep, then a fine one where it matters (default: auto)",
+    )
+    parser.add_argument("--repeats", type=_positive, default=1, help="sweeps, on other batches each (default: 1)")
     parser.add_argument(
         "--spacing",
         choices=("exponential", "linear"),
         default="exponential",
         help="of the rates (default: exponential)",
     )
-    parser.add_argument("--method", choices=sorted(METHODS), default="edge", help="of the suggestion (default: edge)")
+    methods = sorted(set(METHODS) - {"clr_bounds"})  # that one needs an accuracy curve
+    parser.add_argument("--method", choices=methods, default="edge", help="of the suggestion (default: edge)")
     parser.add_argument(
         "--seed",
         type=int,
@@ -168,6 +175,10 @@ def _positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is not a positive number")
     return value
+
+
+def _steps(text: str) -> int | Literal["auto"]:
+    return "auto" if text == "auto" else _positive(text)
 
 
 def _find(arguments: argparse.Namespace) -> None:
@@ -191,7 +202,10 @@ def _find(arguments: argparse.Namespace) -> None:
         print(f'no picture: {error.name} is not installed (pip install "clrfast[plot]")', file=sys.stderr)
     print(f"range test: {curve.stop_reason}")
     if suggestion is not None:
-        print(f"suggested learning rate: {suggestion.max_lr:.3g}\n  {suggestion.method}: {suggestion.reason}")
+        print(
+            f"suggested learning rate: {suggestion.max_lr:.3g} ({suggestion.low:.2g} to {suggestion.high:.2g}), "
+            f"lower bound {suggestion.base_lr:.2g}\n  {suggestion.method}: {suggestion.reason}"
+        )
     print("written: " + ", ".join(map(str, written)))
     if suggestion is None:
         raise UsageError(f"no suggestion: {problem}")
@@ -212,7 +226,7 @@ def _train(arguments: argparse.Namespace) -> None:
     ):
         # Both runs start from the same weights, random numbers and order of the data.
         with restored(task.model, loader=task.train_loader):
-            with _progress_bar(total_steps, name) as progress:
+            with progress_bar(name) as progress:
                 losses = train(task, schedule, progress=progress)
             result = _described(evaluate(task), float(losses[-1]))
         print(f"  {name:9} {result}")
@@ -241,18 +255,18 @@ def _made(arguments: argparse.Namespace) -> Task:
 
 
 def _measured(task: Task, arguments: argparse.Namespace) -> LRCurve:
-    with _progress_bar(arguments.steps, "range test") as progress:
-        return range_test(
-            task.model,
-            task.loss_fn,
-            task.train_loader,
-            compute_loss=task.compute_loss,
-            min_lr=arguments.min_lr,
-            max_lr=arguments.max_lr,
-            steps=arguments.steps,
-            spacing=arguments.spacing,
-            progress=progress,
-        )
+    return range_test(
+        task.model,
+        task.loss_fn,
+        task.train_loader,
+        compute_loss=task.compute_loss,
+        min_lr=arguments.min_lr,
+        max_lr=arguments.max_lr,
+        steps=arguments.steps,
+        spacing=arguments.spacing,
+        repeats=arguments.repeats,
+        progress=True,
+    )
 
 
 def _described(score: Score | None, last_loss: float) -> str:
@@ -260,15 +274,3 @@ def _described(score: Score | None, last_loss: float) -> str:
         return f"last training loss {last_loss:.4g} (the task has no validation data)"
     accuracy = "" if score.accuracy is None else f"validation accuracy {100 * score.accuracy:.2f} %, "
     return f"{accuracy}validation loss {score.loss:.4g}"
-
-
-@contextlib.contextmanager
-def _progress_bar(total: int, name: str) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error, if tqdm is installed; called with the number of steps done."""
-    try:
-        from tqdm import tqdm
-    except ModuleNotFoundError:
-        yield lambda step: None
-        return
-    with tqdm(total=total, desc=name, unit="step", leave=False) as bar:
-        yield lambda step: bar.update(step - bar.n) and None

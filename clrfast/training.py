@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from .batches import checked_loss, chosen_loss, endless, moved
 from .optim import SGD
+from .progress import Progress
 from .schedules import Schedule
 from .tasks import Task
 
@@ -41,14 +41,14 @@ def train(
     schedule: Schedule,
     *,
     momentum: float = 0.9,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Tensor:
     """Train ``task.model`` in place over the whole of ``schedule`` with ``clrfast.SGD``.
 
     Args:
         schedule: with ``total_steps``; the data is passed as often as that takes.
         momentum: for schedules that leave it to the optimizer.
-        progress: called with the number of steps done, after every step.
+        progress: ``progress(done, total, shown)``, called after every step.
     Returns:
         The loss before each update, float32 ``[total_steps]`` on the model's device.
     """
@@ -65,7 +65,7 @@ def train(
         loss.backward()
         optimizer.step(loss=loss)
         if progress is not None:
-            progress(step + 1)
+            progress(step + 1, control.total_steps, {})
     return control.losses
 
 

@@ -12,6 +12,7 @@ import math
 import time
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -176,7 +177,7 @@ def test_a_scheduled_step_never_waits(no_waiting, backend, scaled):
         if scaled:
             optimizer.grad_scale, optimizer.found_inf = scale, found_inf
         optimizer.step(loss=loss)
-        optimizer.control.stopped()
+        optimizer.control.recorded()
     torch.cuda.set_sync_debug_mode("default")
     assert int(optimizer.control.step) == 20
 
@@ -196,19 +197,19 @@ def test_a_range_test_waits_no_more_often_the_longer_it_is():
     assert waits(40) == waits(160)
 
 
-def test_the_stop_flag_is_seen_without_waiting(no_waiting):
+def test_recorded_losses_are_seen_without_waiting(no_waiting):
     params = make_params([(3,)])
     optimizer = clrfast.SGD(params, schedule=clrfast.one_cycle(0.1, 50))
     optimizer.control.watch_divergence()
     give_grads(params, 0)
-    losses = [torch.tensor(math.nan)] * 2
+    losses = [torch.tensor(2.0), torch.tensor(math.nan), torch.tensor(1.0)]
     no_waiting()
     for loss in losses:
         optimizer.step(loss=loss)
-    assert not optimizer.control.stopped()  # asks
+    assert not len(optimizer.control.recorded())  # asks
     torch.cuda.set_sync_debug_mode("default")
     torch.cuda.synchronize()
-    assert optimizer.control.stopped()
+    np.testing.assert_array_equal(optimizer.control.recorded(), [2.0, math.nan])
 
 
 def launched(optimizer):

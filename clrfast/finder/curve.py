@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
-from .suggest import METHODS, MIN_POINTS, NoSuggestionError, Suggestion
+from .noise import Floats, divergence, smoothed
+from .suggest import METHODS, MIN_POINTS, NoSuggestionError, Suggestion, resampled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 StopReason = Literal["completed", "diverged", "non-finite"]
+
+VALIDATION_LOSS = "validation loss"
+"""Name of the metric that is the loss itself, on held-out batches."""
 
 NOISE_FACTOR = 2.5
 """A fall of fewer median distances of the loss from its smoothed curve is no answer: 94 of 100 curves of 100 points
@@ -36,62 +43,142 @@ class LRCurve:
         initial_loss: the loss before the first update.
         stopped: "completed" (reached max_lr), "diverged" or "non-finite".
         stop_reason: one sentence that says where and why it stopped.
+        metric: float64 ``[n]``, on held-out batches after the update with ``lr[i]``, NaN where it was not looked at;
+            None without such batches.
+        metric_name: "validation loss", "accuracy", or the name of the user's function.
+        repeats: further sweeps, with other batches.
     """
 
-    lr: NDArray[np.float64]
-    loss: NDArray[np.float64]
+    lr: Floats
+    loss: Floats
     initial_loss: float
     stopped: StopReason
     stop_reason: str
+    metric: Floats | None = None
+    metric_name: str = ""
+    repeats: tuple[LRCurve, ...] = ()
+    again: Callable[..., LRCurve] | None = field(default=None, repr=False)
+    """``again(max_lr=…)`` measures anew; not saved nor pickled, for it holds the model and the loader."""
 
     def __post_init__(self) -> None:
-        if self.lr.ndim != 1 or self.lr.shape != self.loss.shape:
-            raise ValueError(
-                f"lr, loss: got shapes {self.lr.shape} and {self.loss.shape}; give two arrays of one length"
-            )
+        for name, values in (("loss", self.loss), ("metric", self.metric)):
+            if values is not None and (self.lr.ndim != 1 or self.lr.shape != values.shape):
+                raise ValueError(
+                    f"lr, {name}: got shapes {self.lr.shape} and {values.shape}; give two arrays of one length"
+                )
         if self.stopped not in get_args(StopReason):
             raise ValueError(f"stopped: got {self.stopped!r}; give one of {get_args(StopReason)}")
 
-    @property
-    def smoothed(self) -> NDArray[np.float64]:
-        """float64 ``[n]``: the loss without its noise; see the function of this name."""
-        return smoothed(self.loss)
+    @cached_property
+    def bounded(self) -> Floats:
+        """float64 ``[n]``: the loss, at most the limit of ``divergence``, which also stands for what is not finite."""
+        _, limit = divergence(np.concatenate(([self.initial_loss], self.loss)))
+        return np.where(np.isfinite(self.loss), np.minimum(self.loss, limit), limit)
+
+    @cached_property
+    def smoothed(self) -> Floats:
+        """float64 ``[n]``: the bounded loss without its noise; see the function of this name."""
+        return smoothed(self.bounded)
 
     @property
     def divergence_lr(self) -> float | None:
         """The rate at which the smoothed loss, past its minimum, has climbed above all that it was before it; the
         last rate if the run was stopped before that; None if neither happened."""
         smooth = self.smoothed
-        if np.isfinite(smooth).any():
-            lowest = int(np.nanargmin(smooth))
-            above = np.flatnonzero(~(smooth[lowest:] <= np.nanmax(smooth[: lowest + 1])))
-            if len(above) and lowest > 0:
-                return float(self.lr[lowest + above[0]])
+        lowest = int(smooth.argmin()) if len(smooth) else 0
+        above = np.flatnonzero(smooth[lowest:] > smooth[: lowest + 1].max(initial=-math.inf))
+        if len(above) and lowest > 0:
+            return float(self.lr[lowest + above[0]])
         return None if self.stopped == "completed" else float(self.lr[-1])
 
-    def suggest(self, method: str = "edge") -> Suggestion:
+    @property
+    def stability_lr(self) -> float | None:
+        """The rate at which the final climb of the loss began, the climb that ended in divergence; None without one.
+
+        On a quadratic with largest curvature ``lambda_max`` this is the limit of gradient descent with momentum
+        ``m``, ``2 * (1 + m) / lambda_max``, unless the noise of the batches hides where the climb begins.
+        """
+        at, _ = divergence(np.concatenate(([self.initial_loss], self.loss)))
+        if at is None or at == 0:
+            return None
+        first = at - 1
+        while first > 0 and not self.loss[first - 1] >= self.loss[first]:
+            first -= 1
+        return float(self.lr[first])
+
+    def suggest(self, method: str = "edge", *, of: Literal["loss", "metric"] | None = None) -> Suggestion:
         """The learning rate that this curve suggests.
 
+        The answer is the median over curves with the noise drawn anew, with the range of these answers.
+
         Args:
-            method: "edge", "steepest" or "minimum_tenth"; see the functions of these names.
+            method: "edge", "steepest", "valley", "slide", "minimum_tenth" or "clr_bounds"; see the functions of these
+                names.
+            of: what to look at: the training "loss", or the held-out "metric" where that is a loss. "clr_bounds"
+                takes the metric, which is then one that rises, such as the accuracy. None: the metric for
+                "clr_bounds", else the loss.
         Raises:
             NoSuggestionError: the curve has no valid answer; the message says why.
+            ValueError: an unknown method, or one that wants a metric where none was measured.
         """
         if method not in METHODS:
             raise ValueError(f"method: got {method!r}; give one of {sorted(METHODS)}")
+        if of not in (None, "loss", "metric"):
+            raise ValueError(f"of: got {of!r}; give 'loss', 'metric' or None")
+        rises = method == "clr_bounds"
+        if rises and of == "loss":
+            raise ValueError("of: 'clr_bounds' needs a metric that rises; give 'metric', or leave it out")
+        curves = (self, *self.repeats)
+        if rises or of == "metric":
+            return resampled(METHODS[method], [curve._looks(rises, method) for curve in curves])
+        for curve in curves:
+            curve._require_descent()
+        return resampled(METHODS[method], [(curve.lr, curve.bounded) for curve in curves])
+
+    def _looks(self, rises: bool, method: str) -> tuple[Floats, Floats]:
+        """The points at which the metric was measured."""
+        if self.metric is None:
+            raise ValueError(
+                f"method: {method!r} needs a held-out metric, and none was measured; call range_test with val_loader"
+                + (" and metric='accuracy'" if rises else "")
+            )
+        if rises == (self.metric_name == VALIDATION_LOSS):
+            better = "one that rises, such as the accuracy" if rises else "the validation loss"
+            raise ValueError(f"method: {method!r} needs {better}, and the metric measured is the {self.metric_name}")
+        at = ~np.isnan(self.metric)
+        return self.lr[at], self.metric[at]
+
+    def _require_descent(self) -> None:
+        """Raises NoSuggestionError if the loss does not fall by more than noise would have it."""
         smooth = self.smoothed
-        lowest = int(np.nanargmin(smooth)) if np.isfinite(smooth).any() else 0
-        if len(smooth) > 4 * MIN_POINTS:
-            if lowest < MIN_POINTS:
-                raise NoSuggestionError(f"the loss never falls: it is lowest at {self.lr[lowest]:.3g}; lower min_lr")
-            fall = float(np.median(smooth[: (lowest + 1) // 2]) - smooth[lowest])
-            noise = float(np.median(np.abs(self.loss - smooth)[:lowest]))
-            if fall < NOISE_FACTOR * noise:
-                raise NoSuggestionError(
-                    f"the loss falls by {max(fall, 0):.3g} only, too little beside its usual distance from the "
-                    f"smoothed curve ({noise:.3g}): raise max_lr, take larger batches or more steps"
-                )
-        return METHODS[method](self.lr, smooth)
+        if len(smooth) <= 4 * MIN_POINTS:
+            return  # too few to tell noise from signal; the methods have their own least number
+        lowest = int(smooth.argmin())
+        if lowest < MIN_POINTS:
+            climbs = "" if self.divergence_lr is None else f" and diverges at {self.divergence_lr:.3g}"
+            raise NoSuggestionError(
+                f"the loss never falls: it is lowest at {self.lr[lowest]:.3g}{climbs}; lower min_lr, or, if the model "
+                "is trained already, keep to rates below that"
+            )
+        fall = float(np.median(smooth[: (lowest + 1) // 2]) - smooth[lowest])
+        apart = float(np.median(np.abs(self.bounded - smooth)[:lowest]))
+        if fall < NOISE_FACTOR * apart:
+            raise NoSuggestionError(
+                f"the loss falls by {max(fall, 0):.3g} only, too little beside its usual distance from the "
+                f"smoothed curve ({apart:.3g}): raise max_lr, take larger batches or more steps"
+            )
+
+    def extended(self, max_lr: float) -> LRCurve:
+        """The range test once more, up to another highest rate, on the model as it is now.
+
+        Raises:
+            ValueError: the curve was loaded or copied, or ``max_lr`` is not above its last rate.
+        """
+        if self.again is None:
+            raise ValueError("extended: this curve was loaded from a file or copied; call range_test(..., max_lr=...)")
+        if not max_lr > self.lr[-1]:
+            raise ValueError(f"max_lr: got {max_lr}; give more than the curve's last rate, {self.lr[-1]:.3g}")
+        return self.again(max_lr=max_lr)
 
     def plot(self, ax: Axes | None = None, *, suggestion: Suggestion | None = None) -> Axes:
         """Draw loss over log lr; see ``clrfast.plot.lr_curve``."""
@@ -101,10 +188,10 @@ class LRCurve:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the curve as JSON; numbers that are not finite become strings."""
-        data = {f.name: getattr(self, f.name) for f in fields(self)}
-        Path(path).write_text(
-            json.dumps({"format": _FORMAT, **{k: _plain(v) for k, v in data.items()}}, indent=1) + "\n"
-        )
+        Path(path).write_text(json.dumps({"format": _FORMAT, **self._plain()}, indent=1) + "\n")
+
+    def _plain(self) -> dict[str, Any]:
+        return {name: _plain(getattr(self, name)) for name in _SAVED}
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> LRCurve:
@@ -117,42 +204,54 @@ class LRCurve:
             data = json.loads(Path(path).read_text())
             if data.pop("format") != _FORMAT:
                 raise ValueError("unknown format")
-            for name in ("lr", "loss"):
-                data[name] = np.array([float(x) for x in data[name]])
-            data["initial_loss"] = float(data["initial_loss"])
-            return cls(**data)
+            return cls._of_plain(data)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"path: {os.fspath(path)} does not hold a saved LRCurve ({error})") from None
 
+    @classmethod
+    def _of_plain(cls, data: dict[str, Any]) -> LRCurve:
+        for name in ("lr", "loss", "metric"):
+            if data.get(name) is not None:
+                data[name] = np.array([float(x) for x in data[name]])
+        data["initial_loss"] = float(data["initial_loss"])
+        data["repeats"] = tuple(cls._of_plain(repeat) for repeat in data.get("repeats", ()))
+        return cls(**data)
 
-def smoothed(loss: ArrayLike, width_frac: float = 0.02) -> NDArray[np.float64]:
-    """Centred moving average with Gaussian weights.
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "again": None}
 
-        smoothed[i] = sum_j w[i, j] * loss[j] / sum_j w[i, j],   w[i, j] = exp(-((i - j) / width) ** 2 / 2)
+    def _repr_png_(self) -> bytes | None:
+        """The picture, for notebooks; None without matplotlib."""
+        try:
+            suggestion = self.suggest()
+        except NoSuggestionError:
+            suggestion = None
+        try:
+            picture = io.BytesIO()
+            self.plot(suggestion=suggestion).figure.savefig(picture, format="png")  # type: ignore[union-attr]
+        except ModuleNotFoundError:
+            return None
+        return picture.getvalue()
 
-    Looking to both sides it has no lag: a running average of the past shows the minimum of 100 steps at two to
-    three times its rate.
+    def _repr_html_(self) -> str:
+        """The answer and why, for notebooks that show no picture."""
+        try:
+            answer = self.suggest()
+            told = (
+                f"<b>suggested learning rate: {answer.max_lr:.3g}</b> ({answer.low:.2g} to {answer.high:.2g})<br>"
+                f"{escape(answer.reason)}"
+            )
+        except NoSuggestionError as error:
+            told = f"<b>no suggestion:</b> {escape(str(error))}"
+        return f"<p>{told}<br>range test: {escape(self.stop_reason)}</p>"
 
-    Args:
-        loss: ``[n]``; a value that is not finite has no weight.
-        width_frac: width of the weights as a fraction of n, at least half a point.
-    Returns:
-        float64 ``[n]``, NaN where the loss is not finite.
 
-    >>> smoothed([1.0, 1.0, 4.0, 1.0, 1.0]).round(2).tolist()
-    [1.0, 1.32, 3.36, 1.32, 1.0]
-    """
-    loss = np.asarray(loss, dtype=np.float64)
-    finite = np.isfinite(loss)
-    index = np.arange(len(loss))
-    width = max(width_frac * len(loss), 0.5)
-    weights = np.exp(-(((index[finite, None] - index[finite]) / width) ** 2) / 2)
-    result = np.full(loss.shape, math.nan)
-    result[finite] = weights @ loss[finite] / weights.sum(axis=1)
-    return result
+_SAVED = [f.name for f in fields(LRCurve) if f.name != "again"]
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return [_plain(x) for x in value.tolist()]
+    if isinstance(value, tuple):
+        return [curve._plain() for curve in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from dataclasses import replace
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..batches import ComputeLoss, checked_loss, chosen_loss, endless, moved
-from ..optim import SGD, StepControl
-from ..schedules import Curve, Schedule, lr_sweep
+from ..batches import ComputeLoss
+from ..progress import Progress, showing
+from ..schedules import Schedule, lr_sweep
 from ..schedules.curves import is_whole
 from ..schedules.policies import Spacing
+from .bench import Bench
 from .curve import LRCurve, StopReason
-from .restore import restored
+from .held_out import HeldOut, Metric, spread
+from .suggest import MIN_POINTS
+from .sweep import Recorded, rates_of
 
-POLL_EVERY = 10
-"""Steps between two looks of the host at the stop flag: each waits for the device."""
+COARSE_STEPS, FINE_STEPS, PLAIN_STEPS = 38, 60, 98
+"""Of ``steps="auto"``: together, with the loss after each sweep, no more than the 100 batches of an ordinary test."""
+
+FINE_RANGE = (1 / 400, 1.5)
+"""The fine sweep's rates, as fractions of the one at which the coarse one diverged. A sweep that rises more slowly
+measures the edge better, down to about 20 steps for each factor of ten; beyond that the model learns too much on
+the way."""
 
 
 def range_test(
@@ -31,153 +41,157 @@ def range_test(
     optimizer: torch.optim.Optimizer | None = None,
     min_lr: float = 1e-7,
     max_lr: float = 10.0,
-    steps: int = 100,
+    steps: int | Literal["auto"] = "auto",
     spacing: Spacing = "exponential",
+    repeats: int = 1,
+    val_loader: Iterable[Any] | None = None,
+    metric: Metric | None = None,
+    val_every: int | None = None,
+    accumulate: int = 1,
+    autocast: torch.dtype | None = None,
+    scaler: torch.amp.GradScaler | None = None,
+    clip_norm: float | None = None,
     stop_factor: float = 4.0,
-    smoothing: float = 0.98,
-    progress: Callable[[int], None] | None = None,
+    snapshot_device: torch.device | str | None = None,
+    progress: Progress | bool | None = None,
 ) -> LRCurve:
-    """Train ``model`` for ``steps`` updates while the rate rises from ``min_lr`` to ``max_lr``, and record the loss.
+    """Train ``model`` while the rate rises from ``min_lr`` to ``max_lr``, and record the loss.
 
-    Afterwards the model, its buffers, gradients and train/eval flags, the optimizer, the loader's generators and all
-    random states are exactly as before, also after an exception or Ctrl-C. Losses stay on the device; the host looks
-    at the stop flag every 10 steps and at the curve once, at the end.
+    Afterwards the model, its buffers, gradients and train/eval flags, the optimizer, the scaler, the loaders'
+    generators and all random states are exactly as before, also after an exception or Ctrl-C. Losses stay on the
+    device; the host looks at a copy of them every 10 steps, without waiting for a CUDA device.
 
     Args:
         model: any module with trainable parameters; put into training mode, unless it is in that mode already
             (then submodules in eval mode stay there). Batches are moved to its device.
-        loss_fn: ``loss_fn(model(inputs), targets) -> loss`` for a loader of ``(inputs, targets)``.
+        loss_fn: ``loss_fn(model(inputs), targets) -> loss`` for a loader of ``(inputs, targets)``. Without it and
+            ``compute_loss``, batches are dicts and the model returns its own loss: ``model(**batch).loss``.
         loader: an iterable of batches; one that is shorter than the sweep starts again.
         compute_loss: ``compute_loss(model, batch) -> loss`` instead of ``loss_fn``, for every other kind of batch.
         optimizer: its kind, groups and state are used, its rates replaced (the groups keep their ratios).
             None: ``clrfast.SGD`` with momentum 0.9.
-        min_lr, max_lr, steps, spacing: the sweep, end points included; see ``lr_sweep``.
-        stop_factor: stop where the running average of the loss exceeds this many times its best; see
-            ``StepControl.watch_divergence``.
-        smoothing: weight of the past in the running average that is judged for this, in [0, 1).
-        progress: called with the number of steps done, every 10 steps and at the end.
+        min_lr, max_lr, spacing: the sweep, end points included; see ``lr_sweep``.
+        steps: updates of the sweep. "auto": for exponential sweeps over more than a factor of 600, a coarse one of
+            38 steps, then one of 60 from a 400th to 1.5 times the rate at which it diverged, from the same initial
+            state; it may begin below ``min_lr``. The curve has the fine points, and the coarse ones below them. For
+            other sweeps 98 steps.
+        repeats: so many sweeps, of "auto" the fine one, on other batches each; the curve holds the others as
+            ``repeats``, and its suggestion is over all.
+        val_loader: held-out batches that are looked at on the way; see ``HeldOut`` for how many and how often.
+        metric: what is measured on them: None for the loss, "accuracy", or a function, ``metric(outputs, targets)``
+            or, with ``compute_loss`` or dict batches, ``metric(model, batch)``.
+        val_every: steps between two looks; None: such that they take no more forward passes than the training.
+        accumulate: batches for one update; the loss is their mean.
+        autocast: torch.float16 or torch.bfloat16 for the forward pass.
+        scaler: a GradScaler; an update that it skips is tried again at the same rate, with the next batch.
+        clip_norm: the largest norm of the gradients.
+        stop_factor: see ``divergence``; a sweep stops where the loss has diverged or is not finite.
+        snapshot_device: where the copy of parameters, buffers and optimizer state is kept meanwhile, for example
+            "cpu"; None: where they are, which takes their size in memory once more.
+        progress: ``progress(done, total, {"lr": ..., "loss": ...})``, called every 10 steps and at the end; True for
+            a bar, if tqdm is installed.
     Returns:
-        The curve; ``loss[i]`` is the loss after the update with ``lr[i]``, so ``steps + 1`` batches are used.
+        The curve; ``loss[i]`` is the loss after the update with ``lr[i]``, so each sweep uses one batch more than it
+        makes updates.
     Raises:
         ValueError: bad arguments; a model without trainable parameters; a loader that is empty, or used up before
             the sweep ends; a first loss that is not finite.
 
     Source: Smith 2015, "Cyclical Learning Rates for Training Neural Networks", section 3.3.
     """
-    compute_loss = chosen_loss(loss_fn, compute_loss)
-    if not isinstance(loader, Iterable):
-        raise ValueError(f"loader: got {type(loader).__name__}; give an iterable of batches, for example a DataLoader")
-    steps = _checked(model, optimizer, steps)
-    sweep = lr_sweep(min_lr, max_lr, steps, spacing=spacing)
-    with restored(model, optimizer, loader, also=(loss_fn,) if isinstance(loss_fn, nn.Module) else ()):
-        if not model.training:
-            model.train()
-        # One row more than rates: the last loss is measured after the last update.
-        stepper = _Stepper.over(model, optimizer, sweep.extended_to(steps + 1))
-        stepper.control.watch_divergence(smoothing=smoothing, stop_factor=stop_factor)
-        _run(model, compute_loss, loader, stepper, steps, progress)
-        control = stepper.control
-        stopped = bool(control.stop)
-        losses = control.losses[: control.synchronize() + 1].tolist()
-    return _curve(sweep, losses, stopped, stop_factor)
+    arguments = locals().copy()  # for curve.extended
+    steps = _checked_steps(steps)
+    if not is_whole(repeats) or repeats < 1:
+        raise ValueError(f"repeats: got {repeats!r}; give a whole number of sweeps, at least 1")
+    sweep = lr_sweep(min_lr, max_lr, PLAIN_STEPS if steps == "auto" else steps, spacing=spacing)
+    adaptive = steps == "auto" and spacing == "exponential" and max_lr / min_lr > FINE_RANGE[1] / FINE_RANGE[0]
+    planned = (COARSE_STEPS + repeats * FINE_STEPS) if adaptive else repeats * sweep.total_steps  # type: ignore[operator]
+    bench = Bench(
+        model,
+        loss_fn,
+        loader,
+        compute_loss=compute_loss,
+        optimizer=optimizer,
+        accumulate=accumulate,
+        autocast=autocast,
+        scaler=scaler,
+        clip_norm=clip_norm,
+        snapshot_device=snapshot_device,
+    )
+    with showing(progress, "range test") as show, bench.at_work(val_loader) as batches:
+        held_out = None
+        if val_loader is not None:
+            held_out = HeldOut(val_loader, metric, planned // repeats, val_every, own=loss_fn is None)
+        run = partial(bench.sweep, batches=batches, stop_factor=stop_factor, held_out=held_out, progress=show)
+        if adaptive:
+            curves = _coarse_then_fine(run, min_lr, max_lr, repeats, planned)
+        else:
+            curves = []
+            for repeat in range(repeats):
+                recorded = run(sweep, done=repeat * planned // repeats, total=planned)
+                curves.append(_curve(sweep, recorded))
+        if held_out is not None:
+            curves = [replace(curve, metric_name=held_out.name) for curve in curves]
+    first, *others = curves
+    return replace(first, repeats=tuple(others), again=partial(range_test, **arguments))
 
 
-def _checked(model: Any, optimizer: Any, steps: Any) -> int:
-    """``steps`` as an int, if all of these can be used."""
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"model: got {type(model).__name__}; give a torch.nn.Module")
-    trainable = {param for param in model.parameters() if param.requires_grad}
-    if not trainable:
-        raise ValueError("model: it has no trainable parameters; set requires_grad on those to train")
-    if optimizer is not None:
-        if not isinstance(optimizer, torch.optim.Optimizer):
-            raise ValueError(f"optimizer: got {optimizer!r}; give an instance of a torch optimizer, or leave it out")
-        if isinstance(optimizer, torch.optim.LBFGS):
-            raise ValueError("optimizer: LBFGS evaluates the model several times a step; range_test cannot drive it")
-        if trainable.isdisjoint(param for group in optimizer.param_groups for param in group["params"]):
-            raise ValueError("optimizer: it has no trainable parameter of the model; make it from model.parameters()")
+def _checked_steps(steps: Any) -> int | Literal["auto"]:
+    if isinstance(steps, str) and steps == "auto":
+        return "auto"
     if not is_whole(steps) or steps < 2:
-        raise ValueError(f"steps: got {steps!r}; give a whole number of updates, at least 2")
+        raise ValueError(f"steps: got {steps!r}; give a whole number of updates, at least 2, or 'auto'")
     return int(steps)
 
 
-class _Stepper:
-    """Backward's other half: takes a loss, records it on the device and updates the model at the sweep's rate."""
-
-    def __init__(self, optimizer: torch.optim.Optimizer, sweep: Schedule):
-        self.optimizer = optimizer
-        if isinstance(optimizer, SGD):
-            control = optimizer.set_schedule(sweep)
-        else:
-            first = next(param for group in optimizer.param_groups for param in group["params"])
-            control = StepControl(sweep.table(), device=first.device)
-        self.control = control
-
-    @classmethod
-    def over(cls, model: nn.Module, optimizer: torch.optim.Optimizer | None, sweep: Schedule) -> _Stepper:
-        """The user's own optimizer with its groups' ratios kept; None: an SGD over all trainable parameters."""
-        if optimizer is None:
-            return cls(SGD([param for param in model.parameters() if param.requires_grad], momentum=0.9), sweep)
-        rates = [float(group["lr"]) for group in optimizer.param_groups]
-        # All are 0 at the start of a warm-up: there are no ratios to keep.
-        return cls(optimizer, sweep.for_groups(optimizer.param_groups) if max(rates) > 0 else sweep)
-
-    def step(self, loss: Tensor) -> None:
-        if isinstance(self.optimizer, SGD):
-            self.optimizer.step(loss=loss)
-            return
-        for group, (lr, *_) in zip(self.optimizer.param_groups, self.control.host_row(), strict=True):
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(lr)
-            else:
-                group["lr"] = lr
-        self.control.advance(loss)
-        self.optimizer.step()
+def _coarse_then_fine(
+    run: Callable[..., Recorded], min_lr: float, max_lr: float, repeats: int, total: int
+) -> list[LRCurve]:
+    """Sweeps where it matters, each with the coarse one's points below them."""
+    coarse_sweep = lr_sweep(min_lr, max_lr, COARSE_STEPS)
+    coarse = _curve(coarse_sweep, run(coarse_sweep, done=0, total=total))
+    top = max_lr if coarse.stopped == "completed" else float(coarse.lr[-1])
+    low, high = FINE_RANGE
+    fine_sweep = lr_sweep(top * low, top if coarse.stopped == "completed" else top * high, FINE_STEPS)
+    curves = []
+    for repeat in range(repeats):
+        fine = _curve(fine_sweep, run(fine_sweep, done=COARSE_STEPS + repeat * FINE_STEPS, total=total))
+        below = coarse.lr < fine.lr[0] * (1 - 1e-9)
+        metric = None
+        if coarse.metric is not None and fine.metric is not None:
+            metric = np.concatenate((coarse.metric[below], fine.metric))
+        curves.append(
+            replace(
+                fine,
+                lr=np.concatenate((coarse.lr[below], fine.lr)),
+                loss=np.concatenate((coarse.loss[below], fine.loss)),
+                initial_loss=coarse.initial_loss,
+                metric=metric,
+            )
+        )
+    return curves
 
 
-def _run(
-    model: nn.Module,
-    compute_loss: ComputeLoss,
-    loader: Iterable[Any],
-    stepper: _Stepper,
-    steps: int,
-    progress: Callable[[int], None] | None,
-) -> None:
-    device = next(param.device for param in model.parameters() if param.requires_grad)
-    for step, batch in zip(range(steps + 1), endless(loader), strict=False):
-        stepper.optimizer.zero_grad(set_to_none=True)
-        with torch.enable_grad():
-            loss = checked_loss(compute_loss(model, moved(batch, device)))
-        if step == steps:  # the loss after the last update; nothing to update any more
-            stepper.control.advance(loss)
-        else:
-            loss.backward()
-            stepper.step(loss)
-        if step % POLL_EVERY == 0 or step == steps:
-            if progress is not None:
-                progress(step)
-            if stepper.control.stopped():
-                return
-
-
-def _curve(sweep: Schedule, losses: list[float], stopped: bool, stop_factor: float) -> LRCurve:
-    """The record of a run that gave ``losses`` before the updates 0, 1, ...; ``stopped``: by the last of them."""
-    initial, *after = losses
-    assert isinstance(sweep.lr, Curve)
-    lr = sweep.lr(np.arange(len(after)))
+def _curve(sweep: Schedule, recorded: Recorded) -> LRCurve:
+    """The record of a pass over ``sweep``."""
+    initial, *after = recorded.losses.tolist()
+    lr = rates_of(sweep, len(after))
     kind: StopReason
     if not math.isfinite(initial):
         raise ValueError(
             f"loader, loss: the very first loss is {initial}, before any update; check the data and the loss function"
         )
-    if not stopped:
+    if not recorded.diverged:
         kind = "completed"
-        reason = f"reached the highest rate, {lr[-1]:.3g}; the loss did not exceed the limit on the way"
-    elif math.isfinite(after[-1]):
-        kind = "diverged"
         reason = (
-            f"diverged at {lr[-1]:.3g}: the running average of the loss passed its limit (stop_factor {stop_factor:g})"
+            f"reached the highest rate, {lr[-1]:.3g}, without diverging; curve.extended(max_lr={10 * lr[-1]:.2g}) "
+            "goes on higher"
         )
+    elif math.isfinite(after[-1]):
+        kind, reason = "diverged", f"diverged at {lr[-1]:.3g}, after {len(after)} of {sweep.total_steps} steps"
     else:
         kind, reason = "non-finite", f"the loss became {after[-1]} at {lr[-1]:.3g}"
-    return LRCurve(lr, np.array(after), initial, kind, reason)
+    if recorded.diverged and len(after) < MIN_POINTS:
+        reason += ", within the first points; start lower (min_lr)"
+    metric = spread(recorded.looks, len(after)) if recorded.looks else None
+    return LRCurve(lr, np.array(after), initial, kind, reason, metric)

@@ -7,6 +7,7 @@ import copy
 import random
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch.nn.parameter import UninitializedParameter
 from ..optim import SGD
 
 Undo = Callable[[], None]
+Copy = Callable[[Any], Any]
 
 
 @contextlib.contextmanager
@@ -25,14 +27,49 @@ def restored(
     optimizer: torch.optim.Optimizer | None = None,
     loader: Any = None,
     also: tuple[nn.Module, ...] = (),
+    *,
+    scaler: torch.amp.GradScaler | None = None,
+    snapshot_device: torch.device | str | None = None,
 ) -> Iterator[None]:
     """A block after which everything is exactly as before, also after an exception or Ctrl-C.
 
+    What ``trained_restored`` and ``surroundings_restored`` cover together.
+    """
+    with (
+        surroundings_restored(loader),
+        trained_restored(model, optimizer, also, scaler=scaler, snapshot_device=snapshot_device),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def surroundings_restored(*loaders: Any) -> Iterator[None]:
+    """A block after which the data come in the order in which they would have come, and random numbers likewise.
+
+    Covers the random states of Python, NumPy, torch's CPU and all CUDA devices, and of the loaders their persistent
+    workers and the generators that they or their samplers own.
+    """
+    with contextlib.ExitStack() as stack:
+        for undo in (*_random_states(), *(undo for loader in loaders for undo in _loader(loader))):
+            stack.callback(undo)
+        yield
+
+
+@contextlib.contextmanager
+def trained_restored(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    also: tuple[nn.Module, ...] = (),
+    *,
+    scaler: torch.amp.GradScaler | None = None,
+    snapshot_device: torch.device | str | None = None,
+) -> Iterator[None]:
+    """A block after which the model and what trains it are as before.
+
     Covers parameters (values, ``grad``, ``requires_grad``), buffers and train/eval flags of ``model`` and of the
-    modules in ``also``, the optimizer's parameters, state and groups, the random states of Python, NumPy, torch's CPU
-    and all CUDA devices, and of the loader its persistent workers and the generators that it or its samplers own.
-    Tensors keep their identity and memory. Holds one copy of the parameters, buffers and optimizer state, on their
-    devices. Within the block, no parameter has a gradient at first, and the optimizer has no step post-hooks.
+    modules in ``also``, the optimizer's parameters, state and groups, and the scaler. Tensors keep their identity and
+    memory. Holds one copy of the parameters, buffers and optimizer state, on ``snapshot_device`` (None: each on its
+    own device). Within the block, no parameter has a gradient at first, and the optimizer has no step post-hooks.
 
     Raises:
         ValueError: the model has parameters that are not initialised yet.
@@ -43,20 +80,21 @@ def restored(
         params.update({id(param): param for param in group["params"]})
     if any(isinstance(param, UninitializedParameter) for param in params.values()):
         raise ValueError("model: it has parameters without a shape yet (lazy modules); run one batch through it first")
+    copied = partial(_copied, device=snapshot_device)
     with contextlib.ExitStack() as stack:
 
         def put_back_later(undo: Undo) -> None:
             # At once after taking it, and all are put back even if one of them fails.
             stack.callback(torch.no_grad()(undo))
 
-        for undo in (*_random_states(), *_loader(loader)):
-            put_back_later(undo)
         for module in modules.values():
-            put_back_later(_module(module))
+            put_back_later(_module(module, copied))
         for param in params.values():
-            put_back_later(_parameter(param))
+            put_back_later(_parameter(param, copied))
         if optimizer is not None:
-            put_back_later(_optimizer(optimizer))
+            put_back_later(_optimizer(optimizer, copied))
+        if scaler is not None:
+            put_back_later(_scaler(scaler))
         yield
 
 
@@ -95,10 +133,10 @@ def _generator(generator: torch.Generator) -> Undo:
     return put_back
 
 
-def _module(module: nn.Module) -> Undo:
+def _module(module: nn.Module, copied: Copy) -> Undo:
     """One module's own flag and buffers; a buffer may have been replaced, not only written."""
     training = module.training
-    buffers = {name: (buffer, _copied(buffer)) for name, buffer in module._buffers.items()}
+    buffers = {name: (buffer, copied(buffer)) for name, buffer in module._buffers.items()}
 
     def put_back() -> None:
         module.training = training
@@ -112,9 +150,9 @@ def _module(module: nn.Module) -> Undo:
     return put_back
 
 
-def _parameter(param: nn.Parameter) -> Undo:
+def _parameter(param: nn.Parameter, copied: Copy) -> Undo:
     # The gradient is set aside, not copied: the block starts without one.
-    data, value, grad, requires_grad = param.data, param.detach().clone(), param.grad, param.requires_grad
+    data, value, grad, requires_grad = param.data, copied(param), param.grad, param.requires_grad
     param.grad = None
 
     def put_back() -> None:
@@ -126,11 +164,11 @@ def _parameter(param: nn.Parameter) -> Undo:
     return put_back
 
 
-def _optimizer(optimizer: torch.optim.Optimizer) -> Undo:
+def _optimizer(optimizer: torch.optim.Optimizer, copied: Copy) -> Undo:
     own = ("state", "param_groups")
     attributes = {name: value for name, value in vars(optimizer).items() if name not in own}
-    state = {param: (values, _Snapshot(values)) for param, values in optimizer.state.items()}
-    groups = [(group, _Snapshot(group)) for group in optimizer.param_groups]
+    state = {param: (values, _Snapshot(values, copied)) for param, values in optimizer.state.items()}
+    groups = [(group, _Snapshot(group, copied)) for group in optimizer.param_groups]
     control = optimizer.control if isinstance(optimizer, SGD) else None
     progress = None if control is None else control.progress()
 
@@ -156,8 +194,8 @@ def _optimizer(optimizer: torch.optim.Optimizer) -> Undo:
 class _Snapshot:
     """The entries of a dict: tensors by reference and value, parameter lists by reference, the rest copied."""
 
-    def __init__(self, values: dict[str, Any]):
-        self._entries = {name: (value, value if name == "params" else _copied(value)) for name, value in values.items()}
+    def __init__(self, values: dict[str, Any], copied: Copy):
+        self._entries = {name: (value, value if name == "params" else copied(value)) for name, value in values.items()}
 
     def into(self, values: dict[str, Any]) -> None:
         """Put the entries back into the same dict."""
@@ -170,11 +208,29 @@ class _Snapshot:
                 values[name] = copied
 
 
+def _scaler(scaler: torch.amp.GradScaler) -> Undo:
+    # Its tensors are made at its first use: what is None now must be so again.
+    attributes = {name: (value, _copied(value)) for name, value in vars(scaler).items()}
+
+    def put_back() -> None:
+        for name, (value, copied) in attributes.items():
+            if isinstance(value, Tensor):
+                _write_back(value, copied)
+                setattr(scaler, name, value)
+            else:
+                setattr(scaler, name, copied)
+
+    return put_back
+
+
 def _write_back(tensor: Tensor, value: Tensor) -> None:
+    value = value.to(tensor.device)
     # Written only if it differs: an expanded tensor, whose elements share memory, cannot be written as a whole.
     if not torch.equal(tensor, value):
         tensor.copy_(value)
 
 
-def _copied(value: Any) -> Any:
-    return value.detach().clone() if isinstance(value, Tensor) else copy.deepcopy(value)
+def _copied(value: Any, device: torch.device | str | None = None) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().to(device=value.device if device is None else device, copy=True)
+    return copy.deepcopy(value)

@@ -1,11 +1,14 @@
-"""What a curve suggests: pure functions of (lr, loss)."""
+"""What a curve suggests: pure functions of (lr, loss), and how far noise lets them be trusted."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
+
+from .noise import Floats, smoothed
 
 MIN_POINTS = 5
 """Fewer points than this say nothing about a slope."""
@@ -20,30 +23,39 @@ class NoSuggestionError(ValueError):
 
 @dataclass(frozen=True)
 class Suggestion:
-    """A learning rate, and why.
+    """Learning rates to train with, and why.
 
     Attributes:
-        max_lr: the rate to train with; the peak of a 1cycle.
+        max_lr: the rate to train with; the peak of a 1cycle, the upper bound of a cyclical rate.
+        base_lr: the lower bound of a cyclical rate: where the descent begins, at most a quarter of max_lr.
+        low, high: what max_lr would be nine times of ten, were the noise of the losses drawn anew; over all repeats
+            where there are some. As far as one curve can tell: other initial weights may differ by more.
         method: name of the function that found it.
         reason: one sentence.
     """
 
     max_lr: float
+    base_lr: float
+    low: float
+    high: float
     method: str
     reason: str
 
 
-EDGE_FRACTION = 8
-"""A sweep outruns the loss, which needs steps to climb: at the rate where it has climbed, 58 % of the 1cycles on the
-tuning half of benchmarks/regret.py's tasks diverge; at an eighth none do. Mean regrets there: 0.056 for a quarter,
-0.023 for an eighth, 0.022 for a tenth, 0.035 for a sixteenth."""
+EDGE_FRACTION = 6
+"""Chosen on the tuning tasks of benchmarks/regret.py, whose runs at the edge itself mostly diverge."""
 
 
 def edge(lr: ArrayLike, loss: ArrayLike) -> Suggestion:
-    """An eighth of the rate at which the loss, past its minimum, has climbed back to where it began.
+    """A sixth of the edge of stability, as three marks on the curve tell it: their geometric mean.
 
-        max_lr = lr[i] / 8,    i = the first point past the minimum at which the loss is above the median of the first
-                                   half of those before the minimum, or not finite; the last point if there is none
+        lowest        where the loss is lowest
+        first climb   the first point past it at which the loss is above its start
+        last climb    the point from which on it stays above its start
+
+    The start is the median of the first half of the losses before the minimum; a loss that is not finite is above it;
+    the last point stands in for what did not happen. Spikes that a model recovers from separate the first climb from
+    the last; where there are none the three lie close together.
 
     Arguments and errors as of ``steepest``.
 
@@ -51,18 +63,24 @@ def edge(lr: ArrayLike, loss: ArrayLike) -> Suggestion:
     before divergence is the evidence, and the maximum of a 1cycle lies below it.
     """
     lrs, losses, lowest = _up_to_minimum(lr, loss)
+    rates, values = np.asarray(lr, dtype=np.float64), np.asarray(loss, dtype=np.float64)
     start = float(np.median(losses[: (lowest + 2) // 2]))
-    lr, loss = np.asarray(lr, dtype=np.float64), np.asarray(loss, dtype=np.float64)
-    climbed = np.flatnonzero((lr > lrs[lowest]) & ~(loss <= start))
+    above = ~(values <= start)
+    climbed = np.flatnonzero(above & (rates > lrs[lowest]))
+    last = int(np.flatnonzero(~above)[-1]) + 1
+    marks = np.array([lrs[lowest], rates[climbed[0] if len(climbed) else -1], rates[min(last, len(rates) - 1)]])
+    at = float(np.exp(np.log(marks).mean()))
     if len(climbed):
-        at = float(lr[climbed[0]])
-        reason = f"an eighth of {at:.3g}, where the loss has climbed back to its start ({start:.4g})"
-    else:
-        at = float(lr[-1])
         reason = (
-            f"an eighth of {at:.3g}, where the sweep ended before the loss climbed back; a higher max_lr tells more"
+            f"a sixth of {at:.3g}, the mean of where the loss is lowest ({marks[0]:.3g}), where it has climbed back to "
+            f"its start ({marks[1]:.3g}) and from where on it stays above it ({marks[2]:.3g})"
         )
-    return Suggestion(at / EDGE_FRACTION, "edge", reason)
+    else:
+        reason = (
+            f"a sixth of {at:.3g}: the loss is lowest at {marks[0]:.3g}, and the sweep ended at {marks[1]:.3g} before "
+            "it climbed back to its start; a higher max_lr tells more"
+        )
+    return _suggestion(at / EDGE_FRACTION, "edge", reason, lrs, losses, lowest)
 
 
 def steepest(lr: ArrayLike, loss: ArrayLike) -> Suggestion:
@@ -82,13 +100,53 @@ def steepest(lr: ArrayLike, loss: ArrayLike) -> Suggestion:
     """
     lrs, losses, lowest = _up_to_minimum(lr, loss)
     slope = np.gradient(losses, np.log(lrs))
-    before = losses[: lowest + 1]
-    top = np.median(before[: (lowest + 2) // 2])
-    undecided = np.flatnonzero(before > top - 0.1 * (top - before[-1]))
-    begin = int(undecided[-1]) if len(undecided) else 0
+    begin = _descent_begins(losses, lowest)
     best = begin + int(slope[begin : lowest + 1].argmin())
     reason = f"the smoothed loss falls fastest here, {-slope[best] * np.log(10):.3g} per tenfold rate"
-    return Suggestion(float(lrs[best]), "steepest", reason)
+    return _suggestion(lrs[best], "steepest", reason, lrs, losses, lowest)
+
+
+def valley(lr: ArrayLike, loss: ArrayLike) -> Suggestion:
+    """The middle of the longest valley: half way through the longest sequence of ever lower losses.
+
+    Arguments and errors as of ``steepest``.
+
+    Source: fastai's default suggestion of this name (ESRI's algorithm).
+    """
+    lrs, losses, lowest = _up_to_minimum(lr, loss)
+    length = np.ones(len(losses), dtype=np.int64)
+    for i in range(1, len(losses)):
+        higher = losses[:i] > losses[i]
+        length[i] += length[:i][higher].max(initial=0)
+    end = int(length.argmax())
+    begin = end - int(length[end]) + 1
+    reason = f"the middle of the longest valley, from {lrs[begin]:.3g} to {lrs[end]:.3g}"
+    return _suggestion(lrs[(begin + end) // 2], "valley", reason, lrs, losses, lowest)
+
+
+SLIDE_STEPS = 15
+SLIDE_SHARE = 0.0025
+
+
+def slide(lr: ArrayLike, loss: ArrayLike) -> Suggestion:
+    """The rate before the slide into divergence: coming from the highest rate, the first at which the slope, compared
+    with that of 15 points later (of a sixth of all, if these are fewer), has ceased to change.
+
+        |slope[i + 15] - slope[i]| <= 0.0025 * fall,   slope per point, fall from the start to the minimum
+
+    Arguments and errors as of ``steepest``.
+
+    Source: fastai's suggestion of this name (Novetta); its threshold there is 0.005, whatever the loss's unit.
+    """
+    lrs, losses, lowest = _up_to_minimum(lr, loss)
+    steps = min(SLIDE_STEPS, max(1, len(losses) // 6))
+    slope = np.gradient(losses)
+    change = np.abs(slope[steps:] - slope[:-steps])
+    fall = float(losses[: lowest + 1].max() - losses[lowest])
+    still = np.flatnonzero(change <= SLIDE_SHARE * fall)
+    at = int(still[-1]) if len(still) else 0
+    reason = f"the last rate before the slope begins to change on the way to {lrs[-1]:.3g}"
+    return _suggestion(lrs[at], "slide", reason, lrs, losses, lowest)
 
 
 def minimum_tenth(lr: ArrayLike, loss: ArrayLike) -> Suggestion:
@@ -100,17 +158,115 @@ def minimum_tenth(lr: ArrayLike, loss: ArrayLike) -> Suggestion:
     """
     lrs, losses, lowest = _up_to_minimum(lr, loss)
     reason = f"a tenth of {lrs[lowest]:.3g}, where the smoothed loss is lowest ({losses[lowest]:.4g})"
-    return Suggestion(float(lrs[lowest] / 10), "minimum_tenth", reason)
+    return _suggestion(lrs[lowest] / 10, "minimum_tenth", reason, lrs, losses, lowest)
 
 
-METHODS = {"edge": edge, "steepest": steepest, "minimum_tenth": minimum_tenth}
+def clr_bounds(lr: ArrayLike, score: ArrayLike) -> Suggestion:
+    """Bounds of a cyclical rate: where the score (accuracy, higher is better) begins to rise, and where that ends.
+
+    base_lr: the last rate before the score has made a tenth of its whole rise. max_lr: the first rate past it at which
+    the score has slowed, with nine tenths of the rise made, or at which it is ragged or falls, a tenth of the rise
+    below what it had reached. Use it on a linear sweep, whose rate is proportional to the step.
+
+    Args:
+        lr: ``[n]``, ascending, > 0.
+        score: ``[n]``, smoothed; values that are not finite are left out.
+    Raises:
+        NoSuggestionError: fewer than 5 finite points, or a score that never rises.
+        ValueError: shapes or order of the input.
+
+    Source: Smith 2015, "Cyclical Learning Rates for Training Neural Networks", section 3.3.
+    """
+    lrs, losses, lowest = _up_to_minimum(lr, -np.asarray(score, dtype=np.float64), what="score")
+    scores = -losses
+    begin = _descent_begins(losses, lowest)
+    bottom = float(np.median(scores[: (lowest + 2) // 2])) if begin else float(scores[0])
+    rise = float(scores[lowest]) - bottom
+    reached = np.maximum.accumulate(scores)
+    index = np.arange(len(scores))
+    slowed = (index > begin) & (scores >= bottom + 0.9 * rise)
+    ragged = (index > begin) & (scores < reached - 0.1 * rise)
+    end = int(np.flatnonzero(slowed | ragged)[0])
+    how = "has made nine tenths of its rise" if slowed[end] else "becomes ragged"
+    reason = f"the score begins to rise at {lrs[begin]:.3g} and {how} at {lrs[end]:.3g}"
+    return Suggestion(float(lrs[end]), float(lrs[begin]), float(lrs[end]), float(lrs[end]), "clr_bounds", reason)
 
 
-def _up_to_minimum(lr: ArrayLike, loss: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
+Method = Callable[[ArrayLike, ArrayLike], Suggestion]
+
+METHODS: dict[str, Method] = {
+    "edge": edge,
+    "steepest": steepest,
+    "valley": valley,
+    "slide": slide,
+    "minimum_tenth": minimum_tenth,
+    "clr_bounds": clr_bounds,
+}
+
+RESAMPLES = 40
+"""Curves with the noise drawn anew; the median of so many answers changes by a few per cent with another draw."""
+
+
+def resampled(method: Method, curves: Sequence[tuple[Floats, Floats]]) -> Suggestion:
+    """``method`` on curves whose noise is drawn anew: its median answer, and the range of nine in ten.
+
+        loss[i] = smoothed[i] + sign[i] * (loss[i] - smoothed[i]),   sign[i] = -1 or 1 at random
+
+    A minimum or a crossing jumps from one point to another with the noise; the median over draws is steadier than
+    the answer of the one draw that was measured, and their range tells how far to trust it. Always the same draws.
+
+    Args:
+        curves: ``(lr, loss)`` each, raw losses.
+    Raises:
+        NoSuggestionError: a curve without answer.
+    """
+    plain = [method(lr, smoothed(loss)) for lr, loss in curves]
+    random = np.random.default_rng(0)
+    answers = []
+    for lr, loss in curves:
+        trend = smoothed(loss)
+        for _ in range(RESAMPLES):
+            drawn = trend + random.choice((-1.0, 1.0), len(loss)) * (loss - trend)
+            try:
+                answers.append(method(lr, smoothed(drawn)))
+            except NoSuggestionError:
+                continue  # the measured curve has an answer; this draw says nothing
+    answers = answers or plain
+    max_lr = _quantile([answer.max_lr for answer in answers], 0.5)
+    base_lr = _quantile([answer.base_lr for answer in answers], 0.5)
+    nearest = min(plain, key=lambda answer: abs(np.log(answer.max_lr / max_lr)))
+    return replace(
+        nearest,
+        reason=f"{nearest.reason}; the median of {len(answers)} draws of the noise",
+        max_lr=max_lr,
+        base_lr=min(base_lr, max_lr),
+        low=_quantile([answer.max_lr for answer in answers], 0.05),
+        high=_quantile([answer.max_lr for answer in answers], 0.95),
+    )
+
+
+def _quantile(rates: list[float], share: float) -> float:
+    return float(np.exp(np.quantile(np.log(rates), share)))
+
+
+def _suggestion(max_lr: float, method: str, reason: str, lrs: Floats, losses: Floats, lowest: int) -> Suggestion:
+    base_lr = min(float(lrs[_descent_begins(losses, lowest)]), float(max_lr) / 4)
+    return Suggestion(float(max_lr), base_lr, float(max_lr), float(max_lr), method, reason)
+
+
+def _descent_begins(losses: Floats, lowest: int) -> int:
+    """The last point before the minimum at which the loss has not yet fallen by a tenth of its whole fall."""
+    before = losses[: lowest + 1]
+    top = np.median(before[: (lowest + 2) // 2])
+    undecided = np.flatnonzero(before > top - 0.1 * (top - before[-1]))
+    return int(undecided[-1]) if len(undecided) else 0
+
+
+def _up_to_minimum(lr: ArrayLike, loss: ArrayLike, what: str = "loss") -> tuple[Floats, Floats, int]:
     """The finite points, and the index of their lowest loss; the loss falls before it."""
     lrs, losses = np.asarray(lr, dtype=np.float64), np.asarray(loss, dtype=np.float64)
     if lrs.ndim != 1 or lrs.shape != losses.shape:
-        raise ValueError(f"lr, loss: got shapes {lrs.shape} and {losses.shape}; give two arrays of one length")
+        raise ValueError(f"lr, {what}: got shapes {lrs.shape} and {losses.shape}; give two arrays of one length")
     if not ((lrs > 0).all() and (np.diff(lrs) > 0).all()):
         raise ValueError("lr: got values that are not positive and ascending; give them in the order of the sweep")
     finite = np.isfinite(losses)
@@ -123,5 +279,6 @@ def _up_to_minimum(lr: ArrayLike, loss: ArrayLike) -> tuple[NDArray[np.float64],
     lowest = int(losses.argmin())
     before = losses[: lowest + 1]
     if before.max() - before[-1] <= FLAT * np.abs(before).max():
-        raise NoSuggestionError("the loss never falls: lower min_lr, or check the loss and what is trainable")
+        never = "loss never falls" if what == "loss" else f"{what} never rises"
+        raise NoSuggestionError(f"the {never}: lower min_lr, or check the loss and what is trainable")
     return lrs, losses, lowest

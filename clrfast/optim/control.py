@@ -62,7 +62,8 @@ class StepControl:
             raise RuntimeError(f"backend: {backend!r} cannot work on {self.device}: {reason}")
         self._native: Any = None
         self._native_of: tuple[Tensor, ...] = ()
-        self._stop_seen: tuple[Tensor, torch.cuda.Event] | None = None
+        self._copied: tuple[list[Tensor], torch.cuda.Event] | None = None
+        self._seen = np.empty(0, dtype=np.float32)
 
     @property
     def native(self) -> Any:
@@ -101,24 +102,26 @@ class StepControl:
                     f"{dtype} of shape {shape} on {self.device}, contiguous; write into it in place instead"
                 )
 
-    def stopped(self) -> bool:
-        """Whether ``stop`` is set, as far as is known without waiting for the device.
+    def recorded(self) -> NDArray[np.float32]:
+        """The losses so far, as far as they are known without waiting for the device; the last is the one that set
+        ``stop``, if that is set.
 
-        On a CUDA device each call starts a copy and looks at the one before, so the answer comes a call late; the
-        updates in between have changed nothing.
+        On a CUDA device each call starts a copy and returns the one before, so the answer comes a call late.
         """
         if self.device.type != "cuda":
-            return bool(self.stop)
-        if capture.is_capturing((self.device,)):
-            return False  # nothing runs yet, and asking would break the capture
-        seen = self._stop_seen is not None and self._stop_seen[1].query() and bool(self._stop_seen[0])
-        if self._stop_seen is None or self._stop_seen[1].query():
-            copy = torch.empty((), dtype=torch.bool, device="cpu", pin_memory=True)
-            copy.copy_(self.stop, non_blocking=True)
-            event = torch.cuda.Event()
-            event.record(torch.cuda.current_stream(self.device))
-            self._stop_seen = copy, event
-        return seen
+            return _until_now(self.step, self.stop, self.losses)
+        if self._copied is None or self._copied[1].query():
+            if self._copied is not None:
+                self._seen = _until_now(*self._copied[0])
+            if not capture.is_capturing((self.device,)):  # nothing runs yet there, and asking would break the capture
+                copies = [
+                    torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
+                    for tensor in (self.step, self.stop, self.losses)
+                ]
+                event = torch.cuda.Event()
+                event.record(torch.cuda.current_stream(self.device))
+                self._copied = copies, event
+        return self._seen
 
     def watch_divergence(self, *, smoothing: float = 0.98, stop_factor: float = 4.0) -> None:
         """Stop all updates, for good, once the loss diverges or is not finite.
@@ -191,4 +194,8 @@ class StepControl:
 
     def __getstate__(self) -> dict[str, Any]:
         # A view of the tensors' memory, and what an event guards: made anew where needed.
-        return {**self.__dict__, "_native": None, "_native_of": (), "_stop_seen": None}
+        return {**self.__dict__, "_native": None, "_native_of": (), "_copied": None}
+
+
+def _until_now(step: Tensor, stop: Tensor, losses: Tensor) -> NDArray[np.float32]:
+    return losses[: int(step) + int(stop)].numpy().copy()

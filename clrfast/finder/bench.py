@@ -1,0 +1,108 @@
+"""What a finder works on: a model with its loss and data, trained for a while and put back as it was."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..batches import ComputeLoss, chosen_loss, endless
+from ..optim import SGD
+from ..progress import Progress
+from ..schedules import Schedule
+from ..step import TrainingStep
+from .held_out import HeldOut
+from .restore import surroundings_restored, trained_restored
+from .sweep import Recorded, Sweep
+
+
+class Bench:
+    """A model, its loss and its data, to be trained again and again from where they are now.
+
+    The arguments are those of ``range_test``, which see. ``at_work`` surrounds all passes; each pass starts from the
+    same parameters, buffers and optimizer state, and goes on with the next batches.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_fn: Callable[[Any, Any], Tensor] | None,
+        loader: Iterable[Any] | None,
+        *,
+        compute_loss: ComputeLoss | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
+        accumulate: int = 1,
+        autocast: torch.dtype | None = None,
+        scaler: torch.amp.GradScaler | None = None,
+        clip_norm: float | None = None,
+        snapshot_device: torch.device | str | None = None,
+    ):
+        self._compute_loss = chosen_loss(loss_fn, compute_loss)
+        if not isinstance(loader, Iterable):
+            raise ValueError(
+                f"loader: got {type(loader).__name__}; give an iterable of batches, for example a DataLoader"
+            )
+        _require_trainable(model, optimizer)
+        self._model, self._loader, self._optimizer = model, loader, optimizer
+        self._also = (loss_fn,) if isinstance(loss_fn, nn.Module) else ()
+        self._scaler, self._snapshot_device = scaler, snapshot_device
+        self._options: dict[str, Any] = {"accumulate": accumulate, "autocast": autocast, "clip_norm": clip_norm}
+        self.step()  # bad options are told before anything begins
+
+    @contextlib.contextmanager
+    def at_work(self, *loaders: Any) -> Iterator[Iterator[Any]]:
+        """A block in which passes are made, on the batches that it yields; the order of data and random numbers are
+        put back after it, of ``loaders`` too."""
+        with surroundings_restored(self._loader, *loaders):
+            yield endless(self._loader)
+
+    def step(self) -> TrainingStep:
+        """A training step with the user's optimizer, or else a new SGD over all trainable parameters."""
+        optimizer = self._optimizer
+        if optimizer is None:
+            optimizer = SGD([param for param in self._model.parameters() if param.requires_grad], momentum=0.9)
+        return TrainingStep(self._model, self._compute_loss, optimizer, scaler=self._scaler, **self._options)
+
+    @contextlib.contextmanager
+    def training(self) -> Iterator[TrainingStep]:
+        """A block in which the model is trained, by the step that it yields, and after which it is as before."""
+        with trained_restored(
+            self._model, self._optimizer, self._also, scaler=self._scaler, snapshot_device=self._snapshot_device
+        ):
+            if not self._model.training:
+                self._model.train()
+            yield self.step()
+
+    def sweep(
+        self,
+        sweep: Schedule,
+        *,
+        batches: Iterator[Any],
+        stop_factor: float,
+        held_out: HeldOut | None,
+        progress: Progress | None,
+        done: int,
+        total: int,
+    ) -> Recorded:
+        """One pass over the rates of ``sweep``."""
+        with self.training() as step:
+            one = Sweep(step, sweep, keep_ratios=self._optimizer is not None, stop_factor=stop_factor)
+            return one.run(batches, held_out, progress, done, total)
+
+
+def _require_trainable(model: Any, optimizer: Any) -> None:
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model: got {type(model).__name__}; give a torch.nn.Module")
+    trainable = {param for param in model.parameters() if param.requires_grad}
+    if not trainable:
+        raise ValueError("model: it has no trainable parameters; set requires_grad on those to train")
+    if optimizer is not None:
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise ValueError(f"optimizer: got {optimizer!r}; give an instance of a torch optimizer, or leave it out")
+        if isinstance(optimizer, torch.optim.LBFGS):
+            raise ValueError("optimizer: LBFGS evaluates the model several times a step; a sweep cannot drive it")
+        if trainable.isdisjoint(param for group in optimizer.param_groups for param in group["params"]):
+            raise ValueError("optimizer: it has no trainable parameter of the model; make it from model.parameters()")

@@ -1,0 +1,156 @@
+"""One pass of a range test: training steps at the rates of a sweep, with their losses recorded on the device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..optim import SGD, StepControl
+from ..progress import Progress
+from ..schedules import Curve, Schedule
+from ..step import TrainingStep
+from .held_out import HeldOut
+from .noise import Floats, divergence
+
+POLL_EVERY = 10
+"""Steps between two looks of the host at the losses: those of a CUDA device are copied for each."""
+
+MOST_SKIPPED = 40
+"""Updates in a row that a scaler may skip: it halves its scale each time, and few losses need 2 ** -40."""
+
+
+@dataclass
+class Recorded:
+    """What a pass measured.
+
+    Attributes:
+        losses: float64 ``[n + 1]``, before the updates 0, 1, ..., up to where the loss diverged.
+        diverged: whether it did; the last loss is then the first beyond the limit, or not finite.
+        looks: held-out measures by the number of updates before them.
+    """
+
+    losses: Floats
+    diverged: bool
+    looks: dict[int, Tensor] = field(default_factory=dict)
+
+
+class Sweep:
+    """A pass over ``sweep``'s rates with one optimizer.
+
+    Args:
+        step: what a training step is.
+        sweep: a schedule of the rates.
+        keep_ratios: the groups keep the ratios of their rates; the sweep's are those of the highest.
+    """
+
+    def __init__(self, step: TrainingStep, sweep: Schedule, *, keep_ratios: bool, stop_factor: float):
+        assert sweep.total_steps is not None
+        optimizer = step.optimizer
+        self._step, self._steps, self._stop_factor = step, sweep.total_steps, stop_factor
+        # One row more than rates: the last loss is measured after the last update.
+        rows = sweep.extended_to(sweep.total_steps + 1)
+        rates = [float(group["lr"]) for group in optimizer.param_groups]
+        # All are 0 at the start of a warm-up: there are no ratios to keep then.
+        if keep_ratios and max(rates) > 0:
+            rows = rows.for_groups(optimizer.param_groups)
+        if isinstance(optimizer, SGD):
+            control = optimizer.set_schedule(rows)
+        else:
+            first = next(param for group in optimizer.param_groups for param in group["params"])
+            control = StepControl(rows.table(), device=first.device)
+        control.watch_divergence(stop_factor=math.inf)  # the device stops at what is not finite, the host at the rest
+        self._control = control
+
+    def run(
+        self, batches: Iterator[Any], held_out: HeldOut | None, progress: Progress | None, done: int, total: int
+    ) -> Recorded:
+        """Train until the last rate or divergence; ``done`` of ``total`` steps are behind it already."""
+        control, looks = self._control, {}
+        limit, attempts = math.inf, 0
+        while True:
+            at = control.host_step
+            last = at >= self._steps and control.synchronize() >= self._steps
+            taken = list(islice(batches, self._step.accumulate))
+            if last:  # the loss after the last update; nothing to update any more
+                with torch.no_grad():
+                    loss = torch.stack([self._step.loss(batch).detach().mean() for batch in taken]).mean()
+                control.advance(loss)
+            else:
+                loss = self._step.backward(taken)
+                self._update(loss)
+            attempts = attempts + 1 if control.host_step == at else 0
+            if attempts > MOST_SKIPPED:
+                raise ValueError(
+                    f"scaler: it has skipped {attempts} updates in a row; the gradients are not finite at any scale"
+                )
+            if held_out is not None and at and at not in looks and (last or at % held_out.every == 0):
+                looks[at] = held_out.look(self._step)
+            # Where a loss costs nothing to read, it tells at once that a look is due.
+            high = loss.device.type == "cpu" and not float(loss) <= limit
+            if last or high or at % POLL_EVERY == 0:
+                losses = control.recorded()
+                index, limit = divergence(losses, self._stop_factor)
+                if progress is not None:
+                    shown = {"lr": control.host_row()[0][0], "loss": float(losses[-1]) if len(losses) else math.nan}
+                    progress(done + min(at + 1, self._steps), total, shown)
+                if last or index is not None:
+                    break
+        return self._until_divergence(looks)
+
+    def _update(self, loss: Tensor) -> None:
+        """Update at the sweep's rate; the control learns of it."""
+        optimizer, control = self._step.optimizer, self._control
+        if isinstance(optimizer, SGD):
+            self._step.update(loss)
+            return
+        for group, (lr, *_) in zip(optimizer.param_groups, control.host_row(), strict=True):
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(lr)
+            else:
+                group["lr"] = lr
+        applied = _Applied()
+        handle = optimizer.register_step_post_hook(applied)
+        try:
+            self._step.update()
+        finally:
+            handle.remove()
+        control.advance(loss, applied.skipped(loss.device))
+        if self._step.scaler is not None:
+            control.synchronize()  # the next rate depends on whether this update was skipped
+
+    def _until_divergence(self, looks: dict[int, Tensor]) -> Recorded:
+        control = self._control
+        n = control.synchronize() + int(control.stop)
+        losses = control.losses[:n].double().cpu().numpy()
+        index, _ = divergence(losses, self._stop_factor)
+        return Recorded(losses if index is None else losses[: index + 1], index is not None, looks)
+
+
+class _Applied:
+    """Whether an optimizer that a scaler steps has made its update: a hook, called after it."""
+
+    def __init__(self) -> None:
+        self._found_inf: Any = 1.0
+
+    def __call__(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        # An optimizer that skips by itself is called all the same; found_inf then says that it did.
+        self._found_inf = getattr(optimizer, "found_inf", None)
+
+    def skipped(self, device: torch.device) -> Tensor | None:
+        """For ``StepControl.advance``: None or 0 where the update was made."""
+        if self._found_inf is None or isinstance(self._found_inf, Tensor):
+            return self._found_inf
+        return torch.full((), self._found_inf, device=device)
+
+
+def rates_of(sweep: Schedule, n: int) -> Floats:
+    """The first ``n`` rates."""
+    assert isinstance(sweep.lr, Curve)
+    return np.asarray(sweep.lr(np.arange(n)), dtype=np.float64)
