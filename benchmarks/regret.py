@@ -230,21 +230,34 @@ def _described(oracle: Oracle) -> str:
 # --- the contenders ---------------------------------------------------------------------------------------------------
 
 
-def clrfast_default(task: RegretTask) -> tuple[float | None, int]:
-    curve = clrfast.range_test(task.model, task.loss_fn, task.loader())
-    return curve.suggest().max_lr, len(curve.lr)
+def clrfast_default(task: RegretTask) -> float:
+    return clrfast.range_test(task.model, task.loss_fn, task.loader()).suggest().max_lr
 
 
-CLRFAST: dict[str, Callable[[RegretTask], tuple[float | None, int]]] = {"clrfast": clrfast_default}
-"""Our own finders, ``task -> (rate, steps)``; NoSuggestionError or a rate of None is no answer."""
+def clrfast_method(task: RegretTask, method: str) -> float:
+    """A suggestion of another name over the same kind of sweep."""
+    return clrfast.range_test(task.model, task.loss_fn, task.loader()).suggest(method).max_lr
+
+
+def clrfast_thorough(task: RegretTask) -> float:
+    return clrfast.trial_cycles(task.model, task.loss_fn, task.loader()).suggest().max_lr
+
+
+METHODS = ("steepest", "valley", "slide", "minimum_tenth")
+
+CLRFAST: dict[str, Callable[[RegretTask], float]] = {
+    "clrfast": clrfast_default,
+    "clrfast thorough": clrfast_thorough,
+    **{f"clrfast {method}": partial(clrfast_method, method=method) for method in METHODS},
+}
+"""Our own finders, ``task -> rate``; NoSuggestionError is no answer."""
 
 
 def _of_clrfast(name: str, task: RegretTask) -> dict[str, Answer]:
     begin = time.perf_counter()
     with forward_passes(task) as passes:
         try:
-            rate, _ = CLRFAST[name](task)
-            reason = ""
+            rate, reason = CLRFAST[name](task), ""
         except clrfast.NoSuggestionError as error:
             rate, reason = None, str(error)
     return {name: Answer(rate, passes.n, time.perf_counter() - begin, reason)}

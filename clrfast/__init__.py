@@ -2,7 +2,7 @@
 
 from . import schedules
 from ._version import __version__
-from .finder import LRCurve, NoSuggestionError, Suggestion, range_test
+from .finder import LRCurve, NoSuggestionError, Suggestion, Trials, range_test, trial_cycles
 from .optim import SGD, StepControl, layer_groups
 from .schedules import Schedule, as_lr_scheduler, constant, lr_sweep, one_cycle
 from .tasks import Task
@@ -15,6 +15,7 @@ __all__ = [
     "StepControl",
     "Suggestion",
     "Task",
+    "Trials",
     "__version__",
     "as_lr_scheduler",
     "constant",
@@ -23,4 +24,5 @@ __all__ = [
     "one_cycle",
     "range_test",
     "schedules",
+    "trial_cycles",
 ]

@@ -94,7 +94,7 @@ def test_noise_before_the_descent_is_not_taken_for_it():
     for seed in range(10):
         noise = np.where(lr < 1e-4, 1.0, 0.05) * np.random.default_rng(seed).normal(size=100)
         loss = 10 - 4 / (1 + (1e-2 / lr) ** 0.7) + noise
-        assert make_curve(lr=lr, loss=loss, stopped="completed").suggest("steepest").max_lr > 1e-4
+        assert make_curve(lr=lr, loss=loss, initial_loss=10.0, stopped="completed").suggest("steepest").max_lr > 1e-4
 
 
 @pytest.mark.parametrize(

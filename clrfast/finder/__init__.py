@@ -1,7 +1,30 @@
-"""The learning-rate range test, its recorded curve, and what the curve suggests."""
+"""The learning-rate range test, its recorded curve, what the curve suggests, and short runs around that."""
 
 from .curve import LRCurve
 from .range_test import range_test
-from .suggest import NoSuggestionError, Suggestion, edge, minimum_tenth, steepest
+from .suggest import (
+    NoSuggestionError,
+    Suggestion,
+    clr_bounds,
+    edge,
+    minimum_tenth,
+    slide,
+    steepest,
+    valley,
+)
+from .trials import Trials, trial_cycles
 
-__all__ = ["LRCurve", "NoSuggestionError", "Suggestion", "edge", "minimum_tenth", "range_test", "steepest"]
+__all__ = [
+    "LRCurve",
+    "NoSuggestionError",
+    "Suggestion",
+    "Trials",
+    "clr_bounds",
+    "edge",
+    "minimum_tenth",
+    "range_test",
+    "slide",
+    "steepest",
+    "trial_cycles",
+    "valley",
+]

@@ -18,6 +18,9 @@ from .held_out import HeldOut
 from .restore import surroundings_restored, trained_restored
 from .sweep import Recorded, Sweep
 
+MOMENTUM = 0.9
+"""Of the optimizer that is used where none was given."""
+
 
 class Bench:
     """A model, its loss and its data, to be trained again and again from where they are now.
@@ -63,8 +66,20 @@ class Bench:
         """A training step with the user's optimizer, or else a new SGD over all trainable parameters."""
         optimizer = self._optimizer
         if optimizer is None:
-            optimizer = SGD([param for param in self._model.parameters() if param.requires_grad], momentum=0.9)
+            optimizer = SGD([param for param in self._model.parameters() if param.requires_grad], momentum=MOMENTUM)
         return TrainingStep(self._model, self._compute_loss, optimizer, scaler=self._scaler, **self._options)
+
+    @property
+    def momentum(self) -> float | None:
+        """Of heavy-ball SGD, the same for all groups; None for everything else."""
+        if self._optimizer is None:
+            return MOMENTUM
+        if not isinstance(self._optimizer, SGD | torch.optim.SGD):
+            return None
+        groups = self._optimizer.param_groups
+        values = {(group["momentum"], group["dampening"], group["nesterov"]) for group in groups}
+        momentum, dampening, nesterov = values.pop()
+        return None if values or dampening or nesterov else float(momentum)
 
     @contextlib.contextmanager
     def training(self) -> Iterator[TrainingStep]:

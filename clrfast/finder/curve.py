@@ -46,6 +46,7 @@ class LRCurve:
         metric: float64 ``[n]``, on held-out batches after the update with ``lr[i]``, NaN where it was not looked at;
             None without such batches.
         metric_name: "validation loss", "accuracy", or the name of the user's function.
+        momentum: of the SGD that the sweep was made with; None for other optimizers.
         repeats: further sweeps, with other batches.
     """
 
@@ -56,6 +57,7 @@ class LRCurve:
     stop_reason: str
     metric: Floats | None = None
     metric_name: str = ""
+    momentum: float | None = None
     repeats: tuple[LRCurve, ...] = ()
     again: Callable[..., LRCurve] | None = field(default=None, repr=False)
     """``again(max_lr=…)`` measures anew; not saved nor pickled, for it holds the model and the loader."""
@@ -93,18 +95,32 @@ class LRCurve:
 
     @property
     def stability_lr(self) -> float | None:
-        """The rate at which the final climb of the loss began, the climb that ended in divergence; None without one.
+        """The largest rate at which gradient descent is stable, from how fast the loss grows as it diverges; None for
+        a sweep that did not diverge.
 
-        On a quadratic with largest curvature ``lambda_max`` this is the limit of gradient descent with momentum
-        ``m``, ``2 * (1 + m) / lambda_max``, unless the noise of the batches hides where the climb begins.
+            sqrt((loss[i] - best) / (loss[i-1] - best)) = growth
+            stability_lr = lr[i] * 2 * (1 + momentum) / (1 + momentum + growth + momentum / growth)
+
+        the median over the last 3 rises. Beyond the limit of heavy-ball momentum the steepest direction grows by
+        ``growth`` a step, which solves ``growth + momentum / growth = lr * lambda_max - 1 - momentum``; so on a
+        quadratic this is ``2 * (1 + momentum) / lambda_max``, wherever noise and other directions hide the beginning
+        of that growth. On other losses it is the limit of the curvature met there. Without a known momentum (other
+        optimizers than SGD), the rate at which the final climb began.
         """
         at, _ = divergence(np.concatenate(([self.initial_loss], self.loss)))
         if at is None or at == 0:
             return None
-        first = at - 1
-        while first > 0 and not self.loss[first - 1] >= self.loss[first]:
+        end = at - 1 if math.isfinite(self.loss[at - 1]) else at - 2
+        first = end
+        while first > 0 and self.loss[first - 1] < self.loss[first]:
             first -= 1
-        return float(self.lr[first])
+        if end < 1 or self.momentum is None or first == end:
+            return float(self.lr[max(first, 0)])
+        rises = np.arange(max(first, end - 3), end + 1)
+        above = self.loss[rises] - min(self.loss[: end + 1].min(), self.initial_loss)
+        growth = np.sqrt(above[1:] / np.maximum(above[:-1], np.finfo(float).tiny))
+        m = self.momentum
+        return float(np.median(self.lr[rises[1:]] * 2 * (1 + m) / (1 + m + growth + m / growth)))
 
     def suggest(self, method: str = "edge", *, of: Literal["loss", "metric"] | None = None) -> Suggestion:
         """The learning rate that this curve suggests.

@@ -12,9 +12,6 @@ Floats = NDArray[np.float64]
 WIDTH_FRAC = 0.02
 """Of the weights of ``smoothed``, as a fraction of the number of points."""
 
-START_POINTS = 5
-"""The start of a loss is the median of so many values: a sweep begins where nothing moves yet."""
-
 MIN_SCALE = 1e-3
 """A loss that has neither fallen nor any noise still has to climb by this part of itself before it has diverged."""
 
@@ -72,7 +69,7 @@ def divergence(loss: ArrayLike, stop_factor: float = 4.0) -> tuple[int | None, f
         limit = start + (stop_factor - 1) * max(start - best, 10 * noise, 0.001 * |start|)
 
     It has diverged where the median of the last 3 values exceeds the limit, or a value is not finite. ``start`` is
-    the median of the first 5 values, ``best`` the lowest such median so far. The scale is the loss's own: neither
+    the first value, ``best`` the lowest such median so far. The scale is the loss's own: neither
     its sign nor what is added to it matters, and a loss near zero may rise by what it fell before.
 
     Args:
@@ -86,7 +83,7 @@ def divergence(loss: ArrayLike, stop_factor: float = 4.0) -> tuple[int | None, f
     finite = values[: broken[0]] if len(broken) else values
     if not len(finite):
         return (0, math.inf) if len(broken) else (None, math.inf)
-    start = float(np.median(finite[:START_POINTS]))
+    start = float(finite[0])
     padded = np.concatenate((finite[:1], finite[:1], finite))
     medians = np.median(np.lib.stride_tricks.sliding_window_view(padded, 3), axis=1)
     best = np.minimum(np.minimum.accumulate(medians), start)

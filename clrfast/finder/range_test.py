@@ -26,10 +26,13 @@ from .sweep import Recorded, rates_of
 COARSE_STEPS, FINE_STEPS, PLAIN_STEPS = 38, 60, 98
 """Of ``steps="auto"``: together, with the loss after each sweep, no more than the 100 batches of an ordinary test."""
 
-FINE_RANGE = (1 / 400, 1.5)
+FINE_RANGE = (1 / 600, 1.2)
 """The fine sweep's rates, as fractions of the one at which the coarse one diverged. A sweep that rises more slowly
 measures the edge better, down to about 20 steps for each factor of ten; beyond that the model learns too much on
 the way."""
+
+COARSE_PATIENCE = 4
+"""So many times further must the coarse sweep climb: its leaps of the rate alone can lift a loss above the limit."""
 
 
 def range_test(
@@ -71,8 +74,8 @@ def range_test(
         optimizer: its kind, groups and state are used, its rates replaced (the groups keep their ratios).
             None: ``clrfast.SGD`` with momentum 0.9.
         min_lr, max_lr, spacing: the sweep, end points included; see ``lr_sweep``.
-        steps: updates of the sweep. "auto": for exponential sweeps over more than a factor of 600, a coarse one of
-            38 steps, then one of 60 from a 400th to 1.5 times the rate at which it diverged, from the same initial
+        steps: updates of the sweep. "auto": for exponential sweeps over more than a factor of 720, a coarse one of
+            38 steps, then one of 60 from a 600th to 1.2 times the rate at which it diverged, from the same initial
             state; it may begin below ``min_lr``. The curve has the fine points, and the coarse ones below them. For
             other sweeps 98 steps.
         repeats: so many sweeps, of "auto" the fine one, on other batches each; the curve holds the others as
@@ -103,9 +106,13 @@ def range_test(
     steps = _checked_steps(steps)
     if not is_whole(repeats) or repeats < 1:
         raise ValueError(f"repeats: got {repeats!r}; give a whole number of sweeps, at least 1")
+    if not stop_factor > 1:
+        raise ValueError(f"stop_factor: got {stop_factor!r}; give a number above 1 (4 is usual)")
     sweep = lr_sweep(min_lr, max_lr, PLAIN_STEPS if steps == "auto" else steps, spacing=spacing)
     adaptive = steps == "auto" and spacing == "exponential" and max_lr / min_lr > FINE_RANGE[1] / FINE_RANGE[0]
     planned = (COARSE_STEPS + repeats * FINE_STEPS) if adaptive else repeats * sweep.total_steps  # type: ignore[operator]
+    if metric is not None and val_loader is None:
+        raise ValueError(f"metric: got {metric!r} without val_loader; give held-out batches to measure it on")
     bench = Bench(
         model,
         loss_fn,
@@ -122,17 +129,16 @@ def range_test(
         held_out = None
         if val_loader is not None:
             held_out = HeldOut(val_loader, metric, planned // repeats, val_every, own=loss_fn is None)
-        run = partial(bench.sweep, batches=batches, stop_factor=stop_factor, held_out=held_out, progress=show)
+        run = partial(bench.sweep, batches=batches, held_out=held_out, progress=show)
         if adaptive:
-            curves = _coarse_then_fine(run, min_lr, max_lr, repeats, planned)
+            curves = _coarse_then_fine(run, min_lr, max_lr, repeats, stop_factor, planned)
         else:
             curves = []
             for repeat in range(repeats):
-                recorded = run(sweep, done=repeat * planned // repeats, total=planned)
+                recorded = run(sweep, stop_factor=stop_factor, done=repeat * planned // repeats, total=planned)
                 curves.append(_curve(sweep, recorded))
-        if held_out is not None:
-            curves = [replace(curve, metric_name=held_out.name) for curve in curves]
-    first, *others = curves
+    name = "" if held_out is None else held_out.name
+    first, *others = (replace(curve, metric_name=name, momentum=bench.momentum) for curve in curves)
     return replace(first, repeats=tuple(others), again=partial(range_test, **arguments))
 
 
@@ -145,17 +151,19 @@ def _checked_steps(steps: Any) -> int | Literal["auto"]:
 
 
 def _coarse_then_fine(
-    run: Callable[..., Recorded], min_lr: float, max_lr: float, repeats: int, total: int
+    run: Callable[..., Recorded], min_lr: float, max_lr: float, repeats: int, stop_factor: float, total: int
 ) -> list[LRCurve]:
     """Sweeps where it matters, each with the coarse one's points below them."""
     coarse_sweep = lr_sweep(min_lr, max_lr, COARSE_STEPS)
-    coarse = _curve(coarse_sweep, run(coarse_sweep, done=0, total=total))
+    recorded = run(coarse_sweep, stop_factor=1 + COARSE_PATIENCE * (stop_factor - 1), done=0, total=total)
+    coarse = _curve(coarse_sweep, recorded)
     top = max_lr if coarse.stopped == "completed" else float(coarse.lr[-1])
     low, high = FINE_RANGE
     fine_sweep = lr_sweep(top * low, top if coarse.stopped == "completed" else top * high, FINE_STEPS)
     curves = []
     for repeat in range(repeats):
-        fine = _curve(fine_sweep, run(fine_sweep, done=COARSE_STEPS + repeat * FINE_STEPS, total=total))
+        done = COARSE_STEPS + repeat * FINE_STEPS
+        fine = _curve(fine_sweep, run(fine_sweep, stop_factor=stop_factor, done=done, total=total))
         below = coarse.lr < fine.lr[0] * (1 - 1e-9)
         metric = None
         if coarse.metric is not None and fine.metric is not None:

@@ -125,18 +125,19 @@ def valley(lr: ArrayLike, loss: ArrayLike) -> Suggestion:
 
 
 SLIDE_STEPS = 15
-SLIDE_SHARE = 0.0025
+SLIDE_SHARE = 0.02
 
 
 def slide(lr: ArrayLike, loss: ArrayLike) -> Suggestion:
     """The rate before the slide into divergence: coming from the highest rate, the first at which the slope, compared
     with that of 15 points later (of a sixth of all, if these are fewer), has ceased to change.
 
-        |slope[i + 15] - slope[i]| <= 0.0025 * fall,   slope per point, fall from the start to the minimum
+        |slope[i + 15] - slope[i]| <= 0.02 * fall,   slope per point, fall from the start to the minimum
 
     Arguments and errors as of ``steepest``.
 
-    Source: fastai's suggestion of this name (Novetta); its threshold there is 0.005, whatever the loss's unit.
+    Source: fastai's suggestion of this name (Novetta). Its threshold there is 0.005, whatever the loss's unit, on
+    losses whose smoothing lags behind them.
     """
     lrs, losses, lowest = _up_to_minimum(lr, loss)
     steps = min(SLIDE_STEPS, max(1, len(losses) // 6))

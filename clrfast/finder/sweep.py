@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import count, islice
 from typing import Any
 
 import numpy as np
@@ -74,7 +74,7 @@ class Sweep:
         """Train until the last rate or divergence; ``done`` of ``total`` steps are behind it already."""
         control, looks = self._control, {}
         limit, attempts = math.inf, 0
-        while True:
+        for turn in count():
             at = control.host_step
             last = at >= self._steps and control.synchronize() >= self._steps
             taken = list(islice(batches, self._step.accumulate))
@@ -93,8 +93,8 @@ class Sweep:
             if held_out is not None and at and at not in looks and (last or at % held_out.every == 0):
                 looks[at] = held_out.look(self._step)
             # Where a loss costs nothing to read, it tells at once that a look is due.
-            high = loss.device.type == "cpu" and not float(loss) <= limit
-            if last or high or at % POLL_EVERY == 0:
+            high = loss.device.type == "cpu" and not (math.isfinite(value := float(loss)) and value <= limit)
+            if last or high or turn % POLL_EVERY == 0:
                 losses = control.recorded()
                 index, limit = divergence(losses, self._stop_factor)
                 if progress is not None:
