@@ -73,18 +73,25 @@ Found = dict[str, float | str | None]
 Find = Callable[[RegretTask], Found]
 
 
+def importable(modules: tuple[str, ...]) -> str:
+    """Empty if all of them can be imported, else why not."""
+    try:
+        for module in modules:
+            importlib.import_module(module)
+    except ImportError as error:
+        return f"not installed: {error.name}"
+    return ""
+
+
 def _peer(names: tuple[str, ...], modules: tuple[str, ...], find: Find) -> Call:
     """``find`` with its cost, errors and output dealt with; ``names`` are those that it answers under."""
 
     def call(task: RegretTask) -> dict[str, Answer]:
-        try:
-            for module in modules:
-                importlib.import_module(module)
-        except ImportError as error:
-            return {name: Answer(None, 0, 0.0, f"not installed: {error.name}") for name in names}
+        if lacking := importable(modules):
+            return {name: Answer(None, 0, 0.0, lacking) for name in names}
         found: Found = dict.fromkeys(names)
         begin = time.perf_counter()
-        with _quiet(), forward_passes(task) as passes:
+        with quiet(), forward_passes(task) as passes:
             try:
                 found |= find(task)
             except Exception as error:
@@ -106,7 +113,8 @@ def _reason(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
+    """A block in which peers neither print nor log nor warn."""
     previous = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

@@ -1,0 +1,202 @@
+"""A learning-rate range test on the CPU: clrfast's against the peers' and a bare loop, the same steps on the same data.
+
+    pytest benchmarks/bench_range_test.py --results benchmarks/results
+
+The rates stay so low that nothing diverges and every contender makes all of its steps; all run in one process,
+interleaved, each from a fresh model. A peer that is not installed has a row that says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils.data import DataLoader, TensorDataset
+
+import clrfast
+from clrfast.batches import endless
+
+from . import measure
+from .models import WORKLOADS, Workload
+from .peers import importable, quiet
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # what peers warn of is not ours to mend
+
+LOW, HIGH = 1e-7, 1e-4
+STEPS = {"ResNet-56, batch 128": (10, 5), "ResNet-56, batch 512": None}
+"""Steps and rounds where 100 and 15 would take too long on a CPU; None leaves a workload to GPUs."""
+
+BARE = "a bare loop"
+OURS = "clrfast.range_test"
+ROWS: list[dict[str, Any]] = []
+
+
+def loader(workload: Workload, steps: int) -> DataLoader:
+    return DataLoader(TensorDataset(*workload.data(min(steps, 8))), workload.batch_size, shuffle=True, drop_last=True)
+
+
+def sgd(model: nn.Module) -> torch.optim.SGD:
+    return torch.optim.SGD(model.parameters(), lr=LOW, momentum=0.9)
+
+
+def bare(model: nn.Module, data: DataLoader, steps: int) -> None:
+    optimizer, loss_fn = sgd(model), nn.CrossEntropyLoss()
+    model.train()
+    for _, (inputs, targets) in zip(range(steps), endless(data), strict=False):
+        optimizer.zero_grad()
+        loss_fn(model(inputs), targets).backward()
+        optimizer.step()
+
+
+def ours(model: nn.Module, data: DataLoader, steps: int) -> None:
+    curve = clrfast.range_test(model, nn.CrossEntropyLoss(), data, min_lr=LOW, max_lr=HIGH, steps=steps)
+    assert len(curve.lr) == steps
+
+
+def torch_lr_finder(model: nn.Module, data: DataLoader, steps: int) -> None:
+    from torch_lr_finder import LRFinder
+
+    finder = LRFinder(model, sgd(model), nn.CrossEntropyLoss(), device="cpu")
+    finder.range_test(data, end_lr=HIGH, num_iter=steps, diverge_th=1e9)
+    finder.reset()
+
+
+def fastai(model: nn.Module, data: DataLoader, steps: int) -> None:
+    from fastai.callback import schedule  # noqa: F401 - it adds lr_find
+    from fastai.data.core import DataLoaders
+    from fastai.learner import Learner
+    from fastai.optimizer import OptimWrapper
+
+    with tempfile.TemporaryDirectory() as folder:
+        opt_func = partial(OptimWrapper, opt=torch.optim.SGD, momentum=0.9)
+        learner = Learner(
+            DataLoaders(data, data), model, loss_func=nn.CrossEntropyLoss(), opt_func=opt_func, path=folder
+        )
+        with learner.no_bar():
+            learner.lr_find(LOW, HIGH, steps, stop_div=False, show_plot=False)
+
+
+def lightning(model: nn.Module, data: DataLoader, steps: int) -> None:
+    from lightning.pytorch import LightningModule, Trainer
+    from lightning.pytorch.tuner import Tuner
+
+    class Module(LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model, self.lr = model, LOW
+
+        def training_step(self, batch: Any, _: int) -> torch.Tensor:
+            inputs, targets = batch
+            return nn.functional.cross_entropy(self.model(inputs), targets)
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), lr=self.lr, momentum=0.9)
+
+    with tempfile.TemporaryDirectory() as folder:
+        quietly = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+        trainer = Trainer(accelerator="cpu", devices=1, default_root_dir=folder, **dict.fromkeys(quietly, False))
+        Tuner(trainer).lr_find(
+            Module(),
+            train_dataloaders=data,
+            min_lr=LOW,
+            max_lr=HIGH,
+            num_training=steps,
+            early_stop_threshold=None,
+        )
+
+
+def ignite(model: nn.Module, data: DataLoader, steps: int) -> None:
+    from ignite.engine import create_supervised_trainer
+    from ignite.handlers import FastaiLRFinder
+
+    optimizer = sgd(model)
+    trainer = create_supervised_trainer(model, optimizer, nn.CrossEntropyLoss())
+    to_save = {"model": model, "optimizer": optimizer}
+    with FastaiLRFinder().attach(
+        trainer, to_save=to_save, start_lr=LOW, end_lr=HIGH, num_iter=steps, diverge_th=1e9
+    ) as attached:
+        attached.run(data)
+
+
+Run = Callable[[nn.Module, DataLoader, int], None]
+CONTENDERS: dict[str, tuple[Run, tuple[str, ...]]] = {
+    BARE: (bare, ()),
+    OURS: (ours, ()),
+    "torch-lr-finder": (torch_lr_finder, ("torch_lr_finder",)),
+    "fastai": (fastai, ("fastai.callback.schedule",)),
+    "Lightning": (lightning, ("lightning.pytorch.tuner",)),
+    "Ignite": (ignite, ("ignite.handlers",)),
+}
+
+
+@contextlib.contextmanager
+def counted(steps: list[int]) -> Iterator[None]:
+    """Counts the optimizer steps of all: who does less work than the others is not faster."""
+    before = len(steps)
+    handle = register_optimizer_step_post_hook(lambda *_: steps.append(1))
+    try:
+        yield
+    finally:
+        handle.remove()
+    steps[:] = [len(steps) - before]
+
+
+@pytest.mark.parametrize("name", [name for name in WORKLOADS if STEPS.get(name, ()) is not None])
+def test_range_test(benchmark: Any, request: pytest.FixtureRequest, name: str) -> None:
+    tiny = request.config.getoption("--tiny")
+    steps, rounds = (5, 1) if tiny else STEPS.get(name) or (100, 15)
+    workload = WORKLOADS[name]
+    data = loader(workload, steps)
+    missing = {who: lacking for who, (_, modules) in CONTENDERS.items() if (lacking := importable(modules))}
+    runs = {who: run for who, (run, _) in CONTENDERS.items() if who not in missing}
+    made: list[int] = []
+    for who, run in runs.items():
+        torch.manual_seed(0)
+        with quiet(), counted(made):
+            run(workload.make(), data, steps)
+        assert steps - 1 <= made[0] <= steps + 1, f"{who} made {made[0]} steps, not {steps}"
+
+    def once(run: Run) -> None:
+        with quiet():
+            run(model(), data, steps)
+
+    def model() -> nn.Module:
+        torch.manual_seed(0)
+        return workload.make()
+
+    seconds = benchmark.pedantic(
+        measure.interleaved,
+        args=({who: partial(once, run) for who, run in runs.items()}, rounds),
+        kwargs={"warm_up": 0 if tiny else 1},
+        rounds=1,
+    )
+    for who, values in seconds.items():
+        ratios = values / seconds[BARE]
+        low, middle, high = (float(torch.tensor(ratios).quantile(q)) for q in (0.25, 0.5, 0.75))
+        ROWS.append(
+            {
+                "benchmark": "range_test",
+                "model": name,
+                "steps": steps,
+                "contender": who,
+                **measure.statistics(values),
+                "over_bare": round(middle, 3),
+                "over_bare_q25": round(low, 3),
+                "over_bare_q75": round(high, 3),
+            }
+        )
+        benchmark.extra_info[who] = round(middle, 3)
+    ROWS.extend(
+        {"benchmark": "range_test", "model": name, "contender": who, "missing": lacking}
+        for who, lacking in missing.items()
+    )
+    folder = request.config.getoption("--results")
+    if folder is not None:
+        measure.write(folder / "range_test_cpu.json", ROWS)

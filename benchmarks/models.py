@@ -1,0 +1,101 @@
+"""Models that the whole-loop benchmarks train, each with one batch of generated data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from clrfast.tasks.digits import digits_cnn
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A model and its data.
+
+    Attributes:
+        make: the model, at weights that depend on torch's seed alone.
+        inputs: ``batch_size -> inputs``.
+        n_classes: of the targets.
+        batch_size: of a step.
+    """
+
+    make: Callable[[], nn.Module]
+    inputs: Callable[[int], Tensor]
+    n_classes: int
+    batch_size: int
+
+    def data(self, n_batches: int) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of so many batches."""
+        n = n_batches * self.batch_size
+        generator = torch.Generator().manual_seed(0)
+        return self.inputs(n), torch.randint(self.n_classes, (n,), generator=generator)
+
+
+def mlp() -> nn.Module:
+    """784-256-256-10."""
+    return nn.Sequential(nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10))
+
+
+class Transformer(nn.Module):
+    """Two pre-norm layers of width 64 with 4 heads over 32 tokens; classifies their mean."""
+
+    def __init__(self, n_tokens: int = 64, length: int = 32, width: int = 64):
+        super().__init__()
+        self.embedding = nn.Embedding(n_tokens, width)
+        self.position = nn.Parameter(torch.zeros(length, width))
+        layer = nn.TransformerEncoderLayer(width, 4, 2 * width, dropout=0.0, batch_first=True, norm_first=True)
+        self.layers = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.head = nn.Linear(width, 10)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(self.layers(self.embedding(tokens) + self.position).mean(1))
+
+
+class _Block(nn.Module):
+    def __init__(self, c_in: int, c_out: int, stride: int):
+        super().__init__()
+        self.convs = nn.Sequential(
+            nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(c_out),
+            nn.ReLU(),
+            nn.Conv2d(c_out, c_out, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(c_out),
+        )
+        self.stride, self.extra = stride, c_out - c_in
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x[:, :, :: self.stride, :: self.stride]
+        return functional.relu(self.convs(x) + functional.pad(shortcut, (0, 0, 0, 0, 0, self.extra)))
+
+
+def resnet56() -> nn.Module:
+    """He et al. 2015, section 4.2, for CIFAR-10, with shortcuts without parameters (their option A)."""
+    blocks: list[nn.Module] = []
+    c_in = 16
+    for width in (16, 32, 64):
+        for block in range(9):
+            blocks.append(_Block(c_in, width, 2 if block == 0 and width > 16 else 1))
+            c_in = width
+    stem = [nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
+    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+
+
+def _normal(*shape: int) -> Callable[[int], Tensor]:
+    return lambda n: torch.randn(n, *shape, generator=torch.Generator().manual_seed(0))
+
+
+def _tokens(n: int) -> Tensor:
+    return torch.randint(64, (n, 32), generator=torch.Generator().manual_seed(0))
+
+
+WORKLOADS = {
+    "digits CNN, batch 64": Workload(digits_cnn, _normal(1, 8, 8), 10, 64),
+    "MLP, batch 128": Workload(mlp, _normal(784), 10, 128),
+    "transformer, batch 64": Workload(Transformer, _tokens, 10, 64),
+    "ResNet-56, batch 128": Workload(resnet56, _normal(3, 32, 32), 10, 128),
+    "ResNet-56, batch 512": Workload(resnet56, _normal(3, 32, 32), 10, 512),
+}
