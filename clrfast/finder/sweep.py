@@ -77,6 +77,9 @@ class Sweep:
         for turn in count():
             at = control.host_step
             last = at >= self._steps and control.synchronize() >= self._steps
+            # Before the batch of this step changes anything: beside the loss, after the same updates.
+            if held_out is not None and at and at not in looks and (last or at % held_out.every == 0):
+                looks[at] = held_out.look(self._step)
             taken = list(islice(batches, self._step.accumulate))
             if last:  # the loss after the last update; nothing to update any more
                 with torch.no_grad():
@@ -90,8 +93,6 @@ class Sweep:
                 raise ValueError(
                     f"scaler: it has skipped {attempts} updates in a row; the gradients are not finite at any scale"
                 )
-            if held_out is not None and at and at not in looks and (last or at % held_out.every == 0):
-                looks[at] = held_out.look(self._step)
             # Where a loss costs nothing to read, it tells at once that a look is due.
             high = loss.device.type == "cpu" and not (math.isfinite(value := float(loss)) and value <= limit)
             if last or high or turn % POLL_EVERY == 0:
