@@ -59,6 +59,11 @@ class HeldOut:
             return VALIDATION_LOSS
         return self._metric if isinstance(self._metric, str) else getattr(self._metric, "__name__", "metric")
 
+    def due(self, updates: int, steps: int) -> bool:
+        """Whether to look after so many updates of a sweep of ``steps``: counted back from its end, where a look
+        belongs in any case, so that it is none too many."""
+        return updates >= self.every and (steps - updates) % self.every == 0
+
     def look(self, step: TrainingStep) -> Tensor:
         """The measure now, a tensor of one element; the mean over the batches, by their number of samples."""
         total: Tensor | float = 0.0

@@ -78,7 +78,7 @@ class Sweep:
             at = control.host_step
             last = at >= self._steps and control.synchronize() >= self._steps
             # Before the batch of this step changes anything: beside the loss, after the same updates.
-            if held_out is not None and at and at not in looks and (last or at % held_out.every == 0):
+            if held_out is not None and at and at not in looks and (last or held_out.due(at, self._steps)):
                 looks[at] = held_out.look(self._step)
             taken = list(islice(batches, self._step.accumulate))
             if last:  # the loss after the last update; nothing to update any more
