@@ -285,7 +285,7 @@ ONES = [(torch.ones(4, 5), torch.zeros(4, dtype=torch.long))]
         (lambda: range_test(MODEL, LOSS, LOADER, val_loader=[]), "val_loader: it is empty"),
         (lambda: range_test(MODEL, LOSS, LOADER, val_loader=3), "val_loader: got int"),
         (lambda: range_test(MODEL, LOSS, LOADER, val_loader=ONES, metric="f1"), "metric: got 'f1'"),
-        (lambda: range_test(MODEL, LOSS, LOADER, metric="accuracy"), "metric: got 'accuracy' without val_loader"),
+        (lambda: range_test(MODEL, LOSS, LOADER, metric="accuracy"), "metric: got 'accuracy' and no val_loader"),
         (lambda: range_test(MODEL, LOSS, LOADER, val_loader=ONES, val_every=0), "val_every: got 0"),
     ],
 )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..batches import as_pair, moved
+from ..schedules.curves import is_whole
 from ..step import TrainingStep, evaluating
 from .curve import VALIDATION_LOSS
 from .noise import Floats
@@ -44,7 +45,7 @@ class HeldOut:
             raise ValueError(f"val_loader: got {type(val_loader).__name__}; give an iterable of batches")
         if metric is not None and metric != "accuracy" and not callable(metric):
             raise ValueError(f"metric: got {metric!r}; give 'accuracy', a function, or None for the loss")
-        if every is not None and every < 1:
+        if every is not None and (not is_whole(every) or every < 1):
             raise ValueError(f"val_every: got {every!r}; give a whole number of steps, at least 1")
         self._batches = list(islice(val_loader, max(1, steps // LOOKS)))
         if not self._batches:

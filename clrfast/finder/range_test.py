@@ -108,11 +108,12 @@ def range_test(
         raise ValueError(f"repeats: got {repeats!r}; give a whole number of sweeps, at least 1")
     if not stop_factor > 1:
         raise ValueError(f"stop_factor: got {stop_factor!r}; give a number above 1 (4 is usual)")
+    for name, given in (("metric", metric), ("val_every", val_every)):
+        if val_loader is None and given is not None:
+            raise ValueError(f"{name}: got {given!r} and no val_loader; give the held-out batches too, or leave it out")
     sweep = lr_sweep(min_lr, max_lr, PLAIN_STEPS if steps == "auto" else steps, spacing=spacing)
     adaptive = steps == "auto" and spacing == "exponential" and max_lr / min_lr > FINE_RANGE[1] / FINE_RANGE[0]
     planned = (COARSE_STEPS + repeats * FINE_STEPS) if adaptive else repeats * sweep.total_steps  # type: ignore[operator]
-    if metric is not None and val_loader is None:
-        raise ValueError(f"metric: got {metric!r} without val_loader; give held-out batches to measure it on")
     bench = Bench(
         model,
         loss_fn,
