@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -152,7 +153,7 @@ def counted(steps: list[int]) -> Iterator[None]:
 def test_range_test(benchmark: Any, request: pytest.FixtureRequest, name: str) -> None:
     tiny = request.config.getoption("--tiny")
     steps, rounds = (5, 1) if tiny else STEPS.get(name) or (100, 15)
-    workload = WORKLOADS[name]
+    workload = replace(WORKLOADS[name], batch_size=2) if tiny else WORKLOADS[name]
     data = loader(workload, steps)
     missing = {who: lacking for who, (_, modules) in CONTENDERS.items() if (lacking := importable(modules))}
     runs = {who: run for who, (run, _) in CONTENDERS.items() if who not in missing}

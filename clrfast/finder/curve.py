@@ -84,13 +84,13 @@ class LRCurve:
 
     @property
     def divergence_lr(self) -> float | None:
-        """The rate at which the smoothed loss, past its minimum, has climbed above all that it was before it; the
+        """The rate from which on the smoothed loss, past its minimum, stays above all that it was before it; the
         last rate if the run was stopped before that; None if neither happened."""
         smooth = self.smoothed
         lowest = int(smooth.argmin()) if len(smooth) else 0
-        above = np.flatnonzero(smooth[lowest:] > smooth[: lowest + 1].max(initial=-math.inf))
-        if len(above) and lowest > 0:
-            return float(self.lr[lowest + above[0]])
+        below = np.flatnonzero(smooth <= smooth[: lowest + 1].max(initial=-math.inf))
+        if lowest > 0 and below[-1] + 1 < len(smooth):
+            return float(self.lr[below[-1] + 1])
         return None if self.stopped == "completed" else float(self.lr[-1])
 
     @property

@@ -31,6 +31,9 @@ TOLERANCE = 0.1
 LONGER_FRACTION = 1.2
 """A longer run wants a slightly lower rate than a trial. Chosen on the tuning tasks of benchmarks/regret.py."""
 
+MOST_ABOVE = 1.2
+"""So far above the sweep's suggestion trials are believed: what a short run bears, a longer one may not."""
+
 
 HELD_FRAC = 0.15
 """Of the batches of a short loader."""
@@ -53,7 +56,8 @@ class Trials:
     curve: LRCurve
 
     def suggest(self) -> Suggestion:
-        """The middle, in log lr, of the rates that are as good as the best, divided by 1.2 for a longer run.
+        """The middle, in log lr, of the rates that are as good as the best, divided by 1.2 for a longer run; at most
+        1.2 times the sweep's suggestion, because a longer run bears less.
 
             good where loss <= best + 0.1 * (initial_loss - best); between two trials the loss is taken as linear in
             log lr, and half way to a trial that diverged it is taken to diverge
@@ -69,13 +73,18 @@ class Trials:
             )
         limit = float(self.loss[best] + TOLERANCE * (self.initial_loss - self.loss[best]))
         low, high = (self._good_until(best, side, limit) for side in (-1, 1))
-        max_lr = math.sqrt(low * high) / LONGER_FRACTION
+        swept = self.curve.suggest()
+        middle, most = math.sqrt(low * high) / LONGER_FRACTION, MOST_ABOVE * swept.max_lr
         reason = (
             f"short 1cycles were best at {self.lr[best]:.3g} (held-out loss {self.loss[best]:.4g}) and as good from "
             f"{low:.3g} to {high:.3g}; their middle, divided by {LONGER_FRACTION} for a longer run"
         )
-        base_lr = min(self.curve.suggest().base_lr, max_lr / 4)
-        return Suggestion(max_lr, base_lr, low / LONGER_FRACTION, high / LONGER_FRACTION, "trials", reason)
+        if middle > most:
+            reason += f", would be {middle:.3g}, and {MOST_ABOVE} times the sweep's suggestion is the most"
+        max_lr = min(middle, most)
+        base_lr = min(swept.base_lr, max_lr / 4)
+        low, high = (rate / LONGER_FRACTION for rate in (low, high))
+        return Suggestion(max_lr, base_lr, min(low, max_lr), max(high, max_lr), "trials", reason)
 
     def _good_until(self, best: int, side: int, limit: float) -> float:
         """The rate below (side -1) or above (1) the best trial at which the loss passes the limit."""
