@@ -65,6 +65,14 @@ def test_divergence_lr(changes, expected):
     assert make_curve(**changes).divergence_lr == (None if expected is None else pytest.approx(expected))
 
 
+def test_noise_is_no_divergence():
+    """A trained model's loss is nothing but noise up to the edge, and its minimum may be anywhere before it."""
+    lr = np.geomspace(1e-7, 2, 100)
+    for seed in range(20):
+        loss = 0.1 + 0.02 * np.random.default_rng(seed).normal(size=100) + (lr / 0.5) ** 2
+        assert make_curve(lr=lr, loss=loss).divergence_lr > 0.02
+
+
 def test_suggest_takes_the_smoothed_curve_and_a_known_method():
     curve = make_curve()
     assert curve.suggest().method == "edge"

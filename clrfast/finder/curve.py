@@ -84,13 +84,17 @@ class LRCurve:
 
     @property
     def divergence_lr(self) -> float | None:
-        """The rate from which on the smoothed loss, past its minimum, stays above all that it was before it; the
-        last rate if the run was stopped before that; None if neither happened."""
+        """The rate from which on the smoothed loss, past its minimum, stays above all that it was before it, by more
+        than the usual distance of a loss from it; the last rate if the run was stopped before that; None if neither
+        happened."""
         smooth = self.smoothed
-        lowest = int(smooth.argmin()) if len(smooth) else 0
-        below = np.flatnonzero(smooth <= smooth[: lowest + 1].max(initial=-math.inf))
-        if lowest > 0 and below[-1] + 1 < len(smooth):
-            return float(self.lr[below[-1] + 1])
+        if len(smooth):
+            lowest = int(smooth.argmin())
+            early = np.abs(self.bounded - smooth)[: max(lowest + 1, len(smooth) // 2)]
+            apart = float(np.median(early)) if len(smooth) > 4 * MIN_POINTS else 0.0
+            below = np.flatnonzero(smooth <= smooth[: lowest + 1].max() + NOISE_FACTOR * apart)
+            if below[-1] + 1 < len(smooth):
+                return float(self.lr[below[-1] + 1])
         return None if self.stopped == "completed" else float(self.lr[-1])
 
     @property
@@ -181,7 +185,8 @@ class LRCurve:
         if fall < NOISE_FACTOR * apart:
             raise NoSuggestionError(
                 f"the loss falls by {max(fall, 0):.3g} only, too little beside its usual distance from the "
-                f"smoothed curve ({apart:.3g}): raise max_lr, take larger batches or more steps"
+                f"smoothed curve ({apart:.3g}): take larger batches (or accumulate), more steps or a higher max_lr, "
+                "unless the model is trained already"
             )
 
     def extended(self, max_lr: float) -> LRCurve:
