@@ -1,7 +1,43 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
+
+from clrfast.finder import RateRecord
+from clrfast.plot import lr_curve, lr_curves, rates
+from clrfast.plot.one_curve import _change_per_decade
 
 from .test_curve import make_curve
+
+LOSS = np.array([2.0, 1.9, 1.5, 1.0, 0.9, 3.0, 8.0])
+
+
+def joined(**changes):
+    """Points as of a coarse sweep and a fine one: denser to the right."""
+    lr = np.concatenate((np.geomspace(1e-6, 1e-2, 12), np.geomspace(1.2e-2, 10, 60)))
+    loss = 2.0 - 1.5 / (1 + (5e-2 / lr) ** 2) + lr**2
+    return make_curve(**{"lr": lr, "loss": loss, **changes})
+
+
+def measured(name, values=None, lr=7):
+    metric = np.full(lr, np.nan)
+    metric[1::2] = np.linspace(0.1, 0.9, lr // 2) if values is None else values
+    return make_curve(metric=metric, metric_name=name)
+
+
+def labels(axes):
+    return [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def drawn(axes, label):
+    (line,) = (line for line in axes.get_lines() if line.get_label() == label)
+    return line
+
+
+def laid_out(axes):
+    axes.figure.draw_without_rendering()
+    return axes
 
 
 @pytest.mark.parametrize(
@@ -9,30 +45,53 @@ from .test_curve import make_curve
     [
         {},
         {"loss": np.array([2.0, 1.9, 1.5, 1.0, 0.9, 3.0, np.nan]), "stopped": "non-finite"},
+        {"loss": np.array([2.0, 1.9, 1.5, np.nan, np.nan, np.nan, np.nan]), "stopped": "non-finite"},
         {"loss": np.full(7, np.nan), "stopped": "non-finite"},
         {"loss": np.full(7, -3.0), "stopped": "completed"},
+        {"loss": LOSS - 20.0, "initial_loss": -18.0},
+        {"loss": LOSS[:5], "lr": np.geomspace(1e-3, 1.0, 5)},
+        {"loss": LOSS[:1], "lr": np.array([0.1])},
+        {"loss": np.array([2.0, 1.9, 1.5, 1.0, 0.9, 0.8, 0.8]), "stopped": "completed"},
+        {"metric": np.full(7, np.nan), "metric_name": "accuracy"},
+        {"metric": np.array([1, np.nan, np.inf, 1, 1, 1, 1]), "metric_name": "validation loss"},
     ],
 )
-def test_every_curve_can_be_drawn(changes, tmp_path):
-    axes = make_curve(**changes).plot()
-    axes.figure.savefig(tmp_path / "curve.png")
+def test_every_curve_can_be_drawn(changes):
+    axes = laid_out(make_curve(**changes).plot())
     assert axes.get_xscale() == "log"
-    assert np.isfinite(axes.get_ylim()).all()
+    for each in axes.figure.axes:
+        low, high = each.get_ylim()
+        assert np.isfinite((low, high)).all()
+        assert low < high
+    laid_out(lr_curves({"one": make_curve(**changes), "two": make_curve()}))
 
 
 def test_suggestion_and_divergence_are_marked():
     curve = make_curve()
     suggestion = curve.suggest()
     axes = curve.plot(suggestion=suggestion)
-    labels = axes.get_legend_handles_labels()[1]
-    assert labels == [
-        "loss per batch",
-        "smoothed",
-        f"suggested {suggestion.max_lr:.2g}",
-        f"diverged at {curve.divergence_lr:.2g}",
-    ]
-    marks = {line.get_label(): line.get_xdata()[0] for line in axes.get_lines() if line.get_marker() in ("o", "X")}
-    assert marks == {labels[2]: suggestion.max_lr, labels[3]: curve.divergence_lr}
+    low, high = f"{suggestion.low:.2g}", f"{suggestion.high:.2g}"
+    told = f"suggested {suggestion.max_lr:.2g}" + (f" ({low} to {high})" if low != high else "")
+    base, diverged = f"base_lr {suggestion.base_lr:.2g}", f"diverged at {curve.divergence_lr:.2g}"
+    assert labels(axes) == ["loss per batch", "smoothed", told, base, diverged]
+    assert drawn(axes, told).get_xdata() == suggestion.max_lr
+    assert drawn(axes, base).get_xdata() == suggestion.base_lr
+    assert drawn(axes, diverged).get_xdata() == curve.divergence_lr
+
+
+def test_the_interval_is_shaded_in_both_panels():
+    curve = joined()
+    suggestion = replace(curve.suggest(), low=0.01, high=0.09)
+    axes = curve.plot(suggestion=suggestion)
+    assert any("(0.01 to 0.09)" in label for label in labels(axes))
+    for panel in axes.figure.axes:
+        (shade,) = panel.patches
+        assert (shade.get_x(), shade.get_x() + shade.get_width()) == pytest.approx((0.01, 0.09))
+
+
+def test_nothing_is_marked_that_was_not_found():
+    curve = make_curve(loss=np.array([2.0, 1.9, 1.5, 1.0, 0.9, 0.8, 0.8]), stopped="completed")
+    assert labels(curve.plot()) == ["loss per batch", "smoothed"]
 
 
 def test_the_explosion_does_not_flatten_the_descent():
@@ -42,11 +101,165 @@ def test_the_explosion_does_not_flatten_the_descent():
     assert 2.0 < high < 10
 
 
-def test_given_axes_are_used():
-    from matplotlib.figure import Figure
+def test_nor_does_that_of_the_validation_loss():
+    curve = measured("validation loss", [2.1, 1.4, 7000.0])
+    low, high = curve.plot().get_ylim()
+    assert low < 0.9
+    assert 2.1 < high < 10
 
+
+def test_what_comes_after_the_divergence_is_faint():
+    curve = make_curve()
+    lines = [line for line in curve.plot().get_lines() if len(line.get_xdata()) > 1 and line.get_color() == "#0072B2"]
+    full = next(line for line in lines if line.get_label() == "smoothed")
+    (faint,) = (line for line in lines if line is not full)
+    assert full.get_xdata()[-1] == faint.get_xdata()[0] == curve.divergence_lr
+    assert faint.get_alpha() < 0.5 * full.get_alpha()
+
+
+def test_the_legend_hides_no_data():
+    axes = laid_out(joined(repeats=(joined(),)).plot(suggestion=joined().suggest()))
+    legend = axes.get_legend().get_window_extent()
+    assert legend.y0 >= axes.get_window_extent().y1
+    assert legend.x1 <= axes.figure.bbox.x1
+    assert legend.y1 <= axes.figure.bbox.y1
+
+
+def test_the_legend_of_narrow_axes_is_no_wider_than_they_are():
+    axes = Figure(figsize=(10, 4), layout="constrained").subplots(1, 2)
+    for ax in axes:
+        joined().plot(ax, suggestion=joined().suggest())
+    laid_out(axes[0])
+    assert axes[0].get_legend().get_window_extent().x1 < axes[1].get_window_extent().x0
+
+
+def test_given_axes_are_used_and_nothing_else():
     axes = Figure().subplots()
     assert make_curve().plot(axes) is axes
+    assert axes.figure.axes == [axes]
+    assert axes.get_legend().get_title().get_text() == ""
+    assert lr_curve(make_curve(), Figure().subplots(), title="mine").get_legend().get_title().get_text() == "mine"
+
+
+def test_accuracy_has_an_axis_of_its_own():
+    axes = laid_out(measured("accuracy").plot())
+    own = axes.figure.axes[-1]
+    assert own is not axes
+    assert own.get_ylabel() == "accuracy"
+    assert "accuracy" in labels(axes)
+    points = [xy for line in own.get_lines() for xy in zip(line.get_xdata(), line.get_ydata(), strict=True)]
+    lr = make_curve().lr
+    assert {(lr[1], 0.1), (lr[3], 0.5), (lr[5], 0.9)} == set(points)
+    assert axes.get_zorder() > own.get_zorder()
+    assert not axes.patch.get_visible()
+
+
+def test_validation_loss_shares_the_axis_of_the_loss():
+    axes = measured("validation loss", [1.9, 1.4, 2.2]).plot()
+    assert len(axes.figure.axes) == 2
+    assert axes.get_ylabel() == "loss"
+    assert 1.4 in drawn(axes, "validation loss").get_ydata()
+
+
+def test_the_metric_can_be_left_out():
+    axes = lr_curve(measured("accuracy"), metric=False)
+    assert len(axes.figure.axes) == 2
+    assert labels(axes) == ["loss per batch", "smoothed", labels(axes)[-1]]
+
+
+def test_repeats_are_thin_lines_with_one_entry():
+    curve = joined(repeats=(joined(initial_loss=2.5), joined()))
+    axes = curve.plot()
+    assert labels(axes).count("other sweeps, smoothed") == 1
+    assert drawn(axes, "other sweeps, smoothed").get_linewidth() < drawn(axes, "smoothed").get_linewidth()
+    starts = [line for line in axes.get_lines() if len(line.get_xdata()) > 2 and line.get_xdata()[0] == curve.lr[0]]
+    assert len(starts) == 4
+
+
+def test_change_of_the_loss_does_not_depend_on_where_the_points_are():
+    curve = joined(loss=np.log10(joined().lr) * -0.7 + 3, initial_loss=7.3)
+    np.testing.assert_allclose(_change_per_decade(curve)[3:-3], -0.7, atol=0.02)
+    noise = 0.02 * np.random.default_rng(0).normal(size=len(curve.lr))
+    noisy = joined(loss=curve.loss + noise, initial_loss=7.3)
+    differences = np.gradient(noisy.smoothed, np.log10(noisy.lr))
+    assert _change_per_decade(noisy)[20:-3].std() < 0.7 * differences[20:-3].std()
+
+
+def test_the_descent_fills_the_slim_panel():
+    loss = joined().loss
+    curve = joined(loss=np.where(joined().lr > 4, np.where(np.arange(72) % 8 < 4, 2.0, 40.0), loss))
+    slim = curve.plot().figure.axes[1]
+    low, high = slim.get_ylim()
+    deepest = _change_per_decade(curve)[curve.lr < curve.divergence_lr].min()
+    assert low < deepest < 0.7 * low
+    assert 0 < high < -low
+    assert slim.get_xlabel()
+
+
+def test_several_curves_are_listed_with_what_they_suggest():
+    one, none = joined(), make_curve(lr=joined().lr, loss=np.linspace(2, 3, 72))
+    axes = laid_out(lr_curves({"one": one, "none": none}))
+    main, listed = axes.figure.axes
+    assert main is axes
+    assert [text.get_text() for text in listed.get_yticklabels()] == ["one", "none"]
+    found = one.suggest()
+    assert [text.get_text() for text in listed.texts] == [f"{found.max_lr:.2g}", "no suggestion"]
+    (mark,) = (line for line in main.get_lines() if line.get_marker() == "o")
+    assert mark.get_xdata() == found.max_lr
+    assert mark.get_color() == drawn(main, "one").get_color() != drawn(main, "none").get_color()
+
+
+def test_in_given_axes_the_legend_tells_the_suggestions():
+    axes = Figure().subplots()
+    curves = {"a": joined(), "b": joined()}
+    assert lr_curves(curves, axes, suggestions={"a": joined().suggest()}) is axes
+    assert labels(axes) == [f"a: {joined().suggest().max_lr:.2g}", "b: no suggestion"]
+    assert labels(lr_curves(curves, suggestions=False)) == ["a", "b"]
+
+
+def test_many_curves_can_be_told_apart():
+    axes = lr_curves({str(i): joined() for i in range(14)}, suggestions=False)
+    looks = {(drawn(axes, str(i)).get_color(), drawn(axes, str(i)).get_linestyle()) for i in range(14)}
+    assert len(looks) == 14
+    ordered = lr_curves({str(i): joined() for i in range(14)}, suggestions=False, ordered=True)
+    light = [sum(drawn(ordered, str(i)).get_color()[:3]) for i in range(14)]
+    assert light == sorted(light, reverse=True)
+
+
+def test_no_curves_are_refused():
+    with pytest.raises(ValueError, match="curves: got none; give at least one"):
+        lr_curves({})
+    with pytest.raises(ValueError, match="history: it is empty"):
+        rates([])
+
+
+def record(epoch, lr=0.1, curve=None, found=True):
+    curve = joined() if curve is None else curve
+    return RateRecord(epoch, curve, curve.suggest() if found else None, "because", lr)
+
+
+def test_rates_over_epochs():
+    above, below = laid_out(rates([record(0), record(5, found=False), record(10, 0.05)]).axes[0]).figure.axes
+    assert set(labels(above)) == {"suggested, with its interval", "diverged at", "in use", "no suggestion"}
+    assert list(drawn(above, "in use").get_ydata()) == [0.1, 0.1, 0.05]
+    assert list(drawn(above, "no suggestion").get_xdata()) == [5]
+    assert labels(below) == ["epoch 0", "epoch 5", "epoch 10"]
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        [record(0, None, found=False, curve=make_curve(loss=LOSS[:5], lr=np.geomspace(1e-3, 1, 5)))],
+        [record(0, 0.0, found=False, curve=make_curve(loss=LOSS - 20, initial_loss=-18.0))],
+        [record(0, None, found=False, curve=make_curve(loss=np.full(7, np.nan), stopped="non-finite"))],
+        [record(epoch) for epoch in range(30)],
+    ],
+)
+def test_every_history_can_be_drawn(history):
+    figure = rates(history)
+    laid_out(figure.axes[0])
+    assert len(labels(figure.axes[1])) <= 6
+    assert labels(figure.axes[1])[-1] == f"epoch {history[-1].epoch}"
 
 
 def test_schedule_draws_what_it_decides():

@@ -1,0 +1,7 @@
+"""Pictures of curves and schedules; needs matplotlib (``pip install "clrfast[plot]"``)."""
+
+from .curves import lr_curves, rates
+from .one_curve import lr_curve
+from .schedules import schedule
+
+__all__ = ["lr_curve", "lr_curves", "rates", "schedule"]

@@ -1,0 +1,114 @@
+"""What the pictures share: colours, axes, legends, and where an axis ends."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..finder.noise import Floats
+
+if TYPE_CHECKING:
+    from ..finder import LRCurve
+
+# Okabe and Ito's palette and one of Tol's, which colour-blind readers can tell apart.
+SMOOTHED, SUGGESTED, DIVERGED, RAW, METRIC = "#0072B2", "#009E73", "#D55E00", "#9A9A9A", "#AA4499"
+SEVERAL = (SMOOTHED, DIVERGED, SUGGESTED, METRIC, "#E69F00", "#56B4E9", "#000000")
+
+RATE_AXIS = "learning rate (log scale)"
+
+
+def new_figure(height: float) -> Any:
+    # A Figure of its own, not pyplot's: a library must neither open windows nor leave figures behind.
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(6.4, height), dpi=150, layout="constrained")
+
+
+def plain_axes(ax: Any) -> None:
+    ax.margins(x=0.02)
+    ax.grid(alpha=0.25, lw=0.6)
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def loss_over_rate(ax: Any, curves: Collection[LRCurve], limits: tuple[float, float]) -> None:
+    """The two scales, ``limits`` being those of the loss."""
+    ax.set(xscale="log", ylim=limits)
+    ax.ticklabel_format(axis="y", useOffset=False)
+    rates = np.unique(np.concatenate([curve.lr for curve in curves]))
+    if len(rates) == 1:  # diverged at once: there is no range to show
+        ax.set_xlim(rates[0] / 10, rates[0] * 10)
+
+
+def add_legend(ax: Any, entries: list[Any], title: str | None) -> None:
+    """Above the axes, where no data can be, in as many columns, up to three, as fit their width."""
+    inches = ax.get_position().width * ax.figure.get_figwidth()
+    if ax.figure.get_layout_engine() is not None:
+        inches *= 1.1  # the layout's margins are less than the default ones
+    lengths = [len(str(entry.get_label())) for entry in entries]
+
+    def width(columns: int) -> float:  # roughly, in inches: a line's sample and the space beside it, then the letters
+        return sum(0.55 + 0.06 * max(column) for column in np.array_split(lengths, columns)) - 0.2
+
+    columns = min(3 if len(entries) > 4 else 2, len(entries))
+    while columns > 1 and width(columns) > inches:
+        columns -= 1
+    ax.legend(
+        handles=entries,
+        title=title,
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        borderaxespad=0.3,
+        borderpad=0.2,
+        ncols=columns,
+        alignment="left",
+        columnspacing=1.6,
+        frameon=False,
+        fontsize=8.5,
+        title_fontsize=11,
+    )
+
+
+def draw_line(
+    ax: Any, curve: LRCurve, lr: Floats, values: Floats, fmt: str = "-", *, alpha: float = 1.0, **style: Any
+) -> Any:
+    """``values`` over ``lr``, faint past the curve's divergence, where they tell nothing any more."""
+    until = np.inf if curve.divergence_lr is None else curve.divergence_lr
+    end = int(np.searchsorted(lr, until, side="right"))
+    faint = {**style, "alpha": 0.3 * alpha, "label": None}
+    (line,) = ax.plot(lr[:end], values[:end], fmt, alpha=alpha, **style)
+    if end < len(lr):
+        ax.plot(lr[max(end - 1, 0) :], values[max(end - 1, 0) :], fmt, **faint)
+    return line
+
+
+def height_at(curve: LRCurve, lr: float, limits: tuple[float, float]) -> float:
+    """The smoothed loss at ``lr``, within the axis."""
+    smooth = np.nan_to_num(curve.smoothed, nan=limits[1])
+    return float(np.clip(np.interp(np.log(lr), np.log(curve.lr), smooth), *limits))
+
+
+def limits_of(curves: Collection[LRCurve]) -> tuple[float, float]:
+    """The range of an axis for all of them."""
+    ranges = [loss_range(curve) for curve in curves]
+    return min(low for low, _ in ranges), max(high for _, high in ranges)
+
+
+def loss_range(curve: LRCurve, held_out: Floats | None = None) -> tuple[float, float]:
+    """The axis's range: all of the smoothed loss and of the descent; the explosion is cut off."""
+    finite = curve.loss[np.isfinite(curve.loss)]
+    smoothed = curve.smoothed[np.isfinite(curve.smoothed)]
+    if not len(finite):
+        return 0.0, 1.0
+    low = float(finite.min())
+    usual = float(max(curve.initial_loss, np.quantile(finite, 0.75), np.median(smoothed)))
+    most = float(finite.max())
+    if held_out is not None and np.isfinite(held_out).any():
+        measured = held_out[np.isfinite(held_out)]
+        low = min(low, float(measured.min()))
+        usual = max(usual, float(measured[: measured.argmin() + 1].max()))
+        most = max(most, float(measured.max()))
+    high = usual + 0.5 * max(usual - low, 1e-3 * abs(usual), 1e-12)
+    pad = 0.08 * (high - low)
+    return low - pad, min(high, most + pad) + pad
