@@ -2,7 +2,7 @@
 
 from . import schedules
 from ._version import __version__
-from .finder import LRCurve, NoSuggestionError, Suggestion, Trials, range_test, trial_cycles
+from .finder import LRCurve, NoSuggestionError, RateMonitor, Suggestion, Trials, range_test, trial_cycles
 from .optim import SGD, StepControl, layer_groups
 from .schedules import Schedule, as_lr_scheduler, constant, lr_sweep, one_cycle
 from .tasks import Task
@@ -11,6 +11,7 @@ __all__ = [
     "SGD",
     "LRCurve",
     "NoSuggestionError",
+    "RateMonitor",
     "Schedule",
     "StepControl",
     "Suggestion",

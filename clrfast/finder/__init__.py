@@ -1,6 +1,7 @@
 """The learning-rate range test, its recorded curve, what the curve suggests, and short runs around that."""
 
 from .curve import LRCurve
+from .monitor import RateMonitor, RateRecord
 from .range_test import range_test
 from .suggest import (
     NoSuggestionError,
@@ -17,6 +18,8 @@ from .trials import Trials, trial_cycles
 __all__ = [
     "LRCurve",
     "NoSuggestionError",
+    "RateMonitor",
+    "RateRecord",
     "Suggestion",
     "Trials",
     "clr_bounds",
