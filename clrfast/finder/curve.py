@@ -89,10 +89,11 @@ class LRCurve:
         happened."""
         smooth = self.smoothed
         if len(smooth):
-            lowest = int(smooth.argmin())
-            early = np.abs(self.bounded - smooth)[: max(lowest + 1, len(smooth) // 2)]
-            apart = float(np.median(early)) if len(smooth) > 4 * MIN_POINTS else 0.0
-            below = np.flatnonzero(smooth <= smooth[: lowest + 1].max() + NOISE_FACTOR * apart)
+            until, apart = int(smooth.argmin()) + 1, 0.0
+            if len(smooth) > 4 * MIN_POINTS:  # enough to tell noise; where there is nothing else, so is the minimum
+                until = max(until, len(smooth) // 4)
+                apart = float(np.median(np.abs(self.bounded - smooth)[: max(until, len(smooth) // 2)]))
+            below = np.flatnonzero(smooth <= smooth[:until].max() + NOISE_FACTOR * apart)
             if below[-1] + 1 < len(smooth):
                 return float(self.lr[below[-1] + 1])
         return None if self.stopped == "completed" else float(self.lr[-1])
