@@ -146,7 +146,9 @@ def _policy_options(parser: argparse.ArgumentParser, policy: Callable[..., Sched
 def _range_test_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("task", help=TASK_HELP)
     parser.add_argument("--min-lr", type=float, default=1e-7, help="rate of the first update (default: 1e-7)")
-    parser.add_argument("--max-lr", type=float, default=10.0, help="rate of the last update (default: 10)")
+    parser.add_argument(
+        "--max-lr", type=float, help="rate of the last update (default: 10, with --steps auto higher until divergence)"
+    )
     parser.add_argument(
         "--steps",
         type=_steps,

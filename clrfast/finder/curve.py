@@ -112,10 +112,9 @@ class LRCurve:
         of that growth. On other losses it is the limit of the curvature met there. Without a known momentum (other
         optimizers than SGD), the rate at which the final climb began.
         """
-        at, _ = divergence(np.concatenate(([self.initial_loss], self.loss)))
-        if at is None or at == 0:
+        if self.stopped == "completed" or not len(self.loss):
             return None
-        end = at - 1 if math.isfinite(self.loss[at - 1]) else at - 2
+        end = len(self.loss) - (1 if math.isfinite(self.loss[-1]) else 2)
         first = end
         while first > 0 and self.loss[first - 1] < self.loss[first]:
             first -= 1

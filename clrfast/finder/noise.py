@@ -15,8 +15,15 @@ WIDTH_FRAC = 0.02
 MIN_SCALE = 1e-3
 """A loss that has neither fallen nor any noise still has to climb by this part of itself before it has diverged."""
 
+ENOUGH = 10
+"""Of fewer values than this the noise is not known; such a loss has to climb by all of its size."""
+
 NOISES = 10
 """Likewise, so many times its noise: beyond the reach of noise alone."""
+
+
+EXPLODED = 10
+"""So many times as far above the start as the limit is: no outlier, but a loss that has multiplied within a step."""
 
 
 def smoothed(loss: ArrayLike, width_frac: float = WIDTH_FRAC) -> Floats:
@@ -67,8 +74,10 @@ def divergence(loss: ArrayLike, stop_factor: float = 4.0) -> tuple[int | None, f
     """The first index at which ``loss`` has diverged, and the limit that it has passed there, or would have to.
 
         limit = start + (stop_factor - 1) * max(start - best, 10 * noise, 0.001 * |start|)
+                                    (of fewer than 10 values, |start| in place of the last)
 
-    It has diverged where the median of the last 3 values exceeds the limit, or a value is not finite. ``start`` is
+    It has diverged where the median of the last 3 values exceeds the limit, a single one is ten times as far above the
+    start, or is not finite. ``start`` is
     the first value, ``best`` the lowest such median so far. The scale is the loss's own: neither
     its sign nor what is added to it matters, and a loss near zero may rise by what it fell before.
 
@@ -87,9 +96,9 @@ def divergence(loss: ArrayLike, stop_factor: float = 4.0) -> tuple[int | None, f
     padded = np.concatenate((finite[:1], finite[:1], finite))
     medians = np.median(np.lib.stride_tricks.sliding_window_view(padded, 3), axis=1)
     best = np.minimum(np.minimum.accumulate(medians), start)
-    floor = max(NOISES * noise(finite), MIN_SCALE * abs(start))
+    floor = max(NOISES * noise(finite), (MIN_SCALE if len(finite) >= ENOUGH else 1.0) * abs(start))
     limits = start + (stop_factor - 1) * np.maximum(start - best, floor)
-    over = np.flatnonzero(medians > limits)
+    over = np.flatnonzero((medians > limits) | (finite - start > EXPLODED * (limits - start)))
     if len(over):
         return int(over[0]), float(limits[over[0]])
     return (int(broken[0]) if len(broken) else None), float(limits[-1])

@@ -26,7 +26,16 @@ from .sweep import Recorded, rates_of
 COARSE_STEPS, FINE_STEPS, PLAIN_STEPS = 38, 60, 98
 """Of ``steps="auto"``: together, with the loss after each sweep, no more than the 100 batches of an ordinary test."""
 
-FINE_RANGE = (1 / 600, 1.2)
+USUAL_MAX_LR, LARGEST_MAX_LR = 10.0, 1e4
+"""Where a sweep without ``max_lr`` ends; a coarse one goes on to the second until it diverges."""
+
+COARSE_DECADES = 8
+"""Powers of ten over which the coarse sweep takes its steps; others in proportion."""
+
+ABOVE_EDGE = 6.0
+"""A loss that climbs without end, but not to divergence, is swept to so many times the rate of that climb."""
+
+FINE_RANGE = (1 / 500, 1.5)
 """The fine sweep's rates, as fractions of the one at which the coarse one diverged. A sweep that rises more slowly
 measures the edge better, down to about 20 steps for each factor of ten; beyond that the model learns too much on
 the way."""
@@ -43,7 +52,7 @@ def range_test(
     compute_loss: ComputeLoss | None = None,
     optimizer: torch.optim.Optimizer | None = None,
     min_lr: float = 1e-7,
-    max_lr: float = 10.0,
+    max_lr: float | None = None,
     steps: int | Literal["auto"] = "auto",
     spacing: Spacing = "exponential",
     repeats: int = 1,
@@ -73,9 +82,10 @@ def range_test(
         compute_loss: ``compute_loss(model, batch) -> loss`` instead of ``loss_fn``, for every other kind of batch.
         optimizer: its kind, groups and state are used, its rates replaced (the groups keep their ratios).
             None: ``clrfast.SGD`` with momentum 0.9.
-        min_lr, max_lr, spacing: the sweep, end points included; see ``lr_sweep``.
-        steps: updates of the sweep. "auto": for exponential sweeps over more than a factor of 720, a coarse one of
-            38 steps, then one of 60 from a 600th to 1.2 times the rate at which it diverged, from the same initial
+        min_lr, max_lr, spacing: the sweep, end points included; see ``lr_sweep``. ``max_lr`` None: 10, and with
+            "auto" higher, up to 10,000, until the loss diverges.
+        steps: updates of the sweep. "auto": for exponential sweeps over more than a factor of 750, a coarse one of
+            38 steps, then one of 60 from a 500th to 1.5 times the rate at which it diverged, from the same initial
             state; it may begin below ``min_lr``. The curve has the fine points, and the coarse ones below them. For
             other sweeps 98 steps.
         repeats: so many sweeps, of "auto" the fine one, on other batches each; the curve holds the others as
@@ -111,9 +121,11 @@ def range_test(
     for name, given in (("metric", metric), ("val_every", val_every)):
         if val_loader is None and given is not None:
             raise ValueError(f"{name}: got {given!r} and no val_loader; give the held-out batches too, or leave it out")
-    sweep = lr_sweep(min_lr, max_lr, PLAIN_STEPS if steps == "auto" else steps, spacing=spacing)
-    adaptive = steps == "auto" and spacing == "exponential" and max_lr / min_lr > FINE_RANGE[1] / FINE_RANGE[0]
-    planned = (COARSE_STEPS + repeats * FINE_STEPS) if adaptive else repeats * sweep.total_steps  # type: ignore[operator]
+    usual_max_lr = USUAL_MAX_LR if max_lr is None else max_lr
+    plain = PLAIN_STEPS if steps == "auto" else steps
+    sweep = lr_sweep(min_lr, usual_max_lr, plain, spacing=spacing)
+    adaptive = steps == "auto" and spacing == "exponential" and usual_max_lr / min_lr > FINE_RANGE[1] / FINE_RANGE[0]
+    planned = COARSE_STEPS + repeats * FINE_STEPS if adaptive else repeats * plain
     bench = Bench(
         model,
         loss_fn,
@@ -132,7 +144,8 @@ def range_test(
             held_out = HeldOut(val_loader, metric, planned // repeats, val_every, own=loss_fn is None)
         run = partial(bench.sweep, batches=batches, held_out=held_out, progress=show)
         if adaptive:
-            curves = _coarse_then_fine(run, min_lr, max_lr, repeats, stop_factor, planned)
+            top = LARGEST_MAX_LR if max_lr is None else max_lr
+            curves = _coarse_then_fine(run, min_lr, top, repeats, stop_factor, planned)
         else:
             curves = []
             for repeat in range(repeats):
@@ -155,12 +168,17 @@ def _coarse_then_fine(
     run: Callable[..., Recorded], min_lr: float, max_lr: float, repeats: int, stop_factor: float, total: int
 ) -> list[LRCurve]:
     """Sweeps where it matters, each with the coarse one's points below them."""
-    coarse_sweep = lr_sweep(min_lr, max_lr, COARSE_STEPS)
+    steps = max(2, round(COARSE_STEPS * math.log10(max_lr / min_lr) / COARSE_DECADES))
+    coarse_sweep = lr_sweep(min_lr, max_lr, steps)
     recorded = run(coarse_sweep, stop_factor=1 + COARSE_PATIENCE * (stop_factor - 1), done=0, total=total)
     coarse = _curve(coarse_sweep, recorded)
-    top = max_lr if coarse.stopped == "completed" else float(coarse.lr[-1])
     low, high = FINE_RANGE
-    fine_sweep = lr_sweep(top * low, top if coarse.stopped == "completed" else top * high, FINE_STEPS)
+    if coarse.stopped != "completed":
+        top = float(coarse.lr[-1])
+    else:
+        climb = coarse.divergence_lr
+        top = max_lr / high if climb is None else min(ABOVE_EDGE * climb, max_lr / high)
+    fine_sweep = lr_sweep(top * low, top * high, FINE_STEPS)
     curves = []
     for repeat in range(repeats):
         done = COARSE_STEPS + repeat * FINE_STEPS
