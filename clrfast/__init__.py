@@ -4,6 +4,7 @@ from . import schedules
 from ._version import __version__
 from .finder import LRCurve, NoSuggestionError, RateMonitor, Suggestion, Trials, range_test, trial_cycles
 from .optim import SGD, StepControl, layer_groups
+from .replicas import Replicas, sweep
 from .schedules import Schedule, as_lr_scheduler, constant, lr_sweep, one_cycle
 from .tasks import Task
 
@@ -12,6 +13,7 @@ __all__ = [
     "LRCurve",
     "NoSuggestionError",
     "RateMonitor",
+    "Replicas",
     "Schedule",
     "StepControl",
     "Suggestion",
@@ -25,5 +27,6 @@ __all__ = [
     "one_cycle",
     "range_test",
     "schedules",
+    "sweep",
     "trial_cycles",
 ]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..batches import ComputeLoss
+from ..optim.control import require_divergence_limits
 from ..progress import Progress, showing
 from ..schedules import Schedule, lr_sweep
 from ..schedules.curves import is_whole
@@ -116,8 +117,7 @@ def range_test(
     steps = _checked_steps(steps)
     if not is_whole(repeats) or repeats < 1:
         raise ValueError(f"repeats: got {repeats!r}; give a whole number of sweeps, at least 1")
-    if not stop_factor > 1:
-        raise ValueError(f"stop_factor: got {stop_factor!r}; give a number above 1 (4 is usual)")
+    require_divergence_limits(0.0, stop_factor)
     for name, given in (("metric", metric), ("val_every", val_every)):
         if val_loader is None and given is not None:
             raise ValueError(f"{name}: got {given!r} and no val_loader; give the held-out batches too, or leave it out")

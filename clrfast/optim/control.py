@@ -133,10 +133,7 @@ class StepControl:
             smoothing: weight of the past in the moving average (corrected for its start), in [0, 1).
             stop_factor: > 1.
         """
-        if not 0 <= smoothing < 1:
-            raise ValueError(f"smoothing: got {smoothing}; give a number in [0, 1)")
-        if not stop_factor > 1:
-            raise ValueError(f"stop_factor: got {stop_factor}; give a number above 1 (4 is usual)")
+        require_divergence_limits(smoothing, stop_factor)
         self.smoothing, self.stop_factor = smoothing, stop_factor
 
     def advance(self, loss: Tensor | float | None = None, found_inf: Tensor | None = None) -> None:
@@ -195,6 +192,14 @@ class StepControl:
     def __getstate__(self) -> dict[str, Any]:
         # A view of the tensors' memory, and what an event guards: made anew where needed.
         return {**self.__dict__, "_native": None, "_native_of": (), "_copied": None}
+
+
+def require_divergence_limits(smoothing: float, stop_factor: float) -> None:
+    """Raises ValueError unless divergence can be watched with these."""
+    if not 0 <= smoothing < 1:
+        raise ValueError(f"smoothing: got {smoothing}; give a number in [0, 1)")
+    if not stop_factor > 1:
+        raise ValueError(f"stop_factor: got {stop_factor}; give a number above 1 (4 is usual)")
 
 
 def _until_now(step: Tensor, stop: Tensor, losses: Tensor) -> NDArray[np.float32]:

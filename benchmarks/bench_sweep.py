@@ -1,0 +1,83 @@
+"""K copies of a model trained by K schedules in one job, against K runs in sequence; the same steps on the same data.
+
+    pytest benchmarks/bench_sweep.py --results benchmarks/results
+
+The schedules are range tests for K weight decays. "one by one" is what one writes without clrfast: torch.optim.SGD and
+a loop over the runs; "together" and "auto" are ``clrfast.sweep``. Interleaved in one process, each from fresh models.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import clrfast
+from clrfast.batches import endless
+
+from . import measure
+from .models import WORKLOADS, Workload
+
+SMALL = replace(WORKLOADS["digits CNN, batch 64"], batch_size=16)
+CASES: dict[str, tuple[Workload, int, int]] = {
+    "MLP, batch 8": (replace(WORKLOADS["MLP, batch 128"], batch_size=8), 40, 9),
+    "MLP, batch 128": (WORKLOADS["MLP, batch 128"], 40, 9),
+    "digits CNN, batch 16": (SMALL, 40, 9),
+    "digits CNN, batch 64": (WORKLOADS["digits CNN, batch 64"], 40, 9),
+    "transformer, batch 64": (WORKLOADS["transformer, batch 64"], 15, 5),
+}
+"""Workload, steps and rounds on a CPU."""
+
+COPIES = (1, 4, 16)
+ONE_BY_ONE = "one by one"
+ROWS: list[dict[str, Any]] = []
+
+
+def one_by_one(workload: Workload, data: DataLoader, decays: list[float], steps: int) -> None:
+    loss_fn = nn.CrossEntropyLoss()
+    for decay in decays:
+        model = workload.make()
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-5, momentum=0.9, weight_decay=decay)
+        scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 1.1)
+        for _, (inputs, targets) in zip(range(steps), endless(data), strict=False):
+            optimizer.zero_grad()
+            loss_fn(model(inputs), targets).backward()
+            optimizer.step()
+            scheduler.step()
+
+
+def ours(workload: Workload, data: DataLoader, decays: list[float], steps: int, *, together: Any) -> None:
+    lr = clrfast.lr_sweep(1e-5, 1e-5 * 1.1**steps, steps).lr
+    schedules = [clrfast.Schedule(lr=lr, weight_decay=decay, total_steps=steps) for decay in decays]
+    found = clrfast.sweep(workload.make, nn.CrossEntropyLoss(), data, schedules, together=together)
+    assert found.steps.tolist() == [steps] * len(decays)
+
+
+@pytest.mark.parametrize("copies", COPIES)
+@pytest.mark.parametrize("name", CASES)
+def test_sweep(benchmark: Any, request: pytest.FixtureRequest, name: str, copies: int) -> None:
+    workload, steps, rounds = CASES[name]
+    if request.config.getoption("--tiny"):
+        workload, steps, rounds, copies = replace(workload, batch_size=2), 4, 1, min(copies, 2)
+    data = DataLoader(TensorDataset(*workload.data(8)), workload.batch_size, shuffle=True)
+    decays = [10.0**-k for k in range(1, copies + 1)]
+    run: dict[str, Any] = {ONE_BY_ONE: one_by_one, "auto": partial(ours, together="auto")}
+    if copies > 1:
+        run["together"] = partial(ours, together=True)
+    calls = {who: partial(call, workload, data, decays, steps) for who, call in run.items()}
+    seconds = benchmark.pedantic(
+        measure.interleaved, args=(calls, rounds), kwargs={"warm_up": 1, "limit_s": 60.0}, rounds=1
+    )
+    for who, values in seconds.items():
+        ratio = float(torch.tensor(seconds[ONE_BY_ONE] / values).median())
+        case = {"benchmark": "sweep", "model": name, "copies": copies, "steps": steps, "contender": who}
+        ROWS.append({**case, **measure.statistics(values), "faster_by": round(ratio, 3)})
+        benchmark.extra_info[who] = round(ratio, 3)
+    folder = request.config.getoption("--results")
+    if folder is not None:
+        measure.write(folder / "sweep_cpu.json", ROWS)
