@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import time
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
@@ -285,12 +287,21 @@ class _Stacked:
 
 def _at_once(runs: _Runs, loader: Iterable[Any], total_steps: int, show: Progress | None, why: str | None) -> Replicas:
     stacked = _Stacked(runs, total_steps)
-    for done, batch in zip(range(total_steps), endless(loader), strict=False):
-        stacked.train(batch)
-        if show is not None:
-            show(done + 1, total_steps, {})
+    with _slow_rules_accepted():
+        for done, batch in zip(range(total_steps), endless(loader), strict=False):
+            stacked.train(batch)
+            if show is not None:
+                show(done + 1, total_steps, {})
     stacked.write_back(runs.models)
     return Replicas(stacked.losses.cpu(), stacked.step.cpu(), stacked.stop.cpu(), runs.models, why)
+
+
+@contextlib.contextmanager
+def _slow_rules_accepted() -> Iterator[None]:
+    """A block in which torch does not warn of operations that vmap loops over: what they cost is measured."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="There is a performance drop")
+        yield
 
 
 def _with_momentum(schedule: Schedule, momentum: float) -> np.ndarray:
@@ -310,7 +321,7 @@ def _why_sequential(runs: _Runs, loader: Iterable[Any], together: Together) -> s
     if len(runs.models) == 1:
         return None if together is True else "there is only one copy"
     trial = _Runs(copy.deepcopy(runs.models), *list(vars(runs).values())[1:])
-    with surroundings_restored(loader):
+    with surroundings_restored(loader), _slow_rules_accepted():
         batches = list(islice(endless(loader), TRIED_STEPS))
         try:
             stacked = _Stacked(trial, TRIED_STEPS)
