@@ -19,7 +19,7 @@ from .noise import Floats
 Metric = str | Callable[..., Any]
 
 LOOKS = 10
-"""At least so many looks in a sweep; the held-out batches are cut to a tenth of its steps for that."""
+"""About so many looks in a range test, or more; the held-out batches are cut to a tenth of its steps for that."""
 
 
 class HeldOut:
