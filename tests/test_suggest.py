@@ -1,11 +1,12 @@
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
 
 from clrfast import LRCurve
 from clrfast.finder import NoSuggestionError, clr_bounds, edge, minimum_tenth, slide, steepest, valley
-from clrfast.finder.noise import divergence
+from clrfast.finder.noise import divergence, smoothed
 from clrfast.finder.suggest import METHODS, resampled
 
 LR = np.array([1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0])
@@ -243,3 +244,22 @@ def test_noise_alone_never_diverges():
     for seed in range(200):
         losses = np.random.default_rng(seed).standard_t(3, size=100)
         assert divergence(losses)[0] is None
+
+
+def test_smoothing_is_the_weighted_mean_around_every_finite_value():
+    loss = np.random.default_rng(0).normal(size=200)
+    loss[[0, 50, 51, 199]] = math.nan, math.inf, -math.inf, math.nan
+    finite, index = np.isfinite(loss), np.arange(200)
+    for i in index[finite]:
+        weights = np.exp(-(((i - index[finite]) / 4) ** 2) / 2)
+        assert smoothed(loss)[i] == pytest.approx(weights @ loss[finite] / weights.sum(), abs=1e-12)
+    assert np.isnan(smoothed(loss)[~finite]).all()
+
+
+def test_a_long_sweep_is_smoothed_in_the_memory_of_its_losses():
+    loss = np.random.default_rng(0).normal(size=4000)
+    tracemalloc.start()
+    smoothed(loss)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100 * loss.nbytes  # one weight for each pair of points would be 4000 times that

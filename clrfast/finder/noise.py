@@ -44,13 +44,15 @@ def smoothed(loss: ArrayLike, width_frac: float = WIDTH_FRAC) -> Floats:
     [1.0, 1.32, 3.36, 1.32, 1.0]
     """
     loss = np.asarray(loss, dtype=np.float64)
+    if not len(loss):
+        return loss
     finite = np.isfinite(loss)
-    index = np.arange(len(loss))
     width = max(width_frac * len(loss), 0.5)
-    weights = np.exp(-(((index[finite, None] - index[finite]) / width) ** 2) / 2)
-    result = np.full(loss.shape, math.nan)
-    result[finite] = weights @ loss[finite] / weights.sum(axis=1)
-    return result
+    # As a convolution, in memory for n values and not n * n; what is left out of the weights is less than a rounding.
+    reach = min(math.ceil(9 * width), len(loss) - 1)
+    weights = np.exp(-((np.arange(-reach, reach + 1) / width) ** 2) / 2)
+    total, known = (np.convolve(x, weights)[reach : reach + len(loss)] for x in (np.where(finite, loss, 0), finite))
+    return np.where(finite, total / np.maximum(known, 1.0), math.nan)
 
 
 def noise(loss: ArrayLike) -> float:
