@@ -120,3 +120,15 @@ def test_bad_records_are_refused(changes, named):
 def test_it_is_frozen():
     with pytest.raises(AttributeError):
         make_curve().initial_loss = 1.0
+
+
+@pytest.mark.parametrize(
+    ("climb", "stopped"), [([50.0], "diverged"), ([3.0, math.inf], "non-finite"), ([3.0, 9.0], "diverged")]
+)
+def test_an_explosion_within_a_step_or_two_leaves_a_stability_limit(climb, stopped):
+    loss = np.concatenate((np.linspace(2.0, 1.0, 30), climb))
+    lr = np.geomspace(1e-4, 1.0, len(loss))
+    curve = LRCurve(lr, loss, 2.0, stopped, "made by hand", momentum=0.9)
+    # No growth is known from the minimum itself, and 9 is 4 times as far above it as 3.
+    known = lr[-1] * 3.8 / (1.9 + 2.0 + 0.45) if climb == [3.0, 9.0] else lr[29]
+    assert curve.stability_lr == pytest.approx(known)

@@ -110,7 +110,7 @@ class LRCurve:
         ``growth`` a step, which solves ``growth + momentum / growth = lr * lambda_max - 1 - momentum``; so on a
         quadratic this is ``2 * (1 + momentum) / lambda_max``, wherever noise and other directions hide the beginning
         of that growth. On other losses it is the limit of the curvature met there. Without a known momentum (other
-        optimizers than SGD), the rate at which the final climb began.
+        optimizers than SGD), or where it exploded within one step, the rate at which the final climb began.
         """
         if self.stopped == "completed" or not len(self.loss):
             return None
@@ -122,9 +122,12 @@ class LRCurve:
             return float(self.lr[max(first, 0)])
         rises = np.arange(max(first, end - 3), end + 1)
         above = self.loss[rises] - min(self.loss[: end + 1].min(), self.initial_loss)
-        growth = np.sqrt(above[1:] / np.maximum(above[:-1], np.finfo(float).tiny))
+        known = above[:-1] > 0  # growth from the best itself could be any
+        if not known.any():
+            return float(self.lr[first])
+        growth, lr = np.sqrt(above[1:][known] / above[:-1][known]), self.lr[rises[1:]][known]
         m = self.momentum
-        return float(np.median(self.lr[rises[1:]] * 2 * (1 + m) / (1 + m + growth + m / growth)))
+        return float(np.median(lr * 2 * (1 + m) / (1 + m + growth + m / growth)))
 
     def suggest(self, method: str = "edge", *, of: Literal["loss", "metric"] | None = None) -> Suggestion:
         """The learning rate that this curve suggests.
