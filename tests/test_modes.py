@@ -344,6 +344,16 @@ def test_a_scaler_that_skips_for_ever_is_told_and_put_back(make):
     assert len(calls) < 50
 
 
+def test_a_loss_may_hold_a_gradient_of_the_model():
+    def penalized(model, batch):
+        inputs = batch[0].clone().requires_grad_()
+        (slope,) = torch.autograd.grad(model(inputs).sum(), inputs, create_graph=True)
+        return (slope.norm(dim=1) - 1).square().mean()
+
+    curve = range_test(nn.Linear(5, 1), loader=batches_of(8), compute_loss=penalized, max_lr=1e-3, steps=10)
+    assert len(curve.lr) == 10  # the loss after the last update is measured too
+
+
 @pytest.mark.parametrize("make", [OPTIMIZERS["clrfast"], OPTIMIZERS["torch"]], ids=["clrfast", "torch"])
 @pytest.mark.parametrize("scaled", [False, True])
 def test_gradients_are_clipped_after_unscaling(make, scaled):

@@ -82,7 +82,8 @@ class Sweep:
                 looks[at] = held_out.look(self._step)
             taken = list(islice(batches, self._step.accumulate))
             if last:  # the loss after the last update; nothing to update any more
-                with torch.no_grad():
+                # With gradients on, as in every step before: a loss may hold a derivative (a gradient penalty).
+                with torch.enable_grad():
                     loss = torch.stack([self._step.loss(batch).detach().mean() for batch in taken]).mean()
                 control.advance(loss)
             else:
