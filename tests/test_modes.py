@@ -344,6 +344,31 @@ def test_a_scaler_that_skips_for_ever_is_told_and_put_back(make):
     assert len(calls) < 50
 
 
+class Wrapped(torch.optim.Optimizer):
+    """As the wrappers of training frameworks: torch's hooks are none of its business."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+
+    param_groups = property(lambda self: self.optimizer.param_groups)
+    state = property(lambda self: self.optimizer.state)
+
+    def zero_grad(self, set_to_none=True):
+        self.optimizer.zero_grad(set_to_none)
+
+    def step(self, closure=None):
+        return self.optimizer.step(closure)
+
+
+def test_an_optimizer_without_hooks_makes_its_updates():
+    model, loss_fn, loader = quadratic()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    arguments = {"min_lr": 0.1, "max_lr": 1.0, "steps": 10}
+    expected = range_test(model, loss_fn, loader, optimizer=optimizer, **arguments)
+    curve = range_test(model, loss_fn, loader, optimizer=Wrapped(optimizer), **arguments)
+    np.testing.assert_array_equal(curve.loss, expected.loss)
+
+
 def test_a_loss_may_hold_a_gradient_of_the_model():
     def penalized(model, batch):
         inputs = batch[0].clone().requires_grad_()

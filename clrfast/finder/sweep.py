@@ -117,6 +117,10 @@ class Sweep:
                 group["lr"].fill_(lr)
             else:
                 group["lr"] = lr
+        if self._step.scaler is None:  # nothing skips an update
+            self._step.update()
+            control.advance(loss)
+            return
         applied = _Applied()
         handle = optimizer.register_step_post_hook(applied)
         try:
@@ -124,8 +128,7 @@ class Sweep:
         finally:
             handle.remove()
         control.advance(loss, applied.skipped(loss.device))
-        if self._step.scaler is not None:
-            control.synchronize()  # the next rate depends on whether this update was skipped
+        control.synchronize()  # the next rate depends on whether this update was skipped
 
     def _until_divergence(self, looks: dict[int, Tensor]) -> Recorded:
         control = self._control
