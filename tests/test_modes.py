@@ -344,6 +344,49 @@ def test_a_scaler_that_skips_for_ever_is_told_and_put_back(make):
     assert len(calls) < 50
 
 
+@pytest.fixture
+def untold(monkeypatch):
+    """As on a CUDA device: the host counts every update as made until it asks."""
+    advance = clrfast.StepControl.advance
+
+    def counted(control, *arguments):
+        before = control.host_step
+        advance(control, *arguments)
+        control.host_step = before + 1
+
+    monkeypatch.setattr(clrfast.StepControl, "advance", counted)
+
+
+@pytest.mark.usefixtures("untold")
+def test_skips_for_ever_that_the_host_does_not_see_are_told():
+    model, loss_fn, loader = quadratic()
+    calls = []
+
+    def loss(m, batch):
+        assert len(calls) < 200  # else it went on without end
+        return Overflowing.apply(loss_fn(m(batch[0]), batch[1]), calls, True)
+
+    with pytest.raises(ValueError, match="scaler: it has skipped"):
+        range_test(model, loader=loader, compute_loss=loss, scaler=torch.amp.GradScaler("cpu"), steps=5)
+
+
+@pytest.mark.usefixtures("untold")
+def test_looks_count_the_updates_that_were_made():
+    model, loss_fn, loader = quadratic()
+    calls = []
+
+    def loss(m, batch):
+        return Overflowing.apply(loss_fn(m(batch[0]), batch[1]), calls, {3, 4})
+
+    def position(m, batch):
+        return next(m.parameters()).detach().norm()
+
+    arguments = {"loader": loader, "val_loader": loader, "metric": position, "val_every": 2, "max_lr": 1e-3}
+    expected = range_test(model, compute_loss=lambda m, b: loss_fn(m(b[0]), b[1]), steps=8, **arguments)
+    curve = range_test(model, compute_loss=loss, scaler=torch.amp.GradScaler("cpu"), steps=8, **arguments)
+    np.testing.assert_allclose(curve.metric, expected.metric, rtol=1e-6)
+
+
 class Wrapped(torch.optim.Optimizer):
     """As the wrappers of training frameworks: torch's hooks are none of its business."""
 

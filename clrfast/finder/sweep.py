@@ -73,13 +73,15 @@ class Sweep:
     ) -> Recorded:
         """Train until the last rate or divergence; ``done`` of ``total`` steps are behind it already."""
         control, looks = self._control, {}
-        limit, attempts = math.inf, 0
+        limit, furthest, reached = math.inf, 0, -1  # the most updates so far, and the turn that made them
         for turn in count():
-            at = control.host_step
-            last = at >= self._steps and control.synchronize() >= self._steps
+            last = control.host_step >= self._steps and control.synchronize() >= self._steps
             # Before the batch of this step changes anything: beside the loss, after the same updates.
-            if held_out is not None and at and at not in looks and (last or held_out.due(at, self._steps)):
-                looks[at] = held_out.look(self._step)
+            if held_out is not None and (last or held_out.due(control.host_step, self._steps)):
+                at = control.synchronize() if self._step.scaler is not None else control.host_step
+                if at and at not in looks and (last or held_out.due(at, self._steps)):
+                    looks[at] = held_out.look(self._step)
+            at = control.host_step
             taken = list(islice(batches, self._step.accumulate))
             if last:  # the loss after the last update; nothing to update any more
                 # With gradients on, as in every step before: a loss may hold a derivative (a gradient penalty).
@@ -89,10 +91,12 @@ class Sweep:
             else:
                 loss = self._step.backward(taken)
                 self._update(loss)
-            attempts = attempts + 1 if control.host_step == at else 0
-            if attempts > MOST_SKIPPED:
+            if control.host_step > furthest:
+                furthest, reached = control.host_step, turn
+            elif turn - reached > MOST_SKIPPED:
                 raise ValueError(
-                    f"scaler: it has skipped {attempts} updates in a row; the gradients are not finite at any scale"
+                    f"scaler: it has skipped {turn - reached} updates in a row; the gradients are not finite at any "
+                    "scale"
                 )
             # Where a loss costs nothing to read, it tells at once that a look is due.
             high = loss.device.type == "cpu" and not (math.isfinite(value := float(loss)) and value <= limit)
@@ -104,6 +108,8 @@ class Sweep:
                     progress(done + min(at + 1, self._steps), total, shown)
                 if last or index is not None:
                     break
+                if self._step.scaler is not None:
+                    control.synchronize()  # a device skips without telling, and may do so for ever
         return self._until_divergence(looks)
 
     def _update(self, loss: Tensor) -> None:
