@@ -372,3 +372,14 @@ def test_another_order_of_the_data_leaves_the_rate_where_it_is():
     rates = [suggested(0, order=order) for order in range(5)]
     assert max(rates) / min(rates) < 2
     assert len(set(rates)) == 5
+
+
+@pytest.mark.parametrize("max_lr", np.geomspace(4.0, 40.0, 8))
+def test_no_rate_is_above_max_lr_where_the_coarse_sweep_diverges_late(max_lr):
+    """Full batches: what the leaps of the coarse sweep blow up, the fine one may pass without divergence."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(178, 13, generator=generator)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(13, 64), nn.ReLU(), nn.Linear(64, 3))
+    curve = range_test(model, nn.CrossEntropyLoss(), [(x, x[:, :3].argmax(1))], max_lr=max_lr)
+    assert curve.lr[-1] <= max_lr * (1 + 1e-6)

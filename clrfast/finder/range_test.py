@@ -178,7 +178,7 @@ def _coarse_then_fine(
     else:
         climb = coarse.divergence_lr
         top = max_lr / high if climb is None else min(ABOVE_EDGE * climb, max_lr / high)
-    fine_sweep = lr_sweep(top * low, top * high, FINE_STEPS)
+    fine_sweep = lr_sweep(top * low, min(top * high, max_lr), FINE_STEPS)
     curves = []
     for repeat in range(repeats):
         done = COARSE_STEPS + repeat * FINE_STEPS
