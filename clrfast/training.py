@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .batches import checked_loss, chosen_loss, endless, moved
+from .batches import as_pair, checked_loss, chosen_loss, endless, moved
 from .optim import SGD
 from .progress import Progress
 from .schedules import Schedule
@@ -19,7 +19,7 @@ class Score:
     """Result of a run on data that it did not train on.
 
     Attributes:
-        loss: mean loss over the samples; over the batches where the task has a ``compute_loss``.
+        loss: mean loss over the samples; over the batches where the task has no ``loss_fn``.
         accuracy: share of samples whose highest output is the target, in [0, 1]; None where the task is no
             classification.
     """
@@ -76,15 +76,15 @@ def evaluate(task: Task) -> Score | None:
         return None
     model = task.model.eval()
     device = next(model.parameters()).device
+    compute_loss = chosen_loss(task.loss_fn, task.compute_loss)
     total, correct, n_samples, classifies = 0.0, 0, 0, True
     for batch in task.val_loader:
         batch = moved(batch, device)
-        if task.compute_loss is not None:
-            total, n_samples, classifies = total + float(task.compute_loss(model, batch)), n_samples + 1, False
+        if task.loss_fn is None:
+            total, n_samples, classifies = total + float(compute_loss(model, batch)), n_samples + 1, False
             continue
-        inputs, targets = batch
+        inputs, targets = as_pair(batch)
         outputs = model(inputs)
-        assert task.loss_fn is not None
         total += float(task.loss_fn(outputs, targets)) * len(targets)
         n_samples += len(targets)
         classifies = classifies and _classifies(outputs, targets)

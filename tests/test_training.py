@@ -22,6 +22,14 @@ def make(**changes):
     return Task(**{**fields, **changes})
 
 
+class OfDicts(nn.Linear):
+    def __init__(self):
+        super().__init__(3, 2)
+
+    def forward(self, inputs, targets):
+        return {"loss": super().forward(inputs).sum() * 0 + 1.5}
+
+
 def test_train_takes_exactly_the_schedules_steps():
     task, told = make(), []
     losses = train(task, clrfast.one_cycle(0.5, 7), progress=lambda done, total, shown: told.append((done, total)))
@@ -61,6 +69,8 @@ def test_evaluate_other_tasks():
     assert evaluate(make(val_loader=None)) is None
     own = make(loss_fn=None, compute_loss=lambda model, batch: model(batch[0]).sum() * 0 + 2.5)
     assert evaluate(own).loss == 2.5
+    returned = make(model=OfDicts(), loss_fn=None, val_loader=[{"inputs": X, "targets": Y}])
+    assert evaluate(returned).loss == 1.5
 
 
 def test_evaluate_without_batches():

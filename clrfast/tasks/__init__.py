@@ -25,7 +25,8 @@ class Task:
 
     Attributes:
         model: what to train.
-        loss_fn: ``loss_fn(outputs, targets) -> loss`` for loaders of ``(inputs, targets)``; None with compute_loss.
+        loss_fn: ``loss_fn(outputs, targets) -> loss`` for loaders of ``(inputs, targets)``. None with compute_loss,
+            or for dict batches of a model that returns its own loss.
         train_loader: iterable of batches, anew at every pass.
         val_loader: likewise for validation; None without.
         compute_loss: ``compute_loss(model, batch) -> loss`` for all other batches.
