@@ -147,6 +147,8 @@ def test_progress_covers_all_of_it():
         ({"n_trials": 2}, "n_trials: got 2"),
         ({"val_loader": []}, "val_loader: it is empty"),
         ({"accumulate": 0}, "accumulate: got 0"),
+        ({"val_loader": blobs()[2], "metric": "accuracy"}, "metric: got 'accuracy'; trials are judged by the loss"),
+        ({"val_loader": blobs()[2], "val_every": 2}, "val_every: got 2; trials are judged by the loss"),
     ],
 )
 def test_bad_input_is_named(options, named):

@@ -137,6 +137,12 @@ def trial_cycles(
         raise ValueError(f"trial_steps: got {trial_steps!r}; give a whole number of updates, at least 10")
     if not is_whole(n_trials) or n_trials < 3:
         raise ValueError(f"n_trials: got {n_trials!r}; give a whole number of runs, at least 3")
+    for name in ("metric", "val_every"):
+        if options.get(name) is not None:
+            raise ValueError(
+                f"{name}: got {options[name]!r}; trials are judged by the loss on val_loader, after their last step; "
+                "leave it out"
+            )
     sweeping = (COARSE_STEPS + FINE_STEPS) if options.get("steps", "auto") == "auto" else options["steps"]
     total = sweeping + n_trials * trial_steps
     with showing(progress, "short runs") as show:
