@@ -189,6 +189,16 @@ def test_bad_held_out_arguments_are_named(arguments, named):
     assert model.weight.item() == 1.0
 
 
+def test_accuracy_of_dict_batches_is_refused_with_what_to_give():
+    batches = [{"inputs": x, "targets": y} for x, y in batches_of(8, 8)]
+
+    def loss(model, batch):
+        return nn.functional.cross_entropy(model(batch["inputs"]), batch["targets"])
+
+    with pytest.raises(ValueError, match=r"metric: 'accuracy' needs .* gave a dict; give metric\(model, batch\)"):
+        range_test(net(), loader=batches, compute_loss=loss, val_loader=batches, metric="accuracy", steps=5)
+
+
 def test_bounds_of_a_cyclical_rate_from_a_linear_sweep():
     """Smith's test: accuracy over a linear rate; it begins to rise after step 10 and is up at step 30 of 50."""
     model, loss_fn, loader = quadratic()

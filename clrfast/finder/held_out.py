@@ -81,6 +81,11 @@ class HeldOut:
             return step.loss(batch)
         if self._own and self._metric != "accuracy":
             return self._metric(step.model, moved(batch, step.device))  # type: ignore[operator]
+        if self._own and not (isinstance(batch, tuple | list) and len(batch) == 2):
+            raise ValueError(
+                f"metric: 'accuracy' needs batches of (inputs, targets), and val_loader gave a {type(batch).__name__}; "
+                "give metric(model, batch) -> number"
+            )
         inputs, targets = as_pair(moved(batch, step.device))
         outputs = step.model(inputs)
         if callable(self._metric):
