@@ -225,6 +225,15 @@ def test_bounds_of_a_cyclical_rate_from_a_linear_sweep():
         range_test(model, loss_fn, loader, steps=5).suggest("clr_bounds")
 
 
+def test_too_few_looks_are_told_as_such():
+    batches = batches_of(16, 16)
+    curve = range_test(
+        net(), nn.CrossEntropyLoss(), batches, val_loader=batches, metric="accuracy", val_every=5, steps=10
+    )
+    with pytest.raises(clrfast.NoSuggestionError, match=r"looked at 2 times up to 10, .* smaller val_every"):
+        curve.suggest("clr_bounds")
+
+
 def test_a_suggestion_from_the_validation_loss():
     model = net()
     curve = range_test(

@@ -169,6 +169,11 @@ class LRCurve:
             better = "one that rises, such as the accuracy" if rises else "the validation loss"
             raise ValueError(f"method: {method!r} needs {better}, and the metric measured is the {self.metric_name}")
         at = ~np.isnan(self.metric)
+        if at.sum() < MIN_POINTS:
+            raise NoSuggestionError(
+                f"the {self.metric_name} was looked at {at.sum()} times up to {self.lr[-1]:.3g}, fewer than "
+                f"{MIN_POINTS}: take a smaller val_every or more steps, or, if the sweep diverged, a lower max_lr"
+            )
         return self.lr[at], self.metric[at]
 
     def _require_descent(self) -> None:
