@@ -239,6 +239,30 @@ def test_progress_is_told():
     assert shown["lr"] == pytest.approx(curve.lr[11])
 
 
+def test_progress_of_two_sweeps_only_grows():
+    """A loss of a tiny size diverges nowhere: the coarse sweep takes all of its steps."""
+    model, loss_fn, loader = blobs()
+    told = []
+    range_test(
+        model, lambda o, t: 1e-6 * loss_fn(o, t), loader, repeats=2, progress=lambda *args: told.append(args[:2])
+    )
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert {total for _, total in told} == {52 + 2 * 60}
+    assert told[-1][0] == 52 + 2 * 60
+
+
+def test_held_out_losses_may_hold_a_derivative():
+    model, loss_fn, loader = blobs()
+
+    def penalised(model, batch):
+        x = batch[0].clone().requires_grad_()
+        (slope,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
+        return loss_fn(model(batch[0]), batch[1]) + slope.square().mean()
+
+    curve = range_test(model, loader=loader, compute_loss=penalised, val_loader=loader, steps=20, max_lr=0.1)
+    assert np.isfinite(curve.metric).any()
+
+
 MODEL, LOSS, LOADER = blobs()
 ONES = [(torch.ones(4, 5), torch.zeros(4, dtype=torch.long))]
 
@@ -277,6 +301,7 @@ ONES = [(torch.ones(4, 5), torch.zeros(4, dtype=torch.long))]
         (lambda: range_test(MODEL, LOSS, LOADER, spacing="log"), "spacing: got 'log'"),
         (lambda: range_test(MODEL, LOSS, LOADER, stop_factor=0.5), "stop_factor: got 0.5"),
         (lambda: range_test(MODEL, LOSS, LOADER, repeats=0), "repeats: got 0"),
+        (lambda: range_test(MODEL, LOSS, LOADER, min_lr=20), "min_lr: got 20, and max_lr is"),
         (lambda: range_test(MODEL, LOSS, LOADER, accumulate=0), "accumulate: got 0"),
         (lambda: range_test(MODEL, LOSS, LOADER, autocast=torch.float64), "autocast: got torch.float64"),
         (lambda: range_test(MODEL, LOSS, LOADER, scaler="yes"), "scaler: got str"),

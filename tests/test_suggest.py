@@ -178,6 +178,18 @@ def test_curves_without_an_answer(loss, reason):
         stopped(loss).suggest()
 
 
+@pytest.mark.parametrize("n", [6, 10, 15, 20])
+def test_few_points_of_noise_are_no_answer(n):
+    lr, refused = np.geomspace(1e-5, 1, n), 0
+    for seed in range(100):
+        loss = 2.0 + 0.1 * np.random.default_rng(seed).normal(size=n)
+        try:
+            LRCurve(lr, loss, 2.0, "completed", "").suggest()
+        except NoSuggestionError:
+            refused += 1
+    assert refused >= 75
+
+
 def test_five_points_are_enough_and_four_are_not():
     lr, loss = np.geomspace(1e-3, 10, 5), np.array([2.0, 1.5, 1.0, 0.9, 5.0])
     LRCurve(lr, loss, 2.0, "diverged", "").suggest()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from .noise import Floats, divergence, smoothed
+from .noise import Floats, divergence, noise, smoothed
 from .suggest import METHODS, MIN_POINTS, NoSuggestionError, Suggestion, resampled
 
 if TYPE_CHECKING:
@@ -179,21 +179,22 @@ class LRCurve:
     def _require_descent(self) -> None:
         """Raises NoSuggestionError if the loss does not fall by more than noise would have it."""
         smooth = self.smoothed
-        if len(smooth) <= 4 * MIN_POINTS:
-            return  # too few to tell noise from signal; the methods have their own least number
+        if len(smooth) < MIN_POINTS:
+            return  # the methods say so
         lowest = int(smooth.argmin())
-        if lowest < MIN_POINTS:
+        few = len(smooth) <= 4 * MIN_POINTS  # the smoothed curve then follows the noise, which tells itself otherwise
+        if lowest < MIN_POINTS and not few:
             climbs = "" if self.divergence_lr is None else f" and diverges at {self.divergence_lr:.3g}"
             raise NoSuggestionError(
                 f"the loss never falls: it is lowest at {self.lr[lowest]:.3g}{climbs}; lower min_lr, or, if the model "
                 "is trained already, keep to rates below that"
             )
-        fall = float(np.median(smooth[: (lowest + 1) // 2]) - smooth[lowest])
-        apart = float(np.median(np.abs(self.bounded - smooth)[:lowest]))
+        fall = float(np.median(smooth[: max((lowest + 1) // 2, 1)]) - smooth[lowest])
+        apart = noise(self.bounded) if few else float(np.median(np.abs(self.bounded - smooth)[:lowest]))
         if fall < NOISE_FACTOR * apart:
             raise NoSuggestionError(
-                f"the loss falls by {max(fall, 0):.3g} only, too little beside its usual distance from the "
-                f"smoothed curve ({apart:.3g}): take larger batches (or accumulate), more steps or a higher max_lr, "
+                f"the loss falls by {max(fall, 0):.3g} only, too little beside its usual noise "
+                f"({apart:.3g}): take larger batches (or accumulate), more steps or a higher max_lr, "
                 "unless the model is trained already"
             )
 

@@ -69,7 +69,8 @@ class HeldOut:
         """The measure now, a tensor of one element; the mean over the batches, by their number of samples."""
         total: Tensor | float = 0.0
         n_samples = 0
-        with evaluating(step.model), step.casting():
+        # A loss of the user's own may hold a derivative.
+        with evaluating(step.model), step.casting(), torch.set_grad_enabled(self._own and self._metric is None):
             for batch in self._batches:
                 n = _samples(batch)
                 total = total + n * torch.as_tensor(self._measured(step, batch)).detach().float()

@@ -79,9 +79,8 @@ def divergence(loss: ArrayLike, stop_factor: float = 4.0) -> tuple[int | None, f
                                     (of fewer than 10 values, |start| in place of the last)
 
     It has diverged where the median of the last 3 values exceeds the limit, a single one is ten times as far above the
-    start, or is not finite. ``start`` is
-    the first value, ``best`` the lowest such median so far. The scale is the loss's own: neither
-    its sign nor what is added to it matters, and a loss near zero may rise by what it fell before.
+    start, or is not finite. ``start`` is the first value, ``best`` the lowest such median so far. The scale is the
+    loss's own: neither its sign nor what is added to it matters, and a loss near zero may rise by what it fell before.
 
     Args:
         loss: ``[n]``, in the order of the steps.

@@ -25,7 +25,8 @@ from .suggest import MIN_POINTS
 from .sweep import Recorded, rates_of
 
 COARSE_STEPS, FINE_STEPS, PLAIN_STEPS = 38, 60, 98
-"""Of ``steps="auto"``: together, with the loss after each sweep, no more than the 100 batches of an ordinary test."""
+"""Of ``steps="auto"``: together, with the loss after each sweep, the 100 batches of an ordinary test; fewer where the
+loss diverges on the way, and more where it does not up to 10."""
 
 USUAL_MAX_LR, LARGEST_MAX_LR = 10.0, 1e4
 """Where a sweep without ``max_lr`` ends; a coarse one goes on to the second until it diverges."""
@@ -71,15 +72,16 @@ def range_test(
     """Train ``model`` while the rate rises from ``min_lr`` to ``max_lr``, and record the loss.
 
     Afterwards the model, its buffers, gradients and train/eval flags, the optimizer, the scaler, the loaders'
-    generators and all random states are exactly as before, also after an exception or Ctrl-C. Losses stay on the
-    device; the host looks at a copy of them every 10 steps, without waiting for a CUDA device.
+    generators and all random states are exactly as before, also after an exception or Ctrl-C; other attributes that
+    a module sets on itself are not. Losses stay on the device; the host looks at a copy of them every 10 steps, without
+    waiting for a CUDA device (with ``scaler`` it waits then, and at every step for other optimizers than ours).
 
     Args:
         model: any module with trainable parameters; put into training mode, unless it is in that mode already
             (then submodules in eval mode stay there). Batches are moved to its device.
         loss_fn: ``loss_fn(model(inputs), targets) -> loss`` for a loader of ``(inputs, targets)``. Without it and
             ``compute_loss``, batches are dicts and the model returns its own loss: ``model(**batch).loss``.
-        loader: an iterable of batches; one that is shorter than the sweep starts again.
+        loader: an iterable of batches; one that is shorter than the sweep starts again. An iterator is used up.
         compute_loss: ``compute_loss(model, batch) -> loss`` instead of ``loss_fn``, for every other kind of batch.
         optimizer: its kind, groups and state are used, its rates replaced (the groups keep their ratios).
             None: ``clrfast.SGD`` with momentum 0.9.
@@ -102,8 +104,8 @@ def range_test(
         stop_factor: see ``divergence``; a sweep stops where the loss has diverged or is not finite.
         snapshot_device: where the copy of parameters, buffers and optimizer state is kept meanwhile, for example
             "cpu"; None: where they are, which takes their size in memory once more.
-        progress: ``progress(done, total, {"lr": ..., "loss": ...})``, called every 10 steps and at the end; True for
-            a bar, if tqdm is installed.
+        progress: ``progress(done, total, {"lr": ..., "loss": ...})``, called about every 10 steps and at the end; True
+            for a bar, if tqdm is installed.
     Returns:
         The curve; ``loss[i]`` is the loss after the update with ``lr[i]``, so each sweep uses one batch more than it
         makes updates.
@@ -121,11 +123,17 @@ def range_test(
     for name, given in (("metric", metric), ("val_every", val_every)):
         if val_loader is None and given is not None:
             raise ValueError(f"{name}: got {given!r} and no val_loader; give the held-out batches too, or leave it out")
+    if max_lr is None and isinstance(min_lr, float | int) and min_lr >= USUAL_MAX_LR:
+        raise ValueError(
+            f"min_lr: got {min_lr!r}, and max_lr is {USUAL_MAX_LR:g} where it is left out; give max_lr too"
+        )
     usual_max_lr = USUAL_MAX_LR if max_lr is None else max_lr
     plain = PLAIN_STEPS if steps == "auto" else steps
     sweep = lr_sweep(min_lr, usual_max_lr, plain, spacing=spacing)
     adaptive = steps == "auto" and spacing == "exponential" and usual_max_lr / min_lr > FINE_RANGE[1] / FINE_RANGE[0]
-    planned = COARSE_STEPS + repeats * FINE_STEPS if adaptive else repeats * plain
+    top = (LARGEST_MAX_LR if max_lr is None else max_lr) if adaptive else usual_max_lr
+    coarse_steps = round(COARSE_STEPS * math.log10(top / min_lr) / COARSE_DECADES)
+    planned = coarse_steps + repeats * FINE_STEPS if adaptive else repeats * plain
     bench = Bench(
         model,
         loss_fn,
@@ -144,8 +152,7 @@ def range_test(
             held_out = HeldOut(val_loader, metric, planned // repeats, val_every, own=loss_fn is None)
         run = partial(bench.sweep, batches=batches, held_out=held_out, progress=show)
         if adaptive:
-            top = LARGEST_MAX_LR if max_lr is None else max_lr
-            curves = _coarse_then_fine(run, min_lr, top, repeats, stop_factor, planned)
+            curves = _coarse_then_fine(run, lr_sweep(min_lr, top, coarse_steps), repeats, stop_factor, planned)
         else:
             curves = []
             for repeat in range(repeats):
@@ -165,11 +172,11 @@ def _checked_steps(steps: Any) -> int | Literal["auto"]:
 
 
 def _coarse_then_fine(
-    run: Callable[..., Recorded], min_lr: float, max_lr: float, repeats: int, stop_factor: float, total: int
+    run: Callable[..., Recorded], coarse_sweep: Schedule, repeats: int, stop_factor: float, total: int
 ) -> list[LRCurve]:
     """Sweeps where it matters, each with the coarse one's points below them."""
-    steps = max(2, round(COARSE_STEPS * math.log10(max_lr / min_lr) / COARSE_DECADES))
-    coarse_sweep = lr_sweep(min_lr, max_lr, steps)
+    assert coarse_sweep.total_steps is not None
+    max_lr = float(rates_of(coarse_sweep, coarse_sweep.total_steps)[-1])
     recorded = run(coarse_sweep, stop_factor=1 + COARSE_PATIENCE * (stop_factor - 1), done=0, total=total)
     coarse = _curve(coarse_sweep, recorded)
     low, high = FINE_RANGE
@@ -181,8 +188,14 @@ def _coarse_then_fine(
     fine_sweep = lr_sweep(top * low, min(top * high, max_lr), FINE_STEPS)
     curves = []
     for repeat in range(repeats):
-        done = COARSE_STEPS + repeat * FINE_STEPS
+        done = coarse_sweep.total_steps + repeat * FINE_STEPS
         fine = _curve(fine_sweep, run(fine_sweep, stop_factor=stop_factor, done=done, total=total))
+        if fine.stopped == "completed" != coarse.stopped:
+            reason = (
+                f"reached {fine.lr[-1]:.3g} without diverging, where a first, coarse sweep had diverged; steps=100 "
+                "makes a single sweep over all rates"
+            )
+            fine = replace(fine, stop_reason=reason)
         below = coarse.lr < fine.lr[0] * (1 - 1e-9)
         metric = None
         if coarse.metric is not None and fine.metric is not None:
@@ -215,7 +228,7 @@ def _curve(sweep: Schedule, recorded: Recorded) -> LRCurve:
             "goes on higher"
         )
     elif math.isfinite(after[-1]):
-        kind, reason = "diverged", f"diverged at {lr[-1]:.3g}, after {len(after)} of {sweep.total_steps} steps"
+        kind, reason = "diverged", f"diverged at {lr[-1]:.3g}"
     else:
         kind, reason = "non-finite", f"the loss became {after[-1]} at {lr[-1]:.3g}"
     if recorded.diverged and len(after) < MIN_POINTS:

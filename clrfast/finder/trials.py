@@ -19,7 +19,7 @@ from .bench import Bench
 from .curve import LRCurve
 from .held_out import LOOKS, HeldOut
 from .noise import Floats
-from .range_test import COARSE_STEPS, FINE_STEPS, range_test
+from .range_test import range_test
 from .suggest import NoSuggestionError, Suggestion
 
 TRIAL_STEPS, N_TRIALS, FACTOR = 80, 6, 2.0
@@ -120,9 +120,10 @@ def trial_cycles(
     Args:
         model, loss_fn, loader, compute_loss: as of ``range_test``.
         val_loader: what the trials are judged on: its first batches, a tenth as many as a trial has steps. None: as
-            many batches of the loader, which no trial trains on. A loader with fewer batches than that and a trial
-            together take is kept in memory meanwhile, and 15 % of it held out; a loader of a single batch is judged
-            on that.
+            many batches of the loader. No trial trains on them; but passes over a long loader go on from trial to
+            trial, so that a later one may meet some of their samples once. A loader with fewer batches than that and
+            a trial together take is kept in memory meanwhile, and 15 % of it held out; a loader of a single batch is
+            judged on that.
         trial_steps: updates of each trial, at least 10.
         n_trials: at least 3.
         progress: as of ``range_test``.
@@ -143,18 +144,23 @@ def trial_cycles(
                 f"{name}: got {options[name]!r}; trials are judged by the loss on val_loader, after their last step; "
                 "leave it out"
             )
-    sweeping = (COARSE_STEPS + FINE_STEPS) if options.get("steps", "auto") == "auto" else options["steps"]
-    total = sweeping + n_trials * trial_steps
+    swept, trying = 0, n_trials * trial_steps
     with showing(progress, "short runs") as show:
-        told = None if show is None else lambda done, _, shown: show(done, total, shown)
-        curve = range_test(model, loss_fn, loader, compute_loss=compute_loss, progress=told, **options)
+
+        def of_sweep(done: int, total: int, shown: dict[str, float]) -> None:
+            nonlocal swept
+            swept = total
+            if show is not None:
+                show(done, total + trying, shown)
+
+        curve = range_test(model, loss_fn, loader, compute_loss=compute_loss, progress=of_sweep, **options)
         around = curve.suggest().max_lr
         kept = {name: options[name] for name in _BENCH_OPTIONS if name in options}
         bench = Bench(model, loss_fn, loader, compute_loss=compute_loss, **kept)
         with bench.at_work(val_loader) as batches:
             held, batches = _split(batches, loader, val_loader, trial_steps, kept.get("accumulate", 1))
             held_out = HeldOut(held, None, trial_steps, trial_steps, own=loss_fn is None)
-            run = partial(bench.sweep, batches=batches, stop_factor=math.inf, held_out=held_out, progress=told)
+            run = partial(bench.sweep, batches=batches, stop_factor=math.inf, held_out=held_out, progress=show)
             losses: dict[int, float] = {}
             while len(losses) < n_trials:
                 place = _next(losses)
@@ -162,7 +168,7 @@ def trial_cycles(
                 # A momentum of the user's own choice stays; ours cycles against the rate, as it will in training.
                 own = options.get("optimizer") is not None
                 schedule = one_cycle(max_lr, trial_steps, momentum=None) if own else one_cycle(max_lr, trial_steps)
-                recorded = run(schedule, done=sweeping + len(losses) * trial_steps, total=total)
+                recorded = run(schedule, done=swept + len(losses) * trial_steps, total=swept + trying)
                 loss = math.inf if recorded.diverged else float(recorded.looks[trial_steps])
                 losses[place] = loss if math.isfinite(loss) else math.inf
             with bench.training() as step:
@@ -201,7 +207,7 @@ def _split(
     except TypeError:  # it has no length, so it is taken to be long
         n_batches = math.inf
     if n_batches >= n_held + (trial_steps + 1) * accumulate:
-        # Within a trial hardly a sample comes twice, and those held out come from the same pass.
+        # The first trial goes on in the pass that they come from; a later one meets a sample of theirs once at most.
         return list(islice(batches, n_held)), batches
     one_pass = list(loader)
     if len(one_pass) == 1:  # the whole data in one batch: there is nothing to hold out
