@@ -31,8 +31,11 @@ from .peers import importable, quiet
 pytestmark = pytest.mark.filterwarnings("ignore")  # what peers warn of is not ours to mend
 
 LOW, HIGH = 1e-7, 1e-4
-STEPS = {"ResNet-56, batch 128": (10, 5), "ResNet-56, batch 512": None}
+STEPS = {"ResNet-56, batch 128": (5, 5), "ResNet-56, batch 512": None}
 """Steps and rounds where 100 and 15 would take too long on a CPU; None leaves a workload to GPUs."""
+
+LIMIT_S = 240.0
+"""For a workload; fewer rounds where that is over."""
 
 BARE = "a bare loop"
 OURS = "clrfast.range_test"
@@ -175,7 +178,7 @@ def test_range_test(benchmark: Any, request: pytest.FixtureRequest, name: str) -
     seconds = benchmark.pedantic(
         measure.interleaved,
         args=({who: partial(once, run) for who, run in runs.items()}, rounds),
-        kwargs={"warm_up": 0 if tiny else 1},
+        kwargs={"warm_up": 0 if tiny else 1, "limit_s": LIMIT_S},
         rounds=1,
     )
     for who, values in seconds.items():

@@ -128,6 +128,27 @@ def regret_table(results: Results) -> str:
     return "\n".join([*lines, "", note])
 
 
+def range_test_table(results: Results) -> str:
+    """Range tests of the same steps: contenders down, models across, each as a multiple of a bare loop."""
+    rows = [row for row in results["rows"] if "missing" not in row]
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    lines = ["| wall time over a bare loop's | " + " | ".join(models) + " |", "|---|" + "---|" * len(models)]
+    for contender in dict.fromkeys(row["contender"] for row in rows):
+        cells = {row["model"]: row for row in rows if row["contender"] == contender}
+        told = [
+            f"{row['over_bare']:.2f} ({row['over_bare_q25']:.2f} to {row['over_bare_q75']:.2f})"
+            for row in (cells[model] for model in models)
+        ]
+        lines.append(f"| {contender} | " + " | ".join(told) + " |")
+    work = ", ".join(f"{model}: {n} steps" for model, n in {row["model"]: row["steps"] for row in rows}.items())
+    n = min(row["n"] for row in rows)
+    note = (
+        f"Median (quartiles) over n >= {n} interleaved rounds; {work}; each at the same steps on the same data. "
+        f"{_where(results)}. `pytest benchmarks/bench_range_test.py`"
+    )
+    return "\n".join([*lines, "", note])
+
+
 def _where(results: Results, hardware: str | None = None) -> str:
     e = results["environment"]
     hardware = hardware or f"{e['cpu']}, {e['cores']} cores"
@@ -140,6 +161,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "schedule_cpu": schedule_table,
     "step_gpu": gpu_step_table,
     "regret": regret_table,
+    "range_test_cpu": range_test_table,
 }
 
 UNMEASURED = {
