@@ -226,6 +226,11 @@ def test_many_curves_can_be_told_apart():
     assert light == sorted(light, reverse=True)
 
 
+def test_curves_without_names_are_refused():
+    with pytest.raises(ValueError, match="curves: got list; give a dict of curves"):
+        lr_curves([make_curve()])
+
+
 def test_no_curves_are_refused():
     with pytest.raises(ValueError, match="curves: got none; give at least one"):
         lr_curves({})

@@ -52,8 +52,10 @@ def lr_curves(
     Returns:
         The axes of the losses; ``ax.figure.savefig(path)`` writes the picture.
     Raises:
-        ValueError: no curves.
+        ValueError: no curves, or no names for them.
     """
+    if not isinstance(curves, Mapping):
+        raise ValueError(f"curves: got {type(curves).__name__}; give a dict of curves by the name to show")
     if not curves:
         raise ValueError("curves: got none; give at least one, by the name to show")
     found = _suggestions_of(curves, suggestions)
