@@ -7,7 +7,7 @@ import copy
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Literal
 
@@ -320,7 +320,7 @@ def _why_sequential(runs: _Runs, loader: Iterable[Any], together: Together) -> s
     """
     if len(runs.models) == 1:
         return None if together is True else "there is only one copy"
-    trial = _Runs(copy.deepcopy(runs.models), *list(vars(runs).values())[1:])
+    trial = replace(runs, models=copy.deepcopy(runs.models))
     with surroundings_restored(loader), _slow_rules_accepted():
         batches = list(islice(endless(loader), TRIED_STEPS))
         try:
