@@ -70,6 +70,12 @@ def _own_loss(model: nn.Module, batch: Any) -> Tensor:
     return loss
 
 
+def require_iterable(loader: Any) -> None:
+    """Raises ValueError unless ``loader`` can give batches."""
+    if not isinstance(loader, Iterable):
+        raise ValueError(f"loader: got {type(loader).__name__}; give an iterable of batches, for example a DataLoader")
+
+
 def endless(loader: Iterable[Any]) -> Iterator[Any]:
     """The batches of ``loader``, from the start again at its end.
 
@@ -110,9 +116,18 @@ def checked_loss(loss: Any) -> Tensor:
     Raises:
         ValueError: it is no tensor of one element, or needs no gradient.
     """
-    if not isinstance(loss, Tensor) or loss.numel() != 1:
-        got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(type(loss).__name__)
-        raise ValueError(f"loss: got {got}; the loss must be a tensor of one element, for example loss.mean()")
-    if not loss.requires_grad:
+    if not one_element(loss).requires_grad:
         raise ValueError("loss: it does not depend on a trainable parameter; do not detach it, nor use no_grad")
     return loss
+
+
+def one_element(loss: Any) -> Tensor:
+    """``loss`` if it is a tensor of one element.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if isinstance(loss, Tensor) and loss.numel() == 1:
+        return loss
+    got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(type(loss).__name__)
+    raise ValueError(f"loss: got {got}; the loss must be a tensor of one element, for example loss.mean()")

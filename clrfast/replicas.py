@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 from torch.nn.parameter import UninitializedParameter
 
-from .batches import ComputeLoss, chosen_loss, endless, moved
+from .batches import ComputeLoss, chosen_loss, endless, moved, one_element, require_iterable
 from .finder.restore import surroundings_restored
 from .optim import SGD
 from .optim.control import require_divergence_limits
@@ -86,8 +86,8 @@ def sweep(
         ValueError: bad arguments; ``together=True`` for a model that ``vmap`` cannot run, with its reason.
     """
     compute_loss = chosen_loss(loss_fn, compute_loss)
-    if not isinstance(loader, Iterable):
-        raise ValueError(f"loader: got {type(loader).__name__}; give an iterable of batches, for example a DataLoader")
+    require_iterable(loader)
+    assert loader is not None
     total_steps = _total_steps(schedules)
     require_divergence_limits(smoothing, stop_factor)
     if together not in (True, False, "auto"):
@@ -203,11 +203,7 @@ class _WithLoss(nn.Module):
         self.model, self._compute_loss = model, compute_loss
 
     def forward(self, batch: Any) -> Tensor:
-        loss = self._compute_loss(self.model, batch)
-        if not isinstance(loss, Tensor) or loss.numel() != 1:
-            got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(type(loss).__name__)
-            raise ValueError(f"loss: got {got}; the loss must be a tensor of one element, for example loss.mean()")
-        return loss.reshape(())
+        return one_element(self._compute_loss(self.model, batch)).reshape(())
 
 
 class _Stacked:

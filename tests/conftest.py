@@ -1,4 +1,5 @@
-"""Where backend "cuda" runs: on a CUDA device in tests marked ``gpu``, else its kernels run on the CPU."""
+"""Where backend "cuda" runs (on a CUDA device in tests marked ``gpu``, else its kernels run on the CPU), and on how
+many threads."""
 
 from __future__ import annotations
 
@@ -32,3 +33,12 @@ def _device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if callspec is not None and callspec.params.get("backend") == "cuda":
         build.install(request.getfixturevalue("emulated")[0], monkeypatch)
     yield
+
+
+@pytest.fixture
+def one_thread():
+    """For so little work more threads only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -17,14 +17,7 @@ from clrfast.batches import moved
 from .test_range_test import blobs, quadratic
 from .test_restore import everything
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """For so little work more threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def recorded(lr, loss, **changes):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..batches import ComputeLoss, chosen_loss, endless
+from ..batches import ComputeLoss, chosen_loss, endless, require_iterable
 from ..optim import SGD
 from ..progress import Progress
 from ..schedules import Schedule
@@ -44,10 +44,8 @@ class Bench:
         snapshot_device: torch.device | str | None = None,
     ):
         self._compute_loss = chosen_loss(loss_fn, compute_loss)
-        if not isinstance(loader, Iterable):
-            raise ValueError(
-                f"loader: got {type(loader).__name__}; give an iterable of batches, for example a DataLoader"
-            )
+        require_iterable(loader)
+        assert loader is not None
         _require_trainable(model, optimizer)
         self._model, self._loader, self._optimizer = model, loader, optimizer
         self._also = (loss_fn,) if isinstance(loss_fn, nn.Module) else ()
