@@ -19,16 +19,17 @@ from torch.nn.parameter import UninitializedParameter
 
 from .batches import ComputeLoss, chosen_loss, endless, moved, one_element, require_iterable
 from .finder.restore import surroundings_restored
+from .graph import TrainStep, prefetched
+from .graph.graphs import WARM_UP, Graphs, why_no_graphs
 from .optim import SGD
 from .optim.control import require_divergence_limits
 from .progress import Progress, showing
 from .schedules import Schedule
-from .step import TrainingStep
 
 Together = bool | Literal["auto"]
 
-TRIED_STEPS = 3
-"""Steps of both ways before "auto" chooses the faster one; the first of each does not count."""
+TIMED_STEPS = 2
+"""Steps of both ways that are timed before "auto" chooses the faster one; those before them load, tune and capture."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +116,7 @@ class _Runs:
     smoothing: float
     stop_factor: float
 
-    def steps(self, models: list[nn.Module]) -> list[TrainingStep]:
+    def steps(self, models: list[nn.Module]) -> list[TrainStep]:
         """Ordinary training steps of these models, each by its own optimizer."""
         made = []
         for model, schedule in zip(models, self.schedules, strict=True):
@@ -123,7 +124,7 @@ class _Runs:
             optimizer = SGD(params, momentum=self.momentum, schedule=schedule)
             assert optimizer.control is not None
             optimizer.control.watch_divergence(smoothing=self.smoothing, stop_factor=self.stop_factor)
-            made.append(TrainingStep(model, self.compute_loss, optimizer))
+            made.append(TrainStep(model, None, optimizer, compute_loss=self.compute_loss))
         return made
 
 
@@ -180,8 +181,9 @@ def _in_sequence(
         last = index == n - 1
         # Every run sees the same batches; only the last leaves its mark on the loader.
         with surroundings_restored(*([] if last else [loader])):
-            for done, batch in zip(range(total_steps), endless(loader), strict=False):
-                step.update(step.backward([batch]))
+            batches = prefetched(endless(loader), step.device)
+            for done, batch in zip(range(total_steps), batches, strict=False):
+                step(batch)
                 if show is not None:
                     show(index * total_steps + done + 1, n * total_steps, {})
         losses.append(control.losses.cpu())
@@ -228,6 +230,7 @@ class _Stacked:
 
         self._grads_and_losses = vmap(grad_and_value(loss), in_dims=(0, 0, None), randomness="different")
         self.device = next(iter(self.params.values())).device
+        self._graphs = Graphs(self.device) if why_no_graphs(self.device) is None else None
         n = len(runs.models)
         tables = np.stack([_with_momentum(schedule, runs.momentum) for schedule in runs.schedules])
         self._tables = torch.from_numpy(tables).to(self.device)
@@ -240,6 +243,13 @@ class _Stacked:
 
     def train(self, batch: Any) -> None:
         """One step of all copies."""
+        if self._graphs is None:
+            self._train(batch)
+        else:
+            self._graphs(self._train, (batch,))
+
+    def _train(self, batch: Any) -> None:
+        # All that a step keeps is written where it is: a CUDA graph knows no other place.
         grads, losses = self._grads_and_losses(self.params, {**self.frozen, **self.buffers}, moved(batch, self.device))
         apply = self._advance(losses.detach().float())
         rows = self._tables[self._copies, (self.step - apply.long()).clamp(max=self._tables.shape[1] - 1)]
@@ -265,9 +275,8 @@ class _Stacked:
         diverged = smoothed - best > (self._runs.stop_factor - 1) * best.abs()
         self.stop |= live & (~finite | diverged)
         enter = live & finite
-        self._average = torch.where(enter, average, self._average)
-        self._weight = torch.where(enter, weight, self._weight)
-        self._best = torch.where(enter, best, self._best)
+        for kept, now in ((self._average, average), (self._weight, weight), (self._best, best)):
+            kept.copy_(torch.where(enter, now, kept))
         apply = ~self.stop
         self.step += apply
         return apply
@@ -284,7 +293,7 @@ class _Stacked:
 def _at_once(runs: _Runs, loader: Iterable[Any], total_steps: int, show: Progress | None, why: str | None) -> Replicas:
     stacked = _Stacked(runs, total_steps)
     with _slow_rules_accepted():
-        for done, batch in zip(range(total_steps), endless(loader), strict=False):
+        for done, batch in zip(range(total_steps), prefetched(endless(loader), stacked.device), strict=False):
             stacked.train(batch)
             if show is not None:
                 show(done + 1, total_steps, {})
@@ -317,32 +326,31 @@ def _why_sequential(runs: _Runs, loader: Iterable[Any], together: Together) -> s
     if len(runs.models) == 1:
         return None if together is True else "there is only one copy"
     trial = replace(runs, models=copy.deepcopy(runs.models))
+    device = next(runs.models[0].parameters()).device
+    untimed = WARM_UP + 1 if why_no_graphs(device) is None else 1
     with surroundings_restored(loader), _slow_rules_accepted():
-        batches = list(islice(endless(loader), TRIED_STEPS))
+        batches = list(islice(endless(loader), untimed + TIMED_STEPS))
         try:
-            stacked = _Stacked(trial, TRIED_STEPS)
+            stacked = _Stacked(trial, len(batches))
             stacked.train(batches[0])
         except Exception as error:
             return f"torch.func.vmap cannot run this model or loss ({type(error).__name__}: {_first_line(error)})"
         if together is True:
             return None
-        device = stacked.device
         steps = trial.steps(trial.models)
-        for step in steps:
-            step.update(step.backward(batches[:1]))
 
         def one_by_one(batch: Any) -> None:
             for step in steps:
-                step.update(step.backward([batch]))
+                step(batch)
 
-        at_once_s, one_by_one_s = (_seconds(train, batches[1:], device) for train in (stacked.train, one_by_one))
+        at_once_s, one_by_one_s = (_seconds(train, batches, untimed, device) for train in (stacked.train, one_by_one))
     if one_by_one_s < at_once_s:
         return f"one after the other is {at_once_s / one_by_one_s:.1f} times as fast as together here"
     return None
 
 
-def _seconds(train: Callable[[Any], None], batches: list[Any], device: torch.device) -> float:
-    """The fastest step, waited for."""
+def _seconds(train: Callable[[Any], None], batches: list[Any], untimed: int, device: torch.device) -> float:
+    """The fastest step past the first ``untimed`` ones, waited for."""
 
     def wait() -> None:
         if device.type == "cuda":
@@ -355,7 +363,7 @@ def _seconds(train: Callable[[Any], None], batches: list[Any], device: torch.dev
         wait()
         return time.perf_counter() - begin
 
-    return min(timed(batch) for batch in batches)
+    return min([timed(batch) for batch in batches][untimed:])
 
 
 def _first_line(error: Exception) -> str:

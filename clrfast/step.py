@@ -1,4 +1,4 @@
-"""One training step: forward, backward and update, with accumulation, autocast, loss scaling and clipping."""
+"""One training step, eagerly: forward, backward and update, with accumulation, autocast, loss scaling and clipping."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .optim import SGD
 from .schedules.curves import is_whole
 
 
-class TrainingStep:
+class EagerStep:
     """What happens between a batch and the updated model.
 
     Args:
@@ -64,6 +64,21 @@ class TrainingStep:
         if self._autocast is None:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=self._autocast)
+
+    def __call__(self, *batches: Any) -> Tensor:
+        """One update from ``accumulate`` batches; returns their mean loss, detached, without waiting for the device."""
+        self.require_count(batches)
+        loss = self.backward(batches)
+        self.update(loss)
+        return loss
+
+    def require_count(self, batches: Sequence[Any]) -> None:
+        """Raises ValueError unless these are as many batches as an update takes."""
+        if len(batches) != self.accumulate:
+            raise ValueError(
+                f"batches: got {len(batches)}, and accumulate is {self.accumulate}; a step takes exactly so many, each "
+                "an argument of its own"
+            )
 
     def backward(self, batches: Sequence[Any]) -> Tensor:
         """Set the gradients of the mean loss over ``batches``, and return that loss, detached."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .batches import as_pair, checked_loss, chosen_loss, endless, moved
+from .batches import as_pair, chosen_loss, endless, moved
+from .graph import TrainStep, prefetched
 from .optim import SGD
 from .progress import Progress
 from .schedules import Schedule
@@ -43,7 +44,8 @@ def train(
     momentum: float = 0.9,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Train ``task.model`` in place over the whole of ``schedule`` with ``clrfast.SGD``.
+    """Train ``task.model`` in place over the whole of ``schedule`` with ``clrfast.SGD``; on a CUDA device its steps are
+    replays of one CUDA graph, where that can be.
 
     Args:
         schedule: with ``total_steps``; the data is passed as often as that takes.
@@ -52,20 +54,18 @@ def train(
     Returns:
         The loss before each update, float32 ``[total_steps]`` on the model's device.
     """
-    compute_loss = chosen_loss(task.loss_fn, task.compute_loss)
     model = task.model
     params = [param for param in model.parameters() if param.requires_grad]
     optimizer = SGD(params, momentum=momentum, schedule=schedule)
-    control, device = optimizer.control, params[0].device
+    control = optimizer.control
     assert control is not None
+    step = TrainStep(model, task.loss_fn, optimizer, compute_loss=task.compute_loss)
     model.train()
-    for step, batch in zip(range(control.total_steps), endless(task.train_loader), strict=False):
-        optimizer.zero_grad(set_to_none=True)
-        loss = checked_loss(compute_loss(model, moved(batch, device)))
-        loss.backward()
-        optimizer.step(loss=loss)
+    batches = prefetched(endless(task.train_loader), step.device)
+    for done, batch in zip(range(control.total_steps), batches, strict=False):
+        step(batch)
         if progress is not None:
-            progress(step + 1, control.total_steps, {})
+            progress(done + 1, control.total_steps, {})
     return control.losses
 
 

@@ -1,8 +1,7 @@
-"""CapturedStep's own logic, with a stand-in for torch's graph; test_gpu.py captures real ones."""
+"""CapturedStep's own logic, with graphs acted out on the CPU; test_gpu.py captures real ones."""
 
 from __future__ import annotations
 
-import contextlib
 import gc
 
 import pytest
@@ -10,44 +9,14 @@ import torch
 
 import clrfast
 from clrfast.graph import CapturedStep
-from clrfast.optim import capture
 
+from . import graphs_on_cpu
 from .cases import give_grads, make_params
-
-
-class Graph:
-    """Counts its replays, and stands still."""
-
-    def __init__(self):
-        self.replays = 0
-
-    def replay(self):
-        self.replays += 1
-
-
-class Stream:
-    def __init__(self, device):
-        pass
-
-    def wait_stream(self, other):
-        pass
 
 
 @pytest.fixture(autouse=True)
 def _no_device(monkeypatch):
-    @contextlib.contextmanager
-    def graph(graph, stream, capture_error_mode):
-        assert capture_error_mode == "thread_local"
-        with monkeypatch.context() as patch:
-            patch.setattr(capture, "is_capturing", lambda devices: True)
-            yield
-
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
-    monkeypatch.setattr(torch.cuda, "graph", graph)
-    monkeypatch.setattr(torch.cuda, "Stream", Stream)
-    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
-    for name in ("stream", "device"):
-        monkeypatch.setattr(torch.cuda, name, lambda _: contextlib.nullcontext())
+    graphs_on_cpu.install(monkeypatch)
 
 
 def captured(**options):
@@ -71,7 +40,7 @@ def test_replays_show_the_next_row():
     optimizer._show_next_row()
     for _ in range(3):
         assert graph.replay() == "what step returned"
-    assert graph._graph.replays == 3
+    assert graph._graph._graph.replays == 3
     assert optimizer.param_groups[0]["lr"] == pytest.approx(optimizer.control.host_table[3, 0, 0])
 
 
@@ -80,7 +49,7 @@ def test_two_captures_over_one_optimizer_both_stay_valid():
     other = CapturedStep(step, optimizer)
     for one in (graph, other, graph):
         one.replay()
-    assert (graph._graph.replays, other._graph.replays) == (2, 1)
+    assert (graph._graph._graph.replays, other._graph._graph.replays) == (2, 1)
 
 
 def test_the_warm_up_leaves_no_gradient_behind():
@@ -115,7 +84,7 @@ def test_a_stale_capture_is_refused(name):
     CHANGES[name](optimizer)
     with pytest.raises(RuntimeError, match="capture it again"):
         graph.replay()
-    assert graph._graph.replays == 0
+    assert graph._graph._graph.replays == 0
 
 
 def test_a_hand_written_rate_or_a_new_watch_is_not_ignored():
@@ -137,4 +106,4 @@ def test_a_capture_without_its_optimizer_is_refused():
     gc.collect()
     with pytest.raises(RuntimeError, match="keep it for as long as the step is replayed"):
         graph.replay()
-    assert graph._graph.replays == 0
+    assert graph._graph._graph.replays == 0

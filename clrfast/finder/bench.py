@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ..batches import ComputeLoss, chosen_loss, endless, require_iterable
+from ..graph import TrainStep, prefetched
 from ..optim import SGD
 from ..progress import Progress
 from ..schedules import Schedule
-from ..step import TrainingStep
+from ..step import EagerStep
 from .held_out import HeldOut
 from .restore import surroundings_restored, trained_restored
 from .sweep import Recorded, Sweep
@@ -42,8 +44,11 @@ class Bench:
         scaler: torch.amp.GradScaler | None = None,
         clip_norm: float | None = None,
         snapshot_device: torch.device | str | None = None,
+        graph: Literal["auto", False] = "auto",
     ):
-        self._compute_loss = chosen_loss(loss_fn, compute_loss)
+        chosen = chosen_loss(loss_fn, compute_loss)
+        if graph not in ("auto", False):
+            raise ValueError(f"graph: got {graph!r}; give 'auto' or False")
         require_iterable(loader)
         assert loader is not None
         _require_trainable(model, optimizer)
@@ -51,6 +56,11 @@ class Bench:
         self._also = (loss_fn,) if isinstance(loss_fn, nn.Module) else ()
         self._scaler, self._snapshot_device = scaler, snapshot_device
         self._options: dict[str, Any] = {"accumulate": accumulate, "autocast": autocast, "clip_norm": clip_norm}
+        self._make_step: Callable[..., EagerStep] = (
+            partial(TrainStep, model, loss_fn, compute_loss=compute_loss)
+            if graph == "auto"
+            else partial(EagerStep, model, chosen)
+        )
         self.step()  # bad options are told before anything begins
 
     @contextlib.contextmanager
@@ -60,12 +70,12 @@ class Bench:
         with surroundings_restored(self._loader, *loaders):
             yield endless(self._loader)
 
-    def step(self) -> TrainingStep:
+    def step(self) -> EagerStep:
         """A training step with the user's optimizer, or else a new SGD over all trainable parameters."""
         optimizer = self._optimizer
         if optimizer is None:
             optimizer = SGD([param for param in self._model.parameters() if param.requires_grad], momentum=MOMENTUM)
-        return TrainingStep(self._model, self._compute_loss, optimizer, scaler=self._scaler, **self._options)
+        return self._make_step(optimizer=optimizer, scaler=self._scaler, **self._options)
 
     @property
     def momentum(self) -> float | None:
@@ -80,7 +90,7 @@ class Bench:
         return None if values or dampening or nesterov else float(momentum)
 
     @contextlib.contextmanager
-    def training(self) -> Iterator[TrainingStep]:
+    def training(self) -> Iterator[EagerStep]:
         """A block in which the model is trained, by the step that it yields, and after which it is as before."""
         with trained_restored(
             self._model, self._optimizer, self._also, scaler=self._scaler, snapshot_device=self._snapshot_device
@@ -103,7 +113,7 @@ class Bench:
         """One pass over the rates of ``sweep``."""
         with self.training() as step:
             one = Sweep(step, sweep, keep_ratios=self._optimizer is not None, stop_factor=stop_factor)
-            return one.run(batches, held_out, progress, done, total)
+            return one.run(prefetched(batches, step.device), held_out, progress, done, total)
 
 
 def _require_trainable(model: Any, optimizer: Any) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..batches import as_pair, moved
 from ..schedules.curves import is_whole
-from ..step import TrainingStep, evaluating
+from ..step import EagerStep, evaluating
 from .curve import VALIDATION_LOSS
 from .noise import Floats
 
@@ -65,7 +65,7 @@ class HeldOut:
         belongs in any case, so that it is none too many."""
         return updates >= self.every and (steps - updates) % self.every == 0
 
-    def look(self, step: TrainingStep) -> Tensor:
+    def look(self, step: EagerStep) -> Tensor:
         """The measure now, a tensor of one element; the mean over the batches, by their number of samples."""
         total: Tensor | float = 0.0
         n_samples = 0
@@ -77,7 +77,7 @@ class HeldOut:
                 n_samples += n
         return torch.as_tensor(total / n_samples)
 
-    def _measured(self, step: TrainingStep, batch: Any) -> Any:
+    def _measured(self, step: EagerStep, batch: Any) -> Any:
         if self._metric is None:
             return step.loss(batch)
         if self._own and self._metric != "accuracy":

@@ -67,6 +67,7 @@ def range_test(
     clip_norm: float | None = None,
     stop_factor: float = 4.0,
     snapshot_device: torch.device | str | None = None,
+    graph: Literal["auto", False] = "auto",
     progress: Progress | bool | None = None,
 ) -> LRCurve:
     """Train ``model`` while the rate rises from ``min_lr`` to ``max_lr``, and record the loss.
@@ -104,6 +105,8 @@ def range_test(
         stop_factor: see ``divergence``; a sweep stops where the loss has diverged or is not finite.
         snapshot_device: where the copy of parameters, buffers and optimizer state is kept meanwhile, for example
             "cpu"; None: where they are, which takes their size in memory once more.
+        graph: "auto": on a CUDA device the steps are replays of a CUDA graph where that can be, with the same results;
+            see ``clrfast.graph.TrainStep``. False: never.
         progress: ``progress(done, total, {"lr": ..., "loss": ...})``, called about every 10 steps and at the end; True
             for a bar, if tqdm is installed.
     Returns:
@@ -145,6 +148,7 @@ def range_test(
         scaler=scaler,
         clip_norm=clip_norm,
         snapshot_device=snapshot_device,
+        graph=graph,
     )
     with showing(progress, "range test") as show, bench.at_work(val_loader) as batches:
         held_out = None

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..optim import SGD, StepControl
 from ..progress import Progress
 from ..schedules import Curve, Schedule
-from ..step import TrainingStep
+from ..step import EagerStep
 from .held_out import HeldOut
 from .noise import Floats, divergence
 
@@ -50,7 +50,7 @@ class Sweep:
         keep_ratios: the groups keep the ratios of their rates; the sweep's are those of the highest.
     """
 
-    def __init__(self, step: TrainingStep, sweep: Schedule, *, keep_ratios: bool, stop_factor: float):
+    def __init__(self, step: EagerStep, sweep: Schedule, *, keep_ratios: bool, stop_factor: float):
         assert sweep.total_steps is not None
         optimizer = step.optimizer
         self._step, self._steps, self._stop_factor = step, sweep.total_steps, stop_factor
@@ -89,8 +89,7 @@ class Sweep:
                     loss = torch.stack([self._step.loss(batch).detach().mean() for batch in taken]).mean()
                 control.advance(loss)
             else:
-                loss = self._step.backward(taken)
-                self._update(loss)
+                loss = self._updated(taken)
             if control.host_step > furthest:
                 furthest, reached = control.host_step, turn
             elif turn - reached > MOST_SKIPPED:
@@ -112,12 +111,12 @@ class Sweep:
                     control.synchronize()  # a device skips without telling, and may do so for ever
         return self._until_divergence(looks)
 
-    def _update(self, loss: Tensor) -> None:
-        """Update at the sweep's rate; the control learns of it."""
+    def _updated(self, batches: list[Any]) -> Tensor:
+        """Update at the sweep's rate; the control learns of it. Returns the loss before it."""
         optimizer, control = self._step.optimizer, self._control
         if isinstance(optimizer, SGD):
-            self._step.update(loss)
-            return
+            return self._step(*batches)
+        loss = self._step.backward(batches)
         for group, (lr, *_) in zip(optimizer.param_groups, control.host_row(), strict=True):
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(lr)
@@ -126,7 +125,7 @@ class Sweep:
         if self._step.scaler is None:  # nothing skips an update
             self._step.update()
             control.advance(loss)
-            return
+            return loss
         applied = _Applied()
         handle = optimizer.register_step_post_hook(applied)
         try:
@@ -135,6 +134,7 @@ class Sweep:
             handle.remove()
         control.advance(loss, applied.skipped(loss.device))
         control.synchronize()  # the next rate depends on whether this update was skipped
+        return loss
 
     def _until_divergence(self, looks: dict[int, Tensor]) -> Recorded:
         control = self._control

@@ -182,7 +182,7 @@ def trial_cycles(
     )
 
 
-_BENCH_OPTIONS = ("optimizer", "accumulate", "autocast", "scaler", "clip_norm", "snapshot_device")
+_BENCH_OPTIONS = ("optimizer", "accumulate", "autocast", "scaler", "clip_norm", "snapshot_device", "graph")
 
 
 def _next(losses: dict[int, float]) -> int:

@@ -257,20 +257,20 @@ class SGD(torch.optim.Optimizer):
         """
         # torch wraps the hooks and a profiler range around every step; that costs more than a small model's update,
         # so take it only where somebody hooks or profiles.
-        if self._is_observed():
+        if self.has_hooks() or torch.autograd._profiler_enabled():
             return _observed_step(self, closure, loss=loss)
         return self._step(closure, loss=loss)
 
     # Keeps torch.optim.Optimizer from wrapping `step` itself.
     step.hooked = True  # type: ignore[attr-defined]
 
-    def _is_observed(self) -> bool:
+    def has_hooks(self) -> bool:
+        """Whether somebody wants to be called before or after a step, of this optimizer or of all."""
         return bool(
             self._optimizer_step_pre_hooks
             or self._optimizer_step_post_hooks
             or optimizer_module._global_optimizer_pre_hooks
             or optimizer_module._global_optimizer_post_hooks
-            or torch.autograd._profiler_enabled()
         )
 
     def _step(self, closure: Callable[[], Any] | None = None, *, loss: Tensor | float | None = None) -> Any:

@@ -1,0 +1,149 @@
+"""A step of the user's own as one CUDA graph, with lr, momentum and weight decay alive in the replay."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+from ..optim import SGD
+from ..optim.parameters import devices_of
+
+
+class Graph:
+    """What ``function`` has the device do, captured now and repeated by ``replay``.
+
+    Args:
+        function: works on tensors that stay where they are; it is called once, and nothing runs then.
+        stream: to capture on.
+        pool: memory of other graphs that are never replayed at the same time, ``torch.cuda.graph_pool_handle()``; None
+            for memory of its own.
+
+    Attributes:
+        result: what ``function`` returned, detached; its tensors are written anew by every replay.
+    """
+
+    def __init__(self, function: Callable[[], Any], stream: torch.cuda.Stream, pool: Any = None):
+        self._graph = torch.cuda.CUDAGraph()
+        # thread_local: other threads, such as NCCL's watchdog, may go on using CUDA meanwhile.
+        capturing = torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local")
+        with torch.cuda.device(stream.device), _undone_on_failure(stream.device), capturing:
+            # Detached, for autograd's graph would tie later eager steps to the stream of the capture.
+            self.result = tree_map_only(Tensor, Tensor.detach, function())
+
+    def replay(self) -> Any:
+        """Have the device do it once more; returns ``result`` without waiting."""
+        self._graph.replay()
+        return self.result
+
+
+class CapturedStep:
+    """One training step, captured now and repeated by ``replay`` in a single launch.
+
+    ``TrainStep`` does this by itself for an ordinary step; this is for steps of another kind.
+
+    Args:
+        step: does zero_grad, forward, backward and ``optimizer.step(loss=loss)`` on tensors that stay where they are
+            (copy each batch into them before ``replay``).
+        optimizer: what ``step`` calls; on CUDA devices. Gradients of before are dropped, missing state is made.
+        warm_up: does forward and backward once, without the update; it is run before the capture, because libraries
+            make their workspaces at their first use, which a capture forbids. Buffers that a forward pass changes,
+            such as the statistics of batch normalisation, see it. None: the caller has done so, on another stream.
+        stream, pool: as of ``Graph``; None makes a stream.
+
+    Attributes:
+        result: what ``step`` returned, detached; its tensors are written anew by every replay.
+
+    The schedule moves on in the replay, because it lies on the device; without one, lr, momentum and weight decay are
+    captured as the numbers that they are now (a rate that is a tensor is read at every replay). Parameters and
+    batch must stay where they are: a model that was moved has to be captured again.
+
+    Raises:
+        RuntimeError: the step cannot be captured, for example because a trainable parameter gets no gradient in it.
+            The current stream and the random numbers are then as before.
+    """
+
+    def __init__(
+        self,
+        step: Callable[[], Any],
+        optimizer: SGD,
+        *,
+        warm_up: Callable[[], object] | None = None,
+        stream: torch.cuda.Stream | None = None,
+        pool: Any = None,
+    ):
+        if stream is None:
+            stream = torch.cuda.Stream(devices_of(optimizer.param_groups)[0])
+        if warm_up is not None:
+            run_aside(warm_up, stream)
+        optimizer.zero_grad(set_to_none=True)  # gradients of before would lie outside of the graph's own memory
+        optimizer.init_state()
+        self._optimizer = weakref.ref(optimizer)
+        self._taken = _taken(optimizer)
+        self._graph = Graph(step, stream, pool)
+        self.result = self._graph.result
+
+    def replay(self) -> Any:
+        """Do the step once more; returns ``result`` without waiting for the device.
+
+        Raises:
+            RuntimeError: the optimizer is gone, or has loaded a state, or got another schedule, parameter group or
+                option since the capture: a replay would update what nobody reads, or by what does not hold any more.
+        """
+        optimizer = self._optimizer()
+        if optimizer is None:
+            raise RuntimeError(
+                "the optimizer of this captured step is gone; keep it for as long as the step is replayed"
+            )
+        taken = _taken(optimizer)
+        if taken != self._taken:
+            what = next(name for name, value in taken.items() if value != self._taken[name])
+            raise RuntimeError(f"optimizer: it {what} since this step was captured; capture it again")
+        self._graph.replay()
+        optimizer.count_replay()
+        return self.result
+
+
+def _taken(optimizer: SGD) -> dict[str, Any]:
+    """What a capture takes from ``optimizer`` for good, by what to say where it has changed; the narrowest first."""
+    options = (
+        "has got another option in a parameter group (rates that change belong into a schedule) or divergence watch"
+    )
+    return {
+        "has got or lost a parameter group": len(optimizer.param_groups),
+        "has got another schedule": optimizer.control,
+        options: optimizer.captured_values(),
+        "has loaded a state, or its parameters were moved": optimizer.generation,
+    }
+
+
+@contextlib.contextmanager
+def _undone_on_failure(device: torch.device) -> Iterator[None]:
+    """A block around a capture; where it fails, the device's stream and generator are usable again.
+
+    torch leaves the capture's stream current, and the generator waiting for the capture to end (pytorch#171263).
+    """
+    current = torch.cuda.current_stream(device)
+    generator = torch.cuda.default_generators[device.index]
+    before = generator.clone_state()
+    try:
+        yield
+    except BaseException:
+        torch.cuda.set_stream(current)
+        generator.graphsafe_set_state(before)
+        raise
+
+
+def run_aside(function: Callable[[], Any], stream: torch.cuda.Stream) -> Any:
+    """Run ``function`` on ``stream``, in order with the current one, as work before a capture has to be."""
+    current = torch.cuda.current_stream(stream.device)
+    stream.wait_stream(current)
+    with torch.cuda.stream(stream):
+        result = function()
+    current.wait_stream(stream)
+    return result
