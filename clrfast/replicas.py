@@ -19,8 +19,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from .batches import ComputeLoss, chosen_loss, endless, moved, one_element, require_iterable
 from .finder.restore import surroundings_restored
-from .graph import TrainStep, prefetched
-from .graph.graphs import WARM_UP, Graphs, why_no_graphs
+from .graph import TrainStep, graphs, prefetched
 from .optim import SGD
 from .optim.control import require_divergence_limits
 from .progress import Progress, showing
@@ -230,7 +229,7 @@ class _Stacked:
 
         self._grads_and_losses = vmap(grad_and_value(loss), in_dims=(0, 0, None), randomness="different")
         self.device = next(iter(self.params.values())).device
-        self._graphs = Graphs(self.device) if why_no_graphs(self.device) is None else None
+        self._graphs = graphs.Graphs(self.device) if graphs.why_no_graphs(self.device) is None else None
         n = len(runs.models)
         tables = np.stack([_with_momentum(schedule, runs.momentum) for schedule in runs.schedules])
         self._tables = torch.from_numpy(tables).to(self.device)
@@ -327,7 +326,7 @@ def _why_sequential(runs: _Runs, loader: Iterable[Any], together: Together) -> s
         return None if together is True else "there is only one copy"
     trial = replace(runs, models=copy.deepcopy(runs.models))
     device = next(runs.models[0].parameters()).device
-    untimed = WARM_UP + 1 if why_no_graphs(device) is None else 1
+    untimed = graphs.WARM_UP + 1 if graphs.why_no_graphs(device) is None else 1
     with surroundings_restored(loader), _slow_rules_accepted():
         batches = list(islice(endless(loader), untimed + TIMED_STEPS))
         try:

@@ -70,7 +70,10 @@ def _aliases(func: Any) -> bool:
 
 
 class CUDAGraph:
+    last: CUDAGraph
+
     def __init__(self) -> None:
+        CUDAGraph.last = self
         self.recording = Recording()
         self.replays = 0
 

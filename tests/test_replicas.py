@@ -8,7 +8,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import clrfast
 from clrfast import Schedule, one_cycle
+from clrfast.graph import graphs
 from clrfast.schedules import constant
+
+from . import graphs_on_cpu
 
 STEPS = 12
 
@@ -77,6 +80,29 @@ def test_together_and_in_sequence_are_equal(make_model, seeds):
     same(together, in_sequence)
     assert together.losses.shape == (4, STEPS)
     assert together.steps.tolist() == [STEPS] * 4
+
+
+@pytest.mark.parametrize("device", ["acted out", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("make_model", [mlp, batch_norm])
+def test_captured_copies_are_the_eager_ones(make_model, device, monkeypatch):
+    options = {"generator": torch.Generator("cpu").manual_seed(0), "device": "cpu"}
+    batches = [(torch.randn(16, 6, **options), torch.randint(3, (16,), **options)) for _ in range(5)]
+
+    def trained():
+        return clrfast.sweep(make_model, LOSS, batches, SCHEDULES, together=True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(graphs, "why_no_graphs", lambda device: "not this time")
+        eager = trained()
+    if device == "acted out":
+        graphs_on_cpu.install(monkeypatch)
+    captured = trained()
+    if device == "acted out":
+        assert graphs_on_cpu.CUDAGraph.last.replays == STEPS - graphs.WARM_UP
+    assert torch.equal(captured.losses, eager.losses)
+    for one, other in zip(captured.models, eager.models, strict=True):
+        for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True):
+            assert torch.equal(a, b)
 
 
 def test_each_run_is_an_ordinary_training():
