@@ -1,6 +1,6 @@
-"""A learning-rate range test on the CPU: clrfast's against the peers' and a bare loop, the same steps on the same data.
+"""A learning-rate range test: clrfast's against the peers' and a bare loop, the same steps on the same data.
 
-    pytest benchmarks/bench_range_test.py --results benchmarks/results
+    pytest benchmarks/bench_range_test.py --results benchmarks/results [--device cuda]
 
 The rates stay so low that nothing diverges and every contender makes all of its steps; all run in one process,
 interleaved, each from a fresh model. A peer that is not installed has a row that says so.
@@ -25,13 +25,14 @@ import clrfast
 from clrfast.batches import endless
 
 from . import measure
+from .conftest import Setting
 from .models import WORKLOADS, Workload
 from .peers import importable, quiet
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what peers warn of is not ours to mend
 
 LOW, HIGH = 1e-7, 1e-4
-STEPS = {"ResNet-56, batch 128": (5, 5), "ResNet-56, batch 512": None}
+ON_CPU = {"ResNet-56, batch 128": (5, 5), "ResNet-56, batch 512": None}
 """Steps and rounds where 100 and 15 would take too long on a CPU; None leaves a workload to GPUs."""
 
 LIMIT_S = 240.0
@@ -39,6 +40,7 @@ LIMIT_S = 240.0
 
 BARE = "a bare loop"
 OURS = "clrfast.range_test"
+UNCAPTURED = "clrfast.range_test(graph=False)"
 ROWS: list[dict[str, Any]] = []
 
 
@@ -50,24 +52,29 @@ def sgd(model: nn.Module) -> torch.optim.SGD:
     return torch.optim.SGD(model.parameters(), lr=LOW, momentum=0.9)
 
 
+def device_of(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
 def bare(model: nn.Module, data: DataLoader, steps: int) -> None:
     optimizer, loss_fn = sgd(model), nn.CrossEntropyLoss()
     model.train()
+    device = device_of(model)
     for _, (inputs, targets) in zip(range(steps), endless(data), strict=False):
         optimizer.zero_grad()
-        loss_fn(model(inputs), targets).backward()
+        loss_fn(model(inputs.to(device)), targets.to(device)).backward()
         optimizer.step()
 
 
-def ours(model: nn.Module, data: DataLoader, steps: int) -> None:
-    curve = clrfast.range_test(model, nn.CrossEntropyLoss(), data, min_lr=LOW, max_lr=HIGH, steps=steps)
+def ours(model: nn.Module, data: DataLoader, steps: int, **options: Any) -> None:
+    curve = clrfast.range_test(model, nn.CrossEntropyLoss(), data, min_lr=LOW, max_lr=HIGH, steps=steps, **options)
     assert len(curve.lr) == steps
 
 
 def torch_lr_finder(model: nn.Module, data: DataLoader, steps: int) -> None:
     from torch_lr_finder import LRFinder
 
-    finder = LRFinder(model, sgd(model), nn.CrossEntropyLoss(), device="cpu")
+    finder = LRFinder(model, sgd(model), nn.CrossEntropyLoss(), device=device_of(model))
     finder.range_test(data, end_lr=HIGH, num_iter=steps, diverge_th=1e9)
     finder.reset()
 
@@ -81,7 +88,11 @@ def fastai(model: nn.Module, data: DataLoader, steps: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         opt_func = partial(OptimWrapper, opt=torch.optim.SGD, momentum=0.9)
         learner = Learner(
-            DataLoaders(data, data), model, loss_func=nn.CrossEntropyLoss(), opt_func=opt_func, path=folder
+            DataLoaders(data, data, device=device_of(model)),
+            model,
+            loss_func=nn.CrossEntropyLoss(),
+            opt_func=opt_func,
+            path=folder,
         )
         with learner.no_bar():
             learner.lr_find(LOW, HIGH, steps, stop_div=False, show_plot=False)
@@ -104,8 +115,9 @@ def lightning(model: nn.Module, data: DataLoader, steps: int) -> None:
             return torch.optim.SGD(self.parameters(), lr=self.lr, momentum=0.9)
 
     with tempfile.TemporaryDirectory() as folder:
+        on = "gpu" if device_of(model).type == "cuda" else "cpu"
         quietly = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
-        trainer = Trainer(accelerator="cpu", devices=1, default_root_dir=folder, **dict.fromkeys(quietly, False))
+        trainer = Trainer(accelerator=on, devices=1, default_root_dir=folder, **dict.fromkeys(quietly, False))
         Tuner(trainer).lr_find(
             Module(),
             train_dataloaders=data,
@@ -121,7 +133,7 @@ def ignite(model: nn.Module, data: DataLoader, steps: int) -> None:
     from ignite.handlers import FastaiLRFinder
 
     optimizer = sgd(model)
-    trainer = create_supervised_trainer(model, optimizer, nn.CrossEntropyLoss())
+    trainer = create_supervised_trainer(model, optimizer, nn.CrossEntropyLoss(), device=device_of(model))
     to_save = {"model": model, "optimizer": optimizer}
     with FastaiLRFinder().attach(
         trainer, to_save=to_save, start_lr=LOW, end_lr=HIGH, num_iter=steps, diverge_th=1e9
@@ -133,6 +145,7 @@ Run = Callable[[nn.Module, DataLoader, int], None]
 CONTENDERS: dict[str, tuple[Run, tuple[str, ...]]] = {
     BARE: (bare, ()),
     OURS: (ours, ()),
+    UNCAPTURED: (partial(ours, graph=False), ()),
     "torch-lr-finder": (torch_lr_finder, ("torch_lr_finder",)),
     "fastai": (fastai, ("fastai.callback.schedule",)),
     "Lightning": (lightning, ("lightning.pytorch.tuner",)),
@@ -152,55 +165,41 @@ def counted(steps: list[int]) -> Iterator[None]:
     steps[:] = [len(steps) - before]
 
 
-@pytest.mark.parametrize("name", [name for name in WORKLOADS if STEPS.get(name, ()) is not None])
-def test_range_test(benchmark: Any, request: pytest.FixtureRequest, name: str) -> None:
-    tiny = request.config.getoption("--tiny")
-    steps, rounds = (5, 1) if tiny else STEPS.get(name) or (100, 15)
-    workload = replace(WORKLOADS[name], batch_size=2) if tiny else WORKLOADS[name]
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_range_test(benchmark: Any, setting: Setting, name: str) -> None:
+    usual = (100, 15)
+    chosen = usual if setting.on_gpu else ON_CPU.get(name, usual)
+    if chosen is None:
+        pytest.skip("for GPUs")
+    steps, rounds = (5, 1) if setting.tiny else chosen
+    workload = replace(WORKLOADS[name], batch_size=2) if setting.tiny else WORKLOADS[name]
     data = loader(workload, steps)
     missing = {who: lacking for who, (_, modules) in CONTENDERS.items() if (lacking := importable(modules))}
-    runs = {who: run for who, (run, _) in CONTENDERS.items() if who not in missing}
-    made: list[int] = []
-    for who, run in runs.items():
-        torch.manual_seed(0)
-        with quiet(), counted(made):
-            run(workload.make(), data, steps)
-        assert steps - 1 <= made[0] <= steps + 1, f"{who} made {made[0]} steps, not {steps}"
+    # Without a graph to leave out it is the same as the other.
+    left_out = set(missing) | (set() if setting.on_gpu else {UNCAPTURED})
+    runs = {who: run for who, (run, _) in CONTENDERS.items() if who not in left_out}
 
     def once(run: Run) -> None:
-        with quiet():
-            run(model(), data, steps)
-
-    def model() -> nn.Module:
         torch.manual_seed(0)
-        return workload.make()
+        with quiet():
+            run(workload.make().to(setting.device), data, steps)
+
+    made: list[int] = []
+    for who, run in runs.items():
+        with counted(made):
+            once(run)
+        assert steps - 1 <= made[0] <= steps + 1, f"{who} made {made[0]} steps, not {steps}"
 
     seconds = benchmark.pedantic(
         measure.interleaved,
         args=({who: partial(once, run) for who, run in runs.items()}, rounds),
-        kwargs={"warm_up": 0 if tiny else 1, "limit_s": LIMIT_S},
+        kwargs={"warm_up": 0 if setting.tiny else 1, "limit_s": LIMIT_S, "timer": measure.finished_seconds},
         rounds=1,
     )
+    case = {"benchmark": "range_test", "model": name}
     for who, values in seconds.items():
-        ratios = values / seconds[BARE]
-        low, middle, high = (float(torch.tensor(ratios).quantile(q)) for q in (0.25, 0.5, 0.75))
-        ROWS.append(
-            {
-                "benchmark": "range_test",
-                "model": name,
-                "steps": steps,
-                "contender": who,
-                **measure.statistics(values),
-                "over_bare": round(middle, 3),
-                "over_bare_q25": round(low, 3),
-                "over_bare_q75": round(high, 3),
-            }
-        )
-        benchmark.extra_info[who] = round(middle, 3)
-    ROWS.extend(
-        {"benchmark": "range_test", "model": name, "contender": who, "missing": lacking}
-        for who, lacking in missing.items()
-    )
-    folder = request.config.getoption("--results")
-    if folder is not None:
-        measure.write(folder / "range_test_cpu.json", ROWS)
+        over_bare = measure.ratios(values, seconds[BARE], "over_bare")
+        ROWS.append({**case, "steps": steps, "contender": who, **measure.statistics(values), **over_bare})
+        benchmark.extra_info[who] = over_bare["over_bare"]
+    ROWS.extend({**case, "contender": who, "missing": lacking} for who, lacking in missing.items())
+    setting.write("range_test", ROWS)

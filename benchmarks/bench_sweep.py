@@ -1,6 +1,6 @@
 """K copies of a model trained by K schedules in one job, against K runs in sequence; the same steps on the same data.
 
-    pytest benchmarks/bench_sweep.py --results benchmarks/results
+    pytest benchmarks/bench_sweep.py --results benchmarks/results [--device cuda]
 
 The schedules are range tests for K weight decays. "one by one" is what one writes without clrfast: torch.optim.SGD and
 a loop over the runs; "together" and "auto" are ``clrfast.sweep``. Interleaved in one process, each from fresh models.
@@ -21,6 +21,7 @@ import clrfast
 from clrfast.batches import endless
 
 from . import measure
+from .conftest import Setting
 from .models import WORKLOADS, Workload
 
 SMALL = replace(WORKLOADS["digits CNN, batch 64"], batch_size=16)
@@ -31,53 +32,63 @@ CASES: dict[str, tuple[Workload, int, int]] = {
     "digits CNN, batch 64": (WORKLOADS["digits CNN, batch 64"], 40, 9),
     "transformer, batch 64": (WORKLOADS["transformer, batch 64"], 15, 5),
 }
-"""Workload, steps and rounds on a CPU."""
+"""Workload, steps and rounds on a CPU, and below on a GPU."""
 
-COPIES = (1, 4, 16)
+ON_GPU = {
+    name: (WORKLOADS[name], 100, 9)
+    for name in ("MLP, batch 128", "digits CNN, batch 64", "transformer, batch 64", "ResNet-56, batch 128")
+}
+COPIES = (1, 4, 8, 16)
 ONE_BY_ONE = "one by one"
 ROWS: list[dict[str, Any]] = []
 
 
-def one_by_one(workload: Workload, data: DataLoader, decays: list[float], steps: int) -> None:
+def one_by_one(workload: Workload, device: torch.device, data: DataLoader, decays: list[float], steps: int) -> None:
     loss_fn = nn.CrossEntropyLoss()
     for decay in decays:
-        model = workload.make()
+        model = workload.make().to(device)
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-5, momentum=0.9, weight_decay=decay)
         scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 1.1)
         for _, (inputs, targets) in zip(range(steps), endless(data), strict=False):
             optimizer.zero_grad()
-            loss_fn(model(inputs), targets).backward()
+            loss_fn(model(inputs.to(device)), targets.to(device)).backward()
             optimizer.step()
             scheduler.step()
 
 
-def ours(workload: Workload, data: DataLoader, decays: list[float], steps: int, *, together: Any) -> None:
+def ours(
+    workload: Workload, device: torch.device, data: DataLoader, decays: list[float], steps: int, *, together: Any
+) -> None:
     lr = clrfast.lr_sweep(1e-5, 1e-5 * 1.1**steps, steps).lr
     schedules = [clrfast.Schedule(lr=lr, weight_decay=decay, total_steps=steps) for decay in decays]
-    found = clrfast.sweep(workload.make, nn.CrossEntropyLoss(), data, schedules, together=together)
+    found = clrfast.sweep(lambda: workload.make().to(device), nn.CrossEntropyLoss(), data, schedules, together=together)
     assert found.steps.tolist() == [steps] * len(decays)
 
 
 @pytest.mark.parametrize("copies", COPIES)
-@pytest.mark.parametrize("name", CASES)
-def test_sweep(benchmark: Any, request: pytest.FixtureRequest, name: str, copies: int) -> None:
-    workload, steps, rounds = CASES[name]
-    if request.config.getoption("--tiny"):
+@pytest.mark.parametrize("name", [*CASES, *(name for name in ON_GPU if name not in CASES)])
+def test_sweep(benchmark: Any, setting: Setting, name: str, copies: int) -> None:
+    cases = ON_GPU if setting.on_gpu else CASES
+    if name not in cases or (copies == 8 and not setting.on_gpu):
+        pytest.skip("on the other kind of device only")
+    workload, steps, rounds = cases[name]
+    if setting.tiny:
         workload, steps, rounds, copies = replace(workload, batch_size=2), 4, 1, min(copies, 2)
     data = DataLoader(TensorDataset(*workload.data(8)), workload.batch_size, shuffle=True)
     decays = [10.0**-k for k in range(1, copies + 1)]
     run: dict[str, Any] = {ONE_BY_ONE: one_by_one, "auto": partial(ours, together="auto")}
     if copies > 1:
         run["together"] = partial(ours, together=True)
-    calls = {who: partial(call, workload, data, decays, steps) for who, call in run.items()}
+    calls = {who: partial(call, workload, setting.device, data, decays, steps) for who, call in run.items()}
     seconds = benchmark.pedantic(
-        measure.interleaved, args=(calls, rounds), kwargs={"warm_up": 1, "limit_s": 60.0}, rounds=1
+        measure.interleaved,
+        args=(calls, rounds),
+        kwargs={"warm_up": 1, "limit_s": 60.0, "timer": measure.finished_seconds},
+        rounds=1,
     )
     for who, values in seconds.items():
-        ratio = float(torch.tensor(seconds[ONE_BY_ONE] / values).median())
+        faster = measure.ratios(seconds[ONE_BY_ONE], values, "faster_by")
         case = {"benchmark": "sweep", "model": name, "copies": copies, "steps": steps, "contender": who}
-        ROWS.append({**case, **measure.statistics(values), "faster_by": round(ratio, 3)})
-        benchmark.extra_info[who] = round(ratio, 3)
-    folder = request.config.getoption("--results")
-    if folder is not None:
-        measure.write(folder / "sweep_cpu.json", ROWS)
+        ROWS.append({**case, **measure.statistics(values), **faster})
+        benchmark.extra_info[who] = faster["faster_by"]
+    setting.write("sweep", ROWS)

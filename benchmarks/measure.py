@@ -29,6 +29,17 @@ def wall_seconds(call: Callable[[], Any]) -> float:
     return time.perf_counter() - begin
 
 
+def finished_seconds(call: Callable[[], Any]) -> float:
+    """The same, until a CUDA device that is in use has done what the call gave it to do."""
+
+    def finish() -> None:
+        call()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+    return wall_seconds(finish)
+
+
 def interleaved(
     contenders: Mapping[Key, Callable[[], Any]],
     rounds: int,
@@ -60,6 +71,12 @@ def statistics(seconds: np.ndarray) -> dict[str, Any]:
     """Median and quartiles in microseconds, and n."""
     low, median, high = np.quantile(seconds, [0.25, 0.5, 0.75]) * 1e6
     return {"median_us": round(median, 1), "q25_us": round(low, 1), "q75_us": round(high, 1), "n": len(seconds)}
+
+
+def ratios(seconds: np.ndarray, others: np.ndarray, name: str) -> dict[str, float]:
+    """Median and quartiles of ``seconds / others``, round by round, as ``name``, ``name_q25`` and ``name_q75``."""
+    low, median, high = np.quantile(seconds / others, [0.25, 0.5, 0.75])
+    return {name: round(median, 3), f"{name}_q25": round(low, 3), f"{name}_q75": round(high, 3)}
 
 
 def environment() -> dict[str, Any]:
