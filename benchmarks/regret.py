@@ -36,7 +36,7 @@ from clrfast.batches import endless
 
 from . import measure
 from .peers import PEERS, Answer, forward_passes
-from .regret_tasks import HELD_OUT, TUNING, RegretTask, TaskMaker, available
+from .regret_tasks import HALVES, RegretTask, TaskMaker, available
 
 ORACLE_VERSION = 1
 """Part of the key of the cache: raise it when the runs or the score change."""
@@ -326,7 +326,7 @@ def task_row(contender: str, oracle: Oracle, asked: list[Asked]) -> dict[str, An
         "benchmark": "regret_task",
         "contender": contender,
         "task": task,
-        "half": "TUNING" if task in TUNING else "HELD_OUT",
+        "half": next(title for title, half in HALVES.items() if task in half),
         "suggested": _rounded(statistics.median(rates)) if rates else None,
         "lowest": _rounded(min(rates)) if rates else None,
         "highest": _rounded(max(rates)) if rates else None,
@@ -391,7 +391,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="+", help="names of tasks, TUNING or HELD_OUT; by default all")
+    parser.add_argument("--tasks", nargs="+", help=f"names of tasks or of {', '.join(HALVES)}; by default all")
     parser.add_argument("--contenders", nargs="+", help="only these calls; by default all")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--processes", type=int, default=2)
@@ -404,13 +404,13 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # as in the processes that do the work: the result file tells
 
-    halves = {"TUNING": TUNING, "HELD_OUT": HELD_OUT}
-    wanted = arguments.tasks or (["wine_mlp", "iris_mlp"] if arguments.tiny else [*TUNING, *HELD_OUT])
-    names = [name for given in wanted for name in halves.get(given, (given,))]
+    every = [name for half in HALVES.values() for name in half]
+    wanted = arguments.tasks or (["wine_mlp", "iris_mlp"] if arguments.tiny else every)
+    names = [name for given in wanted for name in HALVES.get(given, (given,))]
     makers = available()
-    unknown = set(names) - {*TUNING, *HELD_OUT}
+    unknown = set(names) - set(every)
     if unknown:
-        parser.error(f"--tasks: there are no tasks {sorted(unknown)}; give some of {[*halves, *TUNING, *HELD_OUT]}")
+        parser.error(f"--tasks: there are no tasks {sorted(unknown)}; give some of {[*HALVES, *every]}")
     for name in [name for name in names if name not in makers]:
         print(f"{name}: left out, its data is not here")
     names = [name for name in names if name in makers]
@@ -445,7 +445,7 @@ def compare(
         for name in found
     ]
     rows = []
-    for title, members in (("all", [*TUNING, *HELD_OUT]), ("TUNING", TUNING), ("HELD_OUT", HELD_OUT)):
+    for title, members in {"all": found, **HALVES}.items():
         of_title = [
             summary_row(contender, title, mine)
             for contender in dict.fromkeys(row["contender"] for row in task_rows)

@@ -1,8 +1,8 @@
 """Small real tasks with a short 1cycle each, on which ``regret.py`` judges learning-rate finders.
 
-Constants of a finder may be chosen on TUNING only. HELD_OUT tells whether they carry over: its tasks were written
-without a look at any finder, and their rates' grids by the oracle alone. Once a finder was changed after a look at its
-regret there, these tasks belong to TUNING, and HELD_OUT needs new ones.
+Constants of a finder may be chosen on TUNING only. HELD_OUT and FRESH tell whether they carry over: their tasks were
+written without a look at any finder, and their rates' grids by the oracle alone. Once a finder was changed after a look
+at its regret on one of them, those tasks belong to TUNING, and new ones are needed; FRESH are those after HELD_OUT.
 
 A task is a function ``seed -> RegretTask``: the seed decides the initial weights and the order of the data, never the
 data itself nor the split. A 1cycle of every task takes about a second or less on one core. Tasks that need
@@ -10,14 +10,18 @@ data itself nor the split. A 1cycle of every task takes about a second or less o
 """
 
 from .data import unpack
+from .fresh import FRESH
 from .held_out import HELD_OUT
 from .registry import Half, RegretTask, TaskMaker
 from .tuning import TUNING
 
-__all__ = ["HELD_OUT", "TUNING", "Half", "RegretTask", "TaskMaker", "available"]
+__all__ = ["FRESH", "HALVES", "HELD_OUT", "TUNING", "Half", "RegretTask", "TaskMaker", "available"]
+
+HALVES = {"TUNING": TUNING, "HELD_OUT": HELD_OUT, "FRESH": FRESH}
 
 
 def available() -> dict[str, TaskMaker]:
     """The tasks whose data is here; unpacks it at the first call."""
     have_packed = unpack()
-    return {name: maker for name, maker in {**TUNING, **HELD_OUT}.items() if have_packed or not maker.packed}
+    makers = {name: maker for half in HALVES.values() for name, maker in half.items()}
+    return {name: maker for name, maker in makers.items() if have_packed or not maker.packed}

@@ -9,9 +9,11 @@ from __future__ import annotations
 import functools
 import importlib.resources
 import os
+import re
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,12 +42,15 @@ def _standardised(values: np.ndarray) -> Tensor:
 
 
 @functools.cache
-def digits() -> Arrays:
+def digits(standardised: bool = True) -> Arrays:
+    """Pixels from 0 to 1 if they are not standardised."""
     from sklearn.datasets import load_digits
 
     data = load_digits()
     images = torch.tensor(data.images, dtype=torch.float32).unsqueeze(1) / 16
-    return _split((images - images.mean()) / images.std(), torch.tensor(data.target), 360)
+    if standardised:
+        images = (images - images.mean()) / images.std()
+    return _split(images, torch.tensor(data.target), 360)
 
 
 @functools.cache
@@ -121,12 +126,17 @@ def linear_map() -> Arrays:
     return _split(inputs, targets + 0.1 * torch.randn(2500, 16, generator=generator), 500)
 
 
-@functools.cache
-def texts() -> tuple[Tensor, ...]:
-    """The descriptions of its data sets that scikit-learn bundles, as numbers of characters; rare ones share one."""
+def _descriptions() -> list[str]:
+    """Of the data sets that scikit-learn bundles."""
     folder = importlib.resources.files("sklearn.datasets") / "descr"
     files = sorted((file for file in folder.iterdir() if file.name.endswith(".rst")), key=lambda file: file.name)
-    texts = [file.read_text(encoding="utf-8") for file in files]
+    return [file.read_text(encoding="utf-8") for file in files]
+
+
+@functools.cache
+def texts() -> tuple[Tensor, ...]:
+    """The descriptions of data sets as numbers of characters; rare ones share one."""
+    texts = _descriptions()
     everything = "".join(texts)
     number = {char: i for i, char in enumerate(sorted(c for c in set(everything) if everything.count(c) >= 5))}
     return tuple(torch.tensor([number.get(char, len(number)) for char in text]) for text in texts)
@@ -184,6 +194,25 @@ def trigrams(length: int, n_buckets: int) -> Arrays:
     return torch.cat(hashed[0]), torch.tensor(labels[0]), torch.cat(hashed[1]), torch.tensor(labels[1])
 
 
+@functools.cache
+def neighbours(n_words: int, reach: int) -> Arrays:
+    """Pairs of words at most ``reach`` apart, of the most frequent ones; the last sixth of every text validates."""
+    texts = [re.findall("[a-z]+", text.lower()) for text in _descriptions()]
+    frequent = Counter(word for text in texts for word in text).most_common(n_words)
+    number = {word: i for i, (word, _) in enumerate(frequent)}
+    parts: list[Tensor] = []
+    for first, last in ((0.0, 5 / 6), (5 / 6, 1.0)):
+        pairs: list[tuple[int, int]] = []
+        for text in texts:
+            known = [number[word] for word in text[int(first * len(text)) : int(last * len(text))] if word in number]
+            for distance in range(1, reach + 1):
+                pairs += zip(known, known[distance:], strict=False)
+        ordered = torch.tensor(pairs)
+        both = torch.cat([ordered, ordered.flip(1)])
+        parts += both.unbind(1)
+    return tuple(parts)  # type: ignore[return-value]
+
+
 # --- photographs ------------------------------------------------------------------------------------------------------
 
 
@@ -197,6 +226,37 @@ def noisy_patches(size: int) -> Arrays:
     patches = ((patches - patches.mean()) / patches.std()).unsqueeze(1)
     noise = 0.5 * torch.randn(patches.shape, generator=torch.Generator().manual_seed(0))
     return _split(patches + noise, patches, 600)
+
+
+@functools.cache
+def pixels(every: int) -> Arrays:
+    """``[n, 2]`` places from -1 to 1 in every so manyth row and column of a photograph, and their colours."""
+    from sklearn.datasets import load_sample_image
+
+    photograph = load_sample_image("flower.jpg")[::every, ::every].astype(np.float32)
+    rows, columns = (torch.linspace(-1, 1, n) for n in photograph.shape[:2])
+    return _split(torch.cartesian_prod(rows, columns), _standardised(photograph.reshape(-1, 3)), 1500)
+
+
+@functools.cache
+def ellipses(size: int) -> Arrays:
+    """``[n, 1, size, size]`` noisy images of an ellipse in front of a rectangle as bright, and the ellipse's mask."""
+    rng = np.random.default_rng(0)
+    n = 1500
+    y, x = np.mgrid[:size, :size]
+
+    def place(low: float, high: float) -> np.ndarray:
+        """``[4, n, 1, 1]``: two coordinates of the centre and two half widths, in pixels."""
+        centre, half = rng.uniform(0.2, 0.8, (2, n)), rng.uniform(low, high, (2, n))
+        return size * np.concatenate([centre, half])[:, :, None, None]
+
+    top, left, high, wide = place(0.12, 0.3)
+    mask = ((y - top) / high) ** 2 + ((x - left) / wide) ** 2 < 1
+    top, left, high, wide = place(0.1, 0.25)
+    rectangle = (np.abs(y - top) < high) & (np.abs(x - left) < wide)
+    images = (mask | rectangle) * rng.uniform(1, 2, (n, 1, 1)) + 0.4 * rng.normal(size=mask.shape)
+    inputs, targets = (torch.tensor(part, dtype=torch.float32).unsqueeze(1) for part in (images, mask))
+    return _split(inputs, targets, 300)
 
 
 # --- series -----------------------------------------------------------------------------------------------------------
@@ -228,6 +288,58 @@ def waveforms() -> Arrays:
     share = rng.random((n, 1))
     series = share * triangles[labels] + (1 - share) * triangles[(labels + 1) % 3] + rng.normal(size=(n, 21))
     return _split(_standardised(series).unsqueeze(1), torch.tensor(labels), 700)
+
+
+@functools.cache
+def hourly_load(length: int) -> Arrays:
+    """``[n, 1, length]`` hours of a load with days, weeks and weather in it, and the next; the last fifth validates."""
+    rng = np.random.default_rng(0)
+    hours = np.arange(24 * 7 * 30)
+    weather = np.zeros(len(hours))
+    for hour, change in enumerate(rng.normal(size=len(hours))[1:], 1):
+        weather[hour] = 0.97 * weather[hour - 1] + 0.1 * change
+    day = np.sin(2 * np.pi * hours / 24) + 0.5 * np.sin(4 * np.pi * hours / 24 + 1)
+    weekend = hours // 24 % 7 >= 5
+    load = day * np.where(weekend, 0.5, 1.0) + weather + (0.05 + 0.1 * (day > 0)) * rng.normal(size=len(hours))
+    windows = _standardised(load).unfold(0, length + 1, 1)
+    cut = len(windows) * 4 // 5
+    train, val = windows[:cut].unsqueeze(1), windows[cut + length :].unsqueeze(1)  # no hour is in both
+    return train[:, :, :-1], train[:, 0, -1], val[:, :, :-1], val[:, 0, -1]
+
+
+@functools.cache
+def motions(length: int) -> Arrays:
+    """``[n, 3, length]`` accelerations of a wrist at 16 Hz in units of gravity, and which of five motions it makes.
+
+    Each has its own range of frequencies and strengths, the first hardly any; they are unevenly frequent.
+    """
+    rng = np.random.default_rng(0)
+    n = 3000
+    labels = rng.choice(5, size=n, p=[0.35, 0.3, 0.15, 0.1, 0.1])
+    frequency = np.array([0.5, 1.7, 2.6, 1.7, 3.5])[labels] * rng.uniform(0.85, 1.15, n)
+    strength = np.array([0.05, 0.3, 0.9, 0.5, 0.4])[labels] * rng.uniform(0.7, 1.3, n)
+    overtone = np.array([0.0, 0.3, 0.5, 1.0, 0.0])[labels]
+    phase = 2 * np.pi * (frequency[:, None] * np.arange(length) / 16 + rng.random((n, 1)))
+    swing = strength[:, None] * (np.sin(phase) + overtone[:, None] * np.sin(2 * phase))
+    down, along = rng.normal(size=(2, n, 3, 1)) * 0.3 + np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])[:, None, :, None]
+    series = down + swing[:, None] * along + 0.1 * rng.normal(size=(n, 3, length))
+    return _split(torch.tensor(series, dtype=torch.float32), torch.tensor(labels), 600)
+
+
+@functools.cache
+def pendulums(n_samples: int, interval: float) -> Arrays:
+    """Angles and angular velocities of damped pendulums, ``[n, 2]``, and the next samples, ``[n, n_samples, 2]``."""
+    generator = torch.Generator().manual_seed(0)
+    state = torch.rand(2500, 2, generator=generator, dtype=torch.float64) * 4 - 2
+    start, samples, substeps = state, [], 50
+    for number in range(n_samples * substeps):
+        angle, velocity = state.unbind(1)
+        change = torch.stack([velocity, -4 * angle.sin() - 0.3 * velocity], 1)
+        state = state + interval / substeps * change
+        if number % substeps == substeps - 1:
+            samples.append(state)
+    measured = torch.stack(samples, 1) + 0.02 * torch.randn(2500, n_samples, 2, generator=generator)
+    return _split(start.float(), measured.float(), 500)
 
 
 # --- generated tables -------------------------------------------------------------------------------------------------
@@ -291,6 +403,46 @@ def curved_sheet() -> Arrays:
     bent = torch.tanh(sheet @ torch.randn(3, 3, generator=generator))
     points = torch.cat([sheet, bent + 0.05 * torch.randn(4000, 3, generator=generator)], 1)
     return _split(points, points, 800)
+
+
+@functools.cache
+def clicks(n_values: int) -> Arrays:
+    """Six columns of categories, numbered through, and whether an advertisement was clicked: one in ten was."""
+    rng = np.random.default_rng(0)
+    n = 12000
+    popular = 1 / np.arange(2, n_values + 2)
+    values = rng.choice(n_values, size=(n, 6), p=popular / popular.sum())
+    weights, hidden = rng.normal(size=(6, n_values)) * 0.5, rng.normal(size=(6, n_values, 2)) * 0.4
+    column = np.arange(6)
+    chosen = hidden[column, values]
+    score = weights[column, values].sum(1) + (chosen.sum(1) ** 2 - (chosen**2).sum(1)).sum(1)
+    clicked = rng.random(n) < 1 / (1 + np.exp(3 - score))
+    return _split(torch.tensor(values + n_values * column), torch.tensor(clicked, dtype=torch.float32), 2000)
+
+
+@functools.cache
+def lifetimes() -> Arrays:
+    """Eight columns, how long each of the samples was watched, and whether its end was seen (1) or not, ``[n, 2]``."""
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(3500, 8))
+    log_risk = inputs[:, 0] + 0.8 * inputs[:, 1] * inputs[:, 2] + np.abs(inputs[:, 3]) - 0.5 * inputs[:, 4]
+    end = (rng.exponential(size=len(inputs)) / np.exp(log_risk)) ** 0.7
+    last_seen = rng.uniform(0.2, 2.0, size=len(inputs))
+    targets = np.stack([np.minimum(end, last_seen), end <= last_seen], 1)
+    return _split(torch.tensor(inputs, dtype=torch.float32), torch.tensor(targets, dtype=torch.float32), 700)
+
+
+@functools.cache
+def arm() -> Arrays:
+    """Where the hand of an arm of two parts is, ``[n, 2]``, and the arm's two angles: mostly, two pairs lead there."""
+    rng = np.random.default_rng(0)
+    shoulder, elbow = rng.uniform(0, np.pi / 2, 4000), rng.uniform(-2.5, 2.5, 4000)
+    hand = np.stack(
+        [np.cos(shoulder) + 0.8 * np.cos(shoulder + elbow), np.sin(shoulder) + 0.8 * np.sin(shoulder + elbow)]
+    )
+    hand += 0.05 * rng.normal(size=hand.shape)
+    angles = np.stack([shoulder, elbow], 1)
+    return _split(torch.tensor(hand.T, dtype=torch.float32), torch.tensor(angles, dtype=torch.float32), 800)
 
 
 # --- packed sets ------------------------------------------------------------------------------------------------------

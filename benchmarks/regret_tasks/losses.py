@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 class NegativeLogDensity(nn.Module):
@@ -29,3 +33,96 @@ class Triplet(nn.Module):
 
     def forward(self, embedded: Tensor, _: Tensor) -> Tensor:
         return self.loss(*embedded.unbind(1))
+
+
+class DiceAndCrossEntropy(nn.Module):
+    """Of masks ``[B, 1, H, W]`` and their logits: cross entropy of a pixel, and how far the masks do not overlap."""
+
+    def forward(self, logits: Tensor, masks: Tensor) -> Tensor:
+        shares = logits.sigmoid()
+        both, sizes = (shares * masks).sum((1, 2, 3)), (shares + masks).sum((1, 2, 3))
+        return functional.binary_cross_entropy_with_logits(logits, masks) + (1 - (2 * both + 1) / (sizes + 1)).mean()
+
+
+class EvidenceBound(nn.Module):
+    """Of a variational autoencoder's logits of pixels, means and log variances of the code, side by side.
+
+    Summed over pixels and code, the latter's part weighed by ``beta``; mean over the batch.
+    """
+
+    def __init__(self, n_code: int, beta: float):
+        super().__init__()
+        self.n_code, self.beta = n_code, beta
+
+    def forward(self, outputs: Tensor, pixels: Tensor) -> Tensor:
+        logits, mean, log_var = outputs.split([outputs.shape[1] - 2 * self.n_code, self.n_code, self.n_code], 1)
+        pixelwise = functional.binary_cross_entropy_with_logits(logits, pixels, reduction="none")
+        divergence = 0.5 * (mean.square() + log_var.exp() - 1 - log_var)
+        return (pixelwise.sum(1) + self.beta * divergence.sum(1)).mean()
+
+
+class Matching(nn.Module):
+    """Of similarities ``[B, B]``: row i has to find column i and the other way round; there are no targets."""
+
+    def forward(self, logits: Tensor, _: Tensor) -> Tensor:
+        own = torch.arange(len(logits))
+        return 0.5 * (functional.cross_entropy(logits, own) + functional.cross_entropy(logits.T, own))
+
+
+class Pinball(nn.Module):
+    """The outputs ``[B, n]`` are quantiles of the targets, at these levels."""
+
+    def __init__(self, *levels: float):
+        super().__init__()
+        self.register_buffer("levels", torch.tensor(levels))
+
+    def forward(self, quantiles: Tensor, targets: Tensor) -> Tensor:
+        above = targets[:, None] - quantiles
+        return torch.maximum(self.levels * above, (self.levels - 1) * above).mean()
+
+
+class Focal(nn.Module):
+    """Cross entropy of logits of one class; the surer an answer is right, the less it weighs."""
+
+    def __init__(self, gamma: float):
+        super().__init__()
+        self.gamma = gamma
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        losses = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+        return ((1 - (-losses).exp()) ** self.gamma * losses).mean()
+
+
+class Cumulative(nn.Module):
+    """Of ordered classes: output k is the logit that the class is above k."""
+
+    def forward(self, logits: Tensor, grades: Tensor) -> Tensor:
+        above = grades[:, None] > torch.arange(logits.shape[1])
+        return functional.binary_cross_entropy_with_logits(logits, above.float())
+
+
+class PartialLikelihood(nn.Module):
+    """Cox' one, its negative logarithm per end seen; the outputs are log risks, the targets times and ends seen."""
+
+    def forward(self, log_risks: Tensor, targets: Tensor) -> Tensor:
+        latest_first = targets[:, 0].argsort(descending=True)
+        log_risks, seen = log_risks[latest_first], targets[latest_first, 1]
+        return (seen * (log_risks.logcumsumexp(0) - log_risks)).sum() / seen.sum().clamp(min=1)
+
+
+class MixtureNLL(nn.Module):
+    """Of ``n`` round normal distributions; the outputs are ``[B, n * (2 + size of a target)]``.
+
+    Each has a logit, the logarithm of its deviation and its mean.
+    """
+
+    def __init__(self, n: int):
+        super().__init__()
+        self.n = n
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        size = targets.shape[1]
+        logits, log_std, mean = outputs.unflatten(1, (self.n, 2 + size)).split([1, 1, size], 2)
+        squares = ((targets[:, None] - mean) * (-log_std).exp()).square().sum(2)
+        normal = -0.5 * squares - size * (log_std[:, :, 0] + 0.5 * math.log(2 * math.pi))
+        return -(logits[:, :, 0].log_softmax(1) + normal).logsumexp(1).mean()

@@ -116,3 +116,110 @@ class CouplingFlow(nn.Module):
             fixed, moved = (moved - shift) * log_scale.exp(), fixed
         normal = torch.cat([fixed, moved], 1)
         return log_volume - 0.5 * (normal.square() + math.log(2 * math.pi)).sum(1)
+
+
+class Sine(nn.Module):
+    """``sin(frequency * inputs)``."""
+
+    def __init__(self, frequency: float):
+        super().__init__()
+        self.frequency = frequency
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return (self.frequency * inputs).sin()
+
+
+class SmallUNet(nn.Module):
+    """One level down and up again, and a path around it."""
+
+    def __init__(self, width: int):
+        super().__init__()
+
+        def convolution(n_in: int, n_out: int) -> nn.Module:
+            return nn.Sequential(nn.Conv2d(n_in, n_out, 3, padding=1), nn.InstanceNorm2d(n_out, affine=True), nn.ReLU())
+
+        self.before = convolution(1, width)
+        self.below = nn.Sequential(
+            nn.MaxPool2d(2),
+            convolution(width, 2 * width),
+            convolution(2 * width, 2 * width),
+            nn.Upsample(scale_factor=2),
+        )
+        self.behind = nn.Sequential(convolution(3 * width, width), nn.Conv2d(width, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:  # [B, 1, H, W] -> [B, 1, H, W] logits
+        fine = self.before(images)
+        return self.behind(torch.cat([fine, self.below(fine)], 1))
+
+
+class VariationalAutoencoder(nn.Module):
+    def __init__(self, n_inputs: int, width: int, n_code: int):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(n_inputs, width), nn.ReLU(), nn.Linear(width, 2 * n_code))
+        self.decoder = nn.Sequential(nn.Linear(n_code, width), nn.ReLU(), nn.Linear(width, n_inputs))
+
+    def forward(self, inputs: Tensor) -> Tensor:  # [B, n] -> [B, n + 2 * n_code]: logits, means and log variances
+        mean, log_var = self.encoder(inputs).chunk(2, 1)
+        code = mean + (0.5 * log_var).exp() * torch.randn_like(mean) if self.training else mean
+        return torch.cat([self.decoder(code), mean, log_var], 1)
+
+
+class TwoHalves(nn.Module):
+    """How well the upper half of every image goes with the lower half of every other, by an encoder of each."""
+
+    def __init__(self, n_half: int, width: int, n_code: int):
+        super().__init__()
+        self.encoders = nn.ModuleList(
+            nn.Sequential(nn.Linear(n_half, width), nn.ReLU(), nn.Linear(width, n_code)) for _ in range(2)
+        )
+        self.log_scale = nn.Parameter(torch.tensor(math.log(5.0)))
+
+    def forward(self, images: Tensor) -> Tensor:  # [B, 1, H, W] -> [B, B]
+        halves = images.flatten(1).chunk(2, 1)
+        upper, lower = (
+            nn.functional.normalize(encoder(half), dim=1) for encoder, half in zip(self.encoders, halves, strict=True)
+        )
+        return self.log_scale.exp() * upper @ lower.T
+
+
+class ConvGRU(nn.Module):
+    """A convolution along a series, a recurrent layer in both directions, and the mean over time."""
+
+    def __init__(self, n_inputs: int, width: int, n_outputs: int):
+        super().__init__()
+        self.convolution = nn.Conv1d(n_inputs, width, 5, stride=3)
+        self.gru = nn.GRU(width, width, batch_first=True, bidirectional=True)
+        self.head = nn.Linear(2 * width, n_outputs)
+
+    def forward(self, series: Tensor) -> Tensor:  # [B, n_inputs, T] -> [B, n_outputs]
+        hidden = self.convolution(series).relu().transpose(1, 2)
+        return self.head(self.gru(hidden)[0].mean(1))
+
+
+class Thresholds(nn.Module):
+    """Logits that a score is above each of ``n`` learned thresholds."""
+
+    def __init__(self, n: int):
+        super().__init__()
+        self.thresholds = nn.Parameter(torch.linspace(-1, 1, n))
+
+    def forward(self, scores: Tensor) -> Tensor:  # [B, 1] -> [B, n]
+        return scores - self.thresholds
+
+
+class Rollout(nn.Module):
+    """A state's derivative is learned, and followed for ``n_steps`` by Heun's rule."""
+
+    def __init__(self, n_state: int, width: int, n_steps: int, interval: float):
+        super().__init__()
+        self.derivative = nn.Sequential(nn.Linear(n_state, width), nn.Tanh(), nn.Linear(width, n_state))
+        self.n_steps, self.interval = n_steps, interval
+
+    def forward(self, state: Tensor) -> Tensor:  # [B, n_state] -> [B, n_steps, n_state]
+        states = []
+        for _ in range(self.n_steps):
+            here = self.derivative(state)
+            there = self.derivative(state + self.interval * here)
+            state = state + 0.5 * self.interval * (here + there)
+            states.append(state)
+        return torch.stack(states, 1)
