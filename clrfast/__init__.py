@@ -4,12 +4,15 @@ from . import schedules
 from ._version import __version__
 from .finder import LRCurve, NoSuggestionError, RateMonitor, Suggestion, Trials, range_test, trial_cycles
 from .optim import SGD, StepControl, layer_groups
+from .recipe import Clue, History, diagnose
 from .replicas import Replicas, sweep
 from .schedules import Schedule, as_lr_scheduler, constant, lr_sweep, one_cycle
 from .tasks import Task
 
 __all__ = [
     "SGD",
+    "Clue",
+    "History",
     "LRCurve",
     "NoSuggestionError",
     "RateMonitor",
@@ -22,6 +25,7 @@ __all__ = [
     "__version__",
     "as_lr_scheduler",
     "constant",
+    "diagnose",
     "layer_groups",
     "lr_sweep",
     "one_cycle",
