@@ -4,13 +4,14 @@ from . import schedules
 from ._version import __version__
 from .finder import LRCurve, NoSuggestionError, RateMonitor, Suggestion, Trials, range_test, trial_cycles
 from .optim import SGD, StepControl, layer_groups
-from .recipe import Clue, History, diagnose
+from .recipe import BatchSizes, Clue, History, diagnose, find_batch_size
 from .replicas import Replicas, sweep
 from .schedules import Schedule, as_lr_scheduler, constant, lr_sweep, one_cycle
 from .tasks import Task
 
 __all__ = [
     "SGD",
+    "BatchSizes",
     "Clue",
     "History",
     "LRCurve",
@@ -26,6 +27,7 @@ __all__ = [
     "as_lr_scheduler",
     "constant",
     "diagnose",
+    "find_batch_size",
     "layer_groups",
     "lr_sweep",
     "one_cycle",
