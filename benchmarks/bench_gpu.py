@@ -34,7 +34,7 @@ from torch.profiler import ProfilerActivity, profile
 import clrfast
 from clrfast.optim import capture
 
-from . import measure, report, shapes
+from . import measure, shapes, tables
 
 Call = Callable[[], Any]
 Optimizers = dict[str, torch.optim.Optimizer]
@@ -267,7 +267,7 @@ def main() -> None:
         for row in case_rows:
             if not row["captured"]:
                 row["launches"] = launches[row["contender"]]
-    print(report.gpu_step_table({"environment": measure.environment(), "rows": rows}))
+    print(tables.gpu_step_table({"environment": measure.environment(), "rows": rows}))
     if arguments.results is not None:
         measure.write(arguments.results / "step_gpu.json", rows)
 

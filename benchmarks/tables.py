@@ -1,0 +1,238 @@
+"""The README's tables, each from the rows of one file of results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+Results = dict[str, Any]
+
+
+def step_table(results: Results) -> str:
+    """Optimizer step: a table over models, contenders down."""
+    ours = [row for row in results["rows"] if row["contender"].startswith("clrfast")]
+    own = {row["model"]: row["median_us"] for row in ours}
+    lines = ["| one step | median | quartiles | clrfast is faster by |", "|---|---|---|---|"]
+    for row in results["rows"]:
+        ratio = row["median_us"] / own[row["model"]]
+        factor = "" if row in ours else f"{ratio:.1f}x"
+        name = f"{row['model']} ({row['size']}): `{row['contender']}`"
+        quartiles = f"{row['q25_us']:,.0f} to {row['q75_us']:,.0f} us"
+        lines.append(f"| {name} | {row['median_us']:,.0f} us | {quartiles} | {factor} |")
+    n = " and ".join(f"{row['n']}" for row in ours)
+    return "\n".join([*lines, "", f"{_where(results)}; n = {n} interleaved rounds. `pytest benchmarks/bench_step.py`"])
+
+
+def one_cycle_table(results: Results) -> str:
+    """1cycle on digits: runs down, epochs across."""
+    rows = results["rows"]
+    epochs = sorted({row["epochs"] for row in rows})
+    lines = [
+        "| validation accuracy, mean (worst seed) | " + " | ".join(f"{e} epochs" for e in epochs) + " |",
+        "|---|" + "---|" * len(epochs),
+    ]
+    for run in dict.fromkeys(row["run"] for row in rows):
+        cells = {row["epochs"]: row for row in rows if row["run"] == run}
+        values = [f"{100 * cells[e]['accuracy_mean']:.2f} % ({100 * cells[e]['accuracy_min']:.1f})" for e in epochs]
+        lines.append(f"| {run} | " + " | ".join(values) + " |")
+    low, high = min(rows[0]["suggested"]), max(rows[0]["suggested"])
+    note = f"n = {rows[0]['n']} seeds, suggested rates {low:.2f} to {high:.2f}; {_where(results)}."
+    return "\n".join([*lines, "", f"{note} `python -m benchmarks.one_cycle_digits`"])
+
+
+def schedule_table(results: Results) -> str:
+    """Schedules on the host: a row each."""
+    lines = ["| on the host | median | quartiles |", "|---|---|---|"]
+    for row in results["rows"]:
+        name = f"`{row['contender']}`, {row['total_steps']:,} steps"
+        lines.append(f"| {name} | {row['median_us']:,.1f} us | {row['q25_us']:,.1f} to {row['q75_us']:,.1f} us |")
+    n = " and ".join(dict.fromkeys(str(row["n"]) for row in results["rows"]))
+    return "\n".join([*lines, "", f"{_where(results)}; n = {n}. `pytest benchmarks/bench_schedule.py`"])
+
+
+def gpu_step_table(results: Results) -> str:
+    """Optimizer step on a GPU: models and dtypes, contenders down; eager and in a CUDA graph side by side."""
+    steps = [row for row in results["rows"] if row["benchmark"] == "step_gpu"]
+    found = {(row["model"], row["dtype"], row["contender"], row["captured"]): row for row in steps}
+    eager = [row for row in steps if not row["captured"]]
+    own = {(row["model"], row["dtype"]): row for row in eager if row["contender"].startswith("clrfast")}
+    lines = [
+        "| one step | device time | quartiles | in a graph | clrfast is faster by | of copy bandwidth | launches "
+        "| host time | in a graph |",
+        "|" + "---|" * 9,
+    ]
+    for row in eager:
+        case = row["model"], row["dtype"]
+        replay = found[(*case, row["contender"], True)]
+        ratio = row["device_median_us"] / own[case]["device_median_us"]
+        cells = [
+            f"{row['model']}, {row['dtype']} ({row['size']}): `{row['contender']}`",
+            f"{row['device_median_us']:,.1f} us",
+            f"{row['device_q25_us']:,.1f} to {row['device_q75_us']:,.1f} us",
+            f"{replay['device_median_us']:,.1f} us",
+            "" if row is own[case] else f"{ratio:.2f}x",
+            f"{100 * row['of_copy']:.0f} %",
+            str(row.get("launches", "")),  # counted at the end of a run
+            f"{row['host_median_us']:,.1f} us",
+            f"{replay['host_median_us']:,.1f} us",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    copies = {row["bytes"]: row["median_us"] for row in results["rows"] if row["benchmark"] == "copy_gpu"}
+    speed = max(n_bytes / us for n_bytes, us in copies.items()) / 1e6
+    e = results["environment"]
+    gpu = f"{e['gpu']}, driver {e['driver']}, CUDA {e['cuda']}" if "gpu" in e else "no GPU: a dry run"
+    low, high = (pick(row["device_n"] for row in steps) for pick in (min, max))
+    note = (
+        f"{_where(results, gpu)}; n = {low} to {high} interleaved rounds. A copy on the device moves {speed:.2f} TB/s, "
+        f"read and written; of a device time, {copies[0]:.1f} us are the measurement's own. `bash benchmarks/gpu.sh`"
+    )
+    return "\n".join([*lines, "", note])
+
+
+def regret_table(results: Results) -> str:
+    """Finders by the training that follows: a row each, over all tasks, and the means over those not chosen on."""
+    rows = [row for row in results["rows"] if row["benchmark"] == "regret"]
+    mean_regrets = {(row["tasks"], row["contender"]): row["mean_regret"] for row in rows}
+    measured = {row["tasks"] for row in rows}
+    heads = {"HELD_OUT": "held-out half", "FRESH": "fresh tasks"}
+    parts = [tasks for tasks in heads if tasks in measured]
+    chosen = sorted((row for row in rows if row["tasks"] == "all"), key=lambda row: row["mean_regret"])
+    columns = ["rate from", "mean regret", *(heads[tasks] for tasks in parts), "median", "worst task"]
+    columns += ["divergent", "no answer", "spread", "steps"]
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    for row in chosen:
+        cells = [
+            row["contender"],
+            f"{row['mean_regret']:.2f}",
+            *(f"{mean_regrets[tasks, row['contender']]:.2f}" for tasks in parts),
+            f"{row['median_regret']:.2f}",
+            f"{row['worst_regret']:.2f} ({row['worst_task']})",
+            f"{100 * row['divergent']:.0f} %",
+            f"{100 * row['no_answer']:.0f} %",
+            f"{row['spread']:.3g}x",
+            f"{row['steps']:.0f}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    note = (
+        f"{chosen[0]['n_tasks']} tasks, {chosen[0]['n'] // chosen[0]['n_tasks']} seeds, finders at their own defaults; "
+        f"spread: highest over lowest suggestion of a task's seeds, on the worst task. {_where(results)}. "
+        "`python -m benchmarks.regret`"
+    )
+    return "\n".join([*lines, "", note])
+
+
+def range_test_table(results: Results) -> str:
+    """Range tests of the same steps: contenders down, models across, each as a multiple of a bare loop."""
+    lines = ["| wall time over a bare loop's | " + _across(results)]
+    for contender, cells in _by_contender(results):
+        lines.append(f"| {contender} | " + " | ".join(_ratio(cell, "over_bare") for cell in cells) + " |")
+    note = f"{_work(results)}. {_where(results)}. `pytest benchmarks/bench_range_test.py`"
+    return "\n".join([*lines, "", note])
+
+
+def train_table(results: Results) -> str:
+    """Whole 1cycle runs: contenders down, models across, by how much faster than stock torch as people write it."""
+    lines = ["| times as fast as the first row | " + _across(results)]
+    for contender, cells in _by_contender(results):
+        lines.append(f"| `{contender}` | " + " | ".join(_ratio(cell, "faster_by") for cell in cells) + " |")
+    note = f"{_work(results)}, each from a fresh model. {_where(results)}. `pytest benchmarks/bench_train.py`"
+    return "\n".join([*lines, "", note])
+
+
+def sweep_table(results: Results) -> str:
+    """K copies in one job: models and numbers of copies down."""
+    rows = {(row["model"], row["copies"], row["contender"]): row for row in results["rows"]}
+    lines = [
+        '| times as fast as one by one | together | what "auto" takes |',
+        "|---|---|---|",
+    ]
+    for model, copies in dict.fromkeys((model, copies) for model, copies, _ in rows):
+        name = f"{model}: {copies} {'copy' if copies == 1 else 'copies'}"
+        cells = (rows.get((model, copies, contender)) for contender in ("together", "auto"))
+        lines.append(f"| {name} | " + " | ".join(_ratio(cell, "faster_by") for cell in cells) + " |")
+    n = min(row["n"] for row in results["rows"])
+    note = (
+        f"Median (quartiles) over n >= {n} interleaved rounds; range tests for as many weight decays, 15 to 100 steps "
+        f"each. {_where(results)}. `pytest benchmarks/bench_sweep.py`"
+    )
+    return "\n".join([*lines, "", note])
+
+
+def _across(results: Results) -> str:
+    """The rest of a table's head, with a column for each model."""
+    models = dict.fromkeys(row["model"] for row in results["rows"])
+    return " | ".join(models) + " |\n|---|" + "---|" * len(models)
+
+
+def _by_contender(results: Results) -> list[tuple[str, list[dict[str, Any] | None]]]:
+    """Contenders with a row for each model, None where there is none."""
+    rows = results["rows"]
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    found = {(row["contender"], row["model"]): row for row in rows}
+    contenders = dict.fromkeys(row["contender"] for row in rows)
+    return [(contender, [found.get((contender, model)) for model in models]) for contender in contenders]
+
+
+def _ratio(row: dict[str, Any] | None, name: str) -> str:
+    """Median and quartiles of a ratio; why there are none."""
+    if row is None:
+        return ""
+    if "missing" in row:
+        return row["missing"]
+    return f"{row[name]:.2f} ({row[f'{name}_q25']:.2f} to {row[f'{name}_q75']:.2f})"
+
+
+def _work(results: Results) -> str:
+    """How much was measured."""
+    rows = [row for row in results["rows"] if "missing" not in row]
+    steps: dict[int, list[str]] = {}
+    for row in rows:
+        if row["model"] not in (models := steps.setdefault(row["steps"], [])):
+            models.append(row["model"])
+    n = {count: min(row["n"] for row in rows if row["steps"] == count) for count in steps}
+    told = "; ".join(f"{count} steps, n >= {n[count]}: {', '.join(models)}" for count, models in steps.items())
+    return f"Median (quartiles) over n interleaved rounds ({told}), at the same steps on the same data"
+
+
+def _where(results: Results, hardware: str | None = None) -> str:
+    e = results["environment"]
+    hardware = hardware or f"{e['cpu']}, {e['cores']} cores"
+    return f"{hardware}, torch {e['torch']}, commit {e['commit']}"
+
+
+TABLES: dict[str, Callable[[Results], str]] = {
+    "step_cpu": step_table,
+    "one_cycle_digits": one_cycle_table,
+    "schedule_cpu": schedule_table,
+    "step_gpu": gpu_step_table,
+    "regret": regret_table,
+    "range_test_cpu": range_test_table,
+    "range_test_gpu": range_test_table,
+    "train_cpu": train_table,
+    "train_gpu": train_table,
+    "sweep_cpu": sweep_table,
+    "sweep_gpu": sweep_table,
+}
+
+UNMEASURED = {
+    "step_gpu": """\
+Not yet measured on a GPU. `bash benchmarks/gpu.sh` measures it.
+
+| one step | target |
+|---|---|
+| from 25.6M parameters on | >= 90 % of the measured copy bandwidth |
+| ResNet-50 on an H200 | <= 132 us of device time; >= 1.15x as fast as torch 2.11's fused |
+| 1.24B parameters in float32 on an H200 | <= 6.4 ms of device time |
+| ResNet-56 | <= 4 us of device time; >= 3x as fast as torch 2.11's fused |
+| host time of an eager step with 167 tensors | >= 5x less than torch 2.11's fused |
+| waits of the host for the device | 0 |""",
+    "range_test_gpu": """\
+Not yet measured on a GPU. The target: a range test of ResNet-56 at batch 128, captured, at least 3 times as fast as the
+fastest peer's.""",
+    "train_gpu": """\
+Not yet measured on a GPU. The targets: a 1cycle run at least twice as fast as stock torch as people write it, and 100
+captured steps of ResNet-56 at batch 512 in under a second on an H200.""",
+    "sweep_gpu": """\
+Not yet measured on a GPU. The target: 8 copies of the digits CNN in at most twice the time of one.""",
+}
+"""What stands in place of a table whose results are not there yet."""
