@@ -312,6 +312,7 @@ ONES = [(torch.ones(4, 5), torch.zeros(4, dtype=torch.long))]
         (lambda: range_test(MODEL, LOSS, LOADER, val_loader=ONES, metric="f1"), "metric: got 'f1'"),
         (lambda: range_test(MODEL, LOSS, LOADER, metric="accuracy"), "metric: got 'accuracy' and no val_loader"),
         (lambda: range_test(MODEL, LOSS, LOADER, val_loader=ONES, val_every=0), "val_every: got 0"),
+        (lambda: range_test(MODEL, LOSS, LOADER, graph=True), "graph: got True; give 'auto' or False"),
     ],
 )
 def test_bad_input_is_named_and_changes_nothing(call, named):
