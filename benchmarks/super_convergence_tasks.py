@@ -65,10 +65,10 @@ class MovedAndMirrored:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         n = len(self.labels)
-        moves = (torch.randint(2 * MARGIN + 1, (n,), generator=self.generator) for _ in range(2))
-        mirrored = torch.randint(2, (n,), generator=self.generator)
         order = torch.randperm(n, generator=self.generator)
-        for draw in torch.stack([order, *moves, mirrored]).to(self.labels.device).split(self.batch_size, dim=1):
+        moves = torch.randint(2 * MARGIN + 1, (2, n), generator=self.generator)
+        mirrored = torch.randint(2, (1, n), generator=self.generator)
+        for draw in torch.cat([order[None], moves, mirrored]).to(self.labels.device).split(self.batch_size, dim=1):
             yield _standardised(self._pictures(*draw)), self.labels[draw[0]]
 
     def _pictures(self, index: Tensor, down: Tensor, right: Tensor, mirrored: Tensor) -> Tensor:
