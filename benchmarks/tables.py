@@ -40,6 +40,37 @@ def one_cycle_table(results: Results) -> str:
     return "\n".join([*lines, "", f"{note} `python -m benchmarks.one_cycle_digits`"])
 
 
+def super_convergence_table(results: Results) -> str:
+    """Piecewise-constant rates against 1cycle: tasks and recipes down, shares of the baseline's steps across."""
+    runs = [row for row in results["rows"] if row["benchmark"] == "super_convergence"]
+    found = {(row["task"], row["recipe"], row["divisor"]): row for row in runs}
+    divisors = sorted({row["divisor"] for row in runs}, reverse=True)
+    titles = ["all its steps" if divisor == 1 else f"1/{divisor}" for divisor in divisors]
+    lines = [f"| validation accuracy, mean (seeds) | {' | '.join(titles)} | in steps (by seed) |"]
+    lines.append("|---|" + "---|" * (len(divisors) + 1))
+    for goal in (row for row in results["rows"] if row["benchmark"] == "super_convergence_reached"):
+        for recipe, steps in goal["steps"].items():
+            rows = [found[goal["task"], recipe, divisor] for divisor in divisors]
+            rates = [rate for row in rows for rate in row["max_lr"]]
+            shares = [[100 * row[f"accuracy_{which}"] for which in ("mean", "min", "max")] for row in rows]
+            cells = [
+                f"{goal['task']}: {recipe}, rate {min(rates):.2g} to {max(rates):.2g}",
+                *(f"{mean:.2f} % ({low:.1f} to {high:.1f})" for mean, low, high in shares),
+                f"{_steps(steps)} ({', '.join(_steps(own) for own in goal['steps_by_seed'][recipe])})",
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+    note = (
+        "Columns: the baseline's steps and shares of them; the last one: the shortest run that ends with at least what "
+        f"the baseline has after all its steps. n = {runs[0]['n']} seeds; {_where(results)}. "
+        "`python -m benchmarks.super_convergence`"
+    )
+    return "\n".join([*lines, "", note])
+
+
+def _steps(steps: int | None) -> str:
+    return "none" if steps is None else f"{steps:,}"
+
+
 def schedule_table(results: Results) -> str:
     """Schedules on the host: a row each."""
     lines = ["| on the host | median | quartiles |", "|---|---|---|"]
@@ -203,6 +234,7 @@ def _where(results: Results, hardware: str | None = None) -> str:
 TABLES: dict[str, Callable[[Results], str]] = {
     "step_cpu": step_table,
     "one_cycle_digits": one_cycle_table,
+    "super_convergence": super_convergence_table,
     "schedule_cpu": schedule_table,
     "step_gpu": gpu_step_table,
     "regret": regret_table,
