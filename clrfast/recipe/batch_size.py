@@ -140,6 +140,7 @@ def find_batch_size(
         autocast=autocast,
         scaler=scaler,
         clip_norm=clip_norm,
+        graph=False,  # whose own memory would be left out
         snapshot_device="cpu",  # it is not there in a training, and so must not take the device's memory
     )
     device = bench.step().device
@@ -251,7 +252,7 @@ def _measured(step: EagerStep, batches: DataLoader[Any], size: int, budget: Budg
     with CudaMeter(step.device, budget) if step.device.type == "cuda" else Meter(budget) as meter:
         (batch,) = batches
         _first_update(step, batch)
-        step.update(step.backward([batch]))  # now with the optimizer's state in memory from the beginning
+        step(batch)  # now with the optimizer's state in memory from the beginning
     kept = meter.kept  # it goes on telling what of this is held
     seconds: list[float] = []
     while len(seconds) < MIN_TIMED or (len(seconds) < MAX_TIMED and sum(seconds) < TIMED_SECONDS):
@@ -263,14 +264,14 @@ def _first_update(step: EagerStep, batch: Any) -> None:
     """As many steps as it takes until a scaler skips no more: a skipped update makes no optimizer state."""
     for _ in range(MAX_SKIPPED):
         scale = 0.0 if step.scaler is None else step.scaler.get_scale()
-        step.update(step.backward([batch]))
+        step(batch)
         if step.scaler is None or step.scaler.get_scale() >= scale:
             return
 
 
 def _timed(step: EagerStep, batch: Any) -> float:
     start = time.perf_counter()
-    step.update(step.backward([batch]))
+    step(batch)
     if step.device.type == "cuda":
         torch.cuda.synchronize(step.device)
     return time.perf_counter() - start
