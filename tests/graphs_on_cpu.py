@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -15,6 +15,9 @@ from torch.utils._pytree import tree_iter
 
 from clrfast.graph import graphs
 from clrfast.optim import StepControl, capture
+
+pools: list[object] = []
+"""Into which memory is being allocated, because a capture is under way."""
 
 Storages = dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]]
 
@@ -26,11 +29,13 @@ class Recording(TorchDispatchMode):
         super().__init__()
         self.operations: list[tuple[Any, Any, Any, list[torch.Tensor]]] = []
         self._before: Storages = {}
+        self.broken = False
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if func is torch.ops.aten._local_scalar_dense.default:
             if not _control_asks():
+                self.broken = True
                 raise RuntimeError("operation not permitted when stream is capturing")
             return func(*args, **kwargs)
         if func._schema.is_mutable or func is torch.ops.aten.native_batch_norm.default:  # whose schema hides it
@@ -76,41 +81,67 @@ class CUDAGraph:
         CUDAGraph.last = self
         self.recording = Recording()
         self.replays = 0
+        self.was_reset = False
 
     def replay(self) -> None:
         self.replays += 1
         self.recording.replay()
 
+    def reset(self) -> None:
+        self.was_reset = True
+
 
 class Stream:
+    """Which one waits for which is noted; work itself runs at once."""
+
     device = torch.device("cpu")
+    current: Stream
+    waits: ClassVar[list[tuple[Stream, Stream]]] = []
 
     def __init__(self, device=None):
         pass
 
     def wait_stream(self, other):
-        pass
+        Stream.waits.append((self, other))
+
+    @contextlib.contextmanager
+    def made_current(self):
+        before, Stream.current = Stream.current, self
+        try:
+            yield
+        finally:
+            Stream.current = before
 
 
 class Generator:
     """The default generator of a device, around a capture."""
 
+    put_back = 0
+
     def clone_state(self):
         return torch.get_rng_state()
 
     def graphsafe_set_state(self, state):
+        Generator.put_back += 1
         torch.set_rng_state(state)
 
 
 def install(patch: pytest.MonkeyPatch) -> None:
     """Put the stand-ins in torch's place, and have the CPU count as a device with graphs."""
     capturing: list[bool] = []
+    Stream.current = Stream()
+    for noted in (pools, Stream.waits):
+        noted.clear()
+    Generator.put_back = 0
 
     @contextlib.contextmanager
     def graph(graph, pool=None, stream=None, capture_error_mode="global"):
         assert capture_error_mode == "thread_local"
         assert isinstance(stream, Stream)
+        assert stream is not Stream.current  # CUDA captures on no default stream
         random_state = torch.get_rng_state()
+        before, Stream.current = Stream.current, stream
+        pools.append(pool)
         capturing.append(True)
         try:
             with graph.recording:
@@ -118,7 +149,11 @@ def install(patch: pytest.MonkeyPatch) -> None:
         finally:
             capturing.pop()
             graph.recording.undo()
+            if graph.recording.broken:  # torch leaves the rest as it is then
+                raise RuntimeError("operation failed due to a previous error during capture")
             torch.set_rng_state(random_state)
+            pools.remove(pool)
+            Stream.current = before
 
     advance = StepControl.advance
 
@@ -136,13 +171,14 @@ def install(patch: pytest.MonkeyPatch) -> None:
         "CUDAGraph": CUDAGraph,
         "graph": graph,
         "Stream": Stream,
-        "current_stream": Stream,
-        "set_stream": lambda stream: None,
-        "stream": lambda stream: contextlib.nullcontext(),
+        "current_stream": lambda device=None: Stream.current,
+        "set_stream": lambda stream: setattr(Stream, "current", stream),
+        "stream": Stream.made_current,
         "device": lambda device: contextlib.nullcontext(),
-        "graph_pool_handle": lambda: "pool",
+        "graph_pool_handle": object,
         "default_generators": {None: Generator()},
         "get_sync_debug_mode": lambda: modes[-1],
         "set_sync_debug_mode": modes.append,
     }.items():
         patch.setattr(torch.cuda, name, value)
+    patch.setattr(torch._C, "_cuda_endAllocateToPool", lambda device, pool: pools.remove(pool), raising=False)

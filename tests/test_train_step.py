@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gc
 import warnings
@@ -243,6 +244,76 @@ def test_a_model_that_reads_the_device_runs_eagerly(backend):
     captured, eager = (run(kind, batches(8), backend, model=Reads()) for kind in (TrainStep, EagerStep))
     assert_same_run(captured, eager)
     assert any(told in captured[3].why_eager for told in ("waits for the device", "not permitted when stream"))
+    assert captured[3]._graphs._kinds == []  # what was captured before would hold its memory
+
+
+@pytest.mark.parametrize("ended", [True, False], ids=["by Python", "by CUDA"])
+def test_after_a_failed_capture_torch_is_as_before(monkeypatch, ended):
+    """Where CUDA broke it, torch leaves stream, generator and allocator amid the capture. Where it was ended, another
+    state would part the generator from the graphs that were captured before."""
+    graphs_on_cpu.install(monkeypatch)
+    before = graphs_on_cpu.Stream.current
+
+    def fails(model, batch):
+        loss = LOSS(model(batch[0]), batch[1])
+        if capture.is_capturing([loss.device]):
+            raise KeyError("mine") if ended else RuntimeError(float(loss))
+        return loss
+
+    model = net()
+    step = TrainStep(model, None, sgd(model, "torch"), compute_loss=fails)
+    for batch in batches(WARM_UP + 1):
+        step(batch)
+    told = "KeyError: 'mine'" if ended else "RuntimeError: operation not permitted when stream is capturing"
+    assert step.why_eager == f"the capture failed ({told})"
+    assert graphs_on_cpu.Stream.current is before
+    assert graphs_on_cpu.pools == []
+    assert graphs_on_cpu.Generator.put_back == (0 if ended else 1)
+    assert graphs_on_cpu.CUDAGraph.last.was_reset != ended
+
+
+def test_the_memory_of_a_failed_capture_is_free_before_the_step_runs_eagerly(monkeypatch):
+    """It may have been too large for both."""
+    graphs_on_cpu.install(monkeypatch)
+    activations = []
+
+    class Activation:
+        pass
+
+    def fails(model, batch):
+        assert all(activation() is None for activation in activations)
+        if capture.is_capturing([batch[0].device]):
+            activation = Activation()
+            activations.append(weakref.ref(activation))
+            raise RuntimeError("out of memory")
+        return LOSS(model(batch[0]), batch[1])
+
+    model = net()
+    step = TrainStep(model, None, sgd(model, "torch"), compute_loss=fails)
+    for batch in batches(WARM_UP + 2):
+        step(batch)
+    assert len(activations) == 1
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_warm_up_is_in_order_with_the_current_stream(monkeypatch, fails):
+    """Also after an error: what was launched before it still writes to the model."""
+    graphs_on_cpu.install(monkeypatch)
+    current, aside = graphs_on_cpu.Stream.current, []
+
+    def loss(model, batch):
+        aside.append(torch.cuda.current_stream())
+        if fails:
+            raise ValueError("mine")
+        return LOSS(model(batch[0]), batch[1])
+
+    model = net()
+    step = TrainStep(model, None, sgd(model, "torch"), compute_loss=loss)
+    with pytest.raises(ValueError, match="mine") if fails else contextlib.nullcontext():
+        step(batches(1)[0])
+    assert aside[0] is not current
+    assert graphs_on_cpu.Stream.waits == [(aside[0], current), (current, aside[0])]
+    assert torch.cuda.current_stream() is current
 
 
 def test_a_failed_capture_leaves_nothing_behind(backend):

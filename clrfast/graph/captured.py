@@ -30,9 +30,10 @@ class Graph:
 
     def __init__(self, function: Callable[[], Any], stream: torch.cuda.Stream, pool: Any = None):
         self._graph = torch.cuda.CUDAGraph()
+        pool = torch.cuda.graph_pool_handle() if pool is None else pool
         # thread_local: other threads, such as NCCL's watchdog, may go on using CUDA meanwhile.
         capturing = torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local")
-        with torch.cuda.device(stream.device), _undone_on_failure(stream.device), capturing:
+        with torch.cuda.device(stream.device), _undone_on_failure(self._graph, stream.device, pool), capturing:
             # Detached, for autograd's graph would tie later eager steps to the stream of the capture.
             self.result = tree_map_only(Tensor, Tensor.detach, function())
 
@@ -123,27 +124,41 @@ def _taken(optimizer: SGD) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _undone_on_failure(device: torch.device) -> Iterator[None]:
-    """A block around a capture; where it fails, the device's stream and generator are usable again.
+def _undone_on_failure(graph: torch.cuda.CUDAGraph, device: torch.device, pool: Any) -> Iterator[None]:
+    """A block around a capture; where it fails, the device's stream, generator and allocator are usable again.
 
-    torch leaves the capture's stream current, and the generator waiting for the capture to end (pytorch#171263).
+    A capture that CUDA has broken off cannot be ended. torch then leaves its stream current, the generator waiting for
+    the end (pytorch#171263), and the allocator too (pytorch#180395): memory with ``record_stream`` is never used again.
     """
     current = torch.cuda.current_stream(device)
     generator = torch.cuda.default_generators[device.index]
     before = generator.clone_state()
     try:
         yield
-    except BaseException:
+    except BaseException as error:
+        # Ended in order, the capture has left nothing behind; another state would part the generator from its graphs.
+        if torch.cuda.current_stream(device) == current:
+            raise
         torch.cuda.set_stream(current)
+        graph.reset()
         generator.graphsafe_set_state(before)
-        raise
+        with contextlib.suppress(RuntimeError):  # newer versions of torch have done so
+            _end_allocation(device.index, pool)
+        # That the capture could not be ended tells less than what broke it.
+        raise error.__context__ or error  # noqa: B904 - that is the cause
+
+
+def _end_allocation(device: int | None, pool: Any) -> None:
+    before_2_8 = "_cuda_endAllocateCurrentStreamToPool"
+    getattr(torch._C, before_2_8 if hasattr(torch._C, before_2_8) else "_cuda_endAllocateToPool")(device, pool)
 
 
 def run_aside(function: Callable[[], Any], stream: torch.cuda.Stream) -> Any:
     """Run ``function`` on ``stream``, in order with the current one, as work before a capture has to be."""
     current = torch.cuda.current_stream(stream.device)
     stream.wait_stream(current)
-    with torch.cuda.stream(stream):
-        result = function()
-    current.wait_stream(stream)
-    return result
+    try:
+        with torch.cuda.stream(stream):
+            return function()
+    finally:  # where it raised, too: what it has launched still writes to the model
+        current.wait_stream(stream)

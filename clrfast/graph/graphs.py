@@ -89,8 +89,9 @@ class Graphs:
                 kind.graph = capture(call, self._stream, self._pool)
             except Exception as error:  # whatever it is, the very same has just run eagerly
                 first_line = (str(error).splitlines() or [""])[0]
-                self.why_eager = self.impossible = f"the capture failed ({type(error).__name__}: {first_line})"
-                return function(*arguments)
+                self.impossible = f"the capture failed ({type(error).__name__}: {first_line})"
+        if kind.graph is None:  # not above: as long as the error is there, so is the memory of the capture
+            return self(function, arguments, also=also, capture=capture)
         self.why_eager = None
         return _copied(kind.graph.replay())
 
@@ -98,6 +99,7 @@ class Graphs:
         """The kind of arguments with these leaves, maybe a new one; None, and why, where they have to run eagerly."""
         self.why_eager = self.impossible
         if self.why_eager is not None:
+            self._kinds.clear()  # their graphs hold the memory of whole steps
             return None
         described = [_described(leaf) for leaf in leaves]
         if None in described:
