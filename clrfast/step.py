@@ -51,8 +51,12 @@ class EagerStep:
         self.model, self.optimizer, self.accumulate = model, optimizer, int(accumulate)
         self.scaler, self.clip_norm = scaler, clip_norm
         self._compute_loss, self._autocast = compute_loss, autocast
-        self._params = [param for group in optimizer.param_groups for param in group["params"]]
-        self.device = next(param.device for param in model.parameters() if param.requires_grad)
+        self.device = device_of(model)
+
+    @property
+    def _params(self) -> list[Tensor]:
+        # Asked anew, for the optimizer may have got another group.
+        return [param for group in self.optimizer.param_groups for param in group["params"]]
 
     def loss(self, batch: Any) -> Tensor:
         """The model's loss on ``batch``, after moving it to the model's device."""
@@ -105,6 +109,10 @@ class EagerStep:
         else:
             self.scaler.step(self.optimizer, **own)
             self.scaler.update()
+
+
+def device_of(model: nn.Module) -> torch.device:
+    return next(param.device for param in model.parameters() if param.requires_grad)
 
 
 @contextlib.contextmanager

@@ -173,6 +173,22 @@ def test_gradients_are_those_of_the_last_step_whichever_graph_it_was(backend):
         assert torch.equal(a.grad, b.grad)
 
 
+def test_gradients_are_those_of_the_last_step_where_the_first_parameter_is_frozen(backend):
+    def frozen(make_step):
+        model = net()
+        model[0].requires_grad_(False)
+        losses, model, optimizer, step = run(make_step, batches(4, 8), backend, model=model)
+        optimizer.zero_grad(set_to_none=True)
+        losses.append(step(batches(1, 8, seed=9)[0]))
+        return losses, model, optimizer, step
+
+    captured, eager = frozen(TrainStep), frozen(EagerStep)
+    assert captured[3].why_eager is None
+    assert captured[1][0].weight.grad is None
+    for a, b in zip(captured[1][4].parameters(), eager[1][4].parameters(), strict=True):
+        assert torch.equal(a.grad, b.grad)
+
+
 def test_updates_that_a_scaler_skips_do_not_move_the_schedule(backend):
     """A loss that overflows for one batch: the replay skips its update as the eager step does."""
     data = batches(9)
@@ -341,6 +357,34 @@ def test_a_failed_capture_leaves_nothing_behind(backend):
     assert captured[3].why_eager == "the capture failed (RuntimeError: no capture of me)"
 
 
+@pytest.mark.parametrize("clip_norm", [None, 1.0])
+def test_an_update_that_cannot_be_captured_leaves_no_scale_behind(monkeypatch, clip_norm):
+    """GradScaler multiplies the next scale by one that it finds."""
+    graphs_on_cpu.install(monkeypatch)
+
+    def scaled(make_step):
+        model = net()
+        optimizer = sgd(model, "torch")
+        step_now = optimizer.step
+
+        def fails(*args, **kwargs):
+            if capture.is_capturing(None):
+                raise RuntimeError("no capture of me")
+            return step_now(*args, **kwargs)
+
+        optimizer.step = fails
+        options = {"scaler": torch.amp.GradScaler("cpu"), "clip_norm": clip_norm}
+        if make_step is TrainStep:
+            step = TrainStep(model, LOSS, optimizer, **options)
+        else:
+            step = EagerStep(model, lambda model, batch: LOSS(model(batch[0]), batch[1]), optimizer, **options)
+        return [step(batch) for batch in batches(6)], model, optimizer, step
+
+    captured = scaled(TrainStep)
+    assert_same_run(captured, scaled(EagerStep))
+    assert captured[3].why_eager == "the capture failed (RuntimeError: no capture of me)"
+
+
 def test_a_parameter_without_a_gradient_is_told(backend):
     captured = run(TrainStep, batches(5), backend, model=_with_unused())
     assert "a trainable parameter got no gradient" in captured[3].why_eager
@@ -445,6 +489,15 @@ CHANGES = {
         lambda model, optimizer: setattr(model[4], "weight", nn.Parameter(torch.zeros(3, 12))),
         "model: a parameter or buffer was moved, or replaced",
     ),
+    "module": (
+        lambda model, optimizer: model.__setitem__(4, nn.Linear(12, 3)),
+        "model: it has got other modules",
+    ),
+    "buffers": (
+        lambda model, optimizer: optimizer.state[model[0].weight].update(momentum_buffer=torch.zeros(12, 6)),
+        "optimizer: it has got other momentum buffers",
+    ),
+    "no buffers": (lambda model, optimizer: optimizer.state.clear(), "optimizer: it has got other momentum buffers"),
     "grown": (lambda model, optimizer: model[0].register_buffer("more", torch.zeros(1)), "got or lost parameters"),
     "group": (
         lambda model, optimizer: optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(2))]}),
@@ -496,6 +549,53 @@ def test_after_reset_it_goes_on_with_what_was_changed(backend):
     captured = changed(TrainStep)
     assert_same_run(captured, changed(EagerStep))
     assert captured[3].why_eager is None
+
+
+def test_after_reset_a_module_and_a_group_of_later_are_known(backend):
+    """Clipped with the others, given their gradients, and watched for changes."""
+
+    def grown(make_step):
+        losses, model, optimizer, step = run(make_step, batches(4), backend, clip_norm=0.05)
+        torch.manual_seed(3)
+        model[4] = nn.Sequential(nn.Dropout(0.5), nn.Linear(12, 3)).train()
+        optimizer.param_groups[0]["params"] = [*model[0].parameters(), *model[1].parameters()]
+        optimizer.add_param_group({"params": list(model[4].parameters())})
+        if make_step is TrainStep:
+            step.reset()
+        losses += [step(batch) for batch in batches(4, seed=4)]
+        optimizer.zero_grad()
+        losses += [step(batch) for batch in batches(1, seed=5)]
+        model[4].eval()
+        return losses + [step(batch) for batch in batches(4, seed=6)], model, optimizer, step
+
+    captured, eager = grown(TrainStep), grown(EagerStep)
+    assert_same_run(captured, eager)
+    assert captured[3].why_eager is None
+    for a, b in zip(captured[1].parameters(), eager[1].parameters(), strict=True):
+        assert torch.equal(a.grad, b.grad)
+
+
+def test_a_model_that_was_moved_steps_there_after_reset():
+    model = net()
+    step = TrainStep(model, LOSS, clrfast.SGD(model.parameters(), lr=0.1))
+    model.to("meta")
+    assert step.device.type == "cpu"
+    step.reset()
+    assert step.device.type == "meta"
+
+
+def test_a_rate_on_the_cpu_that_was_changed_is_named(backend):
+    """A launch on a device takes it as a number."""
+    model = net()
+    rate = torch.tensor(0.1, device="cpu")
+    optimizer = clrfast.SGD(model.parameters(), lr=rate, momentum=0.9, backend=backend)
+    step = TrainStep(model, LOSS, optimizer)
+    for batch in batches(4):
+        step(batch)
+    assert step.why_eager is None
+    rate.fill_(0.05)  # as torch's schedulers do
+    with pytest.raises(RuntimeError, match="another option in a parameter group"):
+        step(batches(1)[0])
 
 
 def test_a_scaler_that_was_changed_is_named(backend):

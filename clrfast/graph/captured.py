@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -61,8 +61,8 @@ class CapturedStep:
         result: what ``step`` returned, detached; its tensors are written anew by every replay.
 
     The schedule moves on in the replay, because it lies on the device; without one, lr, momentum and weight decay are
-    captured as the numbers that they are now (a rate that is a tensor is read at every replay). Parameters and
-    batch must stay where they are: a model that was moved has to be captured again.
+    captured as the numbers that they are now (a rate that is a tensor on the device is read at every replay).
+    Parameters and batch must stay where they are: a model that was moved has to be captured again.
 
     Raises:
         RuntimeError: the step cannot be captured, for example because a trainable parameter gets no gradient in it.
@@ -85,6 +85,8 @@ class CapturedStep:
         optimizer.zero_grad(set_to_none=True)  # gradients of before would lie outside of the graph's own memory
         optimizer.init_state()
         self._optimizer = weakref.ref(optimizer)
+        # Memory that the graph works on, whatever the optimizer is given meanwhile.
+        self._alive = [*_tensors(optimizer.state.values()), *_tensors(optimizer.param_groups)]
         self._taken = _taken(optimizer)
         self._graph = Graph(step, stream, pool)
         self.result = self._graph.result
@@ -120,7 +122,12 @@ def _taken(optimizer: SGD) -> dict[str, Any]:
         "has got another schedule": optimizer.control,
         options: optimizer.captured_values(),
         "has loaded a state, or its parameters were moved": optimizer.generation,
+        "has got other momentum buffers": [id(tensor) for tensor in _tensors(optimizer.state.values())],
     }
+
+
+def _tensors(dicts: Iterable[dict[str, Any]]) -> list[Tensor]:
+    return [value for values in dicts for value in values.values() if isinstance(value, Tensor)]
 
 
 @contextlib.contextmanager

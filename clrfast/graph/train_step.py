@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ..batches import ComputeLoss, chosen_loss
 from ..optim import SGD
 from ..optim.parameters import devices_of
-from ..step import EagerStep
+from ..step import EagerStep, device_of
 from . import graphs
 from .captured import CapturedStep
 from .graphs import MAX_GRAPHS, Graphs
@@ -67,12 +67,15 @@ class TrainStep(EagerStep):
             scaler=scaler,
             clip_norm=clip_norm,
         )
-        self._modules = [*model.modules(), *(loss_fn.modules() if isinstance(loss_fn, nn.Module) else ())]
+        self._roots = [root for root in (model, loss_fn) if isinstance(root, nn.Module)]
         self._max_graphs = max_graphs
         self.reset()
 
     def reset(self) -> None:
         """Forget what was captured; the next steps warm up and capture anew, with everything as it is then."""
+        self.device = device_of(self.model)
+        self._modules = [module for root in self._roots for module in root.modules()]
+        self._flagged = self._params
         self._why_never = self._why_impossible()
         self._why_not_now: str | None = None
         self._graphs: Graphs | None = None
@@ -100,7 +103,8 @@ class TrainStep(EagerStep):
             self._why_not_now = "the optimizer has step hooks, which a replay would not call"
         if self._graphs is None or self._why_not_now is not None:
             return super().__call__(*batches)
-        flags = [module.training for module in self._modules], [param.requires_grad for param in self._params]
+        # Of the parameters at the last reset: a group of later is no other kind, but named by the replay.
+        flags = [module.training for module in self._modules], [param.requires_grad for param in self._flagged]
         loss: Tensor = self._graphs(super().__call__, batches, also=flags, capture=self._captured)
         if self._graphs.why_eager is not None and any(p.requires_grad and p.grad is None for p in self._params):
             self._graphs.impossible = "a trainable parameter got no gradient, and no replay would ever update it"
@@ -125,8 +129,15 @@ class TrainStep(EagerStep):
             return _Captured(self, CapturedStep(call, self.optimizer, stream=stream, pool=pool))  # type: ignore[arg-type]
         except Exception:
             if self.scaler is not None:
-                self.scaler._per_optimizer_states.clear()  # as its update() does, which may not have been reached
+                # What its step() and update() may not have reached: it would multiply the next scale by one left there.
+                self.scaler._per_optimizer_states.clear()
+                for name in ("grad_scale", "found_inf"):
+                    vars(self.optimizer).pop(name, None)
             raise
+
+    def children(self) -> list[nn.Module | None]:
+        """The modules in each module."""
+        return [child for module in self._modules for child in module._modules.values()]
 
     def memory(self) -> list[tuple[int, torch.dtype]]:
         """Where the model's tensors lie, and their dtypes."""
@@ -151,8 +162,8 @@ class TrainStep(EagerStep):
 
     def show_gradients(self, grads: list[Tensor | None]) -> None:
         """Have every parameter's ``grad`` be that of the graph just replayed, whatever ran before it."""
-        if any(param.grad is not grad for param, grad in zip(self._params[:1], grads, strict=False)):
-            for param, grad in zip(self._params, grads, strict=True):
+        for param, grad in zip(self._params, grads, strict=True):
+            if param.grad is not grad:
                 param.grad = grad
 
 
@@ -161,7 +172,8 @@ class _Captured:
 
     def __init__(self, step: TrainStep, captured: CapturedStep):
         self._step, self._captured = weakref.proxy(step), captured  # no cycle: a graph's memory goes with its step
-        self._grads, self._memory, self._scaling = step.gradients(), step.memory(), step.scaling()
+        self._grads, self._children = step.gradients(), step.children()
+        self._memory, self._scaling = step.memory(), step.scaling()
 
     def replay(self) -> Any:
         self._require_unchanged()
@@ -173,7 +185,9 @@ class _Captured:
         """Raises RuntimeError if a replay would work on memory or numbers that are not the model's any more."""
         memory = self._step.memory()
         what = None
-        if memory != self._memory:
+        if self._step.children() != self._children:
+            what = "model: it has got other modules"
+        elif memory != self._memory:
             changed = [(old, new) for (_, old), (_, new) in zip(self._memory, memory, strict=False) if old != new]
             if len(memory) != len(self._memory):
                 what = "model: it has got or lost parameters or buffers"

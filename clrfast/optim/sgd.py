@@ -436,8 +436,11 @@ def _warn_overridden(rates: list[Any]) -> None:
 
 
 def _value(option: Any) -> Any:
-    """An option of a group, for comparison: a tensor is read where it is, so only its identity counts."""
-    return id(option) if isinstance(option, Tensor) else option
+    """An option of a group, for comparison: a tensor is read where it is, so only its identity counts. Not one on the
+    CPU, whose number is handed over at every launch."""
+    if not isinstance(option, Tensor):
+        return option
+    return id(option), option.item() if option.device.type == "cpu" else None
 
 
 def _exported(state: dict[str, Any]) -> dict[str, Any]:
