@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import UserDict
 
 import pytest
 import torch
@@ -75,6 +76,39 @@ def test_no_batch_is_read_before_it_is_asked_for(events):
     taken = [float(batch) for _, batch in zip(range(2), prefetched(source, "cuda"), strict=False)]
     assert taken == [0.0, 1.0]
     assert float(next(source)) == 2.0
+
+
+class Encoding(UserDict):
+    """A batch as tokenisers give them."""
+
+    def to(self, device):
+        return self
+
+
+@pytest.mark.parametrize("batch", [Encoding, lambda values: [Encoding(values), 1], dict, lambda values: (values,)])
+def test_the_memory_of_every_tensor_is_kept_for_the_consumer(events, monkeypatch, batch):
+    recorded = []
+
+    class OnDevice(torch.Tensor):
+        device = torch.device("cuda")
+
+        def record_stream(self, stream):
+            recorded.append((self, stream))
+
+    tensors = [torch.zeros(2).as_subclass(OnDevice) for _ in range(2)]
+    current = torch.cuda.Stream()
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: current)
+    for _ in prefetched([batch({"a": tensors[0], "b": {"c": tensors[1]}})], "cuda"):
+        assert [(id(tensor), stream) for tensor, stream in recorded] == [(id(tensor), current) for tensor in tensors]
+
+
+@pytest.mark.gpu
+def test_tensors_that_cannot_be_pinned_arrive():
+    expanded = torch.arange(3.0, device="cpu").expand(4, 3)
+    sparse = torch.eye(3, device="cpu").to_sparse()
+    for a, b in prefetched([(expanded, sparse)], "cuda"):
+        assert torch.equal(a.cpu(), expanded)
+        assert torch.equal(b.cpu().to_dense(), sparse.to_dense())
 
 
 def test_errors_of_the_loader_pass(events):

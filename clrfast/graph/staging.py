@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -42,15 +42,26 @@ def _staged(batches: Iterable[Any], device: torch.device) -> Iterator[Any]:
             staged = moved(tree_map_only(Tensor, _pinned, batch), device)
         current = torch.cuda.current_stream(device)
         current.wait_stream(stream)
-        for leaf in tree_leaves(staged):
-            if isinstance(leaf, Tensor) and leaf.device.type == "cuda":
-                leaf.record_stream(current)  # so that its memory is not used anew while the consumer still reads it
+        for tensor in _tensors(staged):
+            if tensor.device.type == "cuda":
+                tensor.record_stream(current)  # so that its memory is not used anew while the consumer still reads it
         yield staged
         consumed = torch.cuda.Event()
         consumed.record(torch.cuda.current_stream(device))
         in_use.append(consumed)
 
 
+def _tensors(batch: Any) -> Iterator[Tensor]:
+    for leaf in tree_leaves(batch):
+        if isinstance(leaf, Tensor):
+            yield leaf
+        elif isinstance(leaf, Mapping):  # a tokeniser's, unknown to torch, and moved as a whole
+            yield from _tensors(dict(leaf))
+
+
 def _pinned(tensor: Tensor) -> Tensor:
-    # A copy from pageable memory would have the host wait for it.
-    return tensor.pin_memory() if tensor.device.type == "cpu" and not tensor.is_pinned() else tensor
+    """A copy from pageable memory would have the host wait for it."""
+    if tensor.device.type != "cpu" or tensor.layout != torch.strided or tensor.is_pinned():
+        return tensor
+    # Not tensor.pin_memory(), which fails where elements share memory, as those of an expanded tensor do.
+    return torch.empty_like(tensor, pin_memory=True).copy_(tensor)
