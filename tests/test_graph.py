@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gc
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
 import clrfast
 from clrfast.graph import CapturedStep
+from clrfast.graph.captured import side_stream
+from clrfast.graph.graphs import Graphs
 
 from . import graphs_on_cpu
 from .cases import give_grads, make_params
@@ -50,6 +53,15 @@ def test_two_captures_over_one_optimizer_both_stay_valid():
     for one in (graph, other, graph):
         one.replay()
     assert (graph._graph._graph.replays, other._graph._graph.replays) == (2, 1)
+
+
+def test_all_captures_of_a_thread_share_a_stream():
+    """For libraries keep a workspace of every stream; another thread's work must not get into a capture."""
+    device = torch.device("cpu")
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(side_stream, device).result()
+    assert side_stream(device) is side_stream(device) is not other
+    assert Graphs(device)._stream is Graphs(device)._stream is side_stream(device)
 
 
 def test_the_warm_up_leaves_no_gradient_behind():

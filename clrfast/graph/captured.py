@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -55,7 +57,7 @@ class CapturedStep:
         warm_up: does forward and backward once, without the update; it is run before the capture, because libraries
             make their workspaces at their first use, which a capture forbids. Buffers that a forward pass changes,
             such as the statistics of batch normalisation, see it. None: the caller has done so, on another stream.
-        stream, pool: as of ``Graph``; None makes a stream.
+        stream, pool: as of ``Graph``; None for the stream of all captures.
 
     Attributes:
         result: what ``step`` returned, detached; its tensors are written anew by every replay.
@@ -79,7 +81,7 @@ class CapturedStep:
         pool: Any = None,
     ):
         if stream is None:
-            stream = torch.cuda.Stream(devices_of(optimizer.param_groups)[0])
+            stream = side_stream(devices_of(optimizer.param_groups)[0])
         if warm_up is not None:
             run_aside(warm_up, stream)
         optimizer.zero_grad(set_to_none=True)  # gradients of before would lie outside of the graph's own memory
@@ -158,6 +160,17 @@ def _undone_on_failure(graph: torch.cuda.CUDAGraph, device: torch.device, pool: 
 def _end_allocation(device: int | None, pool: Any) -> None:
     before_2_8 = "_cuda_endAllocateCurrentStreamToPool"
     getattr(torch._C, before_2_8 if hasattr(torch._C, before_2_8) else "_cuda_endAllocateToPool")(device, pool)
+
+
+def side_stream(device: torch.device) -> torch.cuda.Stream:
+    """Where this thread warms up and captures on ``device``; one stream, for libraries keep a workspace of every stream
+    that they have seen, tens of megabytes for good."""
+    return _stream_of(device, threading.get_ident())
+
+
+@functools.cache
+def _stream_of(device: torch.device, thread: int) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
 
 
 def run_aside(function: Callable[[], Any], stream: torch.cuda.Stream) -> Any:

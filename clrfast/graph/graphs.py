@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
-from .captured import Graph, run_aside
+from .captured import Graph, run_aside, side_stream
 
 MAX_GRAPHS = 4
 """Kinds of arguments that get a graph: full batches and the last one of an epoch, in train and in eval mode."""
@@ -55,7 +55,7 @@ class Graphs:
 
     def __init__(self, device: torch.device, max_graphs: int = MAX_GRAPHS):
         self._device, self._max_graphs = device, max_graphs
-        self._stream = torch.cuda.Stream(device)
+        self._stream = side_stream(device)
         # Of all graphs together: they are never replayed at once, and results are copied out before the next replay.
         self._pool = torch.cuda.graph_pool_handle()
         self._kinds: list[_Kind] = []
