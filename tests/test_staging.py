@@ -26,6 +26,8 @@ def events(monkeypatch):
             pass
 
         def wait_stream(self, other):
+            assert self is current[0]
+            assert other is not self
             happened.append("wait for the copy")
 
     class Event:
@@ -36,27 +38,44 @@ def events(monkeypatch):
             Event.made += 1
 
         def record(self, stream):
+            assert stream is current[0]
             happened.append(f"batch {self.number} consumed")
 
         def synchronize(self):
             happened.append(f"host waits for batch {self.number}")
 
+    @contextlib.contextmanager
+    def on(stream):
+        current.append(stream)
+        yield
+        current.pop()
+
+    def pinned(tensor):
+        happened.append("pin")
+        return tensor
+
+    def moved(batch, device):
+        assert len(current) == 2  # aside
+        happened.append("copy")
+        return batch
+
+    current = [Stream()]
     for name, value in {
         "Stream": Stream,
         "Event": Event,
-        "current_stream": Stream,
-        "stream": lambda stream: contextlib.nullcontext(),
+        "current_stream": lambda device=None: current[-1],
+        "stream": on,
     }.items():
         monkeypatch.setattr(torch.cuda, name, value)
-    monkeypatch.setattr(staging, "_pinned", lambda tensor: tensor)
-    monkeypatch.setattr(staging, "moved", lambda batch, device: happened.append("copy") or batch)
+    monkeypatch.setattr(staging, "_pinned", pinned)
+    monkeypatch.setattr(staging, "moved", moved)
     return happened
 
 
 def test_the_host_is_at_most_two_batches_ahead(events):
     for _ in prefetched([torch.zeros(1)] * 4, "cuda"):
         events.append("step")
-    step = ["copy", "wait for the copy", "step"]
+    step = ["pin", "copy", "wait for the copy", "step"]
     assert events == [
         *step,
         "batch 0 consumed",
@@ -86,8 +105,8 @@ class Encoding(UserDict):
 
 
 @pytest.mark.parametrize("batch", [Encoding, lambda values: [Encoding(values), 1], dict, lambda values: (values,)])
-def test_the_memory_of_every_tensor_is_kept_for_the_consumer(events, monkeypatch, batch):
-    recorded = []
+def test_the_memory_of_every_tensor_is_kept_for_the_consumer(events, batch):
+    recorded, current = [], torch.cuda.current_stream()
 
     class OnDevice(torch.Tensor):
         device = torch.device("cuda")
@@ -96,8 +115,6 @@ def test_the_memory_of_every_tensor_is_kept_for_the_consumer(events, monkeypatch
             recorded.append((self, stream))
 
     tensors = [torch.zeros(2).as_subclass(OnDevice) for _ in range(2)]
-    current = torch.cuda.Stream()
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: current)
     for _ in prefetched([batch({"a": tensors[0], "b": {"c": tensors[1]}})], "cuda"):
         assert [(id(tensor), stream) for tensor, stream in recorded] == [(id(tensor), current) for tensor in tensors]
 

@@ -14,6 +14,7 @@ from torch import nn
 
 import clrfast
 from clrfast.graph import TrainStep
+from clrfast.graph import train_step as train_step_module
 from clrfast.graph.graphs import MAX_GRAPHS, WARM_UP
 from clrfast.optim import capture
 from clrfast.schedules import Linear
@@ -286,6 +287,114 @@ def test_after_a_failed_capture_torch_is_as_before(monkeypatch, ended):
     assert graphs_on_cpu.pools == []
     assert graphs_on_cpu.Generator.put_back == (0 if ended else 1)
     assert graphs_on_cpu.CUDAGraph.last.was_reset != ended
+
+
+@pytest.mark.parametrize("where", ["first", "later"])
+def test_a_wait_in_the_warm_up_is_told_by_its_place(monkeypatch, where):
+    """torch warns of waits if it is asked to. In the first step libraries may wait for themselves."""
+    graphs_on_cpu.install(monkeypatch)
+    calls = []
+
+    def waits(model, batch):
+        calls.append(torch.cuda.get_sync_debug_mode())
+        if len(calls) == (1 if where == "first" else WARM_UP):
+            warnings.warn("called a synchronizing CUDA operation (Triggered internally)", stacklevel=1)
+        if calls[-1] == "warn":
+            warnings.warn("Synchronization debug mode is a prototype feature", stacklevel=1)
+        return LOSS(model(batch[0]), batch[1])
+
+    model = net()
+    step = TrainStep(model, None, sgd(model, "torch"), compute_loss=waits)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for batch in batches(WARM_UP + 2):
+            step(batch)
+    assert calls[: WARM_UP + 1] == ["default"] * (WARM_UP - 1) + ["warn", "default"]
+    assert torch.cuda.get_sync_debug_mode() == "default"
+    assert len(caught) == (where == "first")  # the others were asked for here
+    if where == "first":
+        assert step.why_eager is None
+    else:
+        assert "something in the step waits for the device, as .item() does" in step.why_eager
+        assert "test_train_step.py:" in step.why_eager
+        assert len(calls) == WARM_UP + 2  # nothing was captured
+
+
+def test_graphs_share_their_memory_and_a_bound(monkeypatch):
+    graphs_on_cpu.install(monkeypatch)
+    used = []
+    captured_step = train_step_module.CapturedStep
+    monkeypatch.setattr(
+        train_step_module,
+        "CapturedStep",
+        lambda *args, **options: used.append((options["pool"], options["stream"])) or captured_step(*args, **options),
+    )
+    model = net()
+    step = TrainStep(model, LOSS, sgd(model, "torch"), max_graphs=2)
+    for size in (8, 5, 3) * (WARM_UP + 1):
+        step(batches(1, size)[0])
+    assert len(used) == 2
+    assert used[0] == used[1]
+    assert None not in used[0]
+    assert "batches of 2 other kinds came first" in step.why_eager
+
+
+def test_what_is_seldom_in_a_model_is_known(monkeypatch):
+    graphs_on_cpu.install(monkeypatch)
+    model = net()
+    parallel = nn.parallel.DistributedDataParallel.__new__(nn.parallel.DistributedDataParallel)
+    nn.Module.__init__(parallel)
+    parallel.module = model
+    step = TrainStep(parallel, LOSS, sgd(model, "torch"))
+    assert "DistributedDataParallel" in step.why_eager
+    monkeypatch.setattr(train_step_module, "devices_of", lambda groups: ("cuda:0", "cuda:1"))
+    assert "on several devices" in TrainStep(model, LOSS, sgd(model, "torch")).why_eager
+
+
+class Weighted(nn.Module):
+    """A loss with a buffer, and another one in eval mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("weight", torch.ones(3))
+
+    def forward(self, outputs, targets):
+        loss = nn.functional.cross_entropy(outputs, targets, weight=self.weight)
+        return loss if self.training else 2 * loss
+
+
+def test_a_loss_that_is_a_module_is_part_of_the_kind_and_watched(backend):
+    model, loss_fn = net(), Weighted()
+    step = TrainStep(model, loss_fn, sgd(model, backend))
+    batch = batches(1)[0]
+    for _ in range(4):
+        step(batch)
+    assert step.why_eager is None
+    loss_fn.eval()
+    step(batch)
+    assert "first with batches of this kind" in step.why_eager
+    loss_fn.train()
+    loss_fn.weight = torch.tensor([1.0, 2.0, 3.0])
+    with pytest.raises(RuntimeError, match="a parameter or buffer was moved, or replaced"):
+        step(batch)
+
+
+def test_dtype_layout_and_type_of_a_value_make_a_kind(backend):
+    """Copied into memory of another kind, a batch would be another one."""
+
+    def total(model, batch):
+        return model(batch["x"].float()).square().mean() * (2.0 if batch["scale"] is True else 1.0)
+
+    model = net()
+    step = TrainStep(model, None, sgd(model, backend), compute_loss=total, max_graphs=8)
+    x = torch.randn(8, 6, device="cpu")
+    for value in ({"x": x}, {"x": x.double()}, {"x": x.t().contiguous().t()}, {"x": x, "scale": 1}):
+        for _ in range(3):
+            step({"scale": True, **value})
+        assert step.why_eager is None
+    assert len(step._graphs._kinds) == 4
+    step({"x": x.clone().requires_grad_(), "scale": True})  # its gradient is wanted, and a copy's would not be it
+    assert "something else than tensors and plain values" in step.why_eager
 
 
 def test_the_memory_of_a_failed_capture_is_free_before_the_step_runs_eagerly(monkeypatch):
