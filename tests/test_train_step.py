@@ -339,6 +339,13 @@ def test_graphs_share_their_memory_and_a_bound(monkeypatch):
     assert "batches of 2 other kinds came first" in step.why_eager
 
 
+@pytest.mark.parametrize("max_graphs", [0, -1, 1.5])
+def test_a_bound_that_is_none_is_named(max_graphs):
+    model = net()
+    with pytest.raises(ValueError, match=f"max_graphs: got {max_graphs}; give a whole number"):
+        TrainStep(model, LOSS, sgd(model, "torch"), max_graphs=max_graphs)
+
+
 def test_what_is_seldom_in_a_model_is_known(monkeypatch):
     graphs_on_cpu.install(monkeypatch)
     model = net()

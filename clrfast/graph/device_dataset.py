@@ -24,7 +24,8 @@ class DeviceDataset:
         tensors: ``[n, ...]`` each, for example ``(inputs, targets)``, or a single tensor; used where they are, so move
             them to the device first.
         batch_size: in [1, n].
-        shuffle: whether every epoch has another order.
+        shuffle: whether every epoch has another order. Batches that are neither shuffled nor augmented are parts of
+            ``tensors`` themselves: a model that writes to its inputs, outside of a captured step, changes them.
         augment: ``augment(inputs, generator) -> inputs``, applied to the first tensor of each batch, for example
             ``crop_and_flip()``; random numbers are to come from the generator, which is on the tensors' device.
         drop_last: leave out the last batch of an epoch if it is not full; a captured step wants a graph of its own for

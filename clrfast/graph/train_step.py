@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ..batches import ComputeLoss, chosen_loss
 from ..optim import SGD
 from ..optim.parameters import devices_of
+from ..schedules.curves import is_whole
 from ..step import EagerStep, device_of
 from . import graphs
 from .captured import CapturedStep
@@ -67,6 +68,8 @@ class TrainStep(EagerStep):
             scaler=scaler,
             clip_norm=clip_norm,
         )
+        if not is_whole(max_graphs) or max_graphs < 1:
+            raise ValueError(f"max_graphs: got {max_graphs!r}; give a whole number of kinds of batches, at least 1")
         self._roots = [root for root in (model, loss_fn) if isinstance(root, nn.Module)]
         self._max_graphs = max_graphs
         self.reset()
