@@ -151,7 +151,7 @@ def _undone_on_failure(graph: torch.cuda.CUDAGraph, device: torch.device, pool: 
         torch.cuda.set_stream(current)
         graph.reset()
         generator.graphsafe_set_state(before)
-        with contextlib.suppress(RuntimeError):  # newer versions of torch have done so
+        with contextlib.suppress(RuntimeError, AttributeError):  # newer versions of torch have done so
             _end_allocation(device.index, pool)
         # That the capture could not be ended tells less than what broke it.
         raise error.__context__ or error  # noqa: B904 - that is the cause
