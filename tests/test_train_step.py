@@ -144,6 +144,18 @@ def test_train_and_eval_mode_have_graphs_of_their_own(backend):
     assert n_replays(captured[3]) in (None, [4, 2])
 
 
+def test_an_autocast_block_around_the_step_is_another_kind(backend):
+    def casting(make_step):
+        losses, model, optimizer, step = run(make_step, batches(4), backend)
+        with torch.autocast(torch.get_default_device().type, dtype=torch.bfloat16):
+            losses += [step(batch) for batch in batches(4, seed=2)]
+        return losses, model, optimizer, step
+
+    captured = casting(TrainStep)
+    assert_same_run(captured, casting(EagerStep))
+    assert n_replays(captured[3]) in (None, [2, 2])
+
+
 def test_what_is_frozen_later_is_not_trained_by_a_replay(backend):
     def freeze(make_step):
         losses, model, optimizer, step = run(make_step, batches(4), backend)

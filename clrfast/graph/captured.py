@@ -108,7 +108,9 @@ class CapturedStep:
         taken = _taken(optimizer)
         if taken != self._taken:
             what = next(name for name, value in taken.items() if value != self._taken[name])
-            raise RuntimeError(f"optimizer: it {what} since this step was captured; capture it again")
+            raise RuntimeError(
+                f"optimizer: it {what} since this step was captured; capture it again (TrainStep: call reset())"
+            )
         self._graph.replay()
         optimizer.count_replay()
         return self.result

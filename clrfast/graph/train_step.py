@@ -107,7 +107,12 @@ class TrainStep(EagerStep):
         if self._graphs is None or self._why_not_now is not None:
             return super().__call__(*batches)
         # Of the parameters at the last reset: a group of later is no other kind, but named by the replay.
-        flags = [module.training for module in self._modules], [param.requires_grad for param in self._flagged]
+        kind = self.device.type
+        flags = (
+            [module.training for module in self._modules],
+            [param.requires_grad for param in self._flagged],
+            torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind),  # of a block around this call
+        )
         loss: Tensor = self._graphs(super().__call__, batches, also=flags, capture=self._captured)
         if self._graphs.why_eager is not None and any(p.requires_grad and p.grad is None for p in self._params):
             self._graphs.impossible = "a trainable parameter got no gradient, and no replay would ever update it"
