@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from clrfast import History, WeightDecays
 from clrfast.finder import RateRecord
-from clrfast.plot import lr_curve, lr_curves, rates
+from clrfast.plot import lr_curve, lr_curves, rates, short_runs
 from clrfast.plot.one_curve import _change_per_decade
 
 from .test_curve import make_curve
@@ -265,6 +266,42 @@ def test_every_history_can_be_drawn(history):
     laid_out(figure.axes[0])
     assert len(labels(figure.axes[1])) <= 6
     assert labels(figure.axes[1])[-1] == f"epoch {history[-1].epoch}"
+
+
+def decays(*losses):
+    """Two short runs of each weight decay, which end with these losses."""
+    histories = [[History(np.ones(20), [2.0, 1.5, x], [0, 10, 20]) for x in row] for row in losses]
+    return WeightDecays(np.array([0.0, 1e-3, 1e-2]), tuple(map(tuple, histories)), 0.1)
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        ([1.0, 1.1], [0.5, 0.6], [1.4, 1.3]),
+        ([1.0, 1.1], [0.5, 0.6], [np.inf, 1.3]),
+        ([1.0, 1.0], [1.0, 1.0], [1e9, np.nan]),
+        ([1.0, 1.0], [1.0, 1.0], [1.0, 1.0]),
+        ([np.inf, np.inf], [np.inf, np.inf], [np.inf, np.inf]),  # no answer
+    ],
+)
+def test_short_runs_of_every_kind_can_be_drawn(losses):
+    axes = laid_out(decays(*losses).plot())
+    assert labels(axes) == ["0", "0.001", "0.01"]
+    low, high = axes.get_ylim()
+    assert low < 1.5 < 2.0 < high < 10
+    assert len(axes.figure.axes) == 2
+    assert axes.figure.axes[1].get_xlabel() == "value"
+
+
+def test_short_runs_show_the_choice_and_what_is_as_good():
+    below = decays([1.0, 1.1], [0.5, 0.6], [0.55, 0.52]).plot().figure.axes[1]
+    assert [text.get_text() for text in below.texts] == ["chosen: 0.01"]
+    (shaded,) = below.patches
+    assert shaded.get_x() == pytest.approx(0.7)
+    assert shaded.get_x() + shaded.get_width() == pytest.approx(2.3)
+    own = Figure().subplots()
+    assert short_runs(decays([1.0, 1.1], [0.5, 0.6], [1.4, 1.3]), own) is own
+    assert own.figure.axes == [own]
 
 
 def test_schedule_draws_what_it_decides():

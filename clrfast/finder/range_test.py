@@ -116,6 +116,8 @@ def range_test(
         ValueError: bad arguments; a model without trainable parameters; a loader that is empty, or used up before
             the sweep ends; a first loss that is not finite.
 
+    There is no such test of the momentum, which would show no optimum: ``find_momentum`` compares constant ones.
+
     Source: Smith 2015, "Cyclical Learning Rates for Training Neural Networks", section 3.3.
     """
     arguments = locals().copy()  # for curve.extended

@@ -3,5 +3,6 @@
 from .curves import lr_curves, rates
 from .one_curve import lr_curve
 from .schedules import schedule
+from .short_runs import short_runs
 
-__all__ = ["lr_curve", "lr_curves", "rates", "schedule"]
+__all__ = ["lr_curve", "lr_curves", "rates", "schedule", "short_runs"]

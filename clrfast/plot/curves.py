@@ -15,6 +15,7 @@ from .parts import (
     SEVERAL,
     SUGGESTED,
     add_legend,
+    colors_of,
     draw_line,
     height_at,
     limits_of,
@@ -70,7 +71,7 @@ def lr_curves(
     limits = limits_of(curves.values())
     loss_over_rate(ax, curves.values(), limits)
     ax.set_ylabel("training loss, smoothed")
-    entries = _several(ax, curves, found, limits, _colors(len(curves), ordered))
+    entries = _several(ax, curves, found, limits, colors_of(len(curves), ordered))
     if listed is None:
         for entry in entries:
             name = entry.get_label()
@@ -133,7 +134,7 @@ def rates(history: Sequence[RateRecord]) -> Figure:
     scale = "linear" if log_limits is None else "log"
     loss_over_rate(below, curves.values(), limits)
     below.set(yscale=scale, xlabel=RATE_AXIS, ylabel="training loss, smoothed")
-    lines = _several(below, curves, suggested, limits, _colors(len(curves), ordered=True))
+    lines = _several(below, curves, suggested, limits, colors_of(len(curves), ordered=True))
     plain_axes(below)
     add_legend(below, [lines[i] for i in np.unique(np.linspace(0, len(lines) - 1, 6).round().astype(int))], None)
     return above.figure
@@ -195,14 +196,6 @@ def _suggestions_of(
         except NoSuggestionError:
             found[name] = None
     return found
-
-
-def _colors(n: int, ordered: bool) -> list[Any]:
-    if not ordered:
-        return [SEVERAL[i % len(SEVERAL)] for i in range(n)]
-    import matplotlib
-
-    return list(matplotlib.colormaps["viridis_r"](np.linspace(0.12, 1.0, n)))
 
 
 def _log_limits(curves: Collection[LRCurve]) -> tuple[float, float] | None:

@@ -70,6 +70,15 @@ def add_legend(ax: Any, entries: list[Any], title: str | None) -> None:
     )
 
 
+def colors_of(n: int, ordered: bool) -> list[Any]:
+    """Of several lines: to be told apart, or from light to dark."""
+    if not ordered:
+        return [SEVERAL[i % len(SEVERAL)] for i in range(n)]
+    import matplotlib
+
+    return list(matplotlib.colormaps["viridis_r"](np.linspace(0.12, 1.0, n)))
+
+
 def draw_line(
     ax: Any, curve: LRCurve, lr: Floats, values: Floats, fmt: str = "-", *, alpha: float = 1.0, **style: Any
 ) -> Any:

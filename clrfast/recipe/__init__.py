@@ -3,5 +3,21 @@
 from .batch_size import BatchSizes, StepCost, find_batch_size
 from .clues import Clue, diagnose
 from .history import History
+from .momentum import Momenta, find_momentum
+from .runs import Choice, ShortRuns
+from .weight_decay import WeightDecays, find_weight_decay
 
-__all__ = ["BatchSizes", "Clue", "History", "StepCost", "diagnose", "find_batch_size"]
+__all__ = [
+    "BatchSizes",
+    "Choice",
+    "Clue",
+    "History",
+    "Momenta",
+    "ShortRuns",
+    "StepCost",
+    "WeightDecays",
+    "diagnose",
+    "find_batch_size",
+    "find_momentum",
+    "find_weight_decay",
+]

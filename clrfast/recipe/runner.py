@@ -1,0 +1,187 @@
+"""Short 1cycles from one start, each with its own momentum and weight decay, on the same batches."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.data import Subset
+
+from ..batches import ComputeLoss
+from ..finder.bench import Bench
+from ..finder.held_out import HeldOut
+from ..finder.range_test import range_test
+from ..finder.sweep import rates_of
+from ..progress import Progress
+from ..schedules import one_cycle
+from ..schedules.curves import is_whole, require_positive
+from ..schedules.policies import Momentum
+from .history import History
+from .runs import Runs
+
+STEPS, REPEATS = 200, 2
+"""Of each run, and runs of each value. Beside 2,000 steps of a small network on few digits, 100 were too few to show
+overfitting, and 200 to 300 enough."""
+
+LOOKS = 20
+"""At the validation loss in each run, or fewer: looking takes no more forward passes than training."""
+
+
+class Runner:
+    """Makes short runs of the model as it is now, all from the same weights, random numbers and place in the data.
+
+    Only the repeats of a run follow each other in the data. Afterwards all is as before, as after ``range_test``.
+
+    Args:
+        model, loss_fn, loader, compute_loss: as of ``range_test``; the loader can be iterated anew.
+        val_loader: what the runs are judged on: its first batches, at most a tenth as many as a run has steps.
+        max_lr: the highest rate; None: what a range test suggests, which is made first.
+        steps: of each run, at least 20.
+        repeats: of each run, at least 2.
+        planned: settings to come, for the progress.
+        progress: told about all steps.
+        options: those of ``range_test`` that say how a step is made, without the optimizer.
+    Raises:
+        ValueError: bad arguments.
+        NoSuggestionError: the range test has no valid answer.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_fn: Callable[[Any, Any], Tensor] | None,
+        loader: Iterable[Any] | None,
+        val_loader: Any,
+        *,
+        compute_loss: ComputeLoss | None,
+        max_lr: float | None,
+        steps: int,
+        repeats: int,
+        planned: int,
+        progress: Progress | None,
+        options: dict[str, Any],
+    ):
+        _require_sizes(steps, repeats)
+        if max_lr is not None:
+            require_positive(max_lr=max_lr)
+        if "optimizer" in options:
+            raise ValueError(
+                f"optimizer: got {type(options['optimizer']).__name__}; the short runs are made with clrfast.SGD, "
+                "whose schedule has a curve for every setting; leave it out"
+            )
+        self._bench = Bench(model, loss_fn, loader, compute_loss=compute_loss, **options)
+        _require_apart(loader, val_loader)
+        self._steps, self._repeats = int(steps), int(repeats)
+        self._val_loader, self._batches_per_run = val_loader, (self._steps + 1) * options.get("accumulate", 1)
+        with self._bench.at_work(val_loader):
+            self._held_out = HeldOut(val_loader, None, self._steps, None, own=loss_fn is None)
+            self._held_out.every = max(self._held_out.every, self._steps // LOOKS)
+            with self._bench.training() as step:
+                self._initial_loss = float(self._held_out.look(step))
+        self._progress, self._done, ahead = progress, 0, planned * self._repeats * self._steps
+
+        def of_sweep(done: int, total: int, shown: dict[str, float]) -> None:
+            self._done = total
+            if progress is not None:
+                progress(done, total + ahead, shown)
+
+        if max_lr is None:
+            curve = range_test(model, loss_fn, loader, compute_loss=compute_loss, progress=of_sweep, **options)
+            max_lr = curve.suggest().max_lr
+        self.max_lr = float(max_lr)
+
+    def __call__(self, settings: Sequence[tuple[Momentum, float]]) -> tuple[Runs, ...]:
+        """The runs with each ``(momentum, weight_decay)``."""
+        total = self._done + len(settings) * self._repeats * self._steps
+        return tuple(tuple(self._run(*each, repeat, total) for repeat in range(self._repeats)) for each in settings)
+
+    def _run(self, momentum: Momentum, weight_decay: float, repeat: int, total: int) -> History:
+        schedule = one_cycle(self.max_lr, self._steps, momentum=momentum, weight_decay=weight_decay)
+        with self._bench.at_work(self._val_loader) as batches:
+            recorded = self._bench.sweep(
+                schedule,
+                batches=islice(batches, repeat * self._batches_per_run, None),
+                stop_factor=math.inf,  # a run that recovers is judged by its end
+                held_out=self._held_out,
+                progress=self._progress,
+                done=self._done,
+                total=total,
+            )
+        self._done += self._steps
+        train = recorded.losses[: self._steps]
+        looks = {0: self._initial_loss} | {step: float(loss) for step, loss in recorded.looks.items()}
+        if recorded.diverged:
+            looks = {step: loss for step, loss in looks.items() if step < len(train)} | {len(train): math.inf}
+        lr = rates_of(schedule, len(train))
+        return History(train, list(looks.values()), list(looks), lr=lr, weight_decay=weight_decay)
+
+
+def checked_values(values: Any, *, name: str, below: float, example: Sequence[float]) -> list[float]:
+    """The values to try, ascending.
+
+    Raises:
+        ValueError: fewer than 2 different ones, or one that is not in ``[0, below)``.
+    """
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ValueError(f"{name}: got {values!r}; give several numbers, as {example}")
+    given = list(values)
+    for value in given:
+        if not isinstance(value, numbers.Real) or not 0 <= float(value) < below:
+            raise ValueError(f"{name}: got {value!r} among them; give numbers in [0, {below:g})")
+    ascending = sorted({float(value) for value in given})
+    if len(ascending) < 2:
+        raise ValueError(f"{name}: got {given}; give at least two different values to compare, as {example}")
+    return ascending
+
+
+def _require_sizes(steps: Any, repeats: Any) -> None:
+    if not is_whole(steps) or steps < LOOKS:
+        raise ValueError(f"steps: got {steps!r}; give a whole number of updates for each run, at least {LOOKS}")
+    if not is_whole(repeats) or repeats < 2:
+        raise ValueError(
+            f"repeats: got {repeats!r}; give a whole number of runs for each value, at least 2: what differs between "
+            "them tells the noise"
+        )
+
+
+def _require_apart(loader: Any, val_loader: Any) -> None:
+    """Raises ValueError unless both can be iterated anew, and share no data as far as their objects tell."""
+    if val_loader is None:
+        raise ValueError(
+            "val_loader: got None; the values are judged on data that the runs are not trained on: give batches of "
+            "samples that were held out, for example by torch.utils.data.random_split"
+        )
+    for name, given in (("loader", loader), ("val_loader", val_loader)):
+        if isinstance(given, Iterator):
+            raise ValueError(
+                f"{name}: got a {type(given).__name__}, which can be iterated only once, and every run needs the same "
+                "batches; give a DataLoader or a list"
+            )
+    train, val = _samples(loader), _samples(val_loader)
+    if train[0] is not val[0]:
+        return
+    if train[1] is None or val[1] is None:
+        shared = "the same data as the training's loader"
+    elif n_shared := len(set(train[1]) & set(val[1])):
+        shared = f"{n_shared} samples that are in the training's loader too"
+    else:
+        return
+    raise ValueError(
+        f"val_loader: got {shared}; on samples that were trained on, overfitting does not show: hold some out, for "
+        "example with torch.utils.data.random_split"
+    )
+
+
+def _samples(loader: Any) -> tuple[Any, list[int] | None]:
+    """The data that a loader draws from, and the indices of what it draws; None for all."""
+    data = getattr(loader, "dataset", loader)
+    drawn = getattr(getattr(loader, "sampler", None), "indices", None)
+    indices = None if drawn is None else [int(i) for i in drawn]
+    while isinstance(data, Subset):
+        indices = [int(data.indices[i]) for i in (range(len(data.indices)) if indices is None else indices)]
+        data = data.dataset
+    return data, indices

@@ -1,0 +1,161 @@
+"""The weight decay: a grid of short runs, judged by the validation loss, then the exponent bisected."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from ..batches import ComputeLoss
+from ..finder.suggest import NoSuggestionError
+from ..progress import Progress, showing
+from ..schedules.policies import Momentum
+from .runner import REPEATS, STEPS, Runner, checked_values
+from .runs import Choice, Runs, ShortRuns
+
+GRID = (1e-3, 1e-4, 1e-5, 0.0)
+"""The report's, for a task of which nothing is known."""
+
+WIDE = 4.0
+"""Neighbours further apart than by this factor are bisected: 1e-3 and 1e-4 are, 1e-3 and 3e-4 are not."""
+
+MOST_ROUNDS = 4
+"""Of refinement: enough to get from 1e-3 to 0.1, where the largest value stays as good as any."""
+
+
+@dataclass(frozen=True, eq=False)
+class WeightDecays(ShortRuns):
+    """What short runs with several weight decays measured; see ``ShortRuns`` for the rest.
+
+    Attributes:
+        values: float64 ``[k]``, ascending: the weight decays.
+    """
+
+    def suggest(self) -> Choice:
+        """The best weight decay; or the largest that is as good, where the smallest is as good as well.
+
+        The cost of decay shows at once, and what it gains only later, when a training overfits. So where short runs
+        show no gain, the largest weight decay whose cost they do not show either is the best guess for a longer one.
+
+        Raises:
+            NoSuggestionError: the validation loss fell in no run.
+        """
+        place, low, high, told = self.as_good()
+        if low < high and low == 0:
+            place = high
+            told += "; the largest of these is taken, for a longer training overfits more"
+        elif low < high:
+            told += "; with less the loss is higher, so decay does gain something, and the best is taken"
+        if place == len(self.values) - 1:
+            told += f"; {self.values[place]:g} is the largest that was tried, and a larger one may be better"
+        chosen, least, most = (float(self.values[at]) for at in (place, low, high))
+        return Choice(chosen, least, most, told)
+
+
+def find_weight_decay(
+    model: nn.Module,
+    loss_fn: Callable[[Any, Any], Tensor] | None = None,
+    loader: Iterable[Any] | None = None,
+    *,
+    val_loader: Iterable[Any],
+    grid: Sequence[float] = GRID,
+    max_lr: float | None = None,
+    momentum: Momentum = (0.95, 0.85),
+    steps: int = STEPS,
+    repeats: int = REPEATS,
+    refine: bool = True,
+    compute_loss: ComputeLoss | None = None,
+    progress: Progress | bool | None = None,
+    **options: Any,
+) -> WeightDecays:
+    """Short 1cycles, one for each weight decay and repeat, judged by the validation loss after them.
+
+    All start from the model as it is now, with the same random numbers and batches; afterwards all is as before, as
+    after ``range_test``. Decay works on all trainable parameters. Its effect grows with ``lr * weight_decay * steps``:
+    a run much shorter than a tenth of the training tells little.
+
+    The report's advice for the grid: a shallow network, or few and simple data, need more decay, ``(1e-2, 1e-3,
+    1e-4)``; a deep one on complex data less, ``(1e-4, 1e-5, 1e-6, 0)``. Cycling the weight decay is of no use. The
+    rate regularises too: with another weight decay the range test may suggest another rate.
+
+    Args:
+        model, loss_fn, loader, compute_loss: as of ``range_test``; the loader can be iterated anew.
+        val_loader: samples that are not in ``loader``; the first batches, at most a tenth as many as a run has
+            steps. The last loss of a run is what counts: its minimum is where early stopping would have ended it, and
+            hides overfitting.
+        grid: weight decays, >= 0, at least 2.
+        max_lr: of the 1cycles; None: what ``range_test`` suggests.
+        momentum: of the 1cycles: (upper, lower), which cycles against the rate, or a number.
+        steps: of each run, at least 20.
+        repeats: runs for each value, each on the batches after those of the last, at least 2: they tell the noise.
+        refine: whether to bisect the exponent around the choice to one significant figure (1e-4 between 1e-3 and 1e-5:
+            also 3e-4 and 3e-5), and, where the choice is the largest value, to go on above it, for at most 4 rounds.
+        progress: ``progress(done, total, shown)``, the total grows with the refinement; True for a bar, with tqdm.
+        options: accumulate, autocast, scaler, clip_norm, snapshot_device and graph, as of ``range_test``.
+    Returns:
+        The runs of all values; ``suggest()`` tells the one to take.
+    Raises:
+        ValueError: bad arguments; validation data that are in the training data, as far as the objects tell.
+        NoSuggestionError: no ``max_lr``, and the range test has no valid answer.
+
+    Source: Smith 2018, "A disciplined approach to neural network hyper-parameters: Part 1", sections 4.4 and 5.
+    """
+    tried = checked_values(grid, name="grid", below=math.inf, example=GRID)
+    with showing(progress, "weight decay") as show:
+        runner = Runner(
+            model,
+            loss_fn,
+            loader,
+            val_loader,
+            compute_loss=compute_loss,
+            max_lr=max_lr,
+            steps=steps,
+            repeats=repeats,
+            planned=len(tried),
+            progress=show,
+            options=options,
+        )
+        runs = dict(zip(tried, runner([(momentum, value) for value in tried]), strict=True))
+        for _ in range(MOST_ROUNDS if refine else 0):
+            try:
+                chosen = _of(runs, runner.max_lr).suggest().value
+            except NoSuggestionError:
+                break
+            new = refinement(runs, chosen)
+            if not new:
+                break
+            runs |= zip(new, runner([(momentum, value) for value in new]), strict=True)
+    return _of(runs, runner.max_lr)
+
+
+def refinement(tried: Collection[float], chosen: float) -> list[float]:
+    """The weight decays to try next, of the form 1e-n and 3e-n: half way, in the exponent, from ``chosen`` to both its
+    neighbours, unless these are nearer than by a factor of 4. Past the ends a factor of 10 stands for the neighbour;
+    0 has no exponent, so nothing lies between it and the next.
+
+    >>> refinement([1e-3, 1e-4, 1e-5, 0], 1e-4)
+    [3e-05, 0.0003]
+    >>> refinement([1e-3, 1e-4, 1e-5, 0], 1e-3)
+    [0.0003, 0.003]
+    >>> refinement([1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 0], 1e-4)
+    []
+    """
+    if chosen == 0:
+        return []
+    below = max((value for value in tried if value < chosen), default=chosen / 10)
+    above = min((value for value in tried if value > chosen), default=chosen * 10)
+    return [_half_way(low, high) for low, high in ((below, chosen), (chosen, above)) if 0 < low < high / WIDE]
+
+
+def _half_way(low: float, high: float) -> float:
+    half_decades = round(math.log10(low) + math.log10(high))
+    return float(f"{10 ** (half_decades / 2):.0e}")
+
+
+def _of(runs: dict[float, Runs], max_lr: float) -> WeightDecays:
+    values = sorted(runs)
+    return WeightDecays(np.array(values), tuple(runs[value] for value in values), max_lr)
