@@ -31,7 +31,7 @@ from .models import WORKLOADS, Workload
 MAX_LR, WEIGHT_DECAY = 1e-3, 1e-4
 LOSS = nn.CrossEntropyLoss()
 BATCHES = 8
-LIMIT_S, GPU_LIMIT_S = 240.0, 6.0
+LIMIT_S, GPU_LIMIT_S = 60.0, 6.0
 """For a workload; fewer rounds where that is over."""
 
 ON_CPU = {"ResNet-56, batch 128": (5, 5), "ResNet-56, batch 512": None}

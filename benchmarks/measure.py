@@ -88,7 +88,7 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "system": platform.system(),
-        "commit": os.environ.get("CLRFAST_COMMIT") or _output("git", "rev-parse", "--short", "HEAD"),
+        "commit": commit(),
     }
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
@@ -99,6 +99,10 @@ def environment() -> dict[str, Any]:
             "l2_bytes": getattr(properties, "L2_cache_size", None),
         }
     return found
+
+
+def commit() -> str:
+    return os.environ.get("CLRFAST_COMMIT") or _output("git", "rev-parse", "--short", "HEAD")
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> None:

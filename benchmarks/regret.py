@@ -324,6 +324,7 @@ def task_row(contender: str, oracle: Oracle, asked: list[Asked]) -> dict[str, An
     regrets = [oracle.regret(rate) for rate in rates]
     return {
         "benchmark": "regret_task",
+        "commit": measure.commit(),
         "contender": contender,
         "task": task,
         "half": next(title for title, half in HALVES.items() if task in half),
@@ -352,6 +353,7 @@ def summary_row(contender: str, tasks: str, rows: list[dict[str, Any]]) -> dict[
     n_answers = n - sum(row["n_no_answer"] for row in rows)
     return {
         "benchmark": "regret",
+        "commit": measure.commit(),
         "contender": contender,
         "tasks": tasks,
         "n_tasks": len(rows),
@@ -392,7 +394,9 @@ def _table(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", help=f"names of tasks or of {', '.join(HALVES)}; by default all")
-    parser.add_argument("--contenders", nargs="+", help="only these calls; by default all")
+    parser.add_argument(
+        "--contenders", nargs="+", help="only these calls, by default all; results of others are kept as they are"
+    )
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--results", type=Path, help="folder for the result file")
@@ -428,7 +432,14 @@ def main() -> None:
         return
     rows = compare(found, 1 if arguments.tiny else arguments.seeds, arguments.processes, arguments.contenders)
     if arguments.results is not None:
-        measure.write(arguments.results / "regret.json", rows)
+        path = arguments.results / "regret.json"
+        measure.write(path, rows + (_others(path, arguments.contenders) if arguments.contenders else []))
+
+
+def _others(path: Path, asked: list[str]) -> list[dict[str, Any]]:
+    """What was measured before of other contenders."""
+    kept = json.loads(path.read_text())["rows"] if path.exists() else []
+    return [row for row in kept if row["contender"] not in asked]
 
 
 def compare(

@@ -54,6 +54,22 @@ def test_sweep_reaches_both_ends():
     assert np.isfinite(curve.loss).all()
 
 
+def test_a_collapse_that_never_diverges_is_swept_where_it_happens():
+    """Of a loss that rests a little below its start from rate 1 on, the fine sweep is not spent on rates of 1,000."""
+    model = nn.Linear(1, 1)
+    optimizer = clrfast.SGD(model.parameters(), lr=1.0)
+
+    def loss(model, batch):
+        at = math.log10(optimizer.param_groups[0]["lr"])
+        value = np.interp(at, [-4, -1, 0], [6.0, 3.0, 5.9])
+        return 0 * model.weight.sum() + float(value)
+
+    curve = range_test(model, loader=[0], compute_loss=loss, optimizer=optimizer)
+    assert curve.stopped == "completed"
+    assert 2 < curve.lr[-1] < 20
+    assert 0.02 < curve.suggest().max_lr < 0.2
+
+
 def test_divergence_stops_the_sweep_at_the_right_loss():
     model, loss_fn, loader = quadratic(curvature=10.0)  # diverges above 0.2
     optimizer = clrfast.SGD(model.parameters(), lr=1.0)

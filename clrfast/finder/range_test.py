@@ -21,7 +21,7 @@ from ..schedules.policies import Spacing
 from .bench import Bench
 from .curve import LRCurve, StopReason
 from .held_out import HeldOut, Metric, spread
-from .suggest import MIN_POINTS
+from .suggest import MIN_POINTS, NoSuggestionError, climbs
 from .sweep import Recorded, rates_of
 
 COARSE_STEPS, FINE_STEPS, PLAIN_STEPS = 38, 60, 98
@@ -189,7 +189,7 @@ def _coarse_then_fine(
     if coarse.stopped != "completed":
         top = float(coarse.lr[-1])
     else:
-        climb = coarse.divergence_lr
+        climb = coarse.divergence_lr or _collapse_lr(coarse)
         top = max_lr / high if climb is None else min(ABOVE_EDGE * climb, max_lr / high)
     fine_sweep = lr_sweep(top * low, min(top * high, max_lr), FINE_STEPS)
     curves = []
@@ -216,6 +216,15 @@ def _coarse_then_fine(
             )
         )
     return curves
+
+
+def _collapse_lr(curve: LRCurve) -> float | None:
+    """The rate from which on most of the loss's fall is lost, though it never climbs above its start; None for none."""
+    try:
+        _, last = climbs(curve.lr, curve.smoothed)
+    except NoSuggestionError:
+        return None
+    return None if last is None else float(curve.lr[last])
 
 
 def _curve(sweep: Schedule, recorded: Recorded) -> LRCurve:

@@ -43,19 +43,24 @@ class Suggestion:
 
 
 EDGE_FRACTION = 6
-"""Chosen on the tuning tasks of benchmarks/regret.py; at the mean of the marks itself, 8 of the 22 diverge."""
+"""Chosen on the tuning tasks of benchmarks/regret.py, where 5 to 7 are alike; at the mean of the marks itself, 8 of the
+22 diverge."""
+
+LOST_FRAC = 0.25
+"""The loss has climbed back once it has lost so much of its fall again. A model that collapses to a constant output
+comes to rest a little below the loss of its start, however high the rate; on the tuning tasks 0 to 0.5 are alike."""
 
 
 def edge(lr: ArrayLike, loss: ArrayLike) -> Suggestion:
     """A sixth of the edge of stability, as three marks on the curve tell it: their geometric mean.
 
         lowest        where the loss is lowest
-        first climb   the first point past it at which the loss is above its start
-        last climb    the point from which on it stays above its start
+        first climb   the first point past it at which the loss has climbed back by a quarter of its fall
+        last climb    the point from which on it stays above that
 
-    The start is the median of the first half of the losses before the minimum; a loss that is not finite is above it;
-    the last point stands in for what did not happen. Spikes that a model recovers from separate the first climb from
-    the last; where there are none the three lie close together.
+    The fall is from the median of the first half of the losses before the minimum; a loss that is not finite is above
+    all; the last point stands in for what did not happen. Spikes that a model recovers from separate the first climb
+    from the last; where there are none the three lie close together.
 
     Arguments and errors as of ``steepest``.
 
@@ -63,24 +68,34 @@ def edge(lr: ArrayLike, loss: ArrayLike) -> Suggestion:
     before divergence is the evidence, and the maximum of a 1cycle lies below it.
     """
     lrs, losses, lowest = _up_to_minimum(lr, loss)
-    rates, values = np.asarray(lr, dtype=np.float64), np.asarray(loss, dtype=np.float64)
-    start = float(np.median(losses[: (lowest + 2) // 2]))
-    above = ~(values <= start)
-    climbed = np.flatnonzero(above & (rates > lrs[lowest]))
-    last = int(np.flatnonzero(~above)[-1]) + 1
-    marks = np.array([lrs[lowest], rates[climbed[0] if len(climbed) else -1], rates[min(last, len(rates) - 1)]])
+    found = climbs(lr, loss)
+    rates = np.asarray(lr, dtype=np.float64)
+    first, last = (len(rates) - 1 if index is None else index for index in found)
+    marks = np.array([lrs[lowest], rates[first], rates[last]])
     at = float(np.exp(np.log(marks).mean()))
-    if len(climbed):
+    if found[0] is not None:
         reason = (
-            f"a sixth of {at:.3g}, the mean of where the loss is lowest ({marks[0]:.3g}), where it has climbed back to "
-            f"its start ({marks[1]:.3g}) and from where on it stays above it ({marks[2]:.3g})"
+            f"a sixth of {at:.3g}, the mean of where the loss is lowest ({marks[0]:.3g}), where it has climbed back by "
+            f"a quarter of its fall ({marks[1]:.3g}) and from where on it stays above that ({marks[2]:.3g})"
         )
     else:
         reason = (
             f"a sixth of {at:.3g}: the loss is lowest at {marks[0]:.3g}, and the sweep ended at {marks[1]:.3g} before "
-            "it climbed back to its start; a higher max_lr tells more"
+            "it climbed back; a higher max_lr tells more"
         )
     return _suggestion(at / EDGE_FRACTION, "edge", reason, lrs, losses, lowest)
+
+
+def climbs(lr: ArrayLike, loss: ArrayLike) -> tuple[int | None, int | None]:
+    """The indices of the first point past the minimum at which the loss has climbed back by ``LOST_FRAC`` of its fall,
+    and of the point from which on it stays so; None for what does not happen. Arguments and errors as of ``steepest``.
+    """
+    lrs, losses, lowest = _up_to_minimum(lr, loss)
+    start = float(np.median(losses[: (lowest + 2) // 2]))
+    above = ~(np.asarray(loss, dtype=np.float64) <= start - LOST_FRAC * (start - losses[lowest]))
+    climbed = np.flatnonzero(above & (np.asarray(lr) > lrs[lowest]))
+    last = int(np.flatnonzero(~above)[-1]) + 1
+    return (int(climbed[0]) if len(climbed) else None), (last if last < len(above) else None)
 
 
 def steepest(lr: ArrayLike, loss: ArrayLike) -> Suggestion:
