@@ -10,10 +10,12 @@ from .recipe import (
     Clue,
     History,
     Momenta,
+    Recipe,
     WeightDecays,
     diagnose,
     find_batch_size,
     find_momentum,
+    find_recipe,
     find_weight_decay,
 )
 from .replicas import Replicas, sweep
@@ -30,6 +32,7 @@ __all__ = [
     "Momenta",
     "NoSuggestionError",
     "RateMonitor",
+    "Recipe",
     "Replicas",
     "Schedule",
     "StepControl",
@@ -43,6 +46,7 @@ __all__ = [
     "diagnose",
     "find_batch_size",
     "find_momentum",
+    "find_recipe",
     "find_weight_decay",
     "layer_groups",
     "lr_sweep",

@@ -146,6 +146,16 @@ def test_plenty_of_clean_samples_want_little():
     assert found.loss[2].min() > 3 * found.loss[0].max()
 
 
+@pytest.mark.parametrize(("max_steps", "values"), [(240, 6), (239, 4)])
+def test_refinement_ends_within_the_steps_allowed(max_steps, values):
+    model, loss_fn, loader, val = regression(200, 0.1, features=10)
+    grid = (1e-7, 1e-8, 1e-9, 1)  # all but the last alike
+    found = find_weight_decay(
+        model, loss_fn, loader, val_loader=val, grid=grid, max_lr=0.01, steps=20, max_steps=max_steps
+    )
+    assert len(found.values) == values
+
+
 def test_decay_without_any_effect_is_told():
     model, loss_fn, loader, val = regression(200, 0.1, features=10)
     found = find_weight_decay(

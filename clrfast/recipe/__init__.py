@@ -4,7 +4,10 @@ from .batch_size import BatchSizes, StepCost, find_batch_size
 from .clues import Clue, diagnose
 from .history import History
 from .momentum import Momenta, find_momentum
+from .parts import Parts
+from .recipe import Recipe
 from .runs import Choice, ShortRuns
+from .search import find_recipe
 from .weight_decay import WeightDecays, find_weight_decay
 
 __all__ = [
@@ -13,11 +16,14 @@ __all__ = [
     "Clue",
     "History",
     "Momenta",
+    "Parts",
+    "Recipe",
     "ShortRuns",
     "StepCost",
     "WeightDecays",
     "diagnose",
     "find_batch_size",
     "find_momentum",
+    "find_recipe",
     "find_weight_decay",
 ]

@@ -130,7 +130,7 @@ def find_batch_size(
         raise ValueError(f"max_batch_size: got {max_batch_size!r}; give a whole number of samples, at least 1, or None")
     if memory is not None and (not is_whole(memory) or memory <= 0):
         raise ValueError(f"memory: got {memory!r}; give a whole number of bytes above 0, as 8 * 2**30, or None")
-    loader = _checked_loader(dataset)
+    loader = checked_loader(dataset)
     bench = Bench(
         model,
         loss_fn,
@@ -159,7 +159,7 @@ def find_batch_size(
     return BatchSizes(costs[-1].batch_size, fastest.batch_size, limited_by, reason, tuple(costs))
 
 
-def _checked_loader(dataset: Any) -> DataLoader[Any]:
+def checked_loader(dataset: Any) -> DataLoader[Any]:
     """A loader with the samples, how to collate them, and their order."""
     data = dataset.dataset if isinstance(dataset, DataLoader) else dataset
     if isinstance(data, IterableDataset) or not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):

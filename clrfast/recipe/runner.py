@@ -74,7 +74,7 @@ class Runner:
                 "whose schedule has a curve for every setting; leave it out"
             )
         self._bench = Bench(model, loss_fn, loader, compute_loss=compute_loss, **options)
-        _require_apart(loader, val_loader)
+        require_apart(loader, val_loader)
         self._steps, self._repeats = int(steps), int(repeats)
         self._val_loader, self._batches_per_run = val_loader, (self._steps + 1) * options.get("accumulate", 1)
         with self._bench.at_work(val_loader):
@@ -148,7 +148,7 @@ def _require_sizes(steps: Any, repeats: Any) -> None:
         )
 
 
-def _require_apart(loader: Any, val_loader: Any) -> None:
+def require_apart(loader: Any, val_loader: Any) -> None:
     """Raises ValueError unless both can be iterated anew, and share no data as far as their objects tell."""
     if val_loader is None:
         raise ValueError(

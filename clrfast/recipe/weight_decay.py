@@ -68,6 +68,7 @@ def find_weight_decay(
     steps: int = STEPS,
     repeats: int = REPEATS,
     refine: bool = True,
+    max_steps: int | None = None,
     compute_loss: ComputeLoss | None = None,
     progress: Progress | bool | None = None,
     **options: Any,
@@ -94,6 +95,7 @@ def find_weight_decay(
         repeats: runs for each value, each on the batches after those of the last, at least 2: they tell the noise.
         refine: whether to bisect the exponent around the choice to one significant figure (1e-4 between 1e-3 and 1e-5:
             also 3e-4 and 3e-5), and, where the choice is the largest value, to go on above it, for at most 4 rounds.
+        max_steps: refinement ends before all runs together take more updates than this; None: no such end.
         progress: ``progress(done, total, shown)``, the total grows with the refinement; True for a bar, with tqdm.
         options: accumulate, autocast, scaler, clip_norm, snapshot_device and graph, as of ``range_test``.
     Returns:
@@ -126,7 +128,7 @@ def find_weight_decay(
             except NoSuggestionError:
                 break
             new = refinement(runs, chosen)
-            if not new:
+            if not new or (max_steps is not None and (len(runs) + len(new)) * repeats * steps > max_steps):
                 break
             runs |= zip(new, runner([(momentum, value) for value in new]), strict=True)
     return _of(runs, runner.max_lr)

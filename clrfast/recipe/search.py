@@ -1,0 +1,297 @@
+"""The search for a recipe: its parts in the report's order, within a budget, and on from where it was interrupted."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+from torch.utils.data import DataLoader
+
+from ..finder import LRCurve, range_test
+from ..finder.bench import MOMENTUM
+from ..optim import SGD
+from ..progress import Progress
+from ..schedules.curves import is_whole
+from ..tasks import Task
+from .batch_size import checked_loader, find_batch_size
+from .momentum import VALUES, find_momentum
+from .parts import Parts
+from .recipe import (
+    MOMENTUM_RUNS,
+    MOMENTUM_STEPS,
+    RANGE_STEPS,
+    USUAL_MOMENTUM,
+    Recipe,
+    concluded,
+    left,
+    momentum_is_affordable,
+    rate_is_due,
+)
+from .runner import REPEATS, STEPS, require_apart
+from .runs import Runs
+from .weight_decay import GRID, find_weight_decay
+
+PLANNED_STEPS = 10_000
+"""Of the training, where nobody says: what small networks take."""
+
+LEAST_STEPS = 40
+"""Of each run with a weight decay: the fewest in which its validation loss is looked at often enough."""
+
+SMALL_GRID = (1e-3, 1e-4, 0.0)
+"""For budgets that do not allow the report's grid."""
+
+GRID_RUNS = (len(GRID) + 2) * REPEATS
+"""With the two values that bisect the exponent."""
+
+MIN_BUDGET = 2 * RANGE_STEPS + len(SMALL_GRID) * REPEATS * LEAST_STEPS
+"""464 steps: two range tests and the small grid."""
+
+LEAST_BATCHES = 20
+"""Of an epoch: larger batches than this allows would leave too few updates, and too little of their noise."""
+
+logger = logging.getLogger(__name__)
+
+
+def find_recipe(
+    task: Task,
+    budget: int | None = None,
+    *,
+    planned_steps: int | None = None,
+    batch_sizes: bool = False,
+    saved: str | os.PathLike[str] | None = None,
+    progress: Progress | bool | None = None,
+    **options: Any,
+) -> Recipe:
+    """Find rate, batch size, weight decay and momentum by short runs, in the order of Smith's report.
+
+    (The package of the parts has the name ``clrfast.recipe``, so the call has another.)
+
+        range test -> batch size, range test anew -> weight decay, range test anew from 1e-3 on -> momentum
+
+    The budget decides how long the short runs are: two range tests of 112 steps are set aside, the weight decays get
+    the rest, or, where this allows runs of 100 steps, 12 parts of 22, and the momenta what they leave. Where momenta
+    are not tested, the usual cycle 0.95 to 0.85 is taken. All parts start from the model as it is now, and afterwards
+    all is as before, as after ``range_test``.
+
+    Args:
+        task: with validation data, which must not be in the training data.
+        budget: the most updates that the search makes, at least 464; the batch sizes, if asked for, come on top. None:
+            a tenth of ``planned_steps``, or 464 if that is more.
+        planned_steps: of the training that the recipe is for, >= 1; None: 10,000. Runs much shorter than a tenth of a
+            training tell little, and longer ones than that (or 200 steps) are not made.
+        batch_sizes: whether to look for a faster batch size, up to a 20th of the samples; the ``train_loader`` is then
+            a DataLoader over a map-style dataset, and all memory that is free is tried.
+        saved: a JSON file that gets what is found as it comes. A call that was interrupted goes on from it: what it
+            holds is not measured again, whatever the other arguments are.
+        progress: ``progress(done, total, shown)``, with the budget as total, which need not be used up; True for a
+            bar for each part, with tqdm. What each part found goes to the log "clrfast.recipe", too.
+        options: accumulate, autocast, scaler, clip_norm, snapshot_device and graph, as of ``range_test``.
+    Returns:
+        The recipe; ``recipe.optimizer(model, total_steps)`` is what to train with.
+    Raises:
+        ValueError: bad arguments; a task without validation data, or with some that are in the training data; a
+            budget too small to say anything; a file of another model.
+        NoSuggestionError: the first range test has no valid answer.
+
+    Source: Smith 2018, "A disciplined approach to neural network hyper-parameters: Part 1", section 5.
+    """
+    if not isinstance(task, Task):
+        raise ValueError(
+            f"task: got {type(task).__name__}; give clrfast.Task(model, loss_fn, train_loader, val_loader)"
+        )
+    if "optimizer" in options:
+        raise ValueError("optimizer: the recipe is one for clrfast.SGD; leave it out")
+    planned_steps = _whole("planned_steps", planned_steps, PLANNED_STEPS, 1, "the updates of the training")
+    least = f"two range tests and {len(SMALL_GRID) * REPEATS} runs of {LEAST_STEPS} updates; fewer say nothing"
+    budget = _whole("budget", budget, max(planned_steps // 10, MIN_BUDGET), MIN_BUDGET, least)
+    require_apart(task.train_loader, task.val_loader)
+    if batch_sizes:
+        _require_sizable(task.train_loader)
+    search = _Search(task, progress, options, None if saved is None else Path(saved))
+    search.begin(budget, planned_steps)
+    search.rate()
+    if batch_sizes or search.parts.batch_sizes is not None:
+        search.batch_size()
+    search.weight_decay()
+    search.momentum()
+    return concluded(search.parts)
+
+
+def _whole(name: str, value: Any, default: int, least: int, why: str) -> int:
+    if value is None:
+        return default
+    if not is_whole(value) or value < least:
+        raise ValueError(f"{name}: got {value!r}; give a whole number of steps, at least {least}: {why}")
+    return int(value)
+
+
+@dataclass
+class _Search:
+    """A search on its way: each part is passed over if it is in ``parts`` already."""
+
+    task: Task
+    progress: Progress | bool | None
+    options: dict[str, Any]
+    saved: Path | None
+    parts: Parts = field(init=False)
+
+    def begin(self, budget: int, planned_steps: int) -> None:
+        model = _told(self.task.model)
+        parts = Parts(budget, planned_steps, 0, model, getattr(self.task.train_loader, "batch_size", None))
+        if self.saved is not None:
+            if not self.saved.parent.is_dir():
+                raise ValueError(f"saved: {self.saved.parent} is no folder; make it first")
+            if self.saved.exists():
+                found = Parts.read(self.saved)
+                if found.model != model:
+                    raise ValueError(
+                        f"saved: {self.saved} is of another model ({found.model}; this is {model}); give another path, "
+                        "or delete the file to begin anew"
+                    )
+                parts = replace(found, budget=max(budget, found.steps), planned_steps=planned_steps)
+                if parts.batch_sizes is not None:
+                    self._change_batch_size(parts.batch_sizes.fastest)
+        self.parts = parts
+
+    def rate(self) -> None:
+        if self.parts.rate is None:
+            curve = self._range_test()
+            curve.suggest()  # where it has no valid answer there is nothing to go on from, nor to keep
+            self._keep(RANGE_STEPS, "learning rate", rate=curve)
+
+    def batch_size(self) -> None:
+        if self.parts.batch_sizes is None:
+            loader: Any = self.task.train_loader
+            most = len(loader.dataset) // LEAST_BATCHES
+            options = {name: self.options[name] for name in ("autocast", "scaler", "clip_norm") if name in self.options}
+            sizes = find_batch_size(
+                self.task.model,
+                self.task.loss_fn,
+                loader,
+                compute_loss=self.task.compute_loss,
+                max_batch_size=max(most, self.parts.batch_size or 1),
+                **options,
+            )
+            self._keep(0, "batch size", batch_sizes=sizes)
+            self._change_batch_size(sizes.fastest)
+        assert self.parts.batch_sizes is not None
+        moved = self.parts.batch_sizes.fastest != self.parts.batch_size
+        # Half of what is left must remain for the weight decays.
+        if moved and self.parts.rate_after_batch_size is None and left(self.parts) >= MIN_BUDGET:
+            self._keep(RANGE_STEPS, "learning rate", rate_after_batch_size=self._range_test())
+
+    def weight_decay(self) -> None:
+        if self.parts.weight_decays is None:
+            grid, steps, refine = _runs_within(left(self.parts) - RANGE_STEPS, self.parts.planned_steps)
+            found = find_weight_decay(
+                **self._given(),
+                **self._judged_on(),
+                grid=grid,
+                max_lr=self._max_lr,
+                momentum=USUAL_MOMENTUM,
+                steps=steps,
+                refine=refine,
+                max_steps=GRID_RUNS * steps,
+            )
+            self._keep(_updates(found.runs), "weight decay", weight_decays=found)
+        if rate_is_due(self.parts):
+            again = self._range_test(concluded(self.parts).weight_decay)
+            self._keep(RANGE_STEPS, "learning rate", rate_after_weight_decay=again)
+
+    def momentum(self) -> None:
+        if self.parts.momenta is not None or not momentum_is_affordable(self.parts):
+            return
+        steps = min(left(self.parts) // MOMENTUM_RUNS, _longest(self.parts.planned_steps))
+        found = find_momentum(
+            **self._given(),
+            **self._judged_on(),
+            # A momentum shows what it does in several times 1 / (1 - momentum) steps.
+            values=[value for value in VALUES if 3 / (1 - value) <= max(steps, MOMENTUM_STEPS) + 1e-6],
+            max_lr=self._max_lr,
+            weight_decay=concluded(self.parts).weight_decay,
+            steps=steps,
+        )
+        self._keep(_updates((*found.runs, found.cyclical)), "momentum", momenta=found)
+
+    @property
+    def _max_lr(self) -> float:
+        return concluded(self.parts).max_lr
+
+    def _given(self) -> dict[str, Any]:
+        """What all parts are given, with the progress counted on from what was done."""
+        task, done, progress = self.task, self.parts.steps, self.progress
+        if callable(progress):
+            tell: Callable[..., None] = progress
+            progress = lambda n, _, shown: tell(done + n, self.parts.budget, shown)  # noqa: E731
+        return {
+            "model": task.model,
+            "loss_fn": task.loss_fn,
+            "loader": task.train_loader,
+            "compute_loss": task.compute_loss,
+            "progress": progress,
+            **self.options,
+        }
+
+    def _judged_on(self) -> dict[str, Any]:
+        return {"val_loader": self.task.val_loader}
+
+    def _range_test(self, weight_decay: float = 0.0) -> LRCurve:
+        optimizer = None
+        if weight_decay:
+            params = [param for param in self.task.model.parameters() if param.requires_grad]
+            optimizer = SGD(params, lr=1.0, momentum=MOMENTUM, weight_decay=weight_decay)
+        return range_test(**self._given(), optimizer=optimizer)
+
+    def _keep(self, steps: int, name: str, **found: Any) -> None:
+        self.parts = replace(self.parts, steps=self.parts.steps + steps, **found)
+        recipe = concluded(self.parts)
+        if self.saved is not None:
+            recipe.save(self.saved)
+        logger.info("%s: %s", name, recipe.evidence[name])
+
+    def _change_batch_size(self, batch_size: int) -> None:
+        """Go on with a loader of other batches; the user's task keeps its own."""
+        loader = self.task.train_loader
+        if not isinstance(loader, DataLoader) or loader.batch_size == batch_size:
+            return
+        names = ("dataset", "sampler", "num_workers", "collate_fn", "pin_memory", "drop_last", "generator")
+        given = {name: getattr(loader, name) for name in (*names, "worker_init_fn", "multiprocessing_context")}
+        self.task = replace(self.task, train_loader=DataLoader(batch_size=batch_size, **given))
+
+
+def _require_sizable(loader: Any) -> None:
+    """Raises ValueError unless batches of another size can be drawn from it."""
+    if not isinstance(loader, DataLoader) or loader.batch_size is None:
+        raise ValueError(
+            f"train_loader: got {type(loader).__name__}, whose batches are made already; batch_sizes needs a "
+            "DataLoader with a batch_size, over a map-style dataset; give one, or leave batch_sizes out"
+        )
+    checked_loader(loader)
+
+
+def _updates(runs: Iterable[Runs]) -> int:
+    return sum(np.size(history.train_loss) for repeats in runs for history in repeats)
+
+
+def _told(model: nn.Module) -> str:
+    params = list(model.parameters())
+    return f"{type(model).__name__}, {sum(param.numel() for param in params)} elements in {len(params)} tensors"
+
+
+def _runs_within(steps: int, planned_steps: int) -> tuple[tuple[float, ...], int, bool]:
+    """The grid of weight decays, the steps of each run, and whether to bisect, within so many steps."""
+    if steps < GRID_RUNS * LEAST_STEPS:
+        return SMALL_GRID, steps // (len(SMALL_GRID) * REPEATS), False
+    with_momentum = steps // (GRID_RUNS + MOMENTUM_RUNS)
+    each = with_momentum if with_momentum >= MOMENTUM_STEPS else steps // GRID_RUNS
+    return GRID, min(each, _longest(planned_steps)), True
+
+
+def _longest(planned_steps: int) -> int:
+    return max(STEPS, planned_steps // 10)
