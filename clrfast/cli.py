@@ -1,4 +1,4 @@
-"""The command line: ``clrfast find``, ``clrfast train``, ``clrfast schedule``, ``clrfast doctor``."""
+"""The command line: ``clrfast find``, ``train``, ``recipe``, ``schedule`` and ``doctor``."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from .finder import LRCurve, NoSuggestionError, Suggestion, range_test
 from .finder.restore import restored
 from .finder.suggest import METHODS
 from .progress import progress_bar
+from .recipe import command as recipe
 from .schedules import POLICIES, Schedule, constant, one_cycle
 from .schedules.policies import Spacing
 from .tasks import Task, TaskError, make_task
@@ -41,8 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UsageError, TaskError, ValueError) as error:
         print(f"clrfast: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("clrfast: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print("clrfast: interrupted" + (f": {interrupt}" if interrupt.args else ""), file=sys.stderr)
         return 130
     return 0
 
@@ -78,6 +79,9 @@ def _parser() -> argparse.ArgumentParser:
     _range_test_options(training)
     training.add_argument("--epochs", type=_positive, default=5, help="passes over the training data (default: 5)")
     training.add_argument("--lr", type=float, help="highest rate; skips the range test")
+    search = _command(commands, "recipe", _recipe, "find the settings by short runs", *recipe.HELP)
+    search.add_argument("task", help=TASK_HELP)
+    recipe.add_options(search)
     drawing = _command(
         commands,
         "schedule",
@@ -232,6 +236,10 @@ def _train(arguments: argparse.Namespace) -> None:
                 losses = train(task, schedule, progress=progress)
             result = _described(evaluate(task), float(losses[-1]))
         print(f"  {name:9} {result}")
+
+
+def _recipe(arguments: argparse.Namespace) -> None:
+    recipe.run(_made(arguments), arguments)
 
 
 def _draw(arguments: argparse.Namespace) -> None:

@@ -1,9 +1,11 @@
 import subprocess
 import sys
+import textwrap
 
 import pytest
 
-from clrfast import LRCurve, cli
+from clrfast import LRCurve, Recipe, cli
+from clrfast.recipe import search
 from clrfast.schedules import POLICIES
 
 from .test_policies import ARGUMENTS
@@ -52,6 +54,10 @@ def test_own_task_without_validation(modules, capsys):  # noqa: F811
         (["find", "digits", "--min-lr", "2", "--max-lr", "1"], "min_lr, max_lr: got 2.0 and 1.0"),
         (["find", "good:flat"], "no suggestion: the loss never falls"),
         (["train", "good:flat"], "the loss never falls"),
+        (["recipe", "good:make_task"], "val_loader: got None"),
+        (["recipe", "digits", "--budget", "100"], "budget: got 100; give a whole number of steps, at least 464"),
+        (["recipe", "digits", "--out", "missing/recipe.json"], "--out: missing is no folder"),
+        (["recipe", "digits", "--out", "recipe.html"], "--out: got recipe.html; give a path that ends in .json"),
     ],
 )
 def test_wrong_use_gives_one_line_and_exit_code_2(modules, capsys, arguments, message):  # noqa: F811
@@ -74,6 +80,7 @@ def test_wrong_arguments_exit_with_2(arguments, capsys):
         (["--help"], ["find", "train", "doctor"]),
         (["find", "--help"], ["--max-lr", "package.module:function", "clrfast find digits"]),
         (["train", "--help"], ["--epochs", "clrfast train digits"]),
+        (["recipe", "--help"], ["--budget", "--anew", "clrfast recipe digits"]),
         (["doctor", "--help"], ["backends"]),
     ],
 )
@@ -119,6 +126,77 @@ def test_without_matplotlib_the_rest_is_written(tmp_path, monkeypatch, capsys):
     assert cli.main(["find", "digits", "--out", str(tmp_path), "--steps", "30"]) == 0
     assert "no picture: matplotlib.figure is not installed" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["lr_range_test.json"]
+
+
+OWN_TASK = """
+    import torch
+    from torch.utils.data import DataLoader, TensorDataset
+    from clrfast import Task
+    def make_task(seed):
+        x = torch.randn(240, 6, generator=torch.Generator().manual_seed(seed))
+        y = (x[:, 0] + x[:, 1] > 0).long()
+        train, val = TensorDataset(x[:200], y[:200]), TensorDataset(x[200:], y[200:])
+        generator = torch.Generator().manual_seed(seed)
+        loader = DataLoader(train, 20, shuffle=True, generator=generator)
+        return Task(torch.nn.Linear(6, 2), torch.nn.CrossEntropyLoss(), loader, DataLoader(val, 40))
+"""
+
+
+@pytest.fixture
+def own_task(modules):  # noqa: F811
+    (modules / "own.py").write_text(textwrap.dedent(OWN_TASK))
+    yield modules
+    sys.modules.pop("own", None)
+
+
+def test_recipe_of_ones_own_task(own_task, capsys):
+    arguments = ["recipe", "own:make_task", "--budget", "464"]
+    assert cli.main(arguments) == 0
+    printed = capsys.readouterr().out
+    recipe = Recipe.load("recipe.json")
+    assert str(recipe) in printed
+    assert "written: recipe.json, recipe.html" in printed
+    assert f"weight decay: {recipe.weight_decay:g}; {recipe.evidence['weight decay']}" in printed  # as it comes
+    report = (own_task / "recipe.html").read_text()
+    assert "own:make_task" in report
+    assert "data:image/png" in report
+    written = (own_task / "recipe.json").stat().st_mtime_ns, (own_task / "recipe.json").read_text()
+    assert cli.main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "recipe.json: what is there is not measured again" in printed
+    assert "learning rate: " not in printed
+    assert (own_task / "recipe.json").read_text() == written[1]
+    assert cli.main([*arguments, "--anew", "--seed", "1"]) == 0
+    assert "learning rate: " in capsys.readouterr().out
+    assert Recipe.load("recipe.json").max_lr != recipe.max_lr
+
+
+def test_an_interrupted_recipe_tells_where_it_is_and_goes_on(own_task, monkeypatch, capsys):
+    arguments = ["recipe", "own:make_task", "--budget", "464", "--out", "a.json"]
+    with monkeypatch.context() as patched:
+
+        def interrupted(**options):
+            raise KeyboardInterrupt
+
+        patched.setattr(search, "find_weight_decay", interrupted)
+        assert cli.main(arguments) == 130
+        told = "what was found is in a.json and a.html; the same command goes on from there"
+        assert capsys.readouterr().err.endswith(f"clrfast: interrupted: {told}\n")
+        assert not Recipe.load("a.json").complete
+        assert "It was interrupted" in (own_task / "a.html").read_text()
+        patched.setattr(search, "range_test", interrupted)
+        assert cli.main(["recipe", "own:make_task", "--out", "b.json"]) == 130
+        assert capsys.readouterr().err.endswith("clrfast: interrupted\n")
+        assert not (own_task / "b.json").exists()
+    assert cli.main(arguments) == 0
+    assert Recipe.load("a.json").complete
+
+
+def test_anew_deletes_nothing_but_recipes(own_task, capsys):
+    (own_task / "other.json").write_text("{}")
+    assert cli.main(["recipe", "own:make_task", "--anew", "--out", "other.json"]) == 2
+    assert "does not hold a saved recipe" in capsys.readouterr().err
+    assert (own_task / "other.json").read_text() == "{}"
 
 
 def test_interrupt_is_no_traceback(monkeypatch, capsys):

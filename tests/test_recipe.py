@@ -1,6 +1,11 @@
+import base64
 import json
 import math
+import re
+import sys
+from dataclasses import replace
 from functools import partial
+from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -9,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
 import clrfast
-from clrfast import NoSuggestionError, Recipe, Task, find_recipe
+from clrfast import Clue, NoSuggestionError, Recipe, Task, find_recipe
 from clrfast.recipe import search as searching
 from clrfast.recipe.parts import Parts
 from clrfast.recipe.recipe import RANGE_STEPS, USUAL_MOMENTUM, USUAL_WEIGHT_DECAY, concluded
@@ -259,6 +264,100 @@ def test_an_interruption_before_the_first_answer_leaves_no_file(tmp_path):
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ValueError, match="interrupted before its first answer"):
         concluded(Parts(500, 1000, 0, "model", None))
+
+
+# ------------------------------------------------------------ the report
+
+
+class Page(HTMLParser):
+    """Its text, tags and what it refers to; raises where the tags do not close in order."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.text, self.tags, self.references, self.code, self._open = "", [], [], [], []
+        self.feed(html)
+        assert self._open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.references += [value for name, value in attrs if name in ("src", "href", "srcset", "data", "action")]
+        if tag not in ("meta", "link", "img", "br"):
+            self._open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+        if self._open and self._open[-1] == "code":
+            self.code.append(data)
+
+
+def test_the_report_holds_everything_and_refers_to_nothing():
+    recipe = find_recipe(blobs(), 2600, planned_steps=2000, batch_sizes=True)
+    html = recipe.to_html("two <clouds>", saved="some 'where'.json")
+    page = Page(html)
+    for told in (*recipe.evidence.values(), *recipe.warnings):
+        assert told in page.text
+    for heading in ("What was chosen", "Learning rate", "Batch size", "Weight decay", "Momentum", "Next steps"):
+        assert heading in page.text
+    assert "two <clouds>" in page.text
+    assert """clrfast.Recipe.load("some 'where'.json")""" in page.text
+    curves = len(recipe.parts.curves)
+    assert page.tags.count("img") == curves + 3  # weight decay, momentum, schedule
+    assert page.references.pop(0) == "data:,"
+    assert [x[:22] for x in page.references] == ["data:image/png;base64,"] * (curves + 3)
+    assert base64.b64decode(page.references[0][22:]).startswith(b"\x89PNG")
+    outside = re.sub(r'"data:[^"]*"', "", html)
+    assert not re.search(r"https?:|//|@import|url\(|<script|javascript", outside, re.IGNORECASE)
+
+
+def test_the_code_of_the_report_runs(tmp_path):
+    task = blobs()
+    recipe = find_recipe(task, MIN_BUDGET, saved=tmp_path / "recipe.json")
+    by_file, by_numbers = Page(recipe.to_html(saved=str(tmp_path / "recipe.json"))).code
+    names = {"epochs": 2, **vars(task)}
+    exec(by_file, names)
+    assert len(names["optimizer"].control.losses) == 40
+    lr, momentum, weight_decay = recipe.schedule(40).table()[10, 0]
+    shown = {}
+    exec(by_numbers, {"clrfast": clrfast, "total_steps": 40, **vars(task)}, shown)
+    np.testing.assert_allclose(shown["schedule"].table()[10, 0], [lr, momentum, weight_decay], rtol=0.01)
+
+
+def test_every_text_of_the_report_is_escaped():
+    evil = "<script>alert('&amp;\"')</script>"
+    recipe = find_recipe(blobs(), MIN_BUDGET)
+    clue = Clue("plateau", (0, 1), 1.0, evil, evil)
+    curve = replace(recipe.parts.rate, stop_reason=evil)
+    recipe = replace(
+        recipe,
+        evidence=dict.fromkeys(recipe.evidence, evil),
+        warnings=(evil,),
+        clues=(clue,),
+        parts=replace(recipe.parts, model=evil, rate=curve),
+    )
+    page = Page(recipe.to_html(evil, saved=evil))
+    assert "script" not in page.tags
+    assert page.text.count(evil) >= 10
+
+
+def test_without_matplotlib_the_report_has_its_tables(monkeypatch):
+    recipe = find_recipe(blobs(), MIN_BUDGET)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    page = Page(recipe.to_html())
+    assert "img" not in page.tags
+    assert "table" in page.tags
+    assert "no picture: matplotlib.figure is not installed" in page.text
+
+
+def test_an_incomplete_recipe_can_be_reported():
+    parts = find_recipe(blobs(), MIN_BUDGET).parts
+    begun = concluded(Parts(500, 1000, RANGE_STEPS, "model", None, rate=parts.rate))
+    text = Page(begun.to_html()).text
+    assert "It was interrupted" in text
+    assert "not tested; 0.0001 is usual" in text
+    assert "the loader's" in text
 
 
 # ------------------------------------------------------------ bad input

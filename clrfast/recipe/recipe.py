@@ -59,6 +59,17 @@ class Recipe:
     complete: bool
     parts: Parts = field(repr=False)
 
+    @property
+    def settings(self) -> dict[str, str]:
+        """What was chosen, in words, by the names in ``evidence``."""
+        upper, lower = self.momentum
+        return {
+            "learning rate": f"up to {self.max_lr:.3g} ({self.low:.2g} to {self.high:.2g})",
+            "batch size": "the loader's" if self.batch_size is None else str(self.batch_size),
+            "weight decay": f"{self.weight_decay:g}",
+            "momentum": f"{upper:g} to {lower:g}" if upper > lower else f"{upper:g}",
+        }
+
     def schedule(self, total_steps: int) -> Schedule:
         """The 1cycle of a training of ``total_steps``, >= 1, with the momentum against the rate."""
         return one_cycle(self.max_lr, total_steps, momentum=self.momentum, weight_decay=self.weight_decay)
@@ -89,15 +100,15 @@ class Recipe:
         """
         return concluded(Parts.read(path))
 
+    def to_html(self, title: str = "", *, saved: str = "recipe.json") -> str:
+        """A report as one page with everything inside; see ``clrfast.recipe.report``."""
+        from .report import html
+
+        return html(self, title, saved)
+
     def __str__(self) -> str:
-        upper, lower = self.momentum
-        rows = [
-            f"learning rate  up to {self.max_lr:.3g} ({self.low:.2g} to {self.high:.2g})",
-            f"batch size     {'as the loader has it' if self.batch_size is None else self.batch_size}",
-            f"weight decay   {self.weight_decay:g}",
-            f"momentum       {upper:g} to {lower:g}",
-            f"found in {self.steps} steps" + ("" if self.complete else ", interrupted"),
-        ]
+        rows = [f"{name:<15}{value}" for name, value in self.settings.items()]
+        rows.append(f"found in {self.steps} steps" + ("" if self.complete else ", interrupted"))
         return "\n".join([*rows, *(f"warning: {warning}" for warning in self.warnings)])
 
 
@@ -196,14 +207,14 @@ def _rate(parts: Parts, warnings: list[str]) -> tuple[Suggestion, str]:
             f"the noise leaves the rate open between {found.low:.2g} and {found.high:.2g}: take larger batches, or "
             "compare both ends in short trainings"
         )
-    return found, f"{found.max_lr:.3g}, between {found.low:.2g} and {found.high:.2g}: {found.reason}{before}"
+    return found, found.reason + before
 
 
 def _batch_size(parts: Parts) -> tuple[int | None, str]:
     sizes = parts.batch_sizes
     if sizes is None:
         return parts.batch_size, "the loader's own; none was tried"
-    told = f"{sizes.fastest} has the most samples per second of what was tried"
+    told = "it has the most samples per second of what was tried"
     return sizes.fastest, f"{told}; the largest is {sizes.largest}: {sizes.reason}"
 
 
@@ -229,7 +240,7 @@ def _weight_decay(parts: Parts, warnings: list[str]) -> tuple[float, str]:
             f"weight decay: runs of {steps} steps show its cost, but hardly what it gains in a longer training; with "
             f"a budget of {int(1.2 * parts.budget * FEW_STEPS / steps)} they would be long enough"
         )
-    return choice.value, f"{choice.value:g}: {choice.reason}"
+    return choice.value, choice.reason
 
 
 def _momentum(parts: Parts, warnings: list[str]) -> tuple[tuple[float, float], str]:
@@ -241,7 +252,7 @@ def _momentum(parts: Parts, warnings: list[str]) -> tuple[tuple[float, float], s
         why = "" if left(parts) >= wanted else f", for that takes {wanted} steps, and {left(parts)} were left"
         return USUAL_MOMENTUM, f"not tested{why}; {usual}"
     try:
-        return found.cycle, f"{found.cycle[0]:g} to {found.cycle[1]:g}: {found.suggest().reason}"
+        return found.cycle, found.suggest().reason
     except NoSuggestionError as error:
         warnings.append(f"momentum: {error}")
         return USUAL_MOMENTUM, f"no answer, and {usual}: {error}"

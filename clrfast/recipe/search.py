@@ -253,7 +253,7 @@ class _Search:
         recipe = concluded(self.parts)
         if self.saved is not None:
             recipe.save(self.saved)
-        logger.info("%s: %s", name, recipe.evidence[name])
+        logger.info("%s: %s; %s", name, recipe.settings[name], recipe.evidence[name])
 
     def _change_batch_size(self, batch_size: int) -> None:
         """Go on with a loader of other batches; the user's task keeps its own."""
