@@ -75,7 +75,7 @@ def test_small_budget_is_kept_and_the_usual_momentum_taken(order, updates):
     assert recipe.weight_decay in SMALL_GRID
     assert order[1][1]["grid"] == SMALL_GRID
     assert "1000 steps, and" in recipe.evidence["momentum"]
-    assert any("runs of 40 steps" in warning for warning in recipe.warnings)
+    assert any("runs of 40 steps" in warning and "a budget of 1536" in warning for warning in recipe.warnings)
     assert set(recipe.evidence) == {"learning rate", "batch size", "weight decay", "momentum"}
     assert "warning: " in str(recipe)
 
@@ -124,6 +124,27 @@ def test_the_rate_is_tested_again_after_a_large_weight_decay(order, monkeypatch)
 )
 def test_how_the_budget_is_shared(steps, planned_steps, wanted):
     assert _runs_within(steps, planned_steps) == wanted
+
+
+class OwnLoss(nn.Sequential):
+    def forward(self, x, y):
+        return {"loss": nn.functional.cross_entropy(super().forward(x), y)}
+
+
+def test_other_batches_and_options():
+    """Dicts for a model with a loss of its own; a user's loss, two batches to an update."""
+    task = blobs()
+    dicts = [[{"x": x, "y": y} for x, y in loader] for loader in (task.train_loader, task.val_loader)]
+    recipe = find_recipe(Task(OwnLoss(*task.model), None, *dicts), MIN_BUDGET)
+    assert recipe.complete
+    assert recipe.batch_size is None
+    assert "the loader's" in str(recipe)
+    tuples = replace(task, loss_fn=None, compute_loss=lambda model, batch: task.loss_fn(model(batch[0]), batch[1]))
+    assert find_recipe(tuples, MIN_BUDGET, accumulate=2).complete
+
+
+def test_runs_are_long_enough_with_the_budget_that_is_advised():
+    assert _runs_within(1536 - 3 * RANGE_STEPS, 10_000) == (GRID, 100, True)
 
 
 def test_a_range_test_takes_no_more_than_it_is_charged_with():

@@ -13,7 +13,9 @@ from ..optim import SGD
 from ..schedules import Schedule, one_cycle
 from .clues import MIN_LOOKS, Clue, diagnose
 from .parts import Parts
+from .runner import REPEATS
 from .runs import ShortRuns
+from .weight_decay import GRID
 
 USUAL_MOMENTUM = (0.95, 0.85)
 """The report's cycle, for where no momentum was measured; it found the result almost independent of the lower bound."""
@@ -160,6 +162,9 @@ with all of them, though most tests diverge earlier."""
 MOVES_RATE = 1e-3
 """A weight decay from here on can move the rate."""
 
+GRID_RUNS = (len(GRID) + 2) * REPEATS
+"""For each weight decay of the grid, and the two values that bisect the exponent."""
+
 MOMENTUM_STEPS = 100
 """Of each run, at least, for a momentum to show what it does."""
 
@@ -237,8 +242,8 @@ def _weight_decay(parts: Parts, warnings: list[str]) -> tuple[float, str]:
     steps = max(np.size(history.train_loss) for runs in found.runs for history in runs)
     if steps < FEW_STEPS:
         warnings.append(
-            f"weight decay: runs of {steps} steps show its cost, but hardly what it gains in a longer training; with "
-            f"a budget of {int(1.2 * parts.budget * FEW_STEPS / steps)} they would be long enough"
+            f"weight decay: runs of {steps} steps show its cost, but hardly what it gains in a longer training; begun "
+            f"anew with a budget of {GRID_RUNS * FEW_STEPS + 3 * RANGE_STEPS} they have {FEW_STEPS}"
         )
     return choice.value, choice.reason
 

@@ -23,6 +23,7 @@ from .batch_size import checked_loader, find_batch_size
 from .momentum import VALUES, find_momentum
 from .parts import Parts
 from .recipe import (
+    GRID_RUNS,
     MOMENTUM_RUNS,
     MOMENTUM_STEPS,
     RANGE_STEPS,
@@ -45,9 +46,6 @@ LEAST_STEPS = 40
 
 SMALL_GRID = (1e-3, 1e-4, 0.0)
 """For budgets that do not allow the report's grid."""
-
-GRID_RUNS = (len(GRID) + 2) * REPEATS
-"""With the two values that bisect the exponent."""
 
 MIN_BUDGET = 2 * RANGE_STEPS + len(SMALL_GRID) * REPEATS * LEAST_STEPS
 """464 steps: two range tests and the small grid."""
