@@ -391,6 +391,8 @@ def test_another_models_file_is_refused(tmp_path):
     task.model = nn.Linear(6, 2)
     with pytest.raises(ValueError, match=r"another model \(Sequential, 146 elements in 4 tensors; this is Linear"):
         find_recipe(task, MIN_BUDGET, saved=path)
+    with pytest.raises(ValueError, match=r"is of another batch size \(20; this is 10\); give another path"):
+        find_recipe(blobs(batch_size=10), MIN_BUDGET, saved=path)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": "clrfast.LRCurve/1"}', '{"format": "clrfast.Recipe/1"}'])

@@ -72,7 +72,7 @@ def find_recipe(
 
         range test -> batch size, range test anew -> weight decay, range test anew from 1e-3 on -> momentum
 
-    The budget decides how long the short runs are: two range tests of 112 steps are set aside, the weight decays get
+    The budget decides how long the short runs are: for each range test 112 steps are set aside, the weight decays get
     the rest, or, where this allows runs of 100 steps, 12 parts of 22, and the momenta what they leave. Where momenta
     are not tested, the usual cycle 0.95 to 0.85 is taken. All parts start from the model as it is now, and afterwards
     all is as before, as after ``range_test``.
@@ -94,7 +94,7 @@ def find_recipe(
         The recipe; ``recipe.optimizer(model, total_steps)`` is what to train with.
     Raises:
         ValueError: bad arguments; a task without validation data, or with some that are in the training data; a
-            budget too small to say anything; a file of another model.
+            budget too small to say anything; a file of another model or batch size.
         NoSuggestionError: the first range test has no valid answer.
 
     Source: Smith 2018, "A disciplined approach to neural network hyper-parameters: Part 1", section 5.
@@ -140,18 +140,19 @@ class _Search:
     parts: Parts = field(init=False)
 
     def begin(self, budget: int, planned_steps: int) -> None:
-        model = _told(self.task.model)
-        parts = Parts(budget, planned_steps, 0, model, getattr(self.task.train_loader, "batch_size", None))
+        model, batch_size = _told(self.task.model), getattr(self.task.train_loader, "batch_size", None)
+        parts = Parts(budget, planned_steps, 0, model, batch_size)
         if self.saved is not None:
             if not self.saved.parent.is_dir():
                 raise ValueError(f"saved: {self.saved.parent} is no folder; make it first")
             if self.saved.exists():
                 found = Parts.read(self.saved)
-                if found.model != model:
-                    raise ValueError(
-                        f"saved: {self.saved} is of another model ({found.model}; this is {model}); give another path, "
-                        "or delete the file to begin anew"
-                    )
+                for what, of, this in (("model", found.model, model), ("batch size", found.batch_size, batch_size)):
+                    if of != this:
+                        raise ValueError(
+                            f"saved: {self.saved} is of another {what} ({of}; this is {this}); give another path, or "
+                            "delete the file to begin anew"
+                        )
                 parts = replace(found, budget=max(budget, found.steps), planned_steps=planned_steps)
                 if parts.batch_sizes is not None:
                     self._change_batch_size(parts.batch_sizes.fastest)
@@ -180,7 +181,7 @@ class _Search:
             self._change_batch_size(sizes.fastest)
         assert self.parts.batch_sizes is not None
         moved = self.parts.batch_sizes.fastest != self.parts.batch_size
-        # Half of what is left must remain for the weight decays.
+        # It must leave enough for the small grid and the range test after it.
         if moved and self.parts.rate_after_batch_size is None and left(self.parts) >= MIN_BUDGET:
             self._keep(RANGE_STEPS, "learning rate", rate_after_batch_size=self._range_test())
 
@@ -237,6 +238,7 @@ class _Search:
         }
 
     def _judged_on(self) -> dict[str, Any]:
+        """What the short runs are given beside that."""
         return {"val_loader": self.task.val_loader}
 
     def _range_test(self, weight_decay: float = 0.0) -> LRCurve:
