@@ -34,7 +34,7 @@ BATCHES = 8
 LIMIT_S, GPU_LIMIT_S = 60.0, 6.0
 """For a workload; fewer rounds where that is over."""
 
-ON_CPU = {"ResNet-56, batch 128": (5, 5), "ResNet-56, batch 512": None}
+ON_CPU = {"ResNet-56, batch 128": (3, 5), "ResNet-56, batch 512": None}
 """Steps and rounds where 100 and 15 would take too long on a CPU; None leaves a workload to GPUs."""
 
 AS_WRITTEN = "torch.optim.SGD + OneCycleLR, loss.item()"
