@@ -82,7 +82,7 @@ def test_sweep(benchmark: Any, setting: Setting, name: str, copies: int) -> None
     seconds = benchmark.pedantic(
         measure.interleaved,
         args=(calls, rounds),
-        kwargs={"warm_up": 1, "limit_s": 3.0 if setting.on_gpu else 15.0, "timer": measure.finished_seconds},
+        kwargs={"warm_up": 1, "limit_s": 3.0 if setting.on_gpu else 10.0, "timer": measure.finished_seconds},
         rounds=1,
     )
     for who, values in seconds.items():

@@ -144,10 +144,15 @@ def regret_table(results: Results) -> str:
             f"{row['steps']:.0f}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
+    commits: dict[str, list[str]] = {}
+    for row in chosen:
+        commits.setdefault(row["commit"], []).append(row["contender"])
+    last = results["environment"]["commit"]
+    earlier = [f"of all others {commit}" for commit in commits if commit != last]
     note = (
         f"{chosen[0]['n_tasks']} tasks, {chosen[0]['n'] // chosen[0]['n_tasks']} seeds, finders at their own defaults; "
-        f"spread: highest over lowest suggestion of a task's seeds, on the worst task. {_where(results)}. "
-        "`python -m benchmarks.regret`"
+        f"spread: highest over lowest suggestion of a task's seeds, on the worst task. {_where(results)} "
+        f"({', '.join(commits[last])}{'; ' if earlier else ''}{', '.join(earlier)}). `python -m benchmarks.regret`"
     )
     return "\n".join([*lines, "", note])
 
