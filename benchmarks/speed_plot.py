@@ -12,7 +12,7 @@ from .measure import RESULTS, ROOT
 PATH = ROOT / "docs" / "speed.png"
 PANELS = {
     "range_test": ("over_bare", "a range test: wall time over a bare loop's", "shorter is better"),
-    "train": ("faster_by", "a 1cycle run: times as fast as stock torch as written", "longer is better"),
+    "train": ("faster_by", "a 1cycle run: times the speed of stock torch", "longer is better"),
 }
 OURS, OTHERS = "#c8442a", "#8a8f98"
 _KEY = b"Source"

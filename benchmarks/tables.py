@@ -188,7 +188,7 @@ def sweep_table(results: Results) -> str:
         lines.append(f"| {name} | " + " | ".join(_ratio(cell, "faster_by") for cell in cells) + " |")
     n = min(row["n"] for row in results["rows"])
     note = (
-        f"Median (quartiles) over n >= {n} interleaved rounds; range tests for as many weight decays, 15 to 100 steps "
+        f"Median (quartiles) over n >= {n} interleaved rounds; range tests for as many weight decays, 15 to 40 steps "
         f"each. {_where(results)}. `pytest benchmarks/bench_sweep.py`"
     )
     return "\n".join([*lines, "", note])
