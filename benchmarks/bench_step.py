@@ -22,6 +22,8 @@ import clrfast
 from . import measure, shapes
 from .conftest import Setting
 
+pytestmark = pytest.mark.filterwarnings("ignore")  # what the compiler warns of is not ours to mend
+
 MODELS = {"ResNet-56": (shapes.resnet56, 400), "ResNet-50": (shapes.resnet50, 60)}
 TOTAL_STEPS = 100_000
 WEIGHT_DECAY = 1e-4
