@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -32,9 +31,6 @@ from .peers import importable, quiet
 pytestmark = pytest.mark.filterwarnings("ignore")  # what peers warn of is not ours to mend
 
 LOW, HIGH = 1e-7, 1e-4
-ON_CPU = {"ResNet-56, batch 128": (5, 4), "ResNet-56, batch 512": None}
-"""Steps and rounds where 100 and 15 would take too long on a CPU; None leaves a workload to GPUs."""
-
 LIMIT_S, GPU_LIMIT_S = 90.0, 8.0
 """For a workload; fewer rounds where that is over."""
 
@@ -167,12 +163,7 @@ def counted(steps: list[int]) -> Iterator[None]:
 
 @pytest.mark.parametrize("name", WORKLOADS)
 def test_range_test(benchmark: Any, setting: Setting, name: str) -> None:
-    usual = (100, 15)
-    chosen = usual if setting.on_gpu else ON_CPU.get(name, usual)
-    if chosen is None:
-        pytest.skip("for GPUs")
-    steps, rounds = (5, 1) if setting.tiny else chosen
-    workload = replace(WORKLOADS[name], batch_size=2) if setting.tiny else WORKLOADS[name]
+    workload, steps, rounds = setting.work(name)
     data = loader(workload, steps)
     missing = {who: lacking for who, (_, modules) in CONTENDERS.items() if (lacking := importable(modules))}
     # Without a graph to leave out it is the same as the other.
@@ -190,17 +181,8 @@ def test_range_test(benchmark: Any, setting: Setting, name: str) -> None:
             once(run)
         assert steps - 1 <= made[0] <= steps + 1, f"{who} made {made[0]} steps, not {steps}"
 
-    limit_s = GPU_LIMIT_S if setting.on_gpu else LIMIT_S
-    seconds = benchmark.pedantic(
-        measure.interleaved,
-        args=({who: partial(once, run) for who, run in runs.items()}, rounds),
-        kwargs={
-            "warm_up": 0 if setting.tiny else 1,
-            "limit_s": limit_s,
-            "timer": measure.finished_seconds,
-        },
-        rounds=1,
-    )
+    calls = {who: partial(once, run) for who, run in runs.items()}
+    seconds = setting.seconds(benchmark, calls, rounds, GPU_LIMIT_S if setting.on_gpu else LIMIT_S)
     case = {"benchmark": "range_test", "model": name}
     for who, values in seconds.items():
         over_bare = measure.ratios(values, seconds[BARE], "over_bare")

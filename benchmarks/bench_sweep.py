@@ -32,11 +32,13 @@ CASES: dict[str, tuple[Workload, int, int]] = {
     "digits CNN, batch 64": (WORKLOADS["digits CNN, batch 64"], 40, 9),
     "transformer, batch 64": (WORKLOADS["transformer, batch 64"], 15, 5),
 }
-"""Workload, steps and rounds on a CPU, and below on a GPU."""
+"""Workload, steps and rounds on a CPU."""
 
 ON_GPU = {
     name: (WORKLOADS[name], 40, 9) for name in ("MLP, batch 128", "digits CNN, batch 64", "transformer, batch 64")
 }
+"""The same on a GPU."""
+
 COPIES = (1, 4, 8, 16)
 ONE_BY_ONE = "one by one"
 ROWS: list[dict[str, Any]] = []
@@ -79,12 +81,7 @@ def test_sweep(benchmark: Any, setting: Setting, name: str, copies: int) -> None
     if copies > 1:
         run["together"] = partial(ours, together=True)
     calls = {who: partial(call, workload, setting.device, data, decays, steps) for who, call in run.items()}
-    seconds = benchmark.pedantic(
-        measure.interleaved,
-        args=(calls, rounds),
-        kwargs={"warm_up": 1, "limit_s": 3.0 if setting.on_gpu else 10.0, "timer": measure.finished_seconds},
-        rounds=1,
-    )
+    seconds = setting.seconds(benchmark, calls, rounds, 3.0 if setting.on_gpu else 10.0)
     for who, values in seconds.items():
         faster = measure.ratios(seconds[ONE_BY_ONE], values, "faster_by")
         case = {"benchmark": "sweep", "model": name, "copies": copies, "steps": steps, "contender": who}

@@ -9,7 +9,6 @@ of every step is known at the end to each of them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -26,16 +25,13 @@ from clrfast.step import EagerStep
 
 from . import measure
 from .conftest import Setting
-from .models import WORKLOADS, Workload
+from .models import WORKLOADS
 
 MAX_LR, WEIGHT_DECAY = 1e-3, 1e-4
 LOSS = nn.CrossEntropyLoss()
 BATCHES = 8
 LIMIT_S, GPU_LIMIT_S = 60.0, 6.0
 """For a workload; fewer rounds where that is over."""
-
-ON_CPU = {"ResNet-56, batch 128": (3, 5), "ResNet-56, batch 512": None}
-"""Steps and rounds where 100 and 15 would take too long on a CPU; None leaves a workload to GPUs."""
 
 AS_WRITTEN = "torch.optim.SGD + OneCycleLR, loss.item()"
 ROWS: list[dict[str, Any]] = []
@@ -130,12 +126,7 @@ CONTENDERS: dict[str, Run] = {
 
 @pytest.mark.parametrize("name", WORKLOADS)
 def test_train(benchmark: Any, setting: Setting, name: str) -> None:
-    usual = (100, 15)
-    chosen = usual if setting.on_gpu else ON_CPU.get(name, usual)
-    if chosen is None:
-        pytest.skip("for GPUs")
-    steps, rounds = (5, 1) if setting.tiny else chosen
-    workload: Workload = replace(WORKLOADS[name], batch_size=2) if setting.tiny else WORKLOADS[name]
+    workload, steps, rounds = setting.work(name)
     data = workload.data(BATCHES)
 
     def once(run: Run) -> None:
@@ -144,17 +135,8 @@ def test_train(benchmark: Any, setting: Setting, name: str) -> None:
         assert len(losses) == steps
         assert all(loss < 1e3 for loss in losses)  # recorded, all of them, and finite
 
-    limit_s = GPU_LIMIT_S if setting.on_gpu else LIMIT_S
-    seconds = benchmark.pedantic(
-        measure.interleaved,
-        args=({who: partial(once, run) for who, run in CONTENDERS.items()}, rounds),
-        kwargs={
-            "warm_up": 0 if setting.tiny else 1,
-            "limit_s": limit_s,
-            "timer": measure.finished_seconds,
-        },
-        rounds=1,
-    )
+    calls = {who: partial(once, run) for who, run in CONTENDERS.items()}
+    seconds = setting.seconds(benchmark, calls, rounds, GPU_LIMIT_S if setting.on_gpu else LIMIT_S)
     for who, values in seconds.items():
         faster = measure.ratios(seconds[AS_WRITTEN], values, "faster_by")
         case = {"benchmark": "train", "model": name, "steps": steps, "contender": who}

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from . import measure
+from .models import ON_CPU, USUAL, WORKLOADS, Workload
+
+Seconds = dict[str, np.ndarray]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,6 +36,18 @@ class Setting:
     @property
     def on_gpu(self) -> bool:
         return self.device.type == "cuda"
+
+    def work(self, name: str) -> tuple[Workload, int, int]:
+        """The workload of this name, and the steps and rounds to measure it with; skips one that is for GPUs."""
+        chosen = USUAL if self.on_gpu else ON_CPU.get(name, USUAL)
+        if chosen is None:
+            pytest.skip("for GPUs")
+        return (replace(WORKLOADS[name], batch_size=2), 5, 1) if self.tiny else (WORKLOADS[name], *chosen)
+
+    def seconds(self, benchmark: Any, calls: Mapping[str, Callable[[], Any]], rounds: int, limit_s: float) -> Seconds:
+        """Of each call, interleaved with the others, until the device has done its work; one round before warms up."""
+        options = {"warm_up": 0 if self.tiny else 1, "limit_s": limit_s, "timer": measure.finished_seconds}
+        return benchmark.pedantic(measure.interleaved, args=(calls, rounds), kwargs=options, rounds=1)
 
     def write(self, name: str, rows: list[dict[str, Any]]) -> None:
         """All rows so far, as ``name_cpu.json`` or ``name_gpu.json``."""

@@ -4,8 +4,8 @@
 #
 #     bash benchmarks/gpu.sh [DIR [PART...]]      default: benchmarks/results, all parts
 #
-# Peers are compared where Python finds them, also in a folder .peers beside this one's parent (pip install --target
-# .peers --no-deps torch-lr-finder pytorch-ignite); the row of a missing one says so.
+# Peers are compared where Python finds them, also in a folder .peers at the root (pip install --target .peers --no-deps
+# torch-lr-finder pytorch-ignite); the row of a missing one says so.
 set -uo pipefail
 
 capabilities=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | tr -d . | sort -un | paste -sd,)

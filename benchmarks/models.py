@@ -99,3 +99,9 @@ WORKLOADS = {
     "ResNet-56, batch 128": Workload(resnet56, _normal(3, 32, 32), 10, 128),
     "ResNet-56, batch 512": Workload(resnet56, _normal(3, 32, 32), 10, 512),
 }
+
+USUAL = 100, 15
+"""Steps and rounds that a workload is measured with."""
+
+ON_CPU: dict[str, tuple[int, int] | None] = {"ResNet-56, batch 128": (5, 4), "ResNet-56, batch 512": None}
+"""Those that these would take too long there; None leaves a workload to GPUs."""

@@ -158,20 +158,21 @@ def regret_table(results: Results) -> str:
 
 
 def range_test_table(results: Results) -> str:
-    """Range tests of the same steps: contenders down, models across, each as a multiple of a bare loop."""
-    lines = ["| wall time over a bare loop's | " + _across(results)]
-    for contender, cells in _by_contender(results):
-        lines.append(f"| {contender} | " + " | ".join(_ratio(cell, "over_bare") for cell in cells) + " |")
-    note = f"{_work(results)}. {_where(results)}. `pytest benchmarks/bench_range_test.py`"
-    return "\n".join([*lines, "", note])
+    """Range tests of the same steps, each as a multiple of a bare loop."""
+    return _ratio_table(results, "wall time over a bare loop's", "over_bare", "bench_range_test")
 
 
 def train_table(results: Results) -> str:
-    """Whole 1cycle runs: contenders down, models across, by how much faster than stock torch as people write it."""
-    lines = ["| times as fast as the first row | " + _across(results)]
+    """Whole 1cycle runs, by how much faster than stock torch as people write it."""
+    return _ratio_table(results, "times as fast as the first row", "faster_by", "bench_train")
+
+
+def _ratio_table(results: Results, title: str, ratio: str, benchmark: str) -> str:
+    """Contenders down, models across."""
+    lines = [f"| {title} | " + _across(results)]
     for contender, cells in _by_contender(results):
-        lines.append(f"| `{contender}` | " + " | ".join(_ratio(cell, "faster_by") for cell in cells) + " |")
-    note = f"{_work(results)}, each from a fresh model. {_where(results)}. `pytest benchmarks/bench_train.py`"
+        lines.append(f"| {contender} | " + " | ".join(_ratio(cell, ratio) for cell in cells) + " |")
+    note = f"{_work(results)}, each from a fresh model. {_where(results)}. `pytest benchmarks/{benchmark}.py`"
     return "\n".join([*lines, "", note])
 
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
+from .. import saving
 from .noise import Floats, divergence, noise, smoothed
 from .suggest import METHODS, MIN_POINTS, NoSuggestionError, Suggestion, resampled
 
@@ -59,7 +58,7 @@ class LRCurve:
     metric_name: str = ""
     momentum: float | None = None
     repeats: tuple[LRCurve, ...] = ()
-    again: Callable[..., LRCurve] | None = field(default=None, repr=False)
+    again: Callable[..., LRCurve] | None = field(default=None, repr=False, metadata=saving.NOT_SAVED)
     """``again(max_lr=…)`` measures anew; not saved nor pickled, for it holds the model and the loader."""
 
     def __post_init__(self) -> None:
@@ -218,10 +217,7 @@ class LRCurve:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the curve as JSON; numbers that are not finite become strings."""
-        Path(path).write_text(json.dumps({"format": _FORMAT, **self._plain()}, indent=1) + "\n")
-
-    def _plain(self) -> dict[str, Any]:
-        return {name: _plain(getattr(self, name)) for name in _SAVED}
+        saving.write(path, _FORMAT, saving.plain(self))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> LRCurve:
@@ -230,21 +226,16 @@ class LRCurve:
         Raises:
             ValueError: the file holds something else.
         """
-        try:
-            data = json.loads(Path(path).read_text())
-            if data.pop("format") != _FORMAT:
-                raise ValueError("unknown format")
-            return cls._of_plain(data)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise ValueError(f"path: {os.fspath(path)} does not hold a saved LRCurve ({error})") from None
+        return saving.read(path, _FORMAT, cls.of_plain, "LRCurve")
 
     @classmethod
-    def _of_plain(cls, data: dict[str, Any]) -> LRCurve:
+    def of_plain(cls, data: dict[str, Any]) -> LRCurve:
+        """The curve of which ``saving.plain`` made ``data``."""
         for name in ("lr", "loss", "metric"):
             if data.get(name) is not None:
                 data[name] = np.array([float(x) for x in data[name]])
         data["initial_loss"] = float(data["initial_loss"])
-        data["repeats"] = tuple(cls._of_plain(repeat) for repeat in data.get("repeats", ()))
+        data["repeats"] = tuple(cls.of_plain(repeat) for repeat in data.get("repeats", ()))
         return cls(**data)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -274,14 +265,3 @@ class LRCurve:
         except NoSuggestionError as error:
             told = f"<b>no suggestion:</b> {escape(str(error))}"
         return f"<p>{told}<br>range test: {escape(self.stop_reason)}</p>"
-
-
-_SAVED = [f.name for f in fields(LRCurve) if f.name != "again"]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return [_plain(x) for x in value.tolist()]
-    if isinstance(value, tuple):
-        return [curve._plain() for curve in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
+from .. import saving
 from ..finder import LRCurve
 from .batch_size import BatchSizes, StepCost
 from .history import History
 from .momentum import Momenta
-from .runs import Runs, ShortRuns
+from .runs import Runs
 from .weight_decay import WeightDecays
 
 _FORMAT = "clrfast.Recipe/1"
@@ -58,10 +56,7 @@ class Parts:
 
     def write(self, path: str | os.PathLike[str], **more: Any) -> None:
         """Write all as JSON, with ``more`` for its readers; whoever interrupts finds the old file or the new one."""
-        data = {"format": _FORMAT, **more, **{f.name: _plain(getattr(self, f.name)) for f in fields(self)}}
-        new = Path(f"{os.fspath(path)}.new")
-        new.write_text(json.dumps(data, indent=1) + "\n")
-        os.replace(new, path)
+        saving.write(path, _FORMAT, {**more, **saving.plain(self)})
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Parts:
@@ -70,36 +65,15 @@ class Parts:
         Raises:
             ValueError: the file holds something else.
         """
-        try:
-            data = json.loads(Path(path).read_text())
-            if data.pop("format") != _FORMAT:
-                raise ValueError("unknown format")
-            of: dict[str, Any] = {f.name: data[f.name] for f in fields(cls)}
-            for name, read in _READ.items():
-                of[name] = None if of[name] is None else read(of[name])
-            return cls(**of)
-        except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
-            raise ValueError(
-                f"path: {os.fspath(path)} does not hold a saved recipe ({type(error).__name__}: {error}); give another "
-                "path, or delete the file to begin anew"
-            ) from None
+        remedy = "give another path, or delete the file to begin anew"
+        return saving.read(path, _FORMAT, cls._of_plain, "recipe", remedy)
 
-
-def _plain(value: Any) -> Any:
-    """Numbers, strings, lists and dicts; numbers that are not finite become strings."""
-    if isinstance(value, LRCurve):
-        return value._plain()
-    if isinstance(value, ShortRuns):
-        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
-    if isinstance(value, BatchSizes):
-        return asdict(value)
-    if isinstance(value, History):
-        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
-    if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
-    if isinstance(value, tuple | list):
-        return [_plain(x) for x in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+    @classmethod
+    def _of_plain(cls, data: dict[str, Any]) -> Parts:
+        of: dict[str, Any] = {f.name: data[f.name] for f in fields(cls)}
+        for name, made in _MADE.items():
+            of[name] = None if of[name] is None else made(of[name])
+        return cls(**of)
 
 
 def _history(data: dict[str, Any]) -> History:
@@ -123,11 +97,11 @@ def _batch_sizes(data: dict[str, Any]) -> BatchSizes:
     return BatchSizes(**data | {"costs": tuple(StepCost(**cost) for cost in data["costs"])})
 
 
-_READ: dict[str, Callable[[Any], Any]] = {
-    "rate": LRCurve._of_plain,
+_MADE: dict[str, Callable[[Any], Any]] = {
+    "rate": LRCurve.of_plain,
     "batch_sizes": _batch_sizes,
-    "rate_after_batch_size": LRCurve._of_plain,
+    "rate_after_batch_size": LRCurve.of_plain,
     "weight_decays": _weight_decays,
-    "rate_after_weight_decay": LRCurve._of_plain,
+    "rate_after_weight_decay": LRCurve.of_plain,
     "momenta": _momenta,
 }

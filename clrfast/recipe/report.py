@@ -137,10 +137,9 @@ def _batch_sizes(recipe: Recipe) -> str:
 def _short_runs(heading: str, name: str, found: ShortRuns | None, recipe: Recipe) -> str:
     if found is None:
         return f"<h2>{heading}</h2>\n<p>{escape(recipe.evidence[name])}</p>"
-    columns = found.values, found.loss.mean(axis=1), found.minimum, found.minimum_step, found.borne_lr
     rows = [
         (f"{value:g}", f"{loss:.4g}", f"{lowest:.4g}", f"{step:.0f}", f"{lr:.3g}")
-        for value, loss, lowest, step, lr in zip(*columns, strict=True)
+        for value, loss, lowest, step, lr in found.table()
     ]
     table = _table((name, "loss after", "lowest", "at step", "rate borne"), rows)
     runs = found.runs[0]

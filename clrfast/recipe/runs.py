@@ -146,12 +146,16 @@ class ShortRuns:
 
         return short_runs(self, ax)
 
-    def __str__(self) -> str:
+    def table(self) -> list[tuple[float, ...]]:
+        """For each value: itself, the mean loss after its runs, ``minimum``, ``minimum_step`` and ``borne_lr``."""
         columns = self.values, self.loss.mean(axis=1), self.minimum, self.minimum_step, self.borne_lr
+        return list(zip(*(column.tolist() for column in columns), strict=True))
+
+    def __str__(self) -> str:
         rows = [f"{'value':>8}  {'loss after':>10}  {'lowest':>10}  {'at step':>7}  {'bears lr':>8}"]
         rows += [
             f"{value:>8g}  {loss:>10.5g}  {lowest:>10.5g}  {step:>7.0f}  {lr:>8.3g}"
-            for value, loss, lowest, step, lr in zip(*columns, strict=True)
+            for value, loss, lowest, step, lr in self.table()
         ]
         try:
             chosen = self.suggest()

@@ -190,7 +190,7 @@ class _Search:
             grid, steps, refine = _runs_within(left(self.parts) - RANGE_STEPS, self.parts.planned_steps)
             found = find_weight_decay(
                 **self._given(),
-                **self._judged_on(),
+                val_loader=self._val_loader,
                 grid=grid,
                 max_lr=self._max_lr,
                 momentum=USUAL_MOMENTUM,
@@ -209,7 +209,7 @@ class _Search:
         steps = min(left(self.parts) // MOMENTUM_RUNS, _longest(self.parts.planned_steps))
         found = find_momentum(
             **self._given(),
-            **self._judged_on(),
+            val_loader=self._val_loader,
             # A momentum shows what it does in several times 1 / (1 - momentum) steps.
             values=[value for value in VALUES if 3 / (1 - value) <= max(steps, MOMENTUM_STEPS) + 1e-6],
             max_lr=self._max_lr,
@@ -221,6 +221,11 @@ class _Search:
     @property
     def _max_lr(self) -> float:
         return concluded(self.parts).max_lr
+
+    @property
+    def _val_loader(self) -> Iterable[Any]:
+        assert self.task.val_loader is not None  # `require_apart` has seen it
+        return self.task.val_loader
 
     def _given(self) -> dict[str, Any]:
         """What all parts are given, with the progress counted on from what was done."""
@@ -236,10 +241,6 @@ class _Search:
             "progress": progress,
             **self.options,
         }
-
-    def _judged_on(self) -> dict[str, Any]:
-        """What the short runs are given beside that."""
-        return {"val_loader": self.task.val_loader}
 
     def _range_test(self, weight_decay: float = 0.0) -> LRCurve:
         optimizer = None
