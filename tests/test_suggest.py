@@ -26,6 +26,8 @@ OF_LOSS = [edge, steepest, valley, slide, minimum_tenth]
         ([5.0, 4.0, 1.0, 0.5, 0.6, 0.7], 1e-3, 1e-1, 10.0, 10.0),  # it never climbs back: the last rate
         ([5.0, 4.0, 0.5, 6.0, 1.0, 9.0], 1e-3, 1e-2, 1e-1, 10.0),  # a spike that it recovers from
         ([5.0, 4.0, 1.0, 4.2, 4.2, 4.2], 1e-3, 1e-2, 1e-1, 1e-1),  # it collapses, a little below its start
+        ([5.0, 4.0, 1.0, 0.5, 3.6, 3.6], 1e-3, 1e-1, 1.0, 1.0),  # of its fall from 4.5, just more than 3/4 are lost
+        ([5.0, 4.0, 1.0, 0.5, 3.4, 3.4], 1e-3, 1e-1, 10.0, 10.0),  # just less
     ],
 )
 def test_answers(loss, at_steepest, lowest, first_climb, last_climb):
@@ -36,7 +38,7 @@ def test_answers(loss, at_steepest, lowest, first_climb, last_climb):
 
 def test_a_sweep_that_ends_too_early_says_so():
     assert "a higher max_lr tells more" in edge(LR, [5.0, 4.0, 1.0, 0.5, 0.6, 0.7]).reason
-    assert "climbed back by a quarter of its fall (10)" in edge(LR, [5.0, 4.0, 1.0, 0.5, 0.6, 5.7]).reason
+    assert "climbed back by three quarters of its fall (10)" in edge(LR, [5.0, 4.0, 1.0, 0.5, 0.6, 5.7]).reason
 
 
 def test_valley_is_the_middle_of_the_longest_descent():

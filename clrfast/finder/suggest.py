@@ -46,16 +46,16 @@ EDGE_FRACTION = 6
 """Chosen on the tuning tasks of benchmarks/regret.py, where 5 to 7 are alike; at the mean of the marks itself, 8 of the
 22 diverge."""
 
-LOST_FRAC = 0.25
-"""The loss has climbed back once it has lost so much of its fall again. A model that collapses to a constant output
-comes to rest a little below the loss of its start, however high the rate; on the tuning tasks 0 to 0.5 are alike."""
+LOST_FRAC = 0.75
+"""The loss has climbed back once it has lost so much of its fall again. A model that collapses to a constant output may
+come to rest below the loss of its start, however high the rate; on the tuning tasks 0.5 to 1 are alike."""
 
 
 def edge(lr: ArrayLike, loss: ArrayLike) -> Suggestion:
     """A sixth of the edge of stability, as three marks on the curve tell it: their geometric mean.
 
         lowest        where the loss is lowest
-        first climb   the first point past it at which the loss has climbed back by a quarter of its fall
+        first climb   the first point past it at which three quarters of the loss's fall are lost again
         last climb    the point from which on it stays above that
 
     The fall is from the median of the first half of the losses before the minimum; a loss that is not finite is above
@@ -76,7 +76,7 @@ def edge(lr: ArrayLike, loss: ArrayLike) -> Suggestion:
     if found[0] is not None:
         reason = (
             f"a sixth of {at:.3g}, the mean of where the loss is lowest ({marks[0]:.3g}), where it has climbed back by "
-            f"a quarter of its fall ({marks[1]:.3g}) and from where on it stays above that ({marks[2]:.3g})"
+            f"three quarters of its fall ({marks[1]:.3g}) and from where on it stays above that ({marks[2]:.3g})"
         )
     else:
         reason = (
@@ -92,7 +92,7 @@ def climbs(lr: ArrayLike, loss: ArrayLike) -> tuple[int | None, int | None]:
     """
     lrs, losses, lowest = _up_to_minimum(lr, loss)
     start = float(np.median(losses[: (lowest + 2) // 2]))
-    above = ~(np.asarray(loss, dtype=np.float64) <= start - LOST_FRAC * (start - losses[lowest]))
+    above = ~(np.asarray(loss, dtype=np.float64) <= losses[lowest] + LOST_FRAC * (start - losses[lowest]))
     climbed = np.flatnonzero(above & (np.asarray(lr) > lrs[lowest]))
     last = int(np.flatnonzero(~above)[-1]) + 1
     return (int(climbed[0]) if len(climbed) else None), (last if last < len(above) else None)

@@ -29,10 +29,10 @@ class Runs:
     smoothing: float
     stop_factor: float
 
-    def steps(self, models: list[nn.Module]) -> list[TrainStep]:
-        """Ordinary training steps of these models, each by its own optimizer."""
+    def steps(self) -> list[TrainStep]:
+        """Ordinary training steps of the models, each by its own optimizer."""
         made = []
-        for model, schedule in zip(models, self.schedules, strict=True):
+        for model, schedule in zip(self.models, self.schedules, strict=True):
             params = [param for param in model.parameters() if param.requires_grad]
             optimizer = SGD(params, momentum=self.momentum, schedule=schedule)
             assert optimizer.control is not None
@@ -125,10 +125,10 @@ class Stacked:
         self.step += apply
         return apply
 
-    def write_back(self, models: list[nn.Module]) -> None:
+    def write_back(self) -> None:
         """Copy each copy's parameters and buffers into its model."""
         with torch.no_grad():
-            for index, model in enumerate(models):
+            for index, model in enumerate(self._runs.models):
                 own = dict(model.named_parameters()) | dict(model.named_buffers())
                 for name, stacked in {**self.params, **self.buffers}.items():
                     own[name.removeprefix("model.")].copy_(stacked[index])

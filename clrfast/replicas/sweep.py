@@ -142,7 +142,7 @@ def _made(make_model: Any, seeds: Any, n: int) -> list[nn.Module]:
 def _in_sequence(runs: Runs, begun: _Begun, loader: Iterable[Any], total_steps: int, show: Progress | None) -> Replicas:
     losses, steps, stopped = [], [], []
     n = len(runs.models)
-    for index, step in enumerate(begun.steps or runs.steps(runs.models)):
+    for index, step in enumerate(begun.steps or runs.steps()):
         control = step.optimizer.control  # type: ignore[attr-defined]
         last = index == n - 1
         # Every run sees the same batches; only the last leaves its mark on the loader.
@@ -168,7 +168,7 @@ def _at_once(runs: Runs, begun: _Begun, loader: Iterable[Any], total_steps: int,
             stacked.train(batch)
             if show is not None:
                 show(done + 1, total_steps, {})
-    stacked.write_back(runs.models)
+    stacked.write_back()
     return Replicas(stacked.losses.cpu(), stacked.step.cpu(), stacked.stop.cpu(), runs.models, None)
 
 
@@ -217,7 +217,7 @@ def _begun(runs: Runs, loader: Iterable[Any], total_steps: int, together: Togeth
             )
         if together is True:
             return _Begun(None, stacked, done=1)
-        steps = runs.steps(runs.models)
+        steps = runs.steps()
 
         def one_by_one(batch: Any) -> None:
             for step in steps:
