@@ -1,3 +1,4 @@
+import functools
 import math
 
 import numpy as np
@@ -9,6 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import clrfast
 from clrfast import Schedule, one_cycle
 from clrfast.graph import graphs
+from clrfast.replicas import stacked
 from clrfast.schedules import constant
 
 from . import graphs_on_cpu
@@ -91,6 +93,8 @@ def test_captured_copies_are_the_eager_ones(make_model, device, monkeypatch):
     def trained():
         return clrfast.sweep(make_model, LOSS, batches, SCHEDULES, together=True)
 
+    if device == "acted out":
+        monkeypatch.setattr(stacked, "SGD", functools.partial(clrfast.SGD, backend="torch"))
     with monkeypatch.context() as patch:
         patch.setattr(graphs, "why_no_graphs", lambda device: "not this time")
         eager = trained()

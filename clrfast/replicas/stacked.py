@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
@@ -29,14 +28,18 @@ class Runs:
     smoothing: float
     stop_factor: float
 
+    def optimizer(self, index: int, params: Iterable[Tensor]) -> SGD:
+        """Of the model at ``index``, for its parameters wherever they are."""
+        optimizer = SGD(params, momentum=self.momentum, schedule=self.schedules[index])
+        assert optimizer.control is not None
+        optimizer.control.watch_divergence(smoothing=self.smoothing, stop_factor=self.stop_factor)
+        return optimizer
+
     def steps(self) -> list[TrainStep]:
         """Ordinary training steps of the models, each by its own optimizer."""
         made = []
-        for model, schedule in zip(self.models, self.schedules, strict=True):
-            params = [param for param in model.parameters() if param.requires_grad]
-            optimizer = SGD(params, momentum=self.momentum, schedule=schedule)
-            assert optimizer.control is not None
-            optimizer.control.watch_divergence(smoothing=self.smoothing, stop_factor=self.stop_factor)
+        for index, model in enumerate(self.models):
+            optimizer = self.optimizer(index, [param for param in model.parameters() if param.requires_grad])
             made.append(TrainStep(model, None, optimizer, compute_loss=self.compute_loss))
         return made
 
@@ -53,37 +56,31 @@ class _WithLoss(nn.Module):
 
 
 class Stacked:
-    """K models as one: their parameters, buffers and momentum stacked, and what ``StepControl`` has, K times.
+    """K models as one: their parameters and buffers stacked, and an optimizer for each copy's part of them.
 
-    Update and control are those of ``clrfast.SGD`` and ``StepControl`` (see ``optim/reference.py``), with a leading
-    dimension for the copies.
+    Attributes:
+        optimizers: K of them; what a run's ``control`` tells is there.
     """
 
-    def __init__(self, runs: Runs, total_steps: int):
-        self._runs = runs
+    def __init__(self, runs: Runs):
+        self._models = runs.models
         wrapped = [_WithLoss(model, runs.compute_loss) for model in runs.models]
-        params, self.buffers = stack_module_state(wrapped)
+        params, self._buffers = stack_module_state(wrapped)
         trainable = {name for name, param in wrapped[0].named_parameters() if param.requires_grad}
-        self.params = {name: param.detach() for name, param in params.items() if name in trainable}
-        self.frozen = {name: param.detach() for name, param in params.items() if name not in trainable}
-        self.momenta = {name: torch.zeros_like(param) for name, param in self.params.items()}
+        self._params = {name: param.detach() for name, param in params.items() if name in trainable}
+        self._frozen = {name: param.detach() for name, param in params.items() if name not in trainable}
         base = copy.deepcopy(wrapped[0]).to("meta")
 
         def loss(params: dict[str, Tensor], others: dict[str, Tensor], batch: Any) -> Tensor:
             return functional_call(base, (params, others), (batch,))
 
         self._grads_and_losses = vmap(grad_and_value(loss), in_dims=(0, 0, None), randomness="different")
-        self.device = next(iter(self.params.values())).device
+        self.device = next(iter(self._params.values())).device
         self._graphs = graphs.Graphs(self.device) if graphs.why_no_graphs(self.device) is None else None
-        n = len(runs.models)
-        tables = np.stack([_with_momentum(schedule, runs.momentum) for schedule in runs.schedules])
-        self._tables = torch.from_numpy(tables).to(self.device)
-        self._copies = torch.arange(n, device=self.device)
-        self.step = torch.zeros(n, dtype=torch.int64, device=self.device)
-        self.stop = torch.zeros(n, dtype=torch.bool, device=self.device)
-        self.losses = torch.full((n, total_steps), float("nan"), device=self.device)
-        self._average, self._weight = torch.zeros(2, n, device=self.device)
-        self._best = torch.full((n,), float("inf"), device=self.device)
+        self._parts = {name: [part.requires_grad_() for part in param.unbind()] for name, param in self._params.items()}
+        self.optimizers = [
+            runs.optimizer(index, params) for index, params in enumerate(zip(*self._parts.values(), strict=True))
+        ]
 
     def train(self, batch: Any) -> None:
         """One step of all copies."""
@@ -93,48 +90,19 @@ class Stacked:
             self._graphs(self._train, (batch,))
 
     def _train(self, batch: Any) -> None:
-        # All that a step keeps is written where it is: a CUDA graph knows no other place.
-        grads, losses = self._grads_and_losses(self.params, {**self.frozen, **self.buffers}, moved(batch, self.device))
-        apply = self._advance(losses.detach().float())
-        rows = self._tables[self._copies, (self.step - apply.long()).clamp(max=self._tables.shape[1] - 1)]
-        for name, param in self.params.items():
-            shape = (-1,) + (1,) * (param.dim() - 1)
-            lr, momentum, weight_decay = (rows[:, i].view(shape).to(param.dtype) for i in range(3))
-            applied, buffer = apply.view(shape), self.momenta[name]
-            moving = momentum * buffer + (grads[name] + weight_decay * param)
-            # Where it stops nothing may change, and a gradient that is not finite times 0 would.
-            buffer.copy_(torch.where(applied, moving, buffer))
-            param.copy_(torch.where(applied, param - lr * moving, param))
-
-    def _advance(self, loss: Tensor) -> Tensor:
-        """``StepControl.advance`` for every copy; returns whose update is made."""
-        live, finite = ~self.stop, torch.isfinite(loss)
-        slot = self.step.clamp(max=self.losses.shape[1] - 1)
-        self.losses[self._copies, slot] = torch.where(live, loss, self.losses[self._copies, slot])
-        smoothing = float(np.float32(self._runs.smoothing))
-        gain = float(np.float32(1) - np.float32(smoothing))
-        average, weight = smoothing * self._average + gain * loss, smoothing * self._weight + gain
-        smoothed = average / weight
-        best = torch.minimum(self._best, smoothed)
-        diverged = smoothed - best > (self._runs.stop_factor - 1) * best.abs()
-        self.stop |= live & (~finite | diverged)
-        enter = live & finite
-        for kept, now in ((self._average, average), (self._weight, weight), (self._best, best)):
-            kept.copy_(torch.where(enter, now, kept))
-        apply = ~self.stop
-        self.step += apply
-        return apply
+        others = {**self._frozen, **self._buffers}
+        grads, losses = self._grads_and_losses(self._params, others, moved(batch, self.device))
+        for name, parts in self._parts.items():
+            # Contiguous as the parameters are: the native updates take both as flat memory.
+            for part, grad in zip(parts, grads[name].contiguous().unbind(), strict=True):
+                part.grad = grad
+        for optimizer, loss in zip(self.optimizers, losses.detach().unbind(), strict=True):
+            optimizer.step(loss=loss)
 
     def write_back(self) -> None:
         """Copy each copy's parameters and buffers into its model."""
         with torch.no_grad():
-            for index, model in enumerate(self._runs.models):
+            for index, model in enumerate(self._models):
                 own = dict(model.named_parameters()) | dict(model.named_buffers())
-                for name, stacked in {**self.params, **self.buffers}.items():
+                for name, stacked in {**self._params, **self._buffers}.items():
                     own[name.removeprefix("model.")].copy_(stacked[index])
-
-
-def _with_momentum(schedule: Schedule, momentum: float) -> np.ndarray:
-    """The table ``[total_steps, 3]``, with what the schedule leaves to the optimizer."""
-    defaults = {"lr": 0.0, "momentum": momentum, "weight_decay": 0.0}
-    return schedule.bound_to([{**defaults, "params": []}]).table()[:, 0]

@@ -64,11 +64,11 @@ def sweep(
 ) -> Replicas:
     """Train a copy of a model by each of ``schedules``, all on the same batches, together where that is faster.
 
-    Together means: parameters stacked, one forward and backward pass of all by ``torch.func.vmap``, and one update
-    that reads every copy's own row of its schedule. A device that a small model leaves idle then takes little longer
-    for K copies than for one. A copy that diverges stops, and the others go on. The host never waits for a step.
-    The update is that of ``clrfast.SGD``; results are those of K runs in sequence up to rounding, except for models
-    that draw random numbers (dropout).
+    Together means: parameters stacked, one forward and backward pass of all by ``torch.func.vmap``, and for each copy
+    a ``clrfast.SGD`` on its part of them, with its own schedule. A device that a small model leaves idle then takes
+    little longer for K copies than for one. A copy that diverges stops, and the others go on. The host never waits for
+    a step. Results are those of K runs in sequence up to rounding, except for models that draw random numbers
+    (dropout).
 
     Args:
         make_model: called once per copy, right after seeding torch with the copy's seed.
@@ -140,10 +140,9 @@ def _made(make_model: Any, seeds: Any, n: int) -> list[nn.Module]:
 
 
 def _in_sequence(runs: Runs, begun: _Begun, loader: Iterable[Any], total_steps: int, show: Progress | None) -> Replicas:
-    losses, steps, stopped = [], [], []
     n = len(runs.models)
-    for index, step in enumerate(begun.steps or runs.steps()):
-        control = step.optimizer.control  # type: ignore[attr-defined]
+    steps = begun.steps or runs.steps()
+    for index, step in enumerate(steps):
         last = index == n - 1
         # Every run sees the same batches; only the last leaves its mark on the loader.
         with surroundings_restored(*([] if last else [loader])):
@@ -151,13 +150,9 @@ def _in_sequence(runs: Runs, begun: _Begun, loader: Iterable[Any], total_steps: 
                 step(batch)
                 if show is not None:
                     show(index * total_steps + done + 1, n * total_steps, {})
-        losses.append(control.losses.cpu())
-        steps.append(control.step.cpu())
-        stopped.append(control.stop.cpu())
     for model in runs.models:
         model.zero_grad(set_to_none=True)
-    found = torch.stack(losses), torch.stack(steps), torch.stack(stopped)
-    return Replicas(*found, runs.models, begun.why_sequential)
+    return _ended(runs, [step.optimizer for step in steps], begun.why_sequential)
 
 
 def _at_once(runs: Runs, begun: _Begun, loader: Iterable[Any], total_steps: int, show: Progress | None) -> Replicas:
@@ -169,7 +164,15 @@ def _at_once(runs: Runs, begun: _Begun, loader: Iterable[Any], total_steps: int,
             if show is not None:
                 show(done + 1, total_steps, {})
     stacked.write_back()
-    return Replicas(stacked.losses.cpu(), stacked.step.cpu(), stacked.stop.cpu(), runs.models, None)
+    return _ended(runs, stacked.optimizers, None)
+
+
+def _ended(runs: Runs, optimizers: Sequence[Any], why_sequential: str | None) -> Replicas:
+    controls = [optimizer.control for optimizer in optimizers]
+    losses, steps, stopped = (
+        torch.stack([getattr(control, name) for control in controls]).cpu() for name in ("losses", "step", "stop")
+    )
+    return Replicas(losses, steps, stopped, runs.models, why_sequential)
 
 
 @contextlib.contextmanager
@@ -209,7 +212,7 @@ def _begun(runs: Runs, loader: Iterable[Any], total_steps: int, together: Togeth
     with surroundings_restored(loader), _slow_rules_accepted():
         batches = list(islice(endless(loader), untimed + TIMED_STEPS))
         try:
-            stacked = Stacked(runs, total_steps)
+            stacked = Stacked(runs)
             stacked.train(batches[0])
         except Exception as error:
             return _Begun(
