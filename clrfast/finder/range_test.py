@@ -219,7 +219,7 @@ def _coarse_then_fine(
 
 
 def _collapse_lr(curve: LRCurve) -> float | None:
-    """The rate from which on most of the loss's fall is lost, though it never climbs above its start; None for none."""
+    """The rate from which on a part of the loss's fall is lost for good, short of divergence; None for none."""
     try:
         _, last = climbs(curve.lr, curve.smoothed)
     except NoSuggestionError:
