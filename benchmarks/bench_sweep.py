@@ -26,16 +26,16 @@ from .models import WORKLOADS, Workload
 
 SMALL = replace(WORKLOADS["digits CNN, batch 64"], batch_size=16)
 CASES: dict[str, tuple[Workload, int, int]] = {
-    "MLP, batch 8": (replace(WORKLOADS["MLP, batch 128"], batch_size=8), 40, 9),
-    "MLP, batch 128": (WORKLOADS["MLP, batch 128"], 40, 9),
-    "digits CNN, batch 16": (SMALL, 40, 9),
-    "digits CNN, batch 64": (WORKLOADS["digits CNN, batch 64"], 40, 9),
-    "transformer, batch 64": (WORKLOADS["transformer, batch 64"], 15, 5),
+    "MLP, batch 8": (replace(WORKLOADS["MLP, batch 128"], batch_size=8), 100, 7),
+    "MLP, batch 128": (WORKLOADS["MLP, batch 128"], 100, 7),
+    "digits CNN, batch 16": (SMALL, 100, 7),
+    "digits CNN, batch 64": (WORKLOADS["digits CNN, batch 64"], 100, 7),
+    "transformer, batch 64": (WORKLOADS["transformer, batch 64"], 50, 5),
 }
 """Workload, steps and rounds on a CPU."""
 
 ON_GPU = {
-    name: (WORKLOADS[name], 40, 9) for name in ("MLP, batch 128", "digits CNN, batch 64", "transformer, batch 64")
+    name: (WORKLOADS[name], 100, 9) for name in ("MLP, batch 128", "digits CNN, batch 64", "transformer, batch 64")
 }
 """The same on a GPU."""
 
@@ -81,7 +81,7 @@ def test_sweep(benchmark: Any, setting: Setting, name: str, copies: int) -> None
     if copies > 1:
         run["together"] = partial(ours, together=True)
     calls = {who: partial(call, workload, setting.device, data, decays, steps) for who, call in run.items()}
-    seconds = setting.seconds(benchmark, calls, rounds, 3.0 if setting.on_gpu else 10.0)
+    seconds = setting.seconds(benchmark, calls, rounds, 3.0 if setting.on_gpu else 60.0)
     for who, values in seconds.items():
         faster = measure.ratios(seconds[ONE_BY_ONE], values, "faster_by")
         case = {"benchmark": "sweep", "model": name, "copies": copies, "steps": steps, "contender": who}

@@ -75,7 +75,7 @@ def test_divergence_stops_the_sweep_at_the_right_loss():
     optimizer = clrfast.SGD(model.parameters(), lr=1.0)
     curve = range_test(model, loss_fn, loader, optimizer=optimizer, min_lr=0.01, max_lr=100, steps=100)
     assert curve.stopped == "diverged"
-    assert "diverged at" in curve.stop_reason
+    assert "the loss had diverged" in curve.stop_reason
     losses = np.concatenate(([curve.initial_loss], curve.loss))
     start = losses[0]  # it falls to nothing, and may climb to four times that
     medians = [np.median(losses[max(0, i - 2) : i + 1]) for i in range(len(losses))]

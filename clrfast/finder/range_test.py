@@ -243,7 +243,7 @@ def _curve(sweep: Schedule, recorded: Recorded) -> LRCurve:
             "goes on higher"
         )
     elif math.isfinite(after[-1]):
-        kind, reason = "diverged", f"diverged at {lr[-1]:.3g}"
+        kind, reason = "diverged", f"stopped at {lr[-1]:.3g}, where the loss had diverged"
     else:
         kind, reason = "non-finite", f"the loss became {after[-1]} at {lr[-1]:.3g}"
     if recorded.diverged and len(after) < MIN_POINTS:
