@@ -7,7 +7,7 @@ import pytest
 from clrfast import LRCurve
 from clrfast.finder import NoSuggestionError, clr_bounds, edge, minimum_tenth, slide, steepest, valley
 from clrfast.finder.noise import divergence, smoothed
-from clrfast.finder.suggest import METHODS, resampled
+from clrfast.finder.suggest import METHODS, climbs, resampled
 
 LR = np.array([1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0])
 OF_LOSS = [edge, steepest, valley, slide, minimum_tenth]
@@ -39,6 +39,25 @@ def test_answers(loss, at_steepest, lowest, first_climb, last_climb):
 def test_a_sweep_that_ends_too_early_says_so():
     assert "a higher max_lr tells more" in edge(LR, [5.0, 4.0, 1.0, 0.5, 0.6, 0.7]).reason
     assert "climbed back by a quarter of its fall (10)" in edge(LR, [5.0, 4.0, 1.0, 0.5, 0.6, 5.7]).reason
+
+
+DEAD = [5.2, 5.2, 5.1, 4.9, 4.85, 4.8, 4.84]
+
+
+@pytest.mark.parametrize(
+    ("tail", "climb"),
+    [
+        ([4.85] * 5, 7),  # an eighth of its fall lost, and the same for every batch from there on: the model is dead
+        ([4.85] * 4, None),  # too few to tell
+        ([4.85, 4.85, 4.85, 4.85, 4.86], None),
+        ([4.85, 4.85, 4.85, 4.84, 4.85, 4.85, 4.85, 4.85, 4.85], 11),  # it still moved before
+        ([4.7] * 5, None),  # at its minimum it has converged
+    ],
+)
+def test_a_loss_that_has_come_to_rest_above_its_minimum_has_climbed(tail, climb):
+    loss = np.array(DEAD + tail)
+    lr = np.geomspace(1e-4, 1e4, len(loss))
+    assert climbs(lr, loss) == (climb, climb)
 
 
 def test_valley_is_the_middle_of_the_longest_descent():

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from .noise import Floats, smoothed
 
@@ -88,14 +88,24 @@ def edge(lr: ArrayLike, loss: ArrayLike) -> Suggestion:
 
 def climbs(lr: ArrayLike, loss: ArrayLike) -> tuple[int | None, int | None]:
     """The indices of the first point past the minimum at which the loss has climbed back by ``LOST_FRAC`` of its fall,
-    and of the point from which on it stays so; None for what does not happen. Arguments and errors as of ``steepest``.
+    and of the point from which on it stays so; None for what does not happen. A loss that has come to rest above its
+    minimum, the same whatever the batch, has climbed back: the model is dead. Arguments and errors as of ``steepest``.
     """
     lrs, losses, lowest = _up_to_minimum(lr, loss)
     start = float(np.median(losses[: (lowest + 2) // 2]))
     above = ~(np.asarray(loss, dtype=np.float64) <= losses[lowest] + LOST_FRAC * (start - losses[lowest]))
+    above |= _dead(np.asarray(loss, dtype=np.float64), losses[lowest])
     climbed = np.flatnonzero(above & (np.asarray(lr) > lrs[lowest]))
     last = int(np.flatnonzero(~above)[-1]) + 1
     return (int(climbed[0]) if len(climbed) else None), (last if last < len(above) else None)
+
+
+def _dead(loss: Floats, lowest: float) -> NDArray[np.bool_]:
+    """bool ``[n]``: the points at the end from which on the loss, above its minimum, does not change any more."""
+    same = np.isclose(loss, loss[-1], rtol=FLAT, atol=0.0)
+    dead = np.logical_and.accumulate(same[::-1])[::-1]
+    at_rest = dead.sum() >= MIN_POINTS and loss[-1] - lowest > FLAT * abs(loss[-1])
+    return dead & at_rest
 
 
 def steepest(lr: ArrayLike, loss: ArrayLike) -> Suggestion:
