@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import random
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 
 from . import doctor
@@ -18,6 +21,7 @@ from .finder.restore import restored
 from .finder.suggest import METHODS
 from .progress import progress_bar
 from .recipe import command as recipe
+from .recipe.ranks import RankError
 from .schedules import POLICIES, Schedule, constant, one_cycle
 from .schedules.policies import Spacing
 from .tasks import Task, TaskError, make_task
@@ -42,6 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UsageError, TaskError, ValueError) as error:
         print(f"clrfast: {error}", file=sys.stderr)
         return 2
+    except RankError as error:
+        print(f"clrfast: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt as interrupt:
         print("clrfast: interrupted" + (f": {interrupt}" if interrupt.args else ""), file=sys.stderr)
         return 130
@@ -172,7 +179,7 @@ def _range_test_options(parser: argparse.ArgumentParser) -> None:
         "--seed",
         type=int,
         default=0,
-        help="of torch's random numbers, and of the task if its function has an argument seed (default: 0)",
+        help="of all random numbers, and of the task if its function has an argument seed (default: 0)",
     )
 
 
@@ -239,7 +246,7 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _recipe(arguments: argparse.Namespace) -> None:
-    recipe.run(_made(arguments), arguments)
+    recipe.run(partial(_made, arguments), arguments)
 
 
 def _draw(arguments: argparse.Namespace) -> None:
@@ -261,6 +268,8 @@ def _draw(arguments: argparse.Namespace) -> None:
 
 def _made(arguments: argparse.Namespace) -> Task:
     torch.manual_seed(arguments.seed)
+    random.seed(arguments.seed)
+    np.random.seed(arguments.seed)  # noqa: NPY002 - the task's function may use it
     return make_task(arguments.task, arguments.seed)
 
 

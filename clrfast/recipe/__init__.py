@@ -1,10 +1,12 @@
 """The short recipe of Smith 2018: settings found before the training, and what to read off a run."""
 
 from .batch_size import BatchSizes, StepCost, find_batch_size
+from .clock import TimeIsUp
 from .clues import Clue, diagnose
 from .history import History
 from .momentum import Momenta, find_momentum
 from .parts import Parts
+from .ranks import RankError
 from .recipe import Recipe
 from .runs import Choice, ShortRuns
 from .search import find_recipe
@@ -17,9 +19,11 @@ __all__ = [
     "History",
     "Momenta",
     "Parts",
+    "RankError",
     "Recipe",
     "ShortRuns",
     "StepCost",
+    "TimeIsUp",
     "WeightDecays",
     "diagnose",
     "find_batch_size",

@@ -13,6 +13,8 @@ from ..batches import ComputeLoss
 from ..finder.suggest import NoSuggestionError
 from ..progress import Progress, showing
 from ..schedules.curves import require_finite
+from .clock import TimeIsUp, deadline
+from .ranks import Group, together
 from .runner import REPEATS, STEPS, Runner, checked_values
 from .runs import Choice, Runs, ShortRuns, final_losses
 
@@ -71,6 +73,8 @@ def find_momentum(
     weight_decay: float = 0.0,
     steps: int = STEPS,
     repeats: int = REPEATS,
+    max_seconds: float | None = None,
+    group: Group = None,
     compute_loss: ComputeLoss | None = None,
     progress: Progress | bool | None = None,
     **options: Any,
@@ -87,7 +91,7 @@ def find_momentum(
     after ``range_test``.
 
     Args:
-        model, loss_fn, loader, compute_loss, val_loader, max_lr, repeats, progress, options: as of
+        model, loss_fn, loader, compute_loss, val_loader, max_lr, repeats, max_seconds, group, progress, options: as of
             ``find_weight_decay``.
         values: momenta in [0, 1), at least 2.
         weight_decay: of all runs, >= 0.
@@ -96,8 +100,7 @@ def find_momentum(
     Returns:
         The runs of all values; ``suggest()`` tells the best constant, ``cycle`` the range to cycle in.
     Raises:
-        ValueError: bad arguments; validation data that are in the training data, as far as the objects tell.
-        NoSuggestionError: no ``max_lr``, and the range test has no valid answer.
+        ValueError, NoSuggestionError, TimeIsUp, RankError: as of ``find_weight_decay``.
 
     Source: Smith 2018, "A disciplined approach to neural network hyper-parameters: Part 1", sections 4.3 and 5.
     """
@@ -105,7 +108,8 @@ def find_momentum(
     require_finite(weight_decay=weight_decay)
     if weight_decay < 0:
         raise ValueError(f"weight_decay: got {weight_decay!r}; give a number of at least 0")
-    with showing(progress, "momentum") as show:
+    until = deadline(max_seconds)
+    with together(group) as ranks, showing(ranks.only_first(progress), "momentum") as show:
         runner = Runner(
             model,
             loss_fn,
@@ -118,8 +122,13 @@ def find_momentum(
             planned=len(tried) + 1,
             progress=show,
             options=options,
+            ranks=ranks,
+            deadline=until,
         )
-        found = Momenta(np.array(tried), runner([(value, weight_decay) for value in tried]), runner.max_lr)
+        runs = runner([(value, weight_decay) for value in tried])
+        if len(runs) < 2:
+            raise TimeIsUp(f"max_seconds: {max_seconds:.3g} sufficed for {len(runs)} of {len(tried)} momenta")
+        found = Momenta(np.array(tried[: len(runs)]), runs, runner.max_lr)
         try:
             cycle = found.cycle
         except NoSuggestionError:

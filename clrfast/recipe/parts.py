@@ -34,6 +34,7 @@ class Parts:
         batch_sizes: what fits, and how fast it is.
         rate_after_batch_size, rate_after_weight_decay: the range tests made anew.
         weight_decays, momenta: the short runs.
+        seconds_per_update: of the short runs, with their looks at the validation data, where the budget was a time.
     """
 
     budget: int
@@ -47,6 +48,7 @@ class Parts:
     weight_decays: WeightDecays | None = None
     rate_after_weight_decay: LRCurve | None = None
     momenta: Momenta | None = None
+    seconds_per_update: float | None = None
 
     @property
     def curves(self) -> tuple[LRCurve, ...]:
@@ -70,7 +72,7 @@ class Parts:
 
     @classmethod
     def _of_plain(cls, data: dict[str, Any]) -> Parts:
-        of: dict[str, Any] = {f.name: data[f.name] for f in fields(cls)}
+        of: dict[str, Any] = {f.name: data[f.name] for f in fields(cls) if f.name in data}
         for name, made in _MADE.items():
             of[name] = None if of[name] is None else made(of[name])
         return cls(**of)

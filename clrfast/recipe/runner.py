@@ -20,7 +20,9 @@ from ..progress import Progress
 from ..schedules import one_cycle
 from ..schedules.curves import is_whole, require_positive
 from ..schedules.policies import Momentum
+from .clock import Deadline
 from .history import History
+from .ranks import ALONE, Ranks, require_unwrapped
 from .runs import Runs
 
 STEPS, REPEATS = 200, 2
@@ -45,8 +47,11 @@ class Runner:
         planned: settings to come, for the progress.
         progress: told about all steps.
         options: those of ``range_test`` that say how a step is made, without the optimizer.
+        ranks: all of them make the same calls; each gets a part of the runs, and all get the results.
+        deadline: no run begins that would not end before it.
     Raises:
-        ValueError: bad arguments.
+        ValueError: bad arguments; ranks that differ in model or data.
+        RankError: another rank failed.
         NoSuggestionError: the range test has no valid answer.
     """
 
@@ -64,7 +69,10 @@ class Runner:
         planned: int,
         progress: Progress | None,
         options: dict[str, Any],
+        ranks: Ranks = ALONE,
+        deadline: Deadline | None = None,
     ):
+        require_unwrapped(model)
         _require_sizes(steps, repeats)
         if max_lr is not None:
             require_positive(max_lr=max_lr)
@@ -75,13 +83,15 @@ class Runner:
             )
         self._bench = Bench(model, loss_fn, loader, compute_loss=compute_loss, **options)
         require_apart(loader, val_loader)
+        ranks.require_alike(model, loader=loader, val_loader=val_loader)
+        self._ranks, self._deadline = ranks, deadline
         self._steps, self._repeats = int(steps), int(repeats)
         self._val_loader, self._batches_per_run = val_loader, (self._steps + 1) * options.get("accumulate", 1)
         with self._bench.at_work(val_loader):
-            self._held_out = HeldOut(val_loader, None, self._steps, None, own=loss_fn is None)
-            self._held_out.every = max(self._held_out.every, self._steps // LOOKS)
+            self._held_out = held_out(val_loader, self._steps, own=loss_fn is None)
             with self._bench.training() as step:
-                self._initial_loss = float(self._held_out.look(step))
+                loss = float(self._held_out.look(step))
+        self._initial_loss = ranks.first("the loss at the start", lambda: loss)
         self._progress, self._done, ahead = progress, 0, planned * self._repeats * self._steps
 
         def of_sweep(done: int, total: int, shown: dict[str, float]) -> None:
@@ -90,14 +100,25 @@ class Runner:
                 progress(done, total + ahead, shown)
 
         if max_lr is None:
-            curve = range_test(model, loss_fn, loader, compute_loss=compute_loss, progress=of_sweep, **options)
+            given = {"compute_loss": compute_loss, "progress": of_sweep, **options}
+            curve = ranks.first("the range test", lambda: range_test(model, loss_fn, loader, **given))
             max_lr = curve.suggest().max_lr
         self.max_lr = float(max_lr)
 
     def __call__(self, settings: Sequence[tuple[Momentum, float]]) -> tuple[Runs, ...]:
-        """The runs with each ``(momentum, weight_decay)``."""
-        total = self._done + len(settings) * self._repeats * self._steps
-        return tuple(tuple(self._run(*each, repeat, total) for repeat in range(self._repeats)) for each in settings)
+        """The runs with each ``(momentum, weight_decay)``; without the last ones, if these would not end in time."""
+        n, ranks = self._repeats, self._ranks
+        jobs = [(*each, repeat) for each in settings for repeat in range(n)]
+        total, made = self._done + len(jobs) * self._steps, []
+        for begin in range(0, len(jobs), ranks.count):
+            if self._deadline is not None and not ranks.first("the time", self._deadline.allows_another):
+                break
+            # One for each rank, and then all meet: a failure is known to all after the time of one run.
+            turn = jobs[begin : begin + ranks.count]
+            own = self._run(*turn[ranks.index], total) if ranks.index < len(turn) else None
+            made += ranks.gather(f"short runs with {turn}", own)[: len(turn)]
+            self._done += len(turn) * self._steps
+        return tuple(tuple(made[begin : begin + n]) for begin in range(0, len(made) - n + 1, n))
 
     def _run(self, momentum: Momentum, weight_decay: float, repeat: int, total: int) -> History:
         schedule = one_cycle(self.max_lr, self._steps, momentum=momentum, weight_decay=weight_decay)
@@ -111,13 +132,19 @@ class Runner:
                 done=self._done,
                 total=total,
             )
-        self._done += self._steps
         train = recorded.losses[: self._steps]
         looks = {0: self._initial_loss} | {step: float(loss) for step, loss in recorded.looks.items()}
         if recorded.diverged:
             looks = {step: loss for step, loss in looks.items() if step < len(train)} | {len(train): math.inf}
         lr = rates_of(schedule, len(train))
         return History(train, list(looks.values()), list(looks), lr=lr, weight_decay=weight_decay)
+
+
+def held_out(val_loader: Any, steps: int, *, own: bool) -> HeldOut:
+    """What is looked at in runs of ``steps``, and how often; ``own`` as of ``HeldOut``."""
+    looked_at = HeldOut(val_loader, None, steps, None, own=own)
+    looked_at.every = max(looked_at.every, steps // LOOKS)
+    return looked_at
 
 
 def checked_values(values: Any, *, name: str, below: float, example: Sequence[float]) -> list[float]:

@@ -6,6 +6,8 @@ import logging
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,11 @@ from ..progress import Progress
 from ..schedules.curves import is_whole
 from ..tasks import Task
 from .batch_size import checked_loader, find_batch_size
+from .clock import TimeIsUp
 from .momentum import VALUES, find_momentum
+from .pace import TimeBudget
 from .parts import Parts
+from .ranks import Group, Ranks, require_unwrapped, together
 from .recipe import (
     GRID_RUNS,
     MOMENTUM_RUNS,
@@ -58,11 +63,12 @@ logger = logging.getLogger(__name__)
 
 def find_recipe(
     task: Task,
-    budget: int | None = None,
+    budget: int | timedelta | None = None,
     *,
     planned_steps: int | None = None,
     batch_sizes: bool = False,
     saved: str | os.PathLike[str] | None = None,
+    group: Group = None,
     progress: Progress | bool | None = None,
     **options: Any,
 ) -> Recipe:
@@ -80,13 +86,17 @@ def find_recipe(
     Args:
         task: with validation data, which must not be in the training data.
         budget: the most updates that the search makes, at least 464; the batch sizes, if asked for, come on top. None:
-            a tenth of ``planned_steps``, or 464 if that is more.
+            a tenth of ``planned_steps``, or 464 if that is more. Or a time, as ``datetime.timedelta(minutes=5)``, from
+            the call on: the first range test tells how many updates it is enough for, and no run begins that would
+            not end in it as far as those before tell; a range test or the batch sizes are not cut short.
         planned_steps: of the training that the recipe is for, >= 1; None: 10,000. Runs much shorter than a tenth of a
             training tell little, and longer ones than that (or 200 steps) are not made.
         batch_sizes: whether to look for a faster batch size, up to a 20th of the samples; the ``train_loader`` is then
             a DataLoader over a map-style dataset, and all memory that is free is tried.
         saved: a JSON file that gets what is found as it comes. A call that was interrupted goes on from it: what it
             holds is not measured again, whatever the other arguments are.
+        group: of ``torch.distributed``, whose ranks all make this call, see ``find_weight_decay``. Range tests, batch
+            sizes and the clock are the first rank's. Only there is the file written and the progress told.
         progress: ``progress(done, total, shown)``, with the budget as total, which need not be used up; True for a
             bar for each part, with tqdm. What each part found goes to the log "clrfast.recipe", too.
         options: accumulate, autocast, scaler, clip_norm, snapshot_device and graph, as of ``range_test``.
@@ -94,8 +104,10 @@ def find_recipe(
         The recipe; ``recipe.optimizer(model, total_steps)`` is what to train with.
     Raises:
         ValueError: bad arguments; a task without validation data, or with some that are in the training data; a
-            budget too small to say anything; a file of another model or batch size.
+            budget too small to say anything (of a time this shows after the first range test, which is kept in
+            ``saved``); a file of another model or batch size; ranks that differ in model or data.
         NoSuggestionError: the first range test has no valid answer.
+        RankError: another rank of the group failed or has ended; what was found until then is in ``saved``.
 
     Source: Smith 2018, "A disciplined approach to neural network hyper-parameters: Part 1", section 5.
     """
@@ -107,17 +119,24 @@ def find_recipe(
         raise ValueError("optimizer: the recipe is one for clrfast.SGD; leave it out")
     planned_steps = _whole("planned_steps", planned_steps, PLANNED_STEPS, 1, "the updates of the training")
     least = f"two range tests and {len(SMALL_GRID) * REPEATS} runs of {LEAST_STEPS} updates; fewer say nothing"
+    time = None
+    if isinstance(budget, timedelta):
+        time, budget = TimeBudget(budget, len(SMALL_GRID) * REPEATS, LEAST_STEPS), MIN_BUDGET
     budget = _whole("budget", budget, max(planned_steps // 10, MIN_BUDGET), MIN_BUDGET, least)
-    require_apart(task.train_loader, task.val_loader)
-    if batch_sizes:
-        _require_sizable(task.train_loader)
-    search = _Search(task, progress, options, None if saved is None else Path(saved))
-    search.begin(budget, planned_steps)
-    search.rate()
-    if batch_sizes or search.parts.batch_sizes is not None:
-        search.batch_size()
-    search.weight_decay()
-    search.momentum()
+    with together(group) as ranks:
+        require_apart(task.train_loader, task.val_loader)
+        require_unwrapped(task.model)
+        if batch_sizes:
+            _require_sizable(task.train_loader)
+        ranks.require_alike(task.model, train_loader=task.train_loader, val_loader=task.val_loader)
+        path = None if saved is None else Path(saved)
+        search = _Search(task, ranks.only_first(progress), options, path, ranks, time)
+        search.begin(budget, planned_steps)
+        search.rate()
+        if batch_sizes or search.parts.batch_sizes is not None:
+            search.batch_size()
+        search.weight_decay()
+        search.momentum()
     return concluded(search.parts)
 
 
@@ -137,9 +156,16 @@ class _Search:
     progress: Progress | bool | None
     options: dict[str, Any]
     saved: Path | None
+    ranks: Ranks
+    time: TimeBudget | None
     parts: Parts = field(init=False)
 
     def begin(self, budget: int, planned_steps: int) -> None:
+        self.parts = self.ranks.first("the saved file", lambda: self._begun(budget, planned_steps))
+        if self.parts.batch_sizes is not None:
+            self._change_batch_size(self.parts.batch_sizes.fastest)
+
+    def _begun(self, budget: int, planned_steps: int) -> Parts:
         model, batch_size = _told(self.task.model), getattr(self.task.train_loader, "batch_size", None)
         parts = Parts(budget, planned_steps, 0, model, batch_size)
         if self.saved is not None:
@@ -154,28 +180,34 @@ class _Search:
                             "delete the file to begin anew"
                         )
                 parts = replace(found, budget=max(budget, found.steps), planned_steps=planned_steps)
-                if parts.batch_sizes is not None:
-                    self._change_batch_size(parts.batch_sizes.fastest)
-        self.parts = parts
+        return parts
 
     def rate(self) -> None:
-        if self.parts.rate is None:
+        # Without its pace, a search for a time cannot go on from one for a number of steps.
+        if self.parts.rate is None or (self.time is not None and self.parts.seconds_per_update is None):
             curve = self._range_test()
             curve.suggest()  # where it has no valid answer there is nothing to go on from, nor to keep
             self._keep(RANGE_STEPS, "learning rate", rate=curve)
+        else:
+            self._count_anew()
+        if self.time is not None and self.parts.weight_decays is None:
+            self.time.require(self._pace, self.ranks.count, self._kept)
 
     def batch_size(self) -> None:
         if self.parts.batch_sizes is None:
             loader: Any = self.task.train_loader
             most = len(loader.dataset) // LEAST_BATCHES
             options = {name: self.options[name] for name in ("autocast", "scaler", "clip_norm") if name in self.options}
-            sizes = find_batch_size(
-                self.task.model,
-                self.task.loss_fn,
-                loader,
-                compute_loss=self.task.compute_loss,
-                max_batch_size=max(most, self.parts.batch_size or 1),
-                **options,
+            sizes = self.ranks.first(
+                "the batch sizes",
+                lambda: find_batch_size(
+                    self.task.model,
+                    self.task.loss_fn,
+                    loader,
+                    compute_loss=self.task.compute_loss,
+                    max_batch_size=max(most, self.parts.batch_size or 1),
+                    **options,
+                ),
             )
             self._keep(0, "batch size", batch_sizes=sizes)
             self._change_batch_size(sizes.fastest)
@@ -188,16 +220,21 @@ class _Search:
     def weight_decay(self) -> None:
         if self.parts.weight_decays is None:
             grid, steps, refine = _runs_within(left(self.parts) - RANGE_STEPS, self.parts.planned_steps)
-            found = find_weight_decay(
-                **self._given(),
-                val_loader=self._val_loader,
-                grid=grid,
-                max_lr=self._max_lr,
-                momentum=USUAL_MOMENTUM,
-                steps=steps,
-                refine=refine,
-                max_steps=GRID_RUNS * steps,
-            )
+            try:
+                found = find_weight_decay(
+                    **self._given(),
+                    **self._shared(),
+                    grid=grid,
+                    max_lr=self._max_lr,
+                    momentum=USUAL_MOMENTUM,
+                    steps=steps,
+                    refine=refine,
+                    max_steps=GRID_RUNS * steps,
+                )
+            except TimeIsUp as error:
+                raise ValueError(
+                    f"budget: the time is up, earlier than the first range test told ({error}){self._kept}"
+                ) from None
             self._keep(_updates(found.runs), "weight decay", weight_decays=found)
         if rate_is_due(self.parts):
             again = self._range_test(concluded(self.parts).weight_decay)
@@ -207,25 +244,32 @@ class _Search:
         if self.parts.momenta is not None or not momentum_is_affordable(self.parts):
             return
         steps = min(left(self.parts) // MOMENTUM_RUNS, _longest(self.parts.planned_steps))
-        found = find_momentum(
-            **self._given(),
-            val_loader=self._val_loader,
-            # A momentum shows what it does in several times 1 / (1 - momentum) steps.
-            values=[value for value in VALUES if 3 / (1 - value) <= max(steps, MOMENTUM_STEPS) + 1e-6],
-            max_lr=self._max_lr,
-            weight_decay=concluded(self.parts).weight_decay,
-            steps=steps,
-        )
+        try:
+            found = find_momentum(
+                **self._given(),
+                **self._shared(),
+                # A momentum shows what it does in several times 1 / (1 - momentum) steps.
+                values=[value for value in VALUES if 3 / (1 - value) <= max(steps, MOMENTUM_STEPS) + 1e-6],
+                max_lr=self._max_lr,
+                weight_decay=concluded(self.parts).weight_decay,
+                steps=steps,
+            )
+        except TimeIsUp:
+            self._keep(0, "momentum")  # that it was not tested, for too little is left
+            return
         self._keep(_updates((*found.runs, found.cyclical)), "momentum", momenta=found)
 
     @property
     def _max_lr(self) -> float:
         return concluded(self.parts).max_lr
 
-    @property
-    def _val_loader(self) -> Iterable[Any]:
-        assert self.task.val_loader is not None  # `require_apart` has seen it
-        return self.task.val_loader
+    def _shared(self) -> dict[str, Any]:
+        """What the short runs are given besides."""
+        return {
+            "val_loader": self.task.val_loader,
+            "group": self.ranks,
+            "max_seconds": None if self.time is None else self.time.left,
+        }
 
     def _given(self) -> dict[str, Any]:
         """What all parts are given, with the progress counted on from what was done."""
@@ -247,14 +291,38 @@ class _Search:
         if weight_decay:
             params = [param for param in self.task.model.parameters() if param.requires_grad]
             optimizer = SGD(params, lr=1.0, momentum=MOMENTUM, weight_decay=weight_decay)
-        return range_test(**self._given(), optimizer=optimizer)
+        if self.time is None:
+            return self.ranks.first("a range test", lambda: range_test(**self._given(), optimizer=optimizer))
+        timed = partial(self.time.range_test, self.task, self.options, **self._given(), optimizer=optimizer)
+        curve, pace = self.ranks.first("a range test", timed)
+        self.parts = replace(self.parts, seconds_per_update=pace)
+        return curve
+
+    @property
+    def _kept(self) -> str:
+        """For messages: where that is which was found."""
+        return "" if self.saved is None else f" (what was found is in {self.saved}; the next call goes on from there)"
 
     def _keep(self, steps: int, name: str, **found: Any) -> None:
         self.parts = replace(self.parts, steps=self.parts.steps + steps, **found)
+        self._count_anew()
+        if self.ranks.index > 0:
+            return
         recipe = concluded(self.parts)
         if self.saved is not None:
             recipe.save(self.saved)
         logger.info("%s: %s; %s", name, recipe.settings[name], recipe.evidence[name])
+
+    @property
+    def _pace(self) -> float:
+        assert self.parts.seconds_per_update is not None  # `rate` has seen to it
+        return self.parts.seconds_per_update
+
+    def _count_anew(self) -> None:
+        """The budget in updates, where it is a time: those made, and those that the rest of it is enough for."""
+        if (time := self.time) is not None:
+            more = self.ranks.first("the time", lambda: time.updates(self._pace, self.ranks.count))
+            self.parts = replace(self.parts, budget=self.parts.steps + more)
 
     def _change_batch_size(self, batch_size: int) -> None:
         """Go on with a loader of other batches; the user's task keeps its own."""

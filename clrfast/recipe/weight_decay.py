@@ -14,6 +14,8 @@ from ..batches import ComputeLoss
 from ..finder.suggest import NoSuggestionError
 from ..progress import Progress, showing
 from ..schedules.policies import Momentum
+from .clock import TimeIsUp, deadline
+from .ranks import Group, together
 from .runner import REPEATS, STEPS, Runner, checked_values
 from .runs import Choice, Runs, ShortRuns
 
@@ -69,6 +71,8 @@ def find_weight_decay(
     repeats: int = REPEATS,
     refine: bool = True,
     max_steps: int | None = None,
+    max_seconds: float | None = None,
+    group: Group = None,
     compute_loss: ComputeLoss | None = None,
     progress: Progress | bool | None = None,
     **options: Any,
@@ -96,18 +100,28 @@ def find_weight_decay(
         refine: whether to bisect the exponent around the choice to one significant figure (1e-4 between 1e-3 and 1e-5:
             also 3e-4 and 3e-5), and, where the choice is the largest value, to go on above it, for at most 4 rounds.
         max_steps: refinement ends before all runs together take more updates than this; None: no such end.
-        progress: ``progress(done, total, shown)``, the total grows with the refinement; True for a bar, with tqdm.
+        max_seconds: no run begins that would not end in so much time, > 0, as far as those before it tell; the values
+            that it did not suffice for are left out. None: no such end.
+        group: of ``torch.distributed``, whose ranks all make this call, with the same model, data and random numbers:
+            each makes a part of the runs, and all return the same. Their models are not trained together, so the model
+            is not wrapped in DistributedDataParallel. None: this process makes all runs, whatever other ranks do.
+        progress: ``progress(done, total, shown)``, the total grows with the refinement; True for a bar, with tqdm. Of
+            a group, the first rank's.
         options: accumulate, autocast, scaler, clip_norm, snapshot_device and graph, as of ``range_test``.
     Returns:
         The runs of all values; ``suggest()`` tells the one to take.
     Raises:
-        ValueError: bad arguments; validation data that are in the training data, as far as the objects tell.
+        ValueError: bad arguments; validation data that are in the training data, as far as the objects tell; ranks
+            that differ in model or data.
         NoSuggestionError: no ``max_lr``, and the range test has no valid answer.
+        TimeIsUp: ``max_seconds`` sufficed for fewer than two values.
+        RankError: another rank of the group failed or has ended.
 
     Source: Smith 2018, "A disciplined approach to neural network hyper-parameters: Part 1", sections 4.4 and 5.
     """
     tried = checked_values(grid, name="grid", below=math.inf, example=GRID)
-    with showing(progress, "weight decay") as show:
+    until = deadline(max_seconds)
+    with together(group) as ranks, showing(ranks.only_first(progress), "weight decay") as show:
         runner = Runner(
             model,
             loss_fn,
@@ -120,8 +134,12 @@ def find_weight_decay(
             planned=len(tried),
             progress=show,
             options=options,
+            ranks=ranks,
+            deadline=until,
         )
-        runs = dict(zip(tried, runner([(momentum, value) for value in tried]), strict=True))
+        runs = dict(zip(tried, runner([(momentum, value) for value in tried]), strict=False))
+        if len(runs) < 2:
+            raise TimeIsUp(f"max_seconds: {max_seconds:.3g} sufficed for {len(runs)} of {len(tried)} weight decays")
         for _ in range(MOST_ROUNDS if refine else 0):
             try:
                 chosen = _of(runs, runner.max_lr).suggest().value
@@ -130,7 +148,10 @@ def find_weight_decay(
             new = refinement(runs, chosen)
             if not new or (max_steps is not None and (len(runs) + len(new)) * repeats * steps > max_steps):
                 break
-            runs |= zip(new, runner([(momentum, value) for value in new]), strict=True)
+            made = runner([(momentum, value) for value in new])
+            runs |= zip(new, made, strict=False)
+            if len(made) < len(new):
+                break
     return _of(runs, runner.max_lr)
 
 

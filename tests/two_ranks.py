@@ -1,0 +1,140 @@
+"""What ``test_ranks`` has two ranks do under torchrun, in one job: ``two_ranks.py FOLDER``; ``own.py`` is to be found.
+
+Each rank writes what came of every case to ``FOLDER/rank<index>.json``: a result, or the kind and text of an error.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import own
+import torch
+import torch.distributed as dist
+
+import clrfast
+from clrfast import cli
+from clrfast.recipe.ranks import Ranks, together
+
+CASES = {}
+
+
+def case(function):
+    CASES[function.__name__] = function
+    return function
+
+
+def decays(task, **options):
+    given = {"max_lr": 0.1, "steps": 20, "grid": (0.0, 1e-3, 0.1), **options}
+    found = clrfast.find_weight_decay(task.model, task.loss_fn, task.train_loader, val_loader=task.val_loader, **given)
+    return [found.values.tolist(), found.loss.tolist()]
+
+
+@case
+def shared_out(rank):
+    made = []
+    task, told = own.make_task(0, lambda: made.append(0)), []
+    found = decays(task, group=dist.group.WORLD, progress=lambda *args: told.append(args[:2]))
+    return {"found": found, "updates": len(made), "told": told}
+
+
+@case
+def without_group(rank):
+    return decays(own.make_task(0)) if rank == 1 else "not called"  # and does not wait for the other
+
+
+@case
+def a_rank_that_raises(rank):
+    def raises():
+        if rank == 1:
+            raise OSError("no such disk")
+
+    return decays(own.make_task(0, raises), group=dist.group.WORLD)
+
+
+@case
+def a_rank_that_raises_at_the_end(rank):
+    with together(dist.group.WORLD):
+        if rank == 1:
+            raise OSError("no such disk")
+
+
+@case
+def the_first_rank_raises(rank):
+    return clrfast.find_recipe(own.make_task(0), 464, saved=f"missing{rank}/x.json", group=dist.group.WORLD)
+
+
+@case
+def all_raise(rank):
+    task = own.make_task(0)
+    task.val_loader = None
+    return clrfast.find_recipe(task, 464, group=dist.group.WORLD)
+
+
+@case
+def other_models(rank):
+    task = own.make_task(0)
+    if rank == 1:
+        task.model.weight.data[0, 0] += 1e-6
+    return decays(task, group=dist.group.WORLD)
+
+
+@case
+def other_data_and_random_numbers(rank):
+    task = own.make_task(0, seed_of_data=rank)
+    torch.manual_seed(rank)
+    return clrfast.find_recipe(task, 464, group=dist.group.WORLD)
+
+
+@case
+def other_calls(rank):
+    return decays(own.make_task(0), grid=(0.0, 1e-3 * (1 + rank)), group=dist.group.WORLD)
+
+
+@case
+def wrapped(rank):
+    task = own.make_task(0)
+    task.model = torch.nn.parallel.DistributedDataParallel(task.model)
+    return decays(task)
+
+
+@case
+def not_in_the_group(rank):
+    group = dist.new_group([0])
+    return decays(own.make_task(0), group=group, refine=False)
+
+
+@case
+def what_cannot_be_pickled(rank):
+    with together(dist.group.WORLD) as ranks:
+        return ranks.first("a function", lambda: lambda: None)
+
+
+@case
+def broadcast(rank):
+    with together(dist.group.WORLD) as ranks:
+        assert isinstance(ranks, Ranks)
+        return [ranks.first("a number", lambda: rank + 7), ranks.gather("ranks", rank)]
+
+
+def main(folder):
+    torch.set_num_threads(1)
+    rank, came = int(os.environ["RANK"]), {}
+    # Not torchrun's own store, which the command will want: there can be one group with it in the life of a process.
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    for name, function in CASES.items():
+        torch.manual_seed(0)
+        try:
+            came[name] = function(rank)
+        except Exception as error:
+            came[name] = [type(error).__name__, str(error)]
+        dist.barrier()
+    dist.destroy_process_group()
+    out = folder / f"two{rank}.json"  # a file system of its own, as it were
+    came["command"] = cli.main(["recipe", "own:make_task", "--budget", "464", "--out", str(out)])
+    (folder / f"rank{rank}.json").write_text(json.dumps(came))
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, os.getcwd())
+    main(Path(sys.argv[1]))
