@@ -56,6 +56,7 @@ def test_own_task_without_validation(modules, capsys):  # noqa: F811
         (["train", "good:flat"], "the loss never falls"),
         (["recipe", "good:make_task"], "val_loader: got None"),
         (["recipe", "digits", "--budget", "100"], "budget: got 100; give a whole number of steps, at least 464"),
+        (["recipe", "digits", "--budget", "0s"], "budget: got datetime.timedelta(0); give a time above 0"),
         (["recipe", "digits", "--out", "missing/recipe.json"], "--out: missing is no folder"),
         (["recipe", "digits", "--out", "recipe.html"], "--out: got recipe.html; give a path that ends in .json"),
     ],
@@ -67,7 +68,9 @@ def test_wrong_use_gives_one_line_and_exit_code_2(modules, capsys, arguments, me
     assert message in lines[0]
 
 
-@pytest.mark.parametrize("arguments", [[], ["find"], ["find", "digits", "--steps", "0"], ["fly"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["find"], ["find", "digits", "--steps", "0"], ["fly"], ["recipe", "digits", "--budget", "5m"]]
+)
 def test_wrong_arguments_exit_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main(arguments)

@@ -58,6 +58,9 @@ OWN = """
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     (tmp_path / "own.py").write_text(textwrap.dedent(OWN))
+    # Pictures for the reports take seconds, and nothing is told by them here.
+    (tmp_path / "matplotlib.py").write_text("raise ModuleNotFoundError(name='matplotlib.figure')")
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     yield tmp_path
@@ -189,6 +192,28 @@ def test_one_rank_of_torchrun_is_a_process_alone(monkeypatch):
         assert isinstance(ranks, Ranks)
         assert ranks.count == 1
         assert not dist.is_initialized()
+
+
+def test_each_rank_has_a_cuda_device_of_its_own_if_there_are_so_many(monkeypatch):
+    for name, value in (("TORCHELASTIC_RUN_ID", "1"), ("WORLD_SIZE", "4"), ("LOCAL_RANK", "3")):
+        monkeypatch.setenv(name, value)
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, timeout: chosen.append(backend) or 1 / 0)
+    with pytest.raises(ZeroDivisionError), of_torchrun():
+        pass
+    assert chosen == [1, "gloo"]  # before the task is made
+
+
+def test_a_group_that_passes_nothing_between_cpus_is_refused(monkeypatch):
+    monkeypatch.setattr(dist, "get_backend_config", lambda group: "cuda:nccl")
+    with (
+        pytest.raises(ValueError, match=r'group: got one of cuda:nccl, .* new_group\(backend="gloo"\)'),
+        together(object()),
+    ):
+        pass
 
 
 def test_what_makes_ranks_differ():

@@ -428,8 +428,8 @@ def ready_made():
     ("make_task", "options", "message"),
     [
         (lambda: 3, {}, "task: got .*int.*; give clrfast.Task"),
-        (without_validation, {}, "val_loader: got None; .*hold.* out|val_loader: got None"),
-        (overlapping, {}, "val_loader: got 10 samples that are in the training's loader too|the same data"),
+        (without_validation, {}, "val_loader: got None; .* held out, for example by torch.utils.data.random_split"),
+        (overlapping, {}, "val_loader: got the same data as the training's loader too; .* overfitting does not show"),
         (ready_made, {"batch_sizes": True}, "train_loader: got list, whose batches are made already"),
         (blobs, {"budget": MIN_BUDGET - 1}, f"budget: got 463; .* at least {MIN_BUDGET}: two range tests"),
         (blobs, {"budget": 1e3 + 0.5}, "budget: got 1000.5; give a whole number of steps"),

@@ -328,6 +328,8 @@ def test_disjoint_parts_of_one_dataset_are_fine():
 
 
 MODEL, LOSS_FN, LOADER, VAL = regression(100, 0.1)
+BATCHES = list(LOADER)
+SAMPLES = list(LOADER.dataset)
 PART = DataLoader(Subset(Subset(LOADER.dataset, range(50)), [7, 8]), 2)
 
 
@@ -341,6 +343,13 @@ PART = DataLoader(Subset(Subset(LOADER.dataset, range(50)), [7, 8]), 2)
         ({"val_loader": DataLoader(LOADER.dataset, 50)}, "val_loader: got the same data"),
         ({"val_loader": PART}, "val_loader: got the same data"),
         ({"loader": DataLoader(Subset(LOADER.dataset, range(8)), 4), "val_loader": PART}, "got 1 samples"),
+        ({"val_loader": DataLoader(TensorDataset(*LOADER.dataset.tensors), 50)}, "got 100 samples"),
+        ({"val_loader": DataLoader(TensorDataset(LOADER.dataset.tensors[0][60:]), 50)}, "got 40 samples"),
+        (
+            {"loader": BATCHES, "val_loader": BATCHES[1:]},
+            "got 3 samples or batches that are in the training's loader too",
+        ),
+        ({"loader": DataLoader(SAMPLES), "val_loader": DataLoader(Subset(SAMPLES[5:], [0, 1]))}, "got 2 samples"),
         ({"val_loader": iter(VAL)}, "val_loader: got a .*Iter, which can be iterated only once"),
         ({"loader": (batch for batch in LOADER)}, "loader: got a generator, which can be iterated only once"),
         ({"loader": []}, "loader: it is empty"),

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils.data import Subset
 
 from ..batches import ComputeLoss
 from ..finder.bench import Bench
@@ -20,6 +19,7 @@ from ..progress import Progress
 from ..schedules import one_cycle
 from ..schedules.curves import is_whole, require_positive
 from ..schedules.policies import Momentum
+from .apart import require_apart
 from .clock import Deadline
 from .history import History
 from .ranks import ALONE, Ranks, require_unwrapped
@@ -173,42 +173,3 @@ def _require_sizes(steps: Any, repeats: Any) -> None:
             f"repeats: got {repeats!r}; give a whole number of runs for each value, at least 2: what differs between "
             "them tells the noise"
         )
-
-
-def require_apart(loader: Any, val_loader: Any) -> None:
-    """Raises ValueError unless both can be iterated anew, and share no data as far as their objects tell."""
-    if val_loader is None:
-        raise ValueError(
-            "val_loader: got None; the values are judged on data that the runs are not trained on: give batches of "
-            "samples that were held out, for example by torch.utils.data.random_split"
-        )
-    for name, given in (("loader", loader), ("val_loader", val_loader)):
-        if isinstance(given, Iterator):
-            raise ValueError(
-                f"{name}: got a {type(given).__name__}, which can be iterated only once, and every run needs the same "
-                "batches; give a DataLoader or a list"
-            )
-    train, val = _samples(loader), _samples(val_loader)
-    if train[0] is not val[0]:
-        return
-    if train[1] is None or val[1] is None:
-        shared = "the same data as the training's loader"
-    elif n_shared := len(set(train[1]) & set(val[1])):
-        shared = f"{n_shared} samples that are in the training's loader too"
-    else:
-        return
-    raise ValueError(
-        f"val_loader: got {shared}; on samples that were trained on, overfitting does not show: hold some out, for "
-        "example with torch.utils.data.random_split"
-    )
-
-
-def _samples(loader: Any) -> tuple[Any, list[int] | None]:
-    """The data that a loader draws from, and the indices of what it draws; None for all."""
-    data = getattr(loader, "dataset", loader)
-    drawn = getattr(getattr(loader, "sampler", None), "indices", None)
-    indices = None if drawn is None else [int(i) for i in drawn]
-    while isinstance(data, Subset):
-        indices = [int(data.indices[i]) for i in (range(len(data.indices)) if indices is None else indices)]
-        data = data.dataset
-    return data, indices

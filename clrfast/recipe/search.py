@@ -21,6 +21,7 @@ from ..optim import SGD
 from ..progress import Progress
 from ..schedules.curves import is_whole
 from ..tasks import Task
+from .apart import require_apart
 from .batch_size import checked_loader, find_batch_size
 from .clock import TimeIsUp
 from .momentum import VALUES, find_momentum
@@ -39,7 +40,7 @@ from .recipe import (
     momentum_is_affordable,
     rate_is_due,
 )
-from .runner import REPEATS, STEPS, require_apart
+from .runner import REPEATS, STEPS
 from .runs import Runs
 from .weight_decay import GRID, find_weight_decay
 
