@@ -210,7 +210,7 @@ def test_each_rank_has_a_cuda_device_of_its_own_if_there_are_so_many(monkeypatch
 def test_a_group_that_passes_nothing_between_cpus_is_refused(monkeypatch):
     monkeypatch.setattr(dist, "get_backend_config", lambda group: "cuda:nccl")
     with (
-        pytest.raises(ValueError, match=r'group: got one of cuda:nccl, .* new_group\(backend="gloo"\)'),
+        pytest.raises(ValueError, match=r'group: got one of cuda:nccl, .*new_group\(backend="gloo"\)'),
         together(object()),
     ):
         pass

@@ -347,7 +347,7 @@ PART = DataLoader(Subset(Subset(LOADER.dataset, range(50)), [7, 8]), 2)
         ({"val_loader": DataLoader(TensorDataset(LOADER.dataset.tensors[0][60:]), 50)}, "got 40 samples"),
         (
             {"loader": BATCHES, "val_loader": BATCHES[1:]},
-            "got 3 samples or batches that are in the training's loader too",
+            "got 4 samples or batches that are in the training's loader too",
         ),
         ({"loader": DataLoader(SAMPLES), "val_loader": DataLoader(Subset(SAMPLES[5:], [0, 1]))}, "got 2 samples"),
         ({"val_loader": iter(VAL)}, "val_loader: got a .*Iter, which can be iterated only once"),

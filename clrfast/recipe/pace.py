@@ -61,12 +61,12 @@ class TimeBudget:
 
     def range_test(self, task: Task, options: dict[str, Any], progress: Any, **given: Any) -> tuple[LRCurve, float]:
         """The curve, and the seconds that an update of short runs takes by it, with all that they need besides."""
+        besides = _besides(task, self._steps, options)  # first, for it takes what is slow only once, too
         begin = clock.now()
         with showing(progress, "range test") as show:
             counted = _Counted(show)
             curve = range_test(**given, progress=counted)
-        seconds = clock.now() - begin
-        return curve, seconds / counted.updates + _besides(task, self._steps, options)
+        return curve, (clock.now() - begin) / counted.updates + besides
 
 
 class _Counted:
@@ -93,13 +93,14 @@ def _besides(task: Task, steps: int, options: dict[str, Any]) -> float:
     model trains is counted twice so; better too little is done in the time than too much.
     """
     bench = Bench(task.model, task.loss_fn, task.train_loader, compute_loss=task.compute_loss, **options)
+    accumulate = options.get("accumulate", 1)
     with bench.at_work(task.val_loader) as batches:
         looked_at = held_out(task.val_loader, steps, own=task.loss_fn is None)
         with bench.training() as step:
-            look = min(_seconds(lambda: float(looked_at.look(step))) for _ in range(2))  # the first one warms up
-        next(batches)  # now the workers have begun
+            step(*islice(batches, accumulate))  # the first of all takes longer, and the first look
+            look = min(_seconds(lambda: float(looked_at.look(step))) for _ in range(2))
         load = _seconds(lambda: list(islice(batches, TIMED_BATCHES))) / TIMED_BATCHES
-    return look / looked_at.every + options.get("accumulate", 1) * load * (REPEATS - 1) / 2
+    return look / looked_at.every + accumulate * load * (REPEATS - 1) / 2
 
 
 def speedup(n_ranks: int, parts: Iterable[Sequence[int]]) -> float:
