@@ -102,9 +102,10 @@ def find_weight_decay(
         max_steps: refinement ends before all runs together take more updates than this; None: no such end.
         max_seconds: no run begins that would not end in so much time, > 0, as far as those before it tell; the values
             that it did not suffice for are left out. None: no such end.
-        group: of ``torch.distributed``, whose ranks all make this call, with the same model, data and random numbers:
-            each makes a part of the runs, and all return the same. Their models are not trained together, so the model
-            is not wrapped in DistributedDataParallel. None: this process makes all runs, whatever other ranks do.
+        group: of ``torch.distributed``, with gloo, whose ranks all make this call, with the same model, data and random
+            numbers: each makes a part of the runs, and all return the same. Their models are not trained together, so
+            the model is not wrapped in DistributedDataParallel. None: this process makes all runs and waits for no
+            other, for nobody can know here whether the other ranks make the call, too.
         progress: ``progress(done, total, shown)``, the total grows with the refinement; True for a bar, with tqdm. Of
             a group, the first rank's.
         options: accumulate, autocast, scaler, clip_norm, snapshot_device and graph, as of ``range_test``.
