@@ -115,6 +115,11 @@ def test_two_ranks(folder, capsys):
     assert first["without_group"] == "not called"
     assert second["without_group"] == expected
 
+    long_ones = clrfast.find_recipe(own.make_task(0), 700, planned_steps=100).parts.pairs.table()
+    for came in (first, second):
+        assert came["long_runs"]["found"] == [list(row) for row in long_ones]
+    assert second["long_runs"]["updates"] == 0  # they follow from each other, and are the first rank's
+
     told_first = ["RankError", "rank 1 failed: OSError: no such disk"]
     for name in ("a_rank_that_raises", "a_rank_that_raises_at_the_end"):
         assert (first[name], second[name]) == (told_first, ["OSError", "no such disk"])

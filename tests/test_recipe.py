@@ -15,9 +15,10 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 
 import clrfast
 from clrfast import Clue, NoSuggestionError, Recipe, Task, find_recipe
+from clrfast.recipe import Pairs
 from clrfast.recipe import search as searching
 from clrfast.recipe.parts import Parts
-from clrfast.recipe.recipe import RANGE_STEPS, USUAL_MOMENTUM, USUAL_WEIGHT_DECAY, concluded
+from clrfast.recipe.recipe import RANGE_STEPS, USUAL_MOMENTUM, USUAL_WEIGHT_DECAY, concluded, pair_steps
 from clrfast.recipe.search import GRID, MIN_BUDGET, SMALL_GRID, _runs_within
 
 from .test_restore import everything
@@ -45,7 +46,7 @@ def order(monkeypatch):
         calls.append((name, options))
         return real(*args, **options)
 
-    for name in ("range_test", "find_batch_size", "find_weight_decay", "find_momentum"):
+    for name in ("range_test", "find_batch_size", "find_pair", "find_weight_decay", "find_momentum"):
         monkeypatch.setattr(searching, name, partial(called, name, getattr(searching, name)))
     return calls
 
@@ -107,6 +108,47 @@ def test_the_rate_is_tested_again_after_a_large_weight_decay(order, monkeypatch)
     assert order[2][1]["optimizer"].param_groups[0]["weight_decay"] == recipe.weight_decay
     assert recipe.max_lr == recipe.parts.rate_after_weight_decay.suggest().max_lr
     assert "before the weight decay was changed" in recipe.evidence["learning rate"]
+
+
+def test_a_budget_of_several_trainings_goes_into_long_runs(order, updates, tmp_path):
+    path = tmp_path / "recipe.json"
+    recipe = find_recipe(blobs(), 8 * 100, planned_steps=100, saved=path)
+    assert names(order) == ["range_test", "find_pair"]
+    pairs = recipe.parts.pairs
+    assert (order[1][1]["steps"], order[1][1]["max_steps"]) == (91, 800 - RANGE_STEPS)
+    assert len(updates) <= recipe.steps == RANGE_STEPS + pairs.steps.sum() <= 800
+    assert recipe.complete
+    assert (recipe.max_lr, recipe.weight_decay) == (pairs.suggest().max_lr, pairs.suggest().weight_decay)
+    assert recipe.low < recipe.max_lr < recipe.high
+    assert recipe.momentum == USUAL_MOMENTUM
+    assert "the range test suggested" in recipe.evidence["learning rate"]
+    assert "long runs with rates and weight decays" in recipe.evidence["momentum"]
+    again = find_recipe(blobs(), 8 * 100, planned_steps=100, saved=path)
+    assert len(order) == 2
+    assert (str(again), again.evidence, again.clues) == (str(recipe), recipe.evidence, recipe.clues)
+    text = Page(recipe.to_html()).text
+    assert "Rate and weight decay" in text
+    assert f"{pairs.loss[-1]:.4g}" in text
+
+
+@pytest.mark.parametrize(
+    ("left", "planned_steps", "wanted"),
+    [(7500, 1000, 1000), (9000, 1000, 1000), (3749, 1000, 499), (1875, 1000, 250), (1874, 1000, 0), (299, 100, 0)],
+)
+def test_long_runs_are_made_where_they_are_a_quarter_of_the_training(left, planned_steps, wanted):
+    assert pair_steps(Parts(left, planned_steps, 0, "model", None)) == wanted
+
+
+def test_long_runs_without_an_answer_are_warned_of():
+    parts = find_recipe(blobs(), MIN_BUDGET).parts
+    risen = clrfast.History(np.ones(20), [1.0, 1.1], [0, 20])
+    pairs = Pairs(np.array([0.1]), np.array([1e-3]), np.array([20]), (risen,))
+    recipe = concluded(Parts(800, 20, 132, "model", None, rate=parts.rate, pairs=pairs))
+    assert recipe.weight_decay == USUAL_WEIGHT_DECAY
+    assert recipe.max_lr == parts.rate.suggest().max_lr
+    assert recipe.clues == ()
+    assert recipe.complete
+    assert any("in no run of 20 steps" in warning for warning in recipe.warnings)
 
 
 @pytest.mark.parametrize(

@@ -161,6 +161,22 @@ def test_momenta_that_come_too_late_are_left_out(fake, monkeypatch, tmp_path):
     assert Recipe.load(tmp_path / "x.json").complete
 
 
+@pytest.mark.parametrize("slower", [1.0, 1.5])
+def test_long_runs_end_in_time_too(slower, fake, monkeypatch):
+    real = clrfast.recipe.search.find_pair
+
+    def found(**options):
+        fake.update = 0.01 * slower
+        return real(**options)
+
+    monkeypatch.setattr(clrfast.recipe.search, "find_pair", found)
+    begin = fake.now
+    recipe = find_recipe(blobs(), timedelta(seconds=9), planned_steps=100)
+    assert recipe.complete
+    assert recipe.parts.pairs.steps.max() > 80
+    assert 0.7 < (fake.now - begin) / 9 <= 1
+
+
 def test_what_an_update_takes_besides(fake):
     fake.look, fake.load = 0.06, 0.001
     task = blobs()

@@ -40,8 +40,8 @@ def test_what_other_batches_alone_would_change():
     [
         ([[1.0, 1.0], [1.2, 1.21], [1.4, 1.41]], 0.0, 0.0, 0.0),
         ([[1.4, 1.41], [1.2, 1.21], [1.0, 1.0]], 1e-3, 1e-3, 1e-3),
-        ([[1.0, 1.1], [0.98, 1.13], [1.9, 1.91]], 0.0, 1e-4, 1e-4),  # no gain shows: the largest without a cost
-        ([[1.0, 1.1], [1.1, 1.2], [1.05, 1.16]], 0.0, 1e-3, 1e-3),  # all alike
+        ([[1.0, 1.1], [0.98, 1.13], [1.9, 1.91]], 0.0, 1e-4, 1e-4),  # no gain shows: the usual value
+        ([[1.0, 1.1], [1.1, 1.2], [1.05, 1.16]], 0.0, 1e-4, 1e-3),  # all alike
         ([[1.9, 1.91], [1.0, 1.1], [1.05, 1.16]], 1e-4, 1e-4, 1e-3),  # a gain shows: the best
         ([[1.9, 1.91], [1.05, 1.16], [1.0, 1.1]], 1e-4, 1e-3, 1e-3),
         ([[1.0, 1.01], [1.5, 1.52], [1.0, 1.02]], 0.0, 0.0, 0.0),  # a worse one in between parts them
@@ -58,15 +58,24 @@ def test_choice(losses, low, chosen, high):
 def test_the_reason_tells_when_all_is_alike_and_when_the_end_was_reached():
     alike = made([[1.0, 1.1], [1.1, 1.2], [1.05, 1.16]])
     assert "all that was tried is alike" in alike.suggest().reason
-    assert "a longer training overfits more" in alike.suggest().reason
-    assert "a larger one may be better" in alike.suggest().reason
+    assert "do not tell what a longer training needs, and 0.0001, the usual value, is taken" in alike.suggest().reason
+    assert "may be better" not in alike.suggest().reason
+    small = made([[1.0, 1.1], [1.1, 1.2], [1.05, 1.16]], values=(0.0, 1e-6, 1e-5)).suggest()
+    assert small.value == 1e-5
+    assert "1e-05, the nearest to the usual one, is taken; 1e-05 is the largest that was tried" in small.reason
     alone = made([[1.0, 1.0], [1.2, 1.21], [1.4, 1.41]]).suggest().reason
     assert alone == "after the short runs the validation loss is lowest with 0 (1)"
     gain = made([[1.9, 1.91], [1.0, 1.1], [1.05, 1.16]]).suggest().reason
     assert "decay does gain something" in gain
     assert "may be better" not in gain
-    assert "chosen: 0.001; " in str(alike)
+    assert "chosen: 0.0001; " in str(alike)
     assert str(alike).count("\n") == 1 + len(alike.values)
+
+
+def test_the_search_goes_on_above_what_is_as_good():
+    assert made([[1.0, 1.1], [1.1, 1.2], [1.05, 1.16]]).next_centre == 1e-3
+    assert made([[1.9, 1.91], [1.0, 1.1], [1.05, 1.16]]).next_centre == 1e-4
+    assert made([[1.0, 1.0], [1.2, 1.21], [1.4, 1.41]]).next_centre == 0
 
 
 @pytest.mark.parametrize("losses", [[[2.0, 2.1], [3.0, 3.0]], [[math.inf, math.inf], [math.inf, math.nan]]])

@@ -111,6 +111,14 @@ def what_cannot_be_pickled(rank):
 
 
 @case
+def long_runs(rank):
+    made = []
+    task = own.make_task(0, lambda: made.append(0))
+    found = clrfast.find_recipe(task, 700, planned_steps=100, group=dist.group.WORLD)
+    return {"found": found.parts.pairs.table(), "updates": len(made)}
+
+
+@case
 def broadcast(rank):
     with together(dist.group.WORLD) as ranks:
         assert isinstance(ranks, Ranks)

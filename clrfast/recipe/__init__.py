@@ -5,6 +5,7 @@ from .clock import TimeIsUp
 from .clues import Clue, diagnose
 from .history import History
 from .momentum import Momenta, find_momentum
+from .pairs import Pair, Pairs, find_pair
 from .parts import Parts
 from .ranks import RankError
 from .recipe import Recipe
@@ -18,6 +19,8 @@ __all__ = [
     "Clue",
     "History",
     "Momenta",
+    "Pair",
+    "Pairs",
     "Parts",
     "RankError",
     "Recipe",
@@ -28,6 +31,7 @@ __all__ = [
     "diagnose",
     "find_batch_size",
     "find_momentum",
+    "find_pair",
     "find_recipe",
     "find_weight_decay",
 ]

@@ -15,11 +15,14 @@ from ..progress import Progress, showing
 from ..schedules.curves import require_finite
 from .clock import TimeIsUp, deadline
 from .ranks import Group, together
-from .runner import REPEATS, STEPS, Runner, checked_values
+from .runner import REPEATS, STEPS, Runner, checked_values, require_repeats
 from .runs import Choice, Runs, ShortRuns, final_losses
 
 VALUES = (0.9, 0.95, 0.97, 0.99)
 """The report's."""
+
+USUAL_MOMENTUM = (0.95, 0.85)
+"""The report's cycle, for where no momentum was measured; it found the result almost independent of the lower bound."""
 
 LOWER, LOWER_OF_SMALL = 0.85, 0.8
 """Of the cycle, for a maximum from 0.9 on and below; the report found the result almost independent of it."""
@@ -47,19 +50,22 @@ class Momenta(ShortRuns):
         return _cycle_of(self.suggest().value)
 
     def suggest(self) -> Choice:
-        """The largest constant momentum that is as good as the best: as large as it can be without instability.
+        """The best constant momentum; of several that are as good the nearest to the usual 0.95.
+
+        The larger ones of those need longer runs to show what they do, and a rate of their own.
 
         Raises:
             NoSuggestionError: the validation loss fell in no run.
         """
         _, low, high, told = self.as_good()
+        alike = self.values[low : high + 1]
+        value = float(alike[np.abs(alike - USUAL_MOMENTUM[0]).argmin()])
         if low < high:
-            told += "; the largest of them is taken"
-        value = float(self.values[high])
+            told += f"; {value:g}, of these the nearest to the usual {USUAL_MOMENTUM[0]:g}, is taken"
         upper, lower = _cycle_of(value)
         if self.cyclical and upper > lower:
             told += f"; cycling from {upper:g} to {lower:g} it ends at {final_losses(self.cyclical).mean():.4g}"
-        return Choice(value, float(self.values[low]), value, told)
+        return Choice(value, float(alike[0]), float(alike[-1]), told)
 
 
 def find_momentum(
@@ -105,6 +111,7 @@ def find_momentum(
     Source: Smith 2018, "A disciplined approach to neural network hyper-parameters: Part 1", sections 4.3 and 5.
     """
     tried = checked_values(values, name="values", below=1.0, example=VALUES)
+    require_repeats(repeats)
     require_finite(weight_decay=weight_decay)
     if weight_decay < 0:
         raise ValueError(f"weight_decay: got {weight_decay!r}; give a number of at least 0")

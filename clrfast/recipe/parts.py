@@ -14,6 +14,7 @@ from ..finder import LRCurve
 from .batch_size import BatchSizes, StepCost
 from .history import History
 from .momentum import Momenta
+from .pairs import Pairs
 from .runs import Runs
 from .weight_decay import WeightDecays
 
@@ -34,6 +35,7 @@ class Parts:
         batch_sizes: what fits, and how fast it is.
         rate_after_batch_size, rate_after_weight_decay: the range tests made anew.
         weight_decays, momenta: the short runs.
+        pairs: the long runs with rates and weight decays, which replace all after the batch size.
         seconds_per_update: of the short runs, with their looks at the validation data, where the budget was a time.
     """
 
@@ -48,6 +50,7 @@ class Parts:
     weight_decays: WeightDecays | None = None
     rate_after_weight_decay: LRCurve | None = None
     momenta: Momenta | None = None
+    pairs: Pairs | None = None
     seconds_per_update: float | None = None
 
     @property
@@ -74,7 +77,7 @@ class Parts:
     def _of_plain(cls, data: dict[str, Any]) -> Parts:
         of: dict[str, Any] = {f.name: data[f.name] for f in fields(cls) if f.name in data}
         for name, made in _MADE.items():
-            of[name] = None if of[name] is None else made(of[name])
+            of[name] = None if of.get(name) is None else made(of[name])
         return cls(**of)
 
 
@@ -95,6 +98,11 @@ def _momenta(data: dict[str, Any]) -> Momenta:
     return Momenta(np.array(data["values"]), _runs(data["runs"]), data["max_lr"], cyclical)
 
 
+def _pairs(data: dict[str, Any]) -> Pairs:
+    ((*runs,),) = _runs([data["runs"]])
+    return Pairs(np.array(data["max_lr"]), np.array(data["weight_decay"]), np.array(data["steps"]), tuple(runs))
+
+
 def _batch_sizes(data: dict[str, Any]) -> BatchSizes:
     return BatchSizes(**data | {"costs": tuple(StepCost(**cost) for cost in data["costs"])})
 
@@ -106,4 +114,5 @@ _MADE: dict[str, Callable[[Any], Any]] = {
     "weight_decays": _weight_decays,
     "rate_after_weight_decay": LRCurve.of_plain,
     "momenta": _momenta,
+    "pairs": _pairs,
 }

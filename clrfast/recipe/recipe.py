@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import asdict, dataclass, field, replace
 
@@ -12,16 +13,13 @@ from ..finder.suggest import NoSuggestionError, Suggestion
 from ..optim import SGD
 from ..schedules import Schedule, one_cycle
 from .clues import MIN_LOOKS, Clue, diagnose
+from .history import History
+from .momentum import USUAL_MOMENTUM
+from .pairs import RATE_STEP
 from .parts import Parts
-from .runner import REPEATS
+from .runner import LOOKS, REPEATS
 from .runs import ShortRuns
-from .weight_decay import GRID
-
-USUAL_MOMENTUM = (0.95, 0.85)
-"""The report's cycle, for where no momentum was measured; it found the result almost independent of the lower bound."""
-
-USUAL_WEIGHT_DECAY = 1e-4
-"""For where none was measured: in the middle of the report's values."""
+from .weight_decay import GRID, USUAL_WEIGHT_DECAY
 
 FEW_STEPS = 100
 """Shorter runs do not show overfitting, and so not what a weight decay gains."""
@@ -128,7 +126,7 @@ def concluded(parts: Parts) -> Recipe:
     decay, told_decay = _weight_decay(parts, warnings)
     momentum, told_momentum = _momentum(parts, warnings)
     due = rate_is_due(parts) or (parts.momenta is None and momentum_is_affordable(parts))
-    complete = parts.weight_decays is not None and not due
+    complete = parts.pairs is not None or (parts.weight_decays is not None and not due)
     if not complete:
         warnings.append("the search was interrupted: the usual values stand for what it had not come to")
     clues = _clues(parts, decay)
@@ -154,6 +152,12 @@ def concluded(parts: Parts) -> Recipe:
         parts=parts,
     )
 
+
+PAIR_RUNS = 7.5
+"""What the runs with pairs of rate and weight decay take, in the longest of them: 3 of half that length, and 6."""
+
+PAIR_SHARE = 0.25
+"""Of the planned training, that a run takes at least for its end to tell of the end of the training."""
 
 RANGE_STEPS = 112
 """The most that a range test makes: 52 coarse ones up to a rate of 10,000, and 60 fine ones. The budget is charged
@@ -187,6 +191,12 @@ def rate_is_due(parts: Parts) -> bool:
     return decay is not None and decay >= MOVES_RATE
 
 
+def pair_steps(parts: Parts) -> int:
+    """Of each run with a pair of rate and weight decay; 0 where the rest of the budget does not allow long ones."""
+    steps = min(parts.planned_steps, int(left(parts) / PAIR_RUNS))
+    return steps if steps >= max(PAIR_SHARE * parts.planned_steps, 2 * LOOKS) else 0
+
+
 def left(parts: Parts) -> int:
     """Updates left of the budget."""
     return parts.budget - parts.steps
@@ -212,6 +222,16 @@ def _rate(parts: Parts, warnings: list[str]) -> tuple[Suggestion, str]:
             f"the noise leaves the rate open between {found.low:.2g} and {found.high:.2g}: take larger batches, or "
             "compare both ends in short trainings"
         )
+    if parts.pairs is not None:
+        try:
+            pair = parts.pairs.suggest()
+        except NoSuggestionError as error:
+            warnings.append(f"learning rate: {error}")
+            return found, found.reason + before
+        half = math.sqrt(RATE_STEP)
+        told = f"{pair.reason}; the range test suggested {found.max_lr:.3g}: {found.reason}"
+        low, high = pair.max_lr / half, pair.max_lr * half
+        return Suggestion(pair.max_lr, min(found.base_lr, low), low, high, "pairs", told), told + before
     return found, found.reason + before
 
 
@@ -231,6 +251,12 @@ def _answer(found: ShortRuns) -> float | None:
 
 
 def _weight_decay(parts: Parts, warnings: list[str]) -> tuple[float, str]:
+    if parts.pairs is not None:
+        try:
+            pair = parts.pairs.suggest()
+            return pair.weight_decay, pair.reason
+        except NoSuggestionError as error:
+            return USUAL_WEIGHT_DECAY, f"no answer, and {USUAL_WEIGHT_DECAY:g} is usual: {error}"
     found = parts.weight_decays
     if found is None:
         return USUAL_WEIGHT_DECAY, f"not tested; {USUAL_WEIGHT_DECAY:g} is usual"
@@ -252,6 +278,8 @@ def _momentum(parts: Parts, warnings: list[str]) -> tuple[tuple[float, float], s
     upper, lower = USUAL_MOMENTUM
     usual = f"{upper:g} to {lower:g} is the usual cycle, and the result is seldom sensitive to it"
     found = parts.momenta
+    if parts.pairs is not None:
+        return USUAL_MOMENTUM, f"not tested, for the budget went into long runs with rates and weight decays; {usual}"
     if found is None:
         wanted = MOMENTUM_RUNS * MOMENTUM_STEPS
         why = "" if left(parts) >= wanted else f", for that takes {wanted} steps, and {left(parts)} were left"
@@ -265,13 +293,23 @@ def _momentum(parts: Parts, warnings: list[str]) -> tuple[tuple[float, float], s
 
 def _clues(parts: Parts, decay: float) -> tuple[Clue, ...]:
     """What the run with the chosen weight decay tells, with the planned training in view."""
-    found = parts.weight_decays
-    if found is None or decay not in found.values:
-        return ()
-    best = found.runs[found.values.tolist().index(decay)][0]
-    if np.size(best.val_loss) < MIN_LOOKS:
+    best = _best_run(parts, decay)
+    if best is None or np.size(best.val_loss) < MIN_LOOKS:
         return ()
     return tuple(diagnose(replace(best, total_steps=max(np.size(best.train_loss), parts.planned_steps))))
+
+
+def _best_run(parts: Parts, decay: float) -> History | None:
+    """The run with the chosen settings."""
+    if parts.pairs is not None:
+        try:
+            return parts.pairs.runs[parts.pairs.best]
+        except NoSuggestionError:
+            return None
+    found = parts.weight_decays
+    if found is None or decay not in found.values:
+        return None
+    return found.runs[found.values.tolist().index(decay)][0]
 
 
 def _chosen(recipe: Recipe) -> dict[str, object]:

@@ -58,7 +58,7 @@ def html(recipe: Recipe, title: str = "", saved: str = "recipe.json") -> str:
     heading = f"Training recipe: {title}" if title else "Training recipe"
     sections = [_summary(recipe), _warnings(recipe), _rates(recipe), _batch_sizes(recipe)]
     sections += [
-        _short_runs("Weight decay", "weight decay", recipe.parts.weight_decays, recipe),
+        _pairs(recipe) or _short_runs("Weight decay", "weight decay", recipe.parts.weight_decays, recipe),
         _short_runs("Momentum", "momentum", recipe.parts.momenta, recipe),
         _schedule(recipe),
         _next_steps(recipe, saved),
@@ -132,6 +132,20 @@ def _batch_sizes(recipe: Recipe) -> str:
     ]
     table = _table(("batch size", "samples / s", "ms a step", "memory"), rows)
     return f"<h2>Batch size</h2>\n<p>{escape(recipe.evidence['batch size'])}</p>\n{table}"
+
+
+def _pairs(recipe: Recipe) -> str:
+    found = recipe.parts.pairs
+    if found is None:
+        return ""
+    rows = [(f"{lr:.3g}", f"{decay:g}", str(steps), f"{loss:.4g}") for lr, decay, steps, loss in found.table()]
+    table = _table(("rate", "weight decay", "steps", "loss after"), rows)
+    told = (
+        "1cycles as long as the training, or nearly, all from the same start and on the same batches, judged by the "
+        "validation loss after them, in the order in which they were made: from one pair to a better neighbour."
+    )
+    evidence = recipe.evidence["weight decay"]
+    return f"<h2>Rate and weight decay</h2>\n<p>{escape(told)}</p>\n{table}\n<p>{escape(evidence)}</p>{_clues(recipe)}"
 
 
 def _short_runs(heading: str, name: str, found: ShortRuns | None, recipe: Recipe) -> str:

@@ -43,7 +43,7 @@ class Runner:
         val_loader: what the runs are judged on: its first batches, at most a tenth as many as a run has steps.
         max_lr: the highest rate; None: what a range test suggests, which is made first.
         steps: of each run, at least 20.
-        repeats: of each run, at least 2.
+        repeats: of each run.
         planned: settings to come, for the progress.
         progress: told about all steps.
         options: those of ``range_test`` that say how a step is made, without the optimizer.
@@ -73,7 +73,8 @@ class Runner:
         deadline: Deadline | None = None,
     ):
         require_unwrapped(model)
-        _require_sizes(steps, repeats)
+        if not is_whole(steps) or steps < LOOKS:
+            raise ValueError(f"steps: got {steps!r}; give a whole number of updates for each run, at least {LOOKS}")
         if max_lr is not None:
             require_positive(max_lr=max_lr)
         if "optimizer" in options:
@@ -165,9 +166,8 @@ def checked_values(values: Any, *, name: str, below: float, example: Sequence[fl
     return ascending
 
 
-def _require_sizes(steps: Any, repeats: Any) -> None:
-    if not is_whole(steps) or steps < LOOKS:
-        raise ValueError(f"steps: got {steps!r}; give a whole number of updates for each run, at least {LOOKS}")
+def require_repeats(repeats: Any) -> None:
+    """Raises ValueError unless the noise can be told from so many runs of each value."""
     if not is_whole(repeats) or repeats < 2:
         raise ValueError(
             f"repeats: got {repeats!r}; give a whole number of runs for each value, at least 2: what differs between "

@@ -24,8 +24,9 @@ from ..tasks import Task
 from .apart import require_apart
 from .batch_size import checked_loader, find_batch_size
 from .clock import TimeIsUp
-from .momentum import VALUES, find_momentum
+from .momentum import USUAL_MOMENTUM, VALUES, find_momentum
 from .pace import TimeBudget
+from .pairs import find_pair
 from .parts import Parts
 from .ranks import Group, Ranks, require_unwrapped, together
 from .recipe import (
@@ -33,11 +34,11 @@ from .recipe import (
     MOMENTUM_RUNS,
     MOMENTUM_STEPS,
     RANGE_STEPS,
-    USUAL_MOMENTUM,
     Recipe,
     concluded,
     left,
     momentum_is_affordable,
+    pair_steps,
     rate_is_due,
 )
 from .runner import REPEATS, STEPS
@@ -78,11 +79,15 @@ def find_recipe(
     (The package of the parts has the name ``clrfast.recipe``, so the call has another.)
 
         range test -> batch size, range test anew -> weight decay, range test anew from 1e-3 on -> momentum
+        range test -> batch size, range test anew -> rate and weight decay together, where the budget is large
 
     The budget decides how long the short runs are: for each range test 112 steps are set aside, the weight decays get
-    the rest, or, where this allows runs of 100 steps, 12 parts of 22, and the momenta what they leave. Where momenta
-    are not tested, the usual cycle 0.95 to 0.85 is taken. All parts start from the model as it is now, and afterwards
-    all is as before, as after ``range_test``.
+    the rest, or, where this allows runs of 100 steps, 12 parts of 22, and the momenta what they leave. What such runs
+    cannot tell apart gets its usual value. From about twice ``planned_steps`` on, runs are long enough to show what a
+    training ends with, and all of the budget goes into those, see ``find_pair``: 7.5 times as much as one of them
+    takes, so with a budget of eight trainings they are as long as the training. Where momenta are not tested, the usual
+    cycle 0.95 to 0.85 is taken. All parts start from the model as it is now, and afterwards all is as before, as after
+    ``range_test``.
 
     Args:
         task: with validation data, which must not be in the training data.
@@ -91,7 +96,7 @@ def find_recipe(
             the call on: the first range test tells how many updates it is enough for, and no run begins that would
             not end in it as far as those before tell; a range test or the batch sizes are not cut short.
         planned_steps: of the training that the recipe is for, >= 1; None: 10,000. Runs much shorter than a tenth of a
-            training tell little, and longer ones than that (or 200 steps) are not made.
+            training tell little; longer ones than that (or 200 steps) are made of a quarter of it and more, or not.
         batch_sizes: whether to look for a faster batch size, up to a 20th of the samples; the ``train_loader`` is then
             a DataLoader over a map-style dataset, and all memory that is free is tried.
         saved: a JSON file that gets what is found as it comes. A call that was interrupted goes on from it: what it
@@ -136,8 +141,10 @@ def find_recipe(
         search.rate()
         if batch_sizes or search.parts.batch_sizes is not None:
             search.batch_size()
-        search.weight_decay()
-        search.momentum()
+        search.pair()
+        if search.parts.pairs is None:
+            search.weight_decay()
+            search.momentum()
     return concluded(search.parts)
 
 
@@ -218,6 +225,26 @@ class _Search:
         if moved and self.parts.rate_after_batch_size is None and left(self.parts) >= MIN_BUDGET:
             self._keep(RANGE_STEPS, "learning rate", rate_after_batch_size=self._range_test())
 
+    def pair(self) -> None:
+        """On the first rank alone: each of these runs follows from those before it."""
+        budget, time = left(self.parts), self.time
+        if time is not None:
+            budget = self.ranks.first("the time", lambda: time.updates(self._pace, 1))
+        steps = pair_steps(replace(self.parts, budget=self.parts.steps + budget))
+        if self.parts.pairs is None and self.parts.weight_decays is None and steps:
+            made = partial(
+                find_pair,
+                **self._given(),
+                val_loader=self._val_loader,
+                max_lr=self._max_lr,
+                momentum=USUAL_MOMENTUM,
+                steps=steps,
+                max_steps=budget,
+                max_seconds=None if time is None else time.left,
+            )
+            found = self.ranks.first("rate and weight decay", made)
+            self._keep(int(found.steps.sum()), "weight decay", pairs=found)
+
     def weight_decay(self) -> None:
         if self.parts.weight_decays is None:
             grid, steps, refine = _runs_within(left(self.parts) - RANGE_STEPS, self.parts.planned_steps)
@@ -264,10 +291,15 @@ class _Search:
     def _max_lr(self) -> float:
         return concluded(self.parts).max_lr
 
+    @property
+    def _val_loader(self) -> Iterable[Any]:
+        assert self.task.val_loader is not None  # `require_apart` has seen it
+        return self.task.val_loader
+
     def _shared(self) -> dict[str, Any]:
         """What the short runs are given besides."""
         return {
-            "val_loader": self.task.val_loader,
+            "val_loader": self._val_loader,
             "group": self.ranks,
             "max_seconds": None if self.time is None else self.time.left,
         }

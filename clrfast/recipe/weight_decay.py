@@ -16,11 +16,14 @@ from ..progress import Progress, showing
 from ..schedules.policies import Momentum
 from .clock import TimeIsUp, deadline
 from .ranks import Group, together
-from .runner import REPEATS, STEPS, Runner, checked_values
+from .runner import REPEATS, STEPS, Runner, checked_values, require_repeats
 from .runs import Choice, Runs, ShortRuns
 
 GRID = (1e-3, 1e-4, 1e-5, 0.0)
 """The report's, for a task of which nothing is known."""
+
+USUAL_WEIGHT_DECAY = 1e-4
+"""For where none was measured, or runs cannot tell: in the middle of the report's values."""
 
 WIDE = 4.0
 """Neighbours further apart than by this factor are bisected: 1e-3 and 1e-4 are, 1e-3 and 3e-4 are not."""
@@ -38,24 +41,38 @@ class WeightDecays(ShortRuns):
     """
 
     def suggest(self) -> Choice:
-        """The best weight decay; or the largest that is as good, where the smallest is as good as well.
+        """The best weight decay; or the usual 1e-4, as far as it is as good, where the smallest is as good as well.
 
-        The cost of decay shows at once, and what it gains only later, when a training overfits. So where short runs
-        show no gain, the largest weight decay whose cost they do not show either is the best guess for a longer one.
+        Where short runs show no gain of any decay, they cannot tell what a longer training needs: what decay costs
+        shows at once, and what it gains only when a training overfits. Then the usual value stands, or of those
+        between which all is alike the nearest to it.
 
         Raises:
             NoSuggestionError: the validation loss fell in no run.
         """
         place, low, high, told = self.as_good()
-        if low < high and low == 0:
-            place = high
-            told += "; the largest of these is taken, for a longer training overfits more"
+        chosen, least, most = (float(self.values[at]) for at in (place, low, high))
+        if self.gains_nothing:
+            chosen = min(max(USUAL_WEIGHT_DECAY, least), most)
+            usual = "the usual value" if chosen == USUAL_WEIGHT_DECAY else "the nearest to the usual one"
+            told += f"; so they do not tell what a longer training needs, and {chosen:g}, {usual}, is taken"
         elif low < high:
             told += "; with less the loss is higher, so decay does gain something, and the best is taken"
-        if place == len(self.values) - 1:
-            told += f"; {self.values[place]:g} is the largest that was tried, and a larger one may be better"
-        chosen, least, most = (float(self.values[at]) for at in (place, low, high))
+        if chosen == self.values[-1]:
+            told += f"; {chosen:g} is the largest that was tried, and a larger one may be better"
         return Choice(chosen, least, most, told)
+
+    @property
+    def gains_nothing(self) -> bool:
+        """Whether the smallest value, among others, is as good as the best."""
+        _, low, high, _ = self.as_good()
+        return low == 0 < high
+
+    @property
+    def next_centre(self) -> float:
+        """Where to look for better ones: at the best; or at the largest that is as good, for a gain may lie above."""
+        place, _, high, _ = self.as_good()
+        return float(self.values[high if self.gains_nothing else place])
 
 
 def find_weight_decay(
@@ -97,8 +114,8 @@ def find_weight_decay(
         momentum: of the 1cycles: (upper, lower), which cycles against the rate, or a number.
         steps: of each run, at least 20.
         repeats: runs for each value, each on the batches after those of the last, at least 2: they tell the noise.
-        refine: whether to bisect the exponent around the choice to one significant figure (1e-4 between 1e-3 and 1e-5:
-            also 3e-4 and 3e-5), and, where the choice is the largest value, to go on above it, for at most 4 rounds.
+        refine: whether to bisect the exponent around the best to one significant figure (1e-4 between 1e-3 and 1e-5:
+            also 3e-4 and 3e-5), and, where the largest value is as good, to go on above it, for at most 4 rounds.
         max_steps: refinement ends before all runs together take more updates than this; None: no such end.
         max_seconds: no run begins that would not end in so much time, > 0, as far as those before it tell; the values
             that it did not suffice for are left out. None: no such end.
@@ -121,6 +138,7 @@ def find_weight_decay(
     Source: Smith 2018, "A disciplined approach to neural network hyper-parameters: Part 1", sections 4.4 and 5.
     """
     tried = checked_values(grid, name="grid", below=math.inf, example=GRID)
+    require_repeats(repeats)
     until = deadline(max_seconds)
     with together(group) as ranks, showing(ranks.only_first(progress), "weight decay") as show:
         runner = Runner(
@@ -143,7 +161,7 @@ def find_weight_decay(
             raise TimeIsUp(f"max_seconds: {max_seconds:.3g} sufficed for {len(runs)} of {len(tried)} weight decays")
         for _ in range(MOST_ROUNDS if refine else 0):
             try:
-                chosen = _of(runs, runner.max_lr).suggest().value
+                chosen = _of(runs, runner.max_lr).next_centre
             except NoSuggestionError:
                 break
             new = refinement(runs, chosen)
@@ -176,8 +194,20 @@ def refinement(tried: Collection[float], chosen: float) -> list[float]:
 
 
 def _half_way(low: float, high: float) -> float:
-    half_decades = round(math.log10(low) + math.log10(high))
-    return float(f"{10 ** (half_decades / 2):.0e}")
+    return _of_half_decades(round(math.log10(low) + math.log10(high)))
+
+
+def half_step(decay: float, side: int) -> float:
+    """The next value of the form 1e-n and 3e-n above (side 1) or below (-1).
+
+    >>> half_step(1e-3, 1), half_step(3e-3, 1), half_step(1e-3, -1)
+    (0.003, 0.01, 0.0003)
+    """
+    return _of_half_decades(round(2 * math.log10(decay)) + side)
+
+
+def _of_half_decades(n: int) -> float:
+    return float(f"{10 ** (n / 2):.0e}")
 
 
 def _of(runs: dict[float, Runs], max_lr: float) -> WeightDecays:
