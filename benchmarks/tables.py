@@ -147,12 +147,13 @@ def regret_table(results: Results) -> str:
     commits: dict[str, list[str]] = {}
     for row in chosen:
         commits.setdefault(row["commit"], []).append(row["contender"])
-    last = results["environment"]["commit"]
-    earlier = [f"of all others {commit}" for commit in commits if commit != last]
+    most = max(commits, key=lambda commit: len(commits[commit]))
+    others = [f"{', '.join(names)} at {commit}" for commit, names in commits.items() if commit != most]
+    measured = f" ({'; '.join([*others, f'all others at {most}'])})" if others else ""
     note = (
         f"{chosen[0]['n_tasks']} tasks, {chosen[0]['n'] // chosen[0]['n_tasks']} seeds, finders at their own defaults; "
-        f"spread: highest over lowest suggestion of a task's seeds, on the worst task. {_where(results)} "
-        f"({', '.join(commits[last])}{'; ' if earlier else ''}{', '.join(earlier)}). `python -m benchmarks.regret`"
+        f"spread: highest over lowest suggestion of a task's seeds, on the worst task. {_where(results)}{measured}. "
+        "`python -m benchmarks.regret`"
     )
     return "\n".join([*lines, "", note])
 
