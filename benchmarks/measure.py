@@ -112,6 +112,45 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
     path.write_text(f'{{\n "environment": {json.dumps(environment())},\n "rows": [\n{lines}\n ]\n}}\n')
 
 
+def kept(cache: Path | None) -> dict[str, Any]:
+    """What ``keep`` wrote; nothing without a file."""
+    return _floats(json.loads(cache.read_text())) if cache is not None and cache.exists() else {}
+
+
+def keep(cache: Path | None, entries: dict[str, Any]) -> None:
+    """Write what takes long to find as JSON, an entry a line, with 6 digits; whoever interrupts finds the old file or
+    the new one. Nothing without a path."""
+    if cache is None:
+        return
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    lines = ",\n".join(f" {json.dumps(name)}: {json.dumps(_plain(entries[name]))}" for name in sorted(entries))
+    aside = cache.with_suffix(".tmp")
+    aside.write_text(f"{{\n{lines}\n}}\n")
+    aside.replace(cache)
+
+
+def _plain(value: Any) -> Any:
+    """For JSON, which has no infinity."""
+    if isinstance(value, dict):
+        return {key: _plain(x) for key, x in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(x) for x in value]
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else "inf"
+    return value
+
+
+def _floats(value: Any) -> Any:
+    """The inverse of ``_plain``."""
+    if isinstance(value, dict):
+        return {key: _floats(x) for key, x in value.items()}
+    if isinstance(value, list):
+        return [_floats(x) for x in value]
+    if isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    return math.inf if value == "inf" else value
+
+
 def _output(*command: str) -> str:
     """The first line that ``command`` prints; "unknown" where it fails or is not there."""
     try:

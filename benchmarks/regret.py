@@ -160,13 +160,13 @@ def oracles(
     steps: int | None = None,
 ) -> dict[str, Oracle]:
     """The oracle of every task by name: from the cache where its task is unchanged, else computed and kept."""
-    kept: dict[str, Any] = json.loads(cache.read_text()) if cache is not None and cache.exists() else {}
+    kept = measure.kept(cache)
     found, missing = {}, []
     for maker in makers:
         key = f"{ORACLE_VERSION}-{per_decade}-{seeds}-{maker.digest()}"
         entry = kept.get(maker.name)
         if entry is not None and entry["key"] == key:
-            found[maker.name] = Oracle(**{name: value for name, value in _floats(entry).items() if name != "key"})
+            found[maker.name] = Oracle(**{name: value for name, value in entry.items() if name != "key"})
         else:
             missing.append((maker, key))
     if not missing:
@@ -184,38 +184,9 @@ def oracles(
             oracle = Oracle(grid(maker, per_decade), list(losses), list(untrained))
             found[maker.name] = oracle
             print(f"oracle of {maker.name:26} {_described(oracle)}  {sum(seconds):.0f} s", flush=True)
-            if cache is not None:
-                kept[maker.name] = {"key": key, **asdict(oracle)}
-                _keep(cache, kept)
+            kept[maker.name] = {"key": key, **asdict(oracle)}
+            measure.keep(cache, kept)
     return found
-
-
-def _keep(cache: Path, kept: dict[str, Any]) -> None:
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    entries = ",\n".join(f" {json.dumps(name)}: {json.dumps(_plain(kept[name]))}" for name in sorted(kept))
-    aside = cache.with_suffix(".tmp")
-    aside.write_text(f"{{\n{entries}\n}}\n")
-    aside.replace(cache)
-
-
-def _plain(value: Any) -> Any:
-    """For JSON, which has no infinity; 6 digits are enough."""
-    if isinstance(value, dict):
-        return {key: _plain(x) for key, x in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(x) for x in value]
-    if isinstance(value, float):
-        return float(f"{value:.6g}") if math.isfinite(value) else "inf"
-    return value
-
-
-def _floats(value: Any) -> Any:
-    """The inverse of ``_plain``."""
-    if isinstance(value, dict):
-        return {key: x if key == "key" else _floats(x) for key, x in value.items()}
-    if isinstance(value, list):
-        return [_floats(x) for x in value]
-    return float(value) if value == "inf" else value
 
 
 def _described(oracle: Oracle) -> str:

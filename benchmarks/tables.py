@@ -158,6 +158,43 @@ def regret_table(results: Results) -> str:
     return "\n".join([*lines, "", note])
 
 
+def recipe_table(results: Results) -> str:
+    """The short recipe against a full grid: tasks down."""
+    rows = results["rows"]
+    columns = ["test loss", "untrained", "defaults: mean, best", "recipe", "its rates and decays", "the grid's best"]
+    columns += ["of the gain over the mean default", "over the best default", "cost"]
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    for row in rows:
+        settings = zip(row["lr"], row["weight_decay"], strict=True)
+        cells = [
+            f"{row['task']}{' *' if row['half'] == 'TUNING' else ''}",
+            f"{row['untrained']:.3g}",
+            f"{row['default']:.4g}, {row['best_default']:.4g}",
+            f"{row['recipe']:.4g}",
+            "; ".join(f"{lr:.2g}, {decay:g}" for lr, decay in settings),
+            f"{row['best']:.4g} ({row['best_lr']:.2g}, {row['best_weight_decay']:g})",
+            f"{_percent(row['reached'])} ({', '.join(_percent(part) for part in row['reached_by_search'])})",
+            _percent(row["reached_over_best_default"]),
+            f"{100 * row['cost']:.1f} %",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    enough = [
+        f"{sum(row['reached'] >= 0.95 for row in half)} of the {len(half)} {title}"
+        for title, name in (("marked *", "TUNING"), ("others", "HELD_OUT"))
+        if (half := [row for row in rows if row["half"] == name])
+    ]
+    note = (
+        f"At least 95 % of the gain over the mean default on {' and '.join(enough)}. n = {rows[0]['n']} searches (in "
+        f"brackets), each setting trained with {rows[0]['n_fresh']} seeds; cost: the dearest search's updates over the "
+        f"grid's. {_where(results)}. `python -m benchmarks.recipe`"
+    )
+    return "\n".join([*lines, "", note])
+
+
+def _percent(part: float | None) -> str:
+    return "nothing to gain" if part is None else f"{100 * part:.0f} %"
+
+
 def range_test_table(results: Results) -> str:
     """Range tests of the same steps, each as a multiple of a bare loop."""
     return _ratio_table(results, "wall time over a bare loop's", "over_bare", "bench_range_test")
@@ -245,6 +282,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "schedule_cpu": schedule_table,
     "step_gpu": gpu_step_table,
     "regret": regret_table,
+    "recipe": recipe_table,
     "range_test_cpu": range_test_table,
     "range_test_gpu": range_test_table,
     "train_cpu": train_table,

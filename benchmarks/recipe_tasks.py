@@ -1,0 +1,155 @@
+"""What recipe.py searches and trains: real data only, few samples, so that a training can overfit.
+
+The recipe may be changed after a look at TUNING only. Both halves were written without a look at any recipe, and their
+sizes and steps are chosen by the oracle alone: a training takes about a second on one core. The held-out samples of a
+task are for the recipe's validation and for the judgement, every other one each.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .regret_tasks import data, models
+from .regret_tasks.data import Arrays
+from .regret_tasks.registry import Half, RegretTask, made
+
+TUNING, HELD_OUT = Half(), Half()
+
+HALVES = {"TUNING": TUNING, "HELD_OUT": HELD_OUT}
+
+RANGE = {"low": -2.5, "high": 1.0}
+"""Decades of the oracle's rates, for every task the same."""
+
+
+def _few(arrays: Arrays, n_train: int) -> Arrays:
+    """The first ``n_train`` training samples; all others are held out."""
+    inputs, targets, val_inputs, val_targets = arrays
+    held_out: tuple[Tensor, Tensor] = (
+        torch.cat([inputs[n_train:], val_inputs]),
+        torch.cat([targets[n_train:], val_targets]),
+    )
+    return inputs[:n_train], targets[:n_train], *held_out
+
+
+# --- on which the recipe may be changed -------------------------------------------------------------------------------
+
+
+@TUNING.task(**RANGE)
+def digits_cnn_batch_norm(seed: int) -> RegretTask:
+    """300 digits, convolutions with batch norm."""
+
+    def model() -> nn.Module:
+        return nn.Sequential(
+            *(nn.Conv2d(1, 12, 3, padding=1, bias=False), nn.BatchNorm2d(12), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(12, 24, 3, padding=1, bias=False), nn.BatchNorm2d(24), nn.ReLU()),
+            *(nn.Flatten(), nn.Linear(384, 10)),
+        )
+
+    return made(seed, model, nn.CrossEntropyLoss(), _few(data.digits(), 300), batch_size=32, steps=500)
+
+
+@TUNING.task(**RANGE)
+def digits_lower_half(seed: int) -> RegretTask:
+    """The lower half of a digit by its upper half: regression, squared error, 400 samples."""
+    arrays = _few(data.digits(), 400)
+    upper, lower = ([part[:, 0, rows].flatten(1) for part in arrays[::2]] for rows in (slice(4), slice(4, None)))
+
+    def model() -> nn.Module:
+        return nn.Sequential(nn.Linear(32, 96), nn.ReLU(), nn.Linear(96, 96), nn.ReLU(), nn.Linear(96, 32))
+
+    return made(seed, model, nn.MSELoss(), (upper[0], lower[0], upper[1], lower[1]), batch_size=40, steps=1000)
+
+
+@TUNING.task(**RANGE)
+def diabetes_mlp(seed: int) -> RegretTask:
+    """242 patients, regression of a noisy target, squared error."""
+
+    def model() -> nn.Module:
+        return nn.Sequential(
+            nn.Linear(10, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1), nn.Flatten(0)
+        )
+
+    arrays = _few(data.diabetes(standardised=True), 242)
+    return made(seed, model, nn.MSELoss(), arrays, batch_size=24, steps=600)
+
+
+@TUNING.task(**RANGE, packed=True)
+def mnist_mlp_large_batch(seed: int) -> RegretTask:
+    """2,000 digits in batches of 500."""
+
+    def model() -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(784, 64), nn.ReLU(), nn.Linear(64, 10))
+
+    return made(seed, model, nn.CrossEntropyLoss(), data.mnist(2000, 2000), batch_size=500, steps=400)
+
+
+@TUNING.task(**RANGE)
+def char_gru(seed: int) -> RegretTask:
+    """The next character of prose, recurrent."""
+    text = data.characters(length=8)
+    loss_fn = nn.CrossEntropyLoss()
+    return made(seed, lambda: models.CharGRU(data.n_characters(), 32), loss_fn, text, batch_size=24, steps=300)
+
+
+# --- kept aside -------------------------------------------------------------------------------------------------------
+
+
+@HELD_OUT.task(**RANGE)
+def digits_mlp_tiny_batch(seed: int) -> RegretTask:
+    """400 digits in batches of 8."""
+
+    def model() -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+
+    return made(seed, model, nn.CrossEntropyLoss(), _few(data.digits(), 400), batch_size=8, steps=1500)
+
+
+@HELD_OUT.task(**RANGE)
+def breast_cancer_mlp(seed: int) -> RegretTask:
+    """169 samples of two classes."""
+
+    def model() -> nn.Module:
+        return nn.Sequential(nn.Linear(30, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2))
+
+    arrays = _few(data.bundled("breast_cancer", 169), 169)
+    return made(seed, model, nn.CrossEntropyLoss(), arrays, batch_size=16, steps=600)
+
+
+@HELD_OUT.task(**RANGE, packed=True)
+def fashion_cnn(seed: int) -> RegretTask:
+    """2,000 pictures, strided convolutions without normalisation."""
+
+    def model() -> nn.Module:
+        return nn.Sequential(
+            *(nn.Conv2d(1, 8, 3, stride=2, padding=1), nn.ReLU()),
+            *(nn.Conv2d(8, 16, 3, stride=2, padding=1), nn.ReLU()),
+            *(nn.Flatten(), nn.Linear(784, 10)),
+        )
+
+    return made(seed, model, nn.CrossEntropyLoss(), data.fashion(2000, 2000), batch_size=32, steps=300)
+
+
+@HELD_OUT.task(**RANGE, packed=True)
+def cifar_cnn_batch_norm(seed: int) -> RegretTask:
+    """2,000 colour pictures, strided convolutions with batch norm."""
+
+    def model() -> nn.Module:
+        return nn.Sequential(
+            *(nn.Conv2d(3, 12, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(12), nn.ReLU()),
+            *(nn.Conv2d(12, 16, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()),
+            *(nn.Flatten(), nn.Linear(1024, 10)),
+        )
+
+    return made(seed, model, nn.CrossEntropyLoss(), data.cifar(2000, 2000), batch_size=32, steps=300)
+
+
+@HELD_OUT.task(**RANGE)
+def photograph_denoiser(seed: int) -> RegretTask:
+    """Noise to be taken off 8 by 8 pixels of photographs: regression, squared error, residual convolutions."""
+
+    def model() -> nn.Module:
+        inner = nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1)
+        return nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), models.Residual(*inner), nn.Conv2d(8, 1, 3, padding=1))
+
+    return made(seed, model, nn.MSELoss(), _few(data.noisy_patches(8), 1000), batch_size=16, steps=400)
