@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import numbers
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
 from torch import Tensor, nn
 
-from ..batches import ComputeLoss
+from ..batches import ComputeLoss, chosen_loss
 from ..finder.bench import Bench
 from ..finder.held_out import HeldOut
 from ..finder.range_test import range_test
-from ..finder.sweep import rates_of
+from ..finder.sweep import Recorded, rates_of
 from ..progress import Progress
-from ..schedules import one_cycle
+from ..schedules import Schedule, one_cycle
 from ..schedules.curves import is_whole, require_positive
 from ..schedules.policies import Momentum
+from ..step import device_of
 from .apart import require_apart
 from .clock import Deadline
+from .copies import MOST_COPIES, recorded_together, why_apart
 from .history import History
 from .ranks import ALONE, Ranks, require_unwrapped
 from .runs import Runs
@@ -33,10 +36,15 @@ LOOKS = 20
 """At the validation loss in each run, or fewer: looking takes no more forward passes than training."""
 
 
+Job = tuple[Momentum, float, int]
+"""Of a run: momentum, weight decay and the number of the repeat."""
+
+
 class Runner:
     """Makes short runs of the model as it is now, all from the same weights, random numbers and place in the data.
 
-    Only the repeats of a run follow each other in the data. Afterwards all is as before, as after ``range_test``.
+    Only the repeats of a run follow each other in the data. Afterwards all is as before, as after ``range_test``. On a
+    CUDA device runs on the same batches are made together by copies of the model, where vmap can and memory allows.
 
     Args:
         model, loss_fn, loader, compute_loss: as of ``range_test``; the loader can be iterated anew.
@@ -86,6 +94,8 @@ class Runner:
         require_apart(loader, val_loader)
         ranks.require_alike(model, loader=loader, val_loader=val_loader)
         self._ranks, self._deadline = ranks, deadline
+        self._model, self._compute_loss = model, chosen_loss(loss_fn, compute_loss)
+        self._why_apart = why_apart(device_of(model), options)
         self._steps, self._repeats = int(steps), int(repeats)
         self._val_loader, self._batches_per_run = val_loader, (self._steps + 1) * options.get("accumulate", 1)
         with self._bench.at_work(val_loader):
@@ -108,37 +118,77 @@ class Runner:
 
     def __call__(self, settings: Sequence[tuple[Momentum, float]]) -> tuple[Runs, ...]:
         """The runs with each ``(momentum, weight_decay)``; without the last ones, if these would not end in time."""
-        n, ranks = self._repeats, self._ranks
-        jobs = [(*each, repeat) for each in settings for repeat in range(n)]
-        total, made = self._done + len(jobs) * self._steps, []
-        for begin in range(0, len(jobs), ranks.count):
+        repeats, ranks = range(self._repeats), self._ranks
+        units = self._units([(*each,) for each in settings])
+        total = self._done + len(settings) * self._repeats * self._steps
+        made: dict[Job, History] = {}
+        for begin in range(0, len(units), ranks.count):
             if self._deadline is not None and not ranks.first("the time", self._deadline.allows_another):
                 break
             # One for each rank, and then all meet: a failure is known to all after the time of one run.
-            turn = jobs[begin : begin + ranks.count]
-            own = self._run(*turn[ranks.index], total) if ranks.index < len(turn) else None
-            made += ranks.gather(f"short runs with {turn}", own)[: len(turn)]
-            self._done += len(turn) * self._steps
-        return tuple(tuple(made[begin : begin + n]) for begin in range(0, len(made) - n + 1, n))
+            turn = units[begin : begin + ranks.count]
+            own = self._made(turn[ranks.index], total) if ranks.index < len(turn) else None
+            what = f"short runs with {[job for unit in turn for job in unit]}"
+            for unit, histories in zip(turn, ranks.gather(what, own), strict=False):
+                made |= zip(unit, histories, strict=True)
+                self._done += len(unit) * self._steps
+        jobs = ([(*each, repeat) for repeat in repeats] for each in settings)
+        return tuple(tuple(made[job] for job in of) for of in jobs if all(job in made for job in of))
 
-    def _run(self, momentum: Momentum, weight_decay: float, repeat: int, total: int) -> History:
-        schedule = one_cycle(self.max_lr, self._steps, momentum=momentum, weight_decay=weight_decay)
-        with self._bench.at_work(self._val_loader) as batches:
+    def _units(self, settings: list[tuple[Momentum, float]]) -> list[list[Job]]:
+        """Jobs for one rank at a time: one, or several on the same batches, which copies of the model make together."""
+        size = 1 if self._why_apart else min(MOST_COPIES, math.ceil(len(settings) / self._ranks.count))
+        parts = [settings[begin : begin + size] for begin in range(0, len(settings), size)]
+        return [[(*each, repeat) for each in part] for part in parts for repeat in range(self._repeats)]
+
+    def _made(self, jobs: list[Job], total: int) -> list[History]:
+        if len(jobs) > 1 and self._why_apart is None:
+            try:
+                return self._made_together(jobs, total)
+            except Exception as error:  # vmap's, or of memory; what is wrong with model or data raises below as well
+                self._why_apart = f"copies of this model cannot be trained together ({type(error).__name__}: {error})"
+        return [self._run(*job, self._done + index * self._steps, total) for index, job in enumerate(jobs)]
+
+    def _made_together(self, jobs: list[Job], total: int) -> list[History]:
+        schedules = [self._schedule(momentum, weight_decay) for momentum, weight_decay, _ in jobs]
+
+        def tell(done: int) -> None:
+            if self._progress is not None:
+                self._progress(self._done + done * len(jobs), total, {})
+
+        with self._batches(jobs[0][-1]) as batches:
+            recorded = recorded_together(self._model, self._compute_loss, schedules, batches, self._held_out, tell)
+        return [self._history(*made) for made in zip(schedules, recorded, jobs, strict=True)]
+
+    def _run(self, momentum: Momentum, weight_decay: float, repeat: int, done: int, total: int) -> History:
+        schedule = self._schedule(momentum, weight_decay)
+        with self._batches(repeat) as batches:
             recorded = self._bench.sweep(
                 schedule,
-                batches=islice(batches, repeat * self._batches_per_run, None),
+                batches=batches,
                 stop_factor=math.inf,  # a run that recovers is judged by its end
                 held_out=self._held_out,
                 progress=self._progress,
-                done=self._done,
+                done=done,
                 total=total,
             )
+        return self._history(schedule, recorded, (momentum, weight_decay, repeat))
+
+    def _schedule(self, momentum: Momentum, weight_decay: float) -> Schedule:
+        return one_cycle(self.max_lr, self._steps, momentum=momentum, weight_decay=weight_decay)
+
+    @contextlib.contextmanager
+    def _batches(self, repeat: int) -> Iterator[Iterator[Any]]:
+        with self._bench.at_work(self._val_loader) as batches:
+            yield islice(batches, repeat * self._batches_per_run, None)
+
+    def _history(self, schedule: Schedule, recorded: Recorded, job: Job) -> History:
         train = recorded.losses[: self._steps]
         looks = {0: self._initial_loss} | {step: float(loss) for step, loss in recorded.looks.items()}
         if recorded.diverged:
             looks = {step: loss for step, loss in looks.items() if step < len(train)} | {len(train): math.inf}
         lr = rates_of(schedule, len(train))
-        return History(train, list(looks.values()), list(looks), lr=lr, weight_decay=weight_decay)
+        return History(train, list(looks.values()), list(looks), lr=lr, weight_decay=job[1])
 
 
 def held_out(val_loader: Any, steps: int, *, own: bool) -> HeldOut:

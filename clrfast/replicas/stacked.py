@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -58,11 +58,14 @@ class _WithLoss(nn.Module):
 class Stacked:
     """K models as one: their parameters and buffers stacked, and an optimizer for each copy's part of them.
 
+    Args:
+        runs: the copies, and how they are trained.
+        randomness: whether they draw "different" random numbers or the "same", as of ``torch.func.vmap``.
     Attributes:
         optimizers: K of them; what a run's ``control`` tells is there.
     """
 
-    def __init__(self, runs: Runs):
+    def __init__(self, runs: Runs, randomness: Literal["different", "same"] = "different"):
         self._models = runs.models
         wrapped = [_WithLoss(model, runs.compute_loss) for model in runs.models]
         params, self._buffers = stack_module_state(wrapped)
@@ -74,7 +77,7 @@ class Stacked:
         def loss(params: dict[str, Tensor], others: dict[str, Tensor], batch: Any) -> Tensor:
             return functional_call(base, (params, others), (batch,))
 
-        self._grads_and_losses = vmap(grad_and_value(loss), in_dims=(0, 0, None), randomness="different")
+        self._grads_and_losses = vmap(grad_and_value(loss), in_dims=(0, 0, None), randomness=randomness)
         self.device = next(iter(self._params.values())).device
         self._graphs = graphs.Graphs(self.device) if graphs.why_no_graphs(self.device) is None else None
         self._parts = {name: [part.requires_grad_() for part in param.unbind()] for name, param in self._params.items()}

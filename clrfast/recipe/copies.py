@@ -1,0 +1,82 @@
+"""Short runs made together: copies of the model, stacked, each by its own schedule, on the same batches."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..batches import ComputeLoss
+from ..finder.held_out import HeldOut
+from ..finder.sweep import Recorded
+from ..graph import graphs, prefetched
+from ..optim import StepControl
+from ..replicas.stacked import Runs, Stacked
+from ..schedules import Schedule
+from ..step import EagerStep
+
+MOST_COPIES = 8
+"""At a time: each takes the memory of a training of its own."""
+
+
+def why_apart(device: torch.device, options: dict[str, Any]) -> str | None:
+    """Why runs with these options of ``range_test`` are made one after the other; None if they may be made together.
+
+    Only on a CUDA device, which a small model leaves idle: on a CPU copies together are hardly faster.
+    """
+    no_graphs = graphs.why_no_graphs(device)
+    if no_graphs is not None:
+        return no_graphs
+    usual = {"accumulate": 1, "autocast": None, "scaler": None, "clip_norm": None}
+    given = [name for name, value in usual.items() if options.get(name, value) != value]
+    if given:
+        return f"{given[0]} is of a step of one model"
+    return None if options.get("graph", "auto") == "auto" else "graph=False was given"
+
+
+def recorded_together(
+    model: nn.Module,
+    compute_loss: ComputeLoss,
+    schedules: Sequence[Schedule],
+    batches: Iterator[Any],
+    held_out: HeldOut,
+    tell: Callable[[int], None],
+) -> list[Recorded]:
+    """What ``Sweep.run`` records of runs by ``schedules``, without the loss after the last update.
+
+    All copies start as ``model`` is now, which stays so, and draw the same random numbers. ``tell`` gets the steps that
+    are done, after each.
+
+    Raises:
+        Exception: vmap cannot run this model or loss, or the memory is too small for the copies.
+    """
+    copies = [copy.deepcopy(model) for _ in schedules]
+    if not model.training:
+        for each in copies:
+            each.train()
+    runs = Runs(copies, compute_loss, schedules, momentum=0.0, smoothing=0.98, stop_factor=math.inf)
+    stacked = Stacked(runs, randomness="same")
+    optimizers = stacked.optimizers
+    steps = [EagerStep(each, compute_loss, own) for each, own in zip(copies, optimizers, strict=True)]
+    looks: list[dict[int, Tensor]] = [{} for _ in copies]
+    n = schedules[0].total_steps
+    assert n is not None
+    for done, batch in zip(range(1, n + 1), prefetched(batches, stacked.device), strict=False):
+        stacked.train(batch)
+        tell(done)
+        if held_out.due(done, n):
+            stacked.write_back()
+            for of, step in zip(looks, steps, strict=True):
+                of[done] = held_out.look(step)
+    return [_recorded(optimizer.control, of) for optimizer, of in zip(optimizers, looks, strict=True)]
+
+
+def _recorded(control: StepControl | None, looks: dict[int, Tensor]) -> Recorded:
+    assert control is not None
+    stopped = bool(control.stop)
+    losses = control.losses[: control.synchronize() + stopped].double().cpu().numpy()
+    return Recorded(losses, stopped, looks)
