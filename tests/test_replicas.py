@@ -1,4 +1,5 @@
 import functools
+import importlib
 import math
 
 import numpy as np
@@ -181,6 +182,29 @@ def test_auto_takes_one_of_both_and_tells_why():
     assert found.why_sequential is None or "times as fast as together" in found.why_sequential
     same(found, clrfast.sweep(mlp, LOSS, data(), SCHEDULES, together=False))
     assert clrfast.sweep(mlp, LOSS, data(), SCHEDULES[:1]).why_sequential == "there is only one copy"
+
+
+@pytest.mark.parametrize("make_model", [mlp, batch_norm, frozen])
+@pytest.mark.parametrize("faster", ["_at_once", "_in_sequence"])
+def test_the_steps_that_are_tried_both_ways_count(make_model, faster, monkeypatch):
+    sweep_module = importlib.import_module("clrfast.replicas.sweep")
+    tried, finish = [], getattr(sweep_module, faster)
+
+    def seconds(train, batches, untimed, device):
+        for batch in batches:
+            train(batch)
+        tried.append(len(batches))
+        return {"_at_once": (2.0, 1.0), "_in_sequence": (1.0, 2.0)}[faster][len(tried) - 1]
+
+    monkeypatch.setattr(sweep_module, "_seconds", seconds)
+    monkeypatch.setattr(
+        sweep_module, faster, lambda runs, begun, *others: tried.append(begun) or finish(runs, begun, *others)
+    )
+    found = clrfast.sweep(make_model, LOSS, data(), SCHEDULES)
+    *tried, begun = tried
+    assert tried == [2, 2]
+    assert begun.done == 4
+    same(found, clrfast.sweep(make_model, LOSS, data(), SCHEDULES, together=False))
 
 
 @pytest.mark.parametrize("together", [True, False, "auto"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -77,7 +78,8 @@ def sweep(
         seeds: of the initial weights: one for all copies, or K of them.
         momentum: for schedules that leave it to the optimizer. Weight decay is 0 for those that have none.
         smoothing, stop_factor: when a run has diverged; see ``StepControl.watch_divergence``.
-        together: True, False, or "auto": the first steps are made both ways, and the faster one goes on.
+        together: True, False, or "auto": some steps are made one way, the next ones the other, and the rest the faster
+            way.
         progress: ``progress(done, total, {})``; True for a bar, if tqdm is installed.
     Raises:
         ValueError: bad arguments; ``together=True`` for a model that ``vmap`` cannot run, with its reason.
@@ -185,7 +187,7 @@ def _slow_rules_accepted() -> Iterator[None]:
 
 @dataclass
 class _Begun:
-    """Runs whose first ``done`` steps are made: by ``stacked``, or by ``steps`` where it is None."""
+    """Runs whose first ``done`` steps are made, to go on by ``stacked``, or by ``steps`` where it is None."""
 
     why_sequential: str | None
     stacked: Stacked | None = None
@@ -199,43 +201,47 @@ class _Begun:
 
 
 def _begun(runs: Runs, loader: Iterable[Any], total_steps: int, together: Together) -> _Begun:
-    """Choose the way to train by making the first steps: together, and for "auto" one by one as well, from the same
-    start. The faster way goes on from there; the loader's order and random numbers are as before."""
+    """Choose the way to train by making the first steps, for "auto" one by one and then together; they all count, for
+    one way takes over from the other. The loader's order and random numbers are as before."""
     if together is False:
         return _Begun("together=False was given")
     if together == "auto" and len(runs.models) == 1:
         return _Begun("there is only one copy")
     device = next(runs.models[0].parameters()).device
     untimed = graphs.WARM_UP + 1 if graphs.why_no_graphs(device) is None else 1
-    if together == "auto" and total_steps <= untimed + TIMED_STEPS:
+    each = untimed + TIMED_STEPS
+    if together == "auto" and total_steps <= 2 * each:
         return _Begun(f"{total_steps} steps are too few to try which way is faster")
+    n_alone, n_together = (each, each) if together == "auto" else (0, 1)
+    steps = runs.steps() if n_alone else []
+
+    def one_by_one(batch: Any) -> None:
+        for step in steps:
+            step(batch)
+
     with surroundings_restored(loader), _slow_rules_accepted():
-        batches = list(islice(endless(loader), untimed + TIMED_STEPS))
+        batches = list(islice(endless(loader), n_alone + n_together))
+        one_by_one_s = _seconds(one_by_one, batches[:n_alone], untimed, device)
         try:
             stacked = Stacked(runs)
-            stacked.train(batches[0])
+            for taking, step in zip(stacked.optimizers, steps, strict=False):
+                taking.load_state_dict(step.optimizer.state_dict())
+            at_once_s = _seconds(stacked.train, batches[n_alone:], untimed, device)
         except Exception as error:
-            return _Begun(
-                f"torch.func.vmap cannot run this model or loss ({type(error).__name__}: {_first_line(error)})"
-            )
-        if together is True:
-            return _Begun(None, stacked, done=1)
-        steps = runs.steps()
-
-        def one_by_one(batch: Any) -> None:
-            for step in steps:
-                step(batch)
-
-        at_once_s = _seconds(stacked.train, batches[1:], untimed - 1, device)
-        one_by_one_s = _seconds(one_by_one, batches, untimed, device)
-    if one_by_one_s < at_once_s:
-        why = f"one after the other is {at_once_s / one_by_one_s:.1f} times as fast as together here"
-        return _Begun(why, steps=steps, done=len(batches))
-    return _Begun(None, stacked, done=len(batches))
+            why = f"torch.func.vmap cannot run this model or loss ({type(error).__name__}: {_first_line(error)})"
+            return _Begun(why, steps=steps, done=n_alone)
+    if one_by_one_s >= at_once_s:
+        return _Begun(None, stacked, done=len(batches))
+    stacked.write_back()
+    for giving, step in zip(stacked.optimizers, steps, strict=True):
+        step.optimizer.load_state_dict(giving.state_dict())
+        step.reset()
+    why = f"one after the other is {at_once_s / one_by_one_s:.1f} times as fast as together here"
+    return _Begun(why, steps=steps, done=len(batches))
 
 
 def _seconds(train: Callable[[Any], None], batches: list[Any], untimed: int, device: torch.device) -> float:
-    """The fastest step past the first ``untimed`` ones, waited for; all are made."""
+    """The fastest step past the first ``untimed`` ones, waited for; all are made. Inf for fewer."""
 
     def wait() -> None:
         if device.type == "cuda":
@@ -248,7 +254,7 @@ def _seconds(train: Callable[[Any], None], batches: list[Any], untimed: int, dev
         wait()
         return time.perf_counter() - begin
 
-    return min([timed(batch) for batch in batches][untimed:])
+    return min([timed(batch) for batch in batches][untimed:], default=math.inf)
 
 
 def _first_line(error: Exception) -> str:
