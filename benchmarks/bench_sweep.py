@@ -81,7 +81,7 @@ def test_sweep(benchmark: Any, setting: Setting, name: str, copies: int) -> None
     if copies > 1:
         run["together"] = partial(ours, together=True)
     calls = {who: partial(call, workload, setting.device, data, decays, steps) for who, call in run.items()}
-    seconds = setting.seconds(benchmark, calls, rounds, 3.0 if setting.on_gpu else 60.0)
+    seconds = setting.seconds(benchmark, calls, rounds, 3.0 if setting.on_gpu else 30.0)
     for who, values in seconds.items():
         faster = measure.ratios(seconds[ONE_BY_ONE], values, "faster_by")
         case = {"benchmark": "sweep", "model": name, "copies": copies, "steps": steps, "contender": who}

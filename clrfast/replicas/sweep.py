@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -220,8 +221,9 @@ def _begun(runs: Runs, loader: Iterable[Any], total_steps: int, together: Togeth
             step(batch)
 
     with surroundings_restored(loader), _slow_rules_accepted():
-        batches = list(islice(endless(loader), n_alone + n_together))
+        batches, load_s = _loaded(loader, n_alone + n_together)
         one_by_one_s = _seconds(one_by_one, batches[:n_alone], untimed, device)
+        one_by_one_s += (len(steps) - 1) * load_s  # each run loads its batches anew
         try:
             stacked = Stacked(runs)
             for taking, step in zip(stacked.optimizers, steps, strict=False):
@@ -238,6 +240,16 @@ def _begun(runs: Runs, loader: Iterable[Any], total_steps: int, together: Togeth
         step.reset()
     why = f"one after the other is {at_once_s / one_by_one_s:.1f} times as fast as together here"
     return _Begun(why, steps=steps, done=len(batches))
+
+
+def _loaded(loader: Iterable[Any], n: int) -> tuple[list[Any], float]:
+    """The first batches, and the seconds that one takes."""
+    source, batches, seconds = endless(loader), [], []
+    for _ in range(n):
+        begin = time.perf_counter()
+        batches.append(next(source))
+        seconds.append(time.perf_counter() - begin)
+    return batches, statistics.median(seconds)
 
 
 def _seconds(train: Callable[[Any], None], batches: list[Any], untimed: int, device: torch.device) -> float:
