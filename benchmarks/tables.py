@@ -225,10 +225,10 @@ def sweep_table(results: Results) -> str:
         name = f"{model}: {copies} {'copy' if copies == 1 else 'copies'}"
         cells = (rows.get((model, copies, contender)) for contender in ("together", "auto"))
         lines.append(f"| {name} | " + " | ".join(_ratio(cell, "faster_by") for cell in cells) + " |")
-    n = min(row["n"] for row in results["rows"])
+    n, steps = min(row["n"] for row in results["rows"]), {row["steps"] for row in results["rows"]}
     note = (
-        f"Median (quartiles) over n >= {n} interleaved rounds; range tests for as many weight decays, 15 to 40 steps "
-        f"each. {_where(results)}. `pytest benchmarks/bench_sweep.py`"
+        f"Median (quartiles) over n >= {n} interleaved rounds; range tests for as many weight decays, {min(steps)} to "
+        f"{max(steps)} steps each. {_where(results)}. `pytest benchmarks/bench_sweep.py`"
     )
     return "\n".join([*lines, "", note])
 
