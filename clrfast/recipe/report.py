@@ -40,7 +40,12 @@ dd { margin: 0; }
 dd b { font-size: 1.15rem; }
 pre { overflow-x: auto; padding: 0.75rem; border: 1px solid #8886; border-radius: 0.25rem; overflow-wrap: normal; }
 .warnings { border-left: 0.25rem solid #D55E00; padding-left: 1rem; }
-@media (max-width: 32rem) { dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: 0.75rem; } }
+@media (max-width: 32rem) {
+  dl { grid-template-columns: 1fr; gap: 0; }
+  dd { margin-bottom: 0.75rem; }
+  table, pre { font-size: 0.85rem; }
+  th, td { padding: 0.25rem 0.4rem; }
+}
 """
 
 
