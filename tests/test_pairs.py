@@ -46,8 +46,18 @@ def test_it_follows_a_ridge():
 
 
 def test_it_stays_below_what_diverges():
-    found = searched(lambda a, b: math.inf if a > 0.6 else (a - 0.5) ** 2 + (b + 3) ** 2).suggest()
+    found = searched(lambda a, b: math.inf if a > 1.1 else 2 * (a - 0.5) ** 2 + (b + 3) ** 2).suggest()
     assert found.max_lr == pytest.approx(10**0.5)
+
+
+@pytest.mark.parametrize("edge", [0.2, 0.3, 0.6])
+def test_it_goes_back_from_the_edge_where_little_is_gained_there(edge):
+    """From 1 the loss falls slowly with the rate; it is 9 at the start."""
+    found = searched(lambda a, b: math.inf if a > edge else 1 - 0.1 * a + (b + 3) ** 2)
+    failing = found.max_lr[np.isinf(found.loss)].min()
+    assert found.suggest().max_lr <= failing / 10
+    assert found.suggest().weight_decay == 1e-3
+    assert found.loss.argmin() != found.best
 
 
 @pytest.mark.parametrize("max_steps", [250, 300, 349, 500, 800])
@@ -84,6 +94,23 @@ def test_only_the_longest_count():
         "and 0.001 ends with the lowest validation loss (1.1)"
     )
     assert str(found).count("\n") == 3
+
+
+def test_what_is_near_a_failing_rate_is_expected_to_fail_with_that_chance():
+    found = made([0.5, 0.9, 1.3], [100] * 3, rates=(0.2, 0.1, 0.4))  # 2 at the start: above 1.25 it has failed
+    assert found.failing_lr.tolist() == [0.4, 0.4, math.inf]
+    assert found.expected.tolist() == pytest.approx([0.5 + 1.5 / 8, 0.9 + 1.1 / 32, 1.3])
+    assert found.best == 0
+    assert made([0.5, 0.9, 1.2], [100] * 3, rates=(0.2, 0.1, 0.4)).expected.tolist() == [0.5, 0.9, 1.2]
+
+
+def test_a_pair_too_near_to_failure_is_told():
+    found = made([0.8, 0.7, math.inf], [100, 100, 50], rates=(0.1, 0.3, 0.4))
+    assert found.best == 0
+    assert found.suggest().reason.endswith(
+        "the one with 0.1 and 0.0001 is taken, with a validation loss of 0.8 at the end: with 0.3 and 0.001 it is 0.7, "
+        "but a run failed at 0.4, and so near to that another training may"
+    )
 
 
 @pytest.mark.parametrize("losses", [[0.5, 2.1, 2.0], [0.5, math.inf, math.nan]])
