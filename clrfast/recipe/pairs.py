@@ -271,7 +271,8 @@ def _climb(made: _Made, run: Run, steps: int, decay: float, towards: int) -> Non
     moving = True
     while moving:
         moving = False
-        for side, *there in _neighbours(*here, stride, towards):
+        for side, next_place, next_decay in _neighbours(*here, stride, towards):
+            there = next_place, next_decay
             if (*there, steps) in made.at or not made.allows(steps):
                 continue
             moving = True
@@ -281,7 +282,7 @@ def _climb(made: _Made, run: Run, steps: int, decay: float, towards: int) -> Non
                 if side:
                     stride[side] /= 2
                 continue
-            if best != tuple(there):  # which failed, and what was the best is too near to it
+            if best != there:  # which failed, and what was the best is too near to it
                 stride, towards = {1: LEAST_STRIDE, -1: 1.0}, 1
             elif side:
                 stride[-side] = stride[side] / 2  # the whole one leads back

@@ -147,7 +147,8 @@ def _pairs(recipe: Recipe) -> str:
     table = _table(("rate", "weight decay", "steps", "loss after"), rows)
     told = (
         "1cycles as long as the training, or nearly, all from the same start and on the same batches, judged by the "
-        "validation loss after them, in the order in which they were made: from one pair to a better neighbour."
+        "validation loss after them, in the order in which they were made: from one pair to a better neighbour. The "
+        "nearer a rate is to one at which a run failed, the more of that loss is not counted on."
     )
     evidence = recipe.evidence["weight decay"]
     return f"<h2>Rate and weight decay</h2>\n<p>{escape(told)}</p>\n{table}\n<p>{escape(evidence)}</p>{_clues(recipe)}"
