@@ -34,12 +34,11 @@ import torch
 from torch import Tensor
 
 import clrfast
-from clrfast.batches import endless
 from clrfast.recipe.search import MIN_BUDGET
 
 from . import measure
 from .recipe_tasks import HALVES
-from .regret import HOPELESS, grid
+from .regret import HOPELESS, bears, grid
 from .regret_tasks import RegretTask, TaskMaker
 from .regret_tasks.data import unpack
 
@@ -84,16 +83,7 @@ def test_loss(task: RegretTask) -> float:
 
 def final_loss(task: RegretTask, optimizer: clrfast.SGD, steps: int) -> float:
     """The test loss after so many steps; inf once a loss is not finite."""
-    torch.manual_seed(task.seed)  # for dropout, whatever ran before
-    task.model.train()
-    for _, (inputs, targets) in zip(range(steps), endless(task.loader()), strict=False):
-        optimizer.zero_grad()
-        loss = task.loss_fn(task.model(inputs), targets)
-        if not math.isfinite(loss.item()):
-            return math.inf
-        loss.backward()
-        optimizer.step(loss=loss)
-    return test_loss(task)
+    return test_loss(task) if bears(task, optimizer, steps) else math.inf
 
 
 def cell_loss(task: RegretTask, lr: float, weight_decay: float, steps: int) -> float:

@@ -121,19 +121,26 @@ def grid(maker: TaskMaker, per_decade: int) -> list[float]:
     return [float(rate) for rate in np.logspace(maker.low, maker.high, n)]
 
 
-def final_loss(task: RegretTask, lr: float, steps: int | None = None) -> float:
-    """The validation loss after the task's 1cycle up to ``lr``; inf once a loss is not finite."""
-    steps = task.steps if steps is None else steps
+def bears(task: RegretTask, optimizer: clrfast.SGD, steps: int) -> bool:
+    """Train for so many steps; ends with False at the first loss that is not finite."""
     torch.manual_seed(task.seed)  # for dropout, whatever ran before
-    optimizer = clrfast.SGD(task.model.parameters(), momentum=0.9, schedule=clrfast.one_cycle(lr, steps))
     task.model.train()
     for _, (inputs, targets) in zip(range(steps), endless(task.loader()), strict=False):
         optimizer.zero_grad()
         loss = task.loss_fn(task.model(inputs), targets)
         if not math.isfinite(loss.item()):
-            return math.inf
+            return False
         loss.backward()
         optimizer.step(loss=loss)
+    return True
+
+
+def final_loss(task: RegretTask, lr: float, steps: int | None = None) -> float:
+    """The validation loss after the task's 1cycle up to ``lr``; inf once a loss is not finite."""
+    steps = task.steps if steps is None else steps
+    optimizer = clrfast.SGD(task.model.parameters(), momentum=0.9, schedule=clrfast.one_cycle(lr, steps))
+    if not bears(task, optimizer, steps):
+        return math.inf
     final = task.val_loss()
     return final if math.isfinite(final) else math.inf
 
