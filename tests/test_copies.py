@@ -5,7 +5,6 @@ import pytest
 import torch
 from torch import nn
 
-import clrfast
 from clrfast import find_momentum, find_weight_decay
 from clrfast.recipe import copies, runner
 
@@ -32,18 +31,19 @@ def together(monkeypatch):
         calls.append(len(schedules))
         return copies.recorded_together(model, compute_loss, schedules, *others)
 
-    monkeypatch.setattr(runner, "why_apart", lambda device, options: None)
+    monkeypatch.setattr(runner, "may_be_together", lambda device, options: True)
     monkeypatch.setattr(runner, "recorded_together", noted)
     return calls
 
 
 def same(found, expected):
+    """But for rounding: vmap adds up in another order; the tolerance is that of test_replicas."""
     assert found.values.tolist() == expected.values.tolist()
     for runs, of in zip(found.runs, expected.runs, strict=True):
         for one, other in zip(runs, of, strict=True):
             assert one.val_steps.tolist() == other.val_steps.tolist()
             for name in ("train_loss", "val_loss", "lr"):
-                np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=2e-3, atol=1e-5)
+                np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=2e-4, atol=2e-5)
 
 
 def test_together_they_are_what_they_are_one_by_one(together, monkeypatch):
@@ -55,7 +55,7 @@ def test_together_they_are_what_they_are_one_by_one(together, monkeypatch):
     found = find_weight_decay(model, loss_fn, loader, **given)
     assert together == [3, 3]  # all values at once, for each repeat
     assert everything(model, unused) == before
-    monkeypatch.setattr(runner, "why_apart", lambda device, options: "not this time")
+    monkeypatch.setattr(runner, "may_be_together", lambda device, options: False)
     same(found, find_weight_decay(model, loss_fn, loader, **given))
 
 
@@ -97,25 +97,30 @@ def test_a_model_that_vmap_cannot_run_is_tried_once(together, monkeypatch):
     given = {"val_loader": blobs()[2], "grid": (1e-2, 0), "refine": False, **OPTIONS}
     found = find_weight_decay(model, loss_fn, loader, **given)
     assert together == [2]
-    monkeypatch.setattr(runner, "why_apart", lambda device, options: "not this time")
+    monkeypatch.setattr(runner, "may_be_together", lambda device, options: False)
     same(found, find_weight_decay(model, loss_fn, loader, **given))
 
 
 @pytest.mark.parametrize(
-    ("options", "why"),
+    ("options", "together"),
     [
-        ({}, None),
-        ({"accumulate": 1, "autocast": None}, None),
-        ({"accumulate": 2}, "accumulate"),
-        ({"clip_norm": 1.0}, "clip_norm"),
-        ({"autocast": torch.bfloat16}, "autocast"),
-        ({"graph": False}, "graph=False"),
+        ({}, True),
+        ({"accumulate": 1, "autocast": None, "snapshot_device": "cpu"}, True),
+        ({"accumulate": 2}, False),
+        ({"clip_norm": 1.0}, False),
+        ({"autocast": torch.bfloat16}, False),
+        ({"graph": False}, False),
     ],
 )
-def test_when_runs_are_made_apart(options, why):
-    told = copies.why_apart(torch.device("cuda"), options)
-    assert (told is None) if why is None else why in told
-    assert "only CUDA devices" in copies.why_apart(torch.device("cpu"), options)
+def test_where_runs_may_be_made_together(options, together):
+    assert copies.may_be_together(torch.device("cuda"), options) == together
+    assert not copies.may_be_together(torch.device("cpu"), options)
+
+
+def test_a_momentum_may_be_a_list():
+    model, loss_fn, loader = plain()
+    given = {"val_loader": blobs()[2], "grid": (1e-2, 0), "refine": False, **OPTIONS}
+    same(*(find_weight_decay(model, loss_fn, loader, momentum=m, **given) for m in ([0.95, 0.85], (0.95, 0.85))))
 
 
 @pytest.mark.gpu
@@ -131,4 +136,3 @@ def test_on_a_gpu_they_are_made_together_and_are_the_same(monkeypatch):
     found = find_weight_decay(model.cuda(), loss_fn, loader, **given)
     assert calls == [3, 3]
     same(found, find_weight_decay(model, loss_fn, loader, **given, graph=False))
-    assert isinstance(found, clrfast.WeightDecays)

@@ -92,9 +92,8 @@ def climbs(lr: ArrayLike, loss: ArrayLike) -> tuple[int | None, int | None]:
     minimum, the same whatever the batch, has climbed back: the model is dead. Arguments and errors as of ``steepest``.
     """
     lrs, losses, lowest = _up_to_minimum(lr, loss)
-    start = float(np.median(losses[: (lowest + 2) // 2]))
-    above = ~(np.asarray(loss, dtype=np.float64) <= losses[lowest] + LOST_FRAC * (start - losses[lowest]))
-    above |= _dead(np.asarray(loss, dtype=np.float64), losses[lowest])
+    start, every = float(np.median(losses[: (lowest + 2) // 2])), np.asarray(loss, dtype=np.float64)
+    above = ~(every <= losses[lowest] + LOST_FRAC * (start - losses[lowest])) | _dead(every, losses[lowest])
     climbed = np.flatnonzero(above & (np.asarray(lr) > lrs[lowest]))
     last = int(np.flatnonzero(~above)[-1]) + 1
     return (int(climbed[0]) if len(climbed) else None), (last if last < len(above) else None)

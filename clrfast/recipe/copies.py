@@ -23,19 +23,15 @@ MOST_COPIES = 8
 """At a time: each takes the memory of a training of its own."""
 
 
-def why_apart(device: torch.device, options: dict[str, Any]) -> str | None:
-    """Why runs with these options of ``range_test`` are made one after the other; None if they may be made together.
+def may_be_together(device: torch.device, options: dict[str, Any]) -> bool:
+    """Whether runs with these options of ``range_test`` are to be made together, where vmap can.
 
-    Only on a CUDA device, which a small model leaves idle: on a CPU copies together are hardly faster.
+    On a CUDA device, which a small model leaves idle, and where steps are those of plain models. On a CPU it depends on
+    the model which way is faster, and to try both would have the answers depend on the clock, if only by rounding.
     """
-    no_graphs = graphs.why_no_graphs(device)
-    if no_graphs is not None:
-        return no_graphs
-    usual = {"accumulate": 1, "autocast": None, "scaler": None, "clip_norm": None}
-    given = [name for name, value in usual.items() if options.get(name, value) != value]
-    if given:
-        return f"{given[0]} is of a step of one model"
-    return None if options.get("graph", "auto") == "auto" else "graph=False was given"
+    usual = {"accumulate": 1, "autocast": None, "scaler": None, "clip_norm": None, "graph": "auto"}
+    plain = all(options.get(name, value) == value for name, value in usual.items())
+    return plain and graphs.why_no_graphs(device) is None
 
 
 def recorded_together(

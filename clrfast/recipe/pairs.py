@@ -14,7 +14,7 @@ from ..batches import ComputeLoss
 from ..finder.noise import Floats
 from ..finder.suggest import NoSuggestionError
 from ..progress import Progress, showing
-from ..schedules.curves import is_whole
+from ..schedules.curves import is_whole, require_positive
 from ..schedules.policies import Momentum
 from .clock import Deadline, deadline
 from .history import History
@@ -184,6 +184,7 @@ def find_pair(
     Raises:
         ValueError: bad arguments; validation data that are in the training data, as far as the objects tell.
     """
+    require_positive(max_lr=max_lr)
     if not is_whole(steps) or steps < 2 * LOOKS:
         raise ValueError(f"steps: got {steps!r}; give a whole number of updates for each run, at least {2 * LOOKS}")
     if not is_whole(max_steps) or max_steps < len(LINE) * (steps // 2) + steps:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import numbers
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,7 +24,7 @@ from ..schedules.policies import Momentum
 from ..step import device_of
 from .apart import require_apart
 from .clock import Deadline
-from .copies import MOST_COPIES, recorded_together, why_apart
+from .copies import MOST_COPIES, may_be_together, recorded_together
 from .history import History
 from .ranks import ALONE, Ranks, require_unwrapped
 from .runs import Runs
@@ -35,9 +36,10 @@ overfitting, and 200 to 300 enough."""
 LOOKS = 20
 """At the validation loss in each run, or fewer: looking takes no more forward passes than training."""
 
-
 Job = tuple[Momentum, float, int]
 """Of a run: momentum, weight decay and the number of the repeat."""
+
+logger = logging.getLogger("clrfast.recipe")
 
 
 class Runner:
@@ -95,7 +97,7 @@ class Runner:
         ranks.require_alike(model, loader=loader, val_loader=val_loader)
         self._ranks, self._deadline = ranks, deadline
         self._model, self._compute_loss = model, chosen_loss(loss_fn, compute_loss)
-        self._why_apart = why_apart(device_of(model), options)
+        self._together = may_be_together(device_of(model), options)
         self._steps, self._repeats = int(steps), int(repeats)
         self._val_loader, self._batches_per_run = val_loader, (self._steps + 1) * options.get("accumulate", 1)
         with self._bench.at_work(val_loader):
@@ -118,35 +120,37 @@ class Runner:
 
     def __call__(self, settings: Sequence[tuple[Momentum, float]]) -> tuple[Runs, ...]:
         """The runs with each ``(momentum, weight_decay)``; without the last ones, if these would not end in time."""
-        repeats, ranks = range(self._repeats), self._ranks
-        units = self._units([(*each,) for each in settings])
-        total = self._done + len(settings) * self._repeats * self._steps
-        made: dict[Job, History] = {}
+        n, ranks, units = self._repeats, self._ranks, self._units(len(settings))
+        total = self._done + len(settings) * n * self._steps
+        made: dict[tuple[int, int], History] = {}
         for begin in range(0, len(units), ranks.count):
             if self._deadline is not None and not ranks.first("the time", self._deadline.allows_another):
                 break
             # One for each rank, and then all meet: a failure is known to all after the time of one run.
             turn = units[begin : begin + ranks.count]
-            own = self._made(turn[ranks.index], total) if ranks.index < len(turn) else None
-            what = f"short runs with {[job for unit in turn for job in unit]}"
+            jobs = [[(*settings[index], repeat) for index, repeat in unit] for unit in turn]
+            own = self._made(jobs[ranks.index], total) if ranks.index < len(turn) else None
+            what = f"short runs with {[job for unit in jobs for job in unit]}"
             for unit, histories in zip(turn, ranks.gather(what, own), strict=False):
                 made |= zip(unit, histories, strict=True)
                 self._done += len(unit) * self._steps
-        jobs = ([(*each, repeat) for repeat in repeats] for each in settings)
-        return tuple(tuple(made[job] for job in of) for of in jobs if all(job in made for job in of))
+        ended = [index for index in range(len(settings)) if all((index, repeat) in made for repeat in range(n))]
+        return tuple(tuple(made[index, repeat] for repeat in range(n)) for index in ended)
 
-    def _units(self, settings: list[tuple[Momentum, float]]) -> list[list[Job]]:
-        """Jobs for one rank at a time: one, or several on the same batches, which copies of the model make together."""
-        size = 1 if self._why_apart else min(MOST_COPIES, math.ceil(len(settings) / self._ranks.count))
-        parts = [settings[begin : begin + size] for begin in range(0, len(settings), size)]
-        return [[(*each, repeat) for each in part] for part in parts for repeat in range(self._repeats)]
+    def _units(self, n_settings: int) -> list[list[tuple[int, int]]]:
+        """The settings by their numbers and repeats, in parts for one rank at a time: a single run, or several on the
+        same batches, which copies of the model make together."""
+        size = min(MOST_COPIES, math.ceil(n_settings / self._ranks.count)) if self._together else 1
+        parts = [range(begin, min(begin + size, n_settings)) for begin in range(0, n_settings, size)]
+        return [[(index, repeat) for index in part] for part in parts for repeat in range(self._repeats)]
 
     def _made(self, jobs: list[Job], total: int) -> list[History]:
-        if len(jobs) > 1 and self._why_apart is None:
+        if len(jobs) > 1 and self._together:
             try:
                 return self._made_together(jobs, total)
             except Exception as error:  # vmap's, or of memory; what is wrong with model or data raises below as well
-                self._why_apart = f"copies of this model cannot be trained together ({type(error).__name__}: {error})"
+                logger.info("copies of this model are not trained together: %s: %s", type(error).__name__, error)
+                self._together = False
         return [self._run(*job, self._done + index * self._steps, total) for index, job in enumerate(jobs)]
 
     def _made_together(self, jobs: list[Job], total: int) -> list[History]:

@@ -198,7 +198,7 @@ class _Search:
             self._keep(RANGE_STEPS, "learning rate", rate=curve)
         else:
             self._count_anew()
-        if self.time is not None and self.parts.weight_decays is None:
+        if self.time is not None and self.parts.weight_decays is None and self.parts.pairs is None:
             self.time.require(self._pace, self.ranks.count, self._kept)
 
     def batch_size(self) -> None:
