@@ -149,6 +149,7 @@ def test_few_noisy_samples_want_much_decay():
 @pytest.mark.parametrize(
     ("options", "named"),
     [
+        ({"max_lr": None}, "max_lr: got None; give a finite number above 0"),
         ({"steps": 39}, "steps: got 39; .* at least 40"),
         ({"steps": 50.5}, "steps: got 50.5"),
         ({"max_steps": 99}, "max_steps: got 99; give at least 2.5 times the 40 steps"),

@@ -177,6 +177,14 @@ def test_long_runs_end_in_time_too(slower, fake, monkeypatch):
     assert 0.7 < (fake.now - begin) / 9 <= 1
 
 
+def test_a_search_that_ended_with_long_runs_needs_no_more_time(fake, tmp_path):
+    path = tmp_path / "x.json"
+    ended = find_recipe(blobs(), timedelta(seconds=9), planned_steps=100, saved=path)
+    assert ended.parts.pairs is not None
+    again = find_recipe(blobs(), timedelta(seconds=1), planned_steps=100, saved=path)
+    assert (again.steps, again.max_lr, again.weight_decay) == (ended.steps, ended.max_lr, ended.weight_decay)
+
+
 def test_what_an_update_takes_besides(fake):
     fake.look, fake.load = 0.06, 0.001
     task = blobs()
