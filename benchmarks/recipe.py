@@ -10,6 +10,8 @@ length, with the momentum from 0.95 to 0.85 against the rate; the recipe's may h
     reached = (score(defaults) - score(recipe)) / (score(defaults) - score(best))     1: as good as the best cell
     cost    = updates that the recipe is charged with / updates of the grid with one seed
 
+The recipe is tried with two budgets, 15 % of the grid with one seed, and of the grid as it is trained, with two.
+
 The defaults are the four cells with a rate of 0.01 or 0.1 and a weight decay of 0 or 1e-4: their mean, and the best of
 them. The grid is trained with two seeds and judged by the test loss; then the three cells that are best there, the
 defaults and the recipe's settings are trained anew with the same other seeds, and only those count. The best cell is
@@ -20,12 +22,15 @@ searches with seeds of its own, and sees the other half of the held-out samples.
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import math
 import statistics
 import time
 from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +62,8 @@ GRID_SEEDS = range(2)
 FRESH_SEEDS = range(50, 53)
 SEARCH_SEEDS = range(100, 103)
 
-BUDGET = 0.15
-"""Of the recipe: a part of the grid's updates."""
+BUDGETS = (0.15, 0.15 * len(GRID_SEEDS))
+"""Of the recipe: parts of the grid's updates with one seed."""
 
 Batch = tuple[Tensor, Tensor]
 Row = dict[str, Any]
@@ -210,12 +215,12 @@ class Found:
     losses: list[float]
 
 
-def found(maker: TaskMaker, seed: int, budget: int, steps: int) -> Found:
+def found(maker: TaskMaker, seed: int, budget: float, oracle: Oracle) -> Found:
     """A search, and trainings to the end with what it found."""
-    task = maker.make(seed)
+    task, steps = maker.make(seed), int(oracle.steps)
     given = clrfast.Task(task.model, task.loss_fn, task.loader(), [halves(task)[0]])
     torch.manual_seed(seed)
-    recipe = clrfast.find_recipe(given, max(budget, MIN_BUDGET), planned_steps=steps)
+    recipe = clrfast.find_recipe(given, max(int(budget * oracle.cost), MIN_BUDGET), planned_steps=steps)
     fresh = (maker.make(seed) for seed in FRESH_SEEDS)
     return Found(recipe, [final_loss(task, recipe.optimizer(task.model, steps), steps) for task in fresh])
 
@@ -225,7 +230,16 @@ def reached(default: float, best: float, score: float) -> float | None:
     return _rounded((default - score) / (default - best)) if default > best else None
 
 
-def task_row(name: str, oracle: Oracle, searches: list[Found]) -> Row:
+def task_rows(of: tuple[str, Oracle], budgets: Iterable[float], seeds: Iterable[int]) -> list[Row]:
+    """One for each budget."""
+    name, oracle = of
+    maker = next(half[name] for half in HALVES.values() if name in half)
+    return [
+        task_row(name, oracle, budget, [found(maker, seed, budget, oracle) for seed in seeds]) for budget in budgets
+    ]
+
+
+def task_row(name: str, oracle: Oracle, budget: float, searches: list[Found]) -> Row:
     scores = [oracle.fresh(search.losses) for search in searches]
     best, (best_lr, best_decay) = oracle.best()
     defaults = [oracle.fresh(losses) for losses in oracle.fresh_defaults]
@@ -250,6 +264,7 @@ def task_row(name: str, oracle: Oracle, searches: list[Found]) -> Row:
         "reached": reached(default, best, statistics.mean(scores)),
         "reached_by_search": [reached(default, best, score) for score in scores],
         "reached_over_best_default": reached(best_default, best, statistics.mean(scores)),
+        "budget": budget,
         "cost": _rounded(max(recipe.steps for recipe in recipes) / oracle.cost),
         "n": len(searches),
         "n_fresh": len(FRESH_SEEDS),
@@ -272,7 +287,7 @@ def told(row: Row) -> str:
         f"{row['task']:24}{row['half']:9} {row['untrained']:7.4g} default {row['default']:7.4g} (best "
         f"{row['best_default']:7.4g}) best {row['best']:7.4g} ({row['best_lr']:.2g}/{row['best_weight_decay']:g}) "
         f"recipe {row['recipe']:7.4g} reached {row['reached']} (of best default's "
-        f"{'none' if over_best is None else over_best}) cost {100 * row['cost']:.1f} %  {each}"
+        f"{'none' if over_best is None else over_best}) budget {row['budget']:g} cost {100 * row['cost']:.1f} %  {each}"
     )
 
 
@@ -280,9 +295,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", help=f"names of tasks or of {', '.join(HALVES)}; by default all")
     parser.add_argument(
-        "--budget", type=float, default=BUDGET, help=f"of the recipe, of the grid's updates (default: {BUDGET:g})"
+        "--budgets",
+        type=float,
+        nargs="+",
+        default=BUDGETS,
+        help=f"of the recipe, of the grid's updates with one seed (default: {' '.join(map(str, BUDGETS))})",
     )
     parser.add_argument("--searches", type=int, default=len(SEARCH_SEEDS), help="of each task, with a seed each")
+    parser.add_argument("--processes", type=int, default=2, help="that share the tasks; the oracle is computed in one")
     parser.add_argument("--results", type=Path, help="folder for the result file")
     parser.add_argument(
         "--oracle", type=Path, default=measure.RESULTS / "recipe_oracle.json", help="the oracle's cache"
@@ -306,15 +326,15 @@ def main() -> None:
     answers = oracles(makers, None if arguments.tiny else arguments.oracle, **coarse)
     if arguments.oracle_only:
         return
-    rows = []
-    for maker in makers:
-        oracle = answers[maker.name]
-        seeds = SEARCH_SEEDS[: 1 if arguments.tiny else arguments.searches]
-        searches = [found(maker, seed, int(arguments.budget * oracle.cost), int(oracle.steps)) for seed in seeds]
-        rows.append({**task_row(maker.name, oracle, searches), "budget": arguments.budget})
-        print(told(rows[-1]), flush=True)
-        if arguments.results is not None:
-            measure.write(arguments.results / "recipe.json", rows)
+    seeds = SEARCH_SEEDS[: 1 if arguments.tiny else arguments.searches]
+    rows_of, rows = functools.partial(task_rows, budgets=arguments.budgets, seeds=seeds), []
+    one_thread = {"initializer": torch.set_num_threads, "initargs": (1,)}
+    with ProcessPoolExecutor(arguments.processes, mp_context=get_context("spawn"), **one_thread) as pool:
+        for of_task in pool.map(rows_of, answers.items()):
+            rows += of_task
+            print(*map(told, of_task), sep="\n", flush=True)
+            if arguments.results is not None:
+                measure.write(arguments.results / "recipe.json", rows)
 
 
 if __name__ == "__main__":

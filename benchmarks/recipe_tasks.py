@@ -155,10 +155,10 @@ def photograph_denoiser(seed: int) -> RegretTask:
     return made(seed, model, nn.MSELoss(), _few(data.noisy_patches(8), 1000), batch_size=16, steps=400)
 
 
-# --- kept aside -------------------------------------------------------------------------------------------------------
+# --- as those, until the search was made anew -------------------------------------------------------------------------
 
 
-@HELD_OUT.task(**RANGE)
+@TUNING.task(**RANGE)
 def digits_attention(seed: int) -> RegretTask:
     """500 digits, attention between 16 patches, layer norm, dropout."""
     digits = _few(data.digits(), 500)
@@ -166,7 +166,7 @@ def digits_attention(seed: int) -> RegretTask:
     return made(seed, lambda: models.PatchAttention(8, 2, 24, 0.1, 10), loss_fn, digits, batch_size=32, steps=300)
 
 
-@HELD_OUT.task(**RANGE)
+@TUNING.task(**RANGE)
 def text_by_characters(seed: int) -> RegretTask:
     """Which text a snippet is from, by how often each character is in it: every eighth snippet."""
     inputs, targets, val_inputs, val_targets = data.snippets(length=96)
@@ -180,7 +180,7 @@ def text_by_characters(seed: int) -> RegretTask:
     return made(seed, model, nn.CrossEntropyLoss(), arrays, batch_size=32, steps=600)
 
 
-@HELD_OUT.task(**RANGE, packed=True)
+@TUNING.task(**RANGE, packed=True)
 def mnist_autoencoder(seed: int) -> RegretTask:
     """500 digits by a code of 16 numbers: squared error of every pixel."""
     train, _, val, _ = (part.flatten(1) if part.dim() > 2 else part for part in data.mnist(500, 2000))
@@ -192,7 +192,7 @@ def mnist_autoencoder(seed: int) -> RegretTask:
     return made(seed, model, nn.MSELoss(), (train, train, val, val), batch_size=25, steps=500)
 
 
-@HELD_OUT.task(**RANGE, packed=True)
+@TUNING.task(**RANGE, packed=True)
 def fashion_mlp_dropout(seed: int) -> RegretTask:
     """1,000 pictures, half of the hidden units left out."""
 
@@ -202,7 +202,7 @@ def fashion_mlp_dropout(seed: int) -> RegretTask:
     return made(seed, model, nn.CrossEntropyLoss(), data.fashion(1000, 2000), batch_size=50, steps=500)
 
 
-@HELD_OUT.task(**RANGE)
+@TUNING.task(**RANGE)
 def photograph_colours(seed: int) -> RegretTask:
     """The colour of a pixel by its place: regression, squared error, sines, 1,000 pixels."""
 
@@ -210,3 +210,83 @@ def photograph_colours(seed: int) -> RegretTask:
         return nn.Sequential(nn.Linear(2, 64), models.Sine(8.0), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 3))
 
     return made(seed, model, nn.MSELoss(), _few(data.pixels(every=8), 1000), batch_size=50, steps=800)
+
+
+# --- kept aside -------------------------------------------------------------------------------------------------------
+
+
+class _RowsGRU(nn.Module):
+    """An image row by row, and the class by the last state."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.rows, self.out = nn.GRU(8, width, batch_first=True), nn.Linear(width, 10)
+
+    def forward(self, images: Tensor) -> Tensor:  # [B, 1, 8, 8] -> [B, 10]
+        states, _ = self.rows(images.squeeze(1))
+        return self.out(states[:, -1])
+
+
+@HELD_OUT.task(**RANGE)
+def digits_rows_gru(seed: int) -> RegretTask:
+    """400 digits, recurrent over the rows."""
+    arrays = _few(data.digits(), 400)
+    return made(seed, lambda: _RowsGRU(32), nn.CrossEntropyLoss(), arrays, batch_size=25, steps=400)
+
+
+@HELD_OUT.task(**RANGE)
+def text_by_trigrams(seed: int) -> RegretTask:
+    """Which text a snippet is from, by its runs of three characters: every fourth snippet."""
+    inputs, targets, val_inputs, val_targets = data.trigrams(length=64, n_buckets=1000)
+    arrays = inputs[::4], targets[::4], val_inputs, val_targets
+
+    def model() -> nn.Module:
+        return nn.Sequential(nn.EmbeddingBag(1000, 32), nn.ReLU(), nn.Linear(32, len(data.texts())))
+
+    return made(seed, model, nn.CrossEntropyLoss(), arrays, batch_size=32, steps=500)
+
+
+@HELD_OUT.task(**RANGE)
+def char_transformer(seed: int) -> RegretTask:
+    """The next character of prose, attention."""
+    text = data.characters(length=8)
+    loss_fn = nn.CrossEntropyLoss()
+    return made(
+        seed, lambda: models.CharTransformer(data.n_characters(), 8, 32), loss_fn, text, batch_size=32, steps=300
+    )
+
+
+@HELD_OUT.task(**RANGE, packed=True)
+def mnist_cnn_group_norm(seed: int) -> RegretTask:
+    """500 digits, strided convolutions with group norm."""
+
+    def model() -> nn.Module:
+        return nn.Sequential(
+            *(nn.Conv2d(1, 8, 3, stride=2, padding=1), nn.GroupNorm(2, 8), nn.ReLU()),
+            *(nn.Conv2d(8, 16, 3, stride=2, padding=1), nn.GroupNorm(4, 16), nn.ReLU()),
+            *(nn.Flatten(), nn.Linear(784, 10)),
+        )
+
+    return made(seed, model, nn.CrossEntropyLoss(), data.mnist(500, 2000), batch_size=20, steps=300)
+
+
+@HELD_OUT.task(**RANGE, packed=True)
+def fashion_residual_mlp(seed: int) -> RegretTask:
+    """1,500 pictures, two residual blocks with layer norm."""
+
+    def model() -> nn.Module:
+        blocks = [models.Residual(nn.LayerNorm(64), nn.Linear(64, 128), nn.GELU(), nn.Linear(128, 64)) for _ in "12"]
+        return nn.Sequential(nn.Flatten(), nn.Linear(784, 64), *blocks, nn.LayerNorm(64), nn.Linear(64, 10))
+
+    return made(seed, model, nn.CrossEntropyLoss(), data.fashion(1500, 2000), batch_size=64, steps=400)
+
+
+@HELD_OUT.task(**RANGE, packed=True)
+def cifar_mlp_batch_norm(seed: int) -> RegretTask:
+    """1,000 colour pictures, a layer with batch norm."""
+
+    def model() -> nn.Module:
+        hidden = nn.Linear(3072, 64, bias=False), nn.BatchNorm1d(64), nn.ReLU()
+        return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(64, 10))
+
+    return made(seed, model, nn.CrossEntropyLoss(), data.cifar(1000, 2000), batch_size=50, steps=300)

@@ -100,7 +100,7 @@ def _momenta(data: dict[str, Any]) -> Momenta:
 
 def _pairs(data: dict[str, Any]) -> Pairs:
     ((*runs,),) = _runs([data["runs"]])
-    return Pairs(np.array(data["max_lr"]), np.array(data["weight_decay"]), np.array(data["steps"]), tuple(runs))
+    return Pairs(np.array(data["max_lr"]), np.array(data["weight_decay"]), data["steps"], tuple(runs))
 
 
 def _batch_sizes(data: dict[str, Any]) -> BatchSizes:

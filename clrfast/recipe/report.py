@@ -143,12 +143,11 @@ def _pairs(recipe: Recipe) -> str:
     found = recipe.parts.pairs
     if found is None:
         return ""
-    rows = [(f"{lr:.3g}", f"{decay:g}", str(steps), f"{loss:.4g}") for lr, decay, steps, loss in found.table()]
-    table = _table(("rate", "weight decay", "steps", "loss after"), rows)
+    rows = [(f"{lr:.3g}", f"{decay:g}", f"{loss:.4g}") for lr, decay, loss in found.table()]
+    table = _table(("rate", "weight decay", "loss after"), rows)
     told = (
-        "1cycles as long as the training, or nearly, all from the same start and on the same batches, judged by the "
-        "validation loss after them, in the order in which they were made: from one pair to a better neighbour. The "
-        "nearer a rate is to one at which a run failed, the more of that loss is not counted on."
+        f"1cycles of {found.steps} steps, all from the same start and on the same batches, judged by the validation "
+        "loss after them, in the order in which they were made: each where those before it let expect the most."
     )
     evidence = recipe.evidence["weight decay"]
     return f"<h2>Rate and weight decay</h2>\n<p>{escape(told)}</p>\n{table}\n<p>{escape(evidence)}</p>{_clues(recipe)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -165,7 +165,7 @@ class ShortRuns:
         return "\n".join(rows)
 
 
-def final_losses(runs: Sequence[History]) -> Floats:
+def final_losses(runs: Iterable[History]) -> Floats:
     """float64 ``[repeats]``: the validation loss after each run; inf where it is not finite."""
     loss = np.array([float(np.asarray(history.val_loss)[-1]) for history in runs])
     return np.where(np.isfinite(loss), loss, math.inf)

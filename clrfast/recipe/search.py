@@ -84,10 +84,10 @@ def find_recipe(
     The budget decides how long the short runs are: for each range test 112 steps are set aside, the weight decays get
     the rest, or, where this allows runs of 100 steps, 12 parts of 22, and the momenta what they leave. What such runs
     cannot tell apart gets its usual value. From about twice ``planned_steps`` on, runs are long enough to show what a
-    training ends with, and all of the budget goes into those, see ``find_pair``: 7.5 times as much as one of them
-    takes, so with a budget of eight trainings they are as long as the training. Where momenta are not tested, the usual
-    cycle 0.95 to 0.85 is taken. All parts start from the model as it is now, and afterwards all is as before, as after
-    ``range_test``.
+    training ends with, and all of the budget goes into at least eight of those, see ``find_pair``: as long as the
+    training from a budget of eight trainings and 112 steps on, and then more of them. Where momenta are not tested, the
+    usual cycle 0.95 to 0.85 is taken. All parts start from the model as it is now, and afterwards all is as before, as
+    after ``range_test``.
 
     Args:
         task: with validation data, which must not be in the training data.
@@ -243,7 +243,7 @@ class _Search:
                 max_seconds=None if time is None else time.left,
             )
             found = self.ranks.first("rate and weight decay", made)
-            self._keep(int(found.steps.sum()), "weight decay", pairs=found)
+            self._keep(_updates([found.runs]), "weight decay", pairs=found)
 
     def weight_decay(self) -> None:
         if self.parts.weight_decays is None:
