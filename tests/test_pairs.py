@@ -121,6 +121,23 @@ def test_the_lowest_is_taken():
     assert str(found).count("\n") == 3
 
 
+def test_what_is_near_a_failing_rate_is_expected_to_fail_with_that_chance():
+    found = made([0.5, 0.9, 1.3], rates=(0.2, 0.1, 0.4))  # 2 at the start: above 1.25 it has failed
+    assert found.failing_lr.tolist() == [0.4, 0.4, math.inf]
+    assert found.expected.tolist() == pytest.approx([0.5 + 1.5 / 32, 0.9 + 1.1 / 512, 1.3])
+    assert found.best == 0
+    assert made([0.5, 0.9, 1.2], rates=(0.2, 0.1, 0.4)).expected.tolist() == [0.5, 0.9, 1.2]
+
+
+def test_a_pair_too_near_to_failure_is_told():
+    found = made([0.8, 0.7, math.inf], rates=(0.1, 0.3, 0.4))
+    assert found.best == 0
+    assert found.suggest().reason.endswith(
+        "the one with 0.1 and 0.0001 is taken, with a validation loss of 0.8 at the end: with 0.3 and 0.001 it is 0.7, "
+        "but a run failed at 0.4, and so near to that another training may"
+    )
+
+
 @pytest.mark.parametrize("losses", [[2.0, 2.1, 2.0], [2.5, math.inf, math.nan]])
 def test_nothing_that_falls_is_no_answer(losses):
     with pytest.raises(NoSuggestionError, match="in no run of 100 steps"):

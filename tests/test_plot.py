@@ -8,6 +8,7 @@ from clrfast import History, WeightDecays
 from clrfast.finder import RateRecord
 from clrfast.plot import lr_curve, lr_curves, rates, short_runs
 from clrfast.plot.one_curve import _change_per_decade
+from clrfast.recipe import Pairs
 
 from .test_curve import make_curve
 
@@ -302,6 +303,36 @@ def test_short_runs_show_the_choice_and_what_is_as_good():
     own = Figure().subplots()
     assert short_runs(decays([1.0, 1.1], [0.5, 0.6], [1.4, 1.3]), own) is own
     assert own.figure.axes == [own]
+
+
+def long_runs(*losses):
+    """From a loss of 2 on."""
+    histories = [History(np.ones(20), [2.0, x], [0, 20]) for x in losses]
+    rates, decays = np.array([0.1, 0.1, 0.3, 1e-5]), np.array([1e-3, 1e-2, 1e-3, 1e-3])
+    return Pairs(rates[: len(losses)], decays[: len(losses)], 20, tuple(histories))
+
+
+@pytest.mark.parametrize(
+    ("losses", "told"),
+    [
+        ((0.5,), ["loss after the run", "chosen: 0.1, 0.001"]),
+        ((0.5, 0.4, np.inf), ["loss after the run", "diverged, or above its start", "chosen: 0.1, 0.01"]),
+        ((0.5, 0.5, 0.5, 0.5), ["loss after the run", "chosen: 0.1, 0.001"]),
+        ((np.inf, 2.5, 2.0), ["diverged, or above its start"]),  # no answer, and nothing to expect from it
+    ],
+)
+def test_pairs_of_every_kind_can_be_drawn(losses, told):
+    found = long_runs(*losses)
+    axes = laid_out(found.plot())
+    assert labels(axes) == told
+    assert [text.get_text() for text in axes.texts] == [f"{loss:#.3g}" for loss in losses if np.isfinite(loss)]
+    n_marks = sum(len(marks.get_offsets()) for marks in axes.collections if marks.get_label() in told)
+    assert n_marks == len(losses) + ("chosen" in told[-1])
+    for limits, values in ((axes.get_xlim(), found.max_lr), (axes.get_ylim(), found.weight_decay)):
+        assert limits[0] < values.min()
+        assert values.max() < limits[1]
+    own = Figure().subplots()
+    assert found.plot(own) is own
 
 
 def test_schedule_draws_what_it_decides():

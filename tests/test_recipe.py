@@ -126,9 +126,10 @@ def test_a_budget_of_several_trainings_goes_into_long_runs(order, updates, tmp_p
     again = find_recipe(blobs(), 8 * 100, planned_steps=100, saved=path)
     assert len(order) == 2
     assert (str(again), again.evidence, again.clues) == (str(recipe), recipe.evidence, recipe.clues)
-    text = Page(recipe.to_html()).text
-    assert "Rate and weight decay" in text
-    assert f"{pairs.loss[-1]:.4g}" in text
+    page = Page(recipe.to_html())
+    assert "Rate and weight decay" in page.text
+    assert f"{pairs.loss[-1]:.4g}" in page.text
+    assert page.tags.count("img") == 3  # range test, pairs, schedule
 
 
 @pytest.mark.parametrize(

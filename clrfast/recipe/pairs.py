@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -22,6 +22,9 @@ from .history import History
 from .runner import LOOKS, Runner
 from .runs import final_losses
 from .surface import Surface, heights
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 RATE_STEP = math.sqrt(10)
 """Between neighbouring rates: 1cycle bears half and twice the best one."""
@@ -97,13 +100,34 @@ class Pairs:
         return Surface(np.log10(np.stack([rates, decays], axis=1)), heights(losses, self.initial_loss))
 
     @property
+    def failing_lr(self) -> Floats:
+        """float64 ``[n]``: the lowest rate above that of each run at which another one failed, with any decay: it
+        ended above the middle of the loss at the start and the lowest one. Inf where none did."""
+        failed = self.max_lr[~(self.loss <= (self.initial_loss + self.loss.min()) / 2)]
+        above = np.where(failed > self.max_lr[:, None], failed, math.inf)
+        return above.min(axis=1, initial=math.inf)
+
+    @property
+    def expected(self) -> Floats:
+        """float64 ``[n]``: the loss to expect after each run with other random numbers.
+
+            loss + chance * (loss at the start - loss) / 2,  chance = (max_lr / failing_lr)**4
+
+        One run says what a rate gives where it is borne, and nothing of the next training's bearing it. The chance
+        that this fails is by ``benchmarks.edge``: of the best pairs half a decade below a rate at which a run failed, 1
+        in 70 failed with another seed, a decade below none. It counts half, for a failure is noticed, and trained anew.
+        """
+        chance = (self.max_lr / self.failing_lr) ** 4
+        return self.loss + chance * np.maximum(self.initial_loss - self.loss, 0.0) / 2
+
+    @property
     def best(self) -> int:
-        """The place of the lowest loss.
+        """The place of the lowest expected loss.
 
         Raises:
             NoSuggestionError: the validation loss fell in none of them.
         """
-        best, initial = int(self.loss.argmin()), self.initial_loss
+        best, initial = int(self.expected.argmin()), self.initial_loss
         if not self.loss[best] < initial:
             raise NoSuggestionError(
                 f"in no run of {self.steps} steps, with rates from {self.max_lr.min():.3g} to {self.max_lr.max():.3g}, "
@@ -118,12 +142,18 @@ class Pairs:
         Raises:
             NoSuggestionError: see ``best``.
         """
-        at = self.best
+        at, lowest = self.best, int(self.loss.argmin())
+        told = f"ends with the lowest validation loss ({self.loss[at]:.4g})"
+        if at != lowest:
+            told = (
+                f"is taken, with a validation loss of {self.loss[at]:.4g} at the end: with {self.max_lr[lowest]:.3g} "
+                f"and {self.weight_decay[lowest]:g} it is {self.loss[lowest]:.4g}, but a run failed at "
+                f"{self.failing_lr[lowest]:.3g}, and so near to that another training may"
+            )
         reason = (
             f"of {len(self.runs)} runs of {self.steps} steps, with rates from {self.max_lr.min():.3g} to "
             f"{self.max_lr.max():.3g} and weight decays from {self.weight_decay.min():g} to "
-            f"{self.weight_decay.max():g}, the one with {self.max_lr[at]:.3g} and {self.weight_decay[at]:g} ends with "
-            f"the lowest validation loss ({self.loss[at]:.4g})"
+            f"{self.weight_decay.max():g}, the one with {self.max_lr[at]:.3g} and {self.weight_decay[at]:g} {told}"
         )
         return Pair(float(self.max_lr[at]), float(self.weight_decay[at]), reason)
 
@@ -131,6 +161,12 @@ class Pairs:
         """For each run: its rate, its weight decay and the loss after it."""
         columns = self.max_lr, self.weight_decay, self.loss
         return list(zip(*(column.tolist() for column in columns), strict=True))
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw the runs over rate and weight decay; see ``clrfast.plot.pairs``."""
+        from ..plot import pairs
+
+        return pairs(self, ax)
 
     def __str__(self) -> str:
         rows = [f"{'rate':>8}  {'decay':>8}  {'loss after':>10}"]
@@ -159,6 +195,7 @@ def find_pair(
     where the decay keeps a long training from overfitting. So these are few and long. The first is made at ``max_lr``
     and 1e-3, each of the next where a Gaussian process through the losses so far lets expect the largest improvement:
     on a lattice of half decades of the rate, and of the values 1e-n and from 1e-3 on 3e-n of the decay.
+    ``Pairs.expected`` counts what a rate just below failure risks.
 
     All start from the model as it is now, with the same random numbers and batches; afterwards all is as before, as
     after ``range_test``.

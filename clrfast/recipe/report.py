@@ -149,8 +149,10 @@ def _pairs(recipe: Recipe) -> str:
         f"1cycles of {found.steps} steps, all from the same start and on the same batches, judged by the validation "
         "loss after them, in the order in which they were made: each where those before it let expect the most."
     )
-    evidence = recipe.evidence["weight decay"]
-    return f"<h2>Rate and weight decay</h2>\n<p>{escape(told)}</p>\n{table}\n<p>{escape(evidence)}</p>{_clues(recipe)}"
+    caption = "The runs, and the loss that they let expect around them: the darker, the lower"
+    picture = _figure(caption, lambda: found.plot().figure)
+    evidence = f"<p>{escape(recipe.evidence['weight decay'])}</p>"
+    return f"<h2>Rate and weight decay</h2>\n<p>{escape(told)}</p>\n{picture}\n{table}\n{evidence}{_clues(recipe)}"
 
 
 def _short_runs(heading: str, name: str, found: ShortRuns | None, recipe: Recipe) -> str:
