@@ -178,6 +178,22 @@ def test_real_runs_leave_all_as_it_was():
     assert told[-1] == (700, 700)
 
 
+def test_it_goes_on_from_what_was_found():
+    def find(**options):
+        model, loss_fn, loader, val = regression(60, 1.0)
+        return find_pair(model, loss_fn, loader, val_loader=val, max_lr=0.01, steps=40, **options)
+
+    kept = []
+    whole = find(max_steps=280, keep=kept.append)
+    assert [len(found.runs) for found in kept] == list(range(1, 8))
+    assert kept[-1].table() == whole.table()
+    assert find(max_steps=280, found=kept[3]).table() == whole.table()
+    assert find(max_steps=280, found=whole).table() == whole.table()
+    assert len(find(max_steps=320, found=whole).runs) == 8
+    with pytest.raises(ValueError, match=r"found: got runs of 40 steps from a max_lr of 0.01 on, where these are 50"):
+        find_pair(MODEL, LOSS_FN, LOADER, val_loader=VAL, max_lr=0.01, steps=50, max_steps=400, found=whole)
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [

@@ -144,7 +144,7 @@ def test_long_runs_without_an_answer_are_warned_of():
     parts = find_recipe(blobs(), MIN_BUDGET).parts
     risen = clrfast.History(np.ones(20), [1.0, 1.1], [0, 20])
     pairs = Pairs(np.array([0.1]), np.array([1e-3]), 20, (risen,))
-    recipe = concluded(Parts(800, 20, 132, "model", None, rate=parts.rate, pairs=pairs))
+    recipe = concluded(Parts(800, 20, 132, "model", None, rate=parts.rate, pairs=pairs, pairs_ended=True))
     assert recipe.weight_decay == USUAL_WEIGHT_DECAY
     assert recipe.max_lr == parts.rate.suggest().max_lr
     assert recipe.clues == ()
@@ -314,6 +314,37 @@ def test_what_was_found_before_ctrl_c_is_kept_and_gone_on_from(stopped, tmp_path
     assert names(order)[n:] == [*names(order)[: at + 1], *names(order)[at:n]]  # only what was interrupted came twice
     assert str(resumed) == str(whole)
     assert resumed.evidence == whole.evidence
+
+
+def test_long_runs_made_before_ctrl_c_are_kept_and_gone_on_from(tmp_path, updates, monkeypatch):
+    path = tmp_path / "recipe.json"
+    whole = find_recipe(blobs(), 800, planned_steps=100)
+    steps, made, told = whole.parts.pairs.steps, len(updates), []
+
+    def tell(done, total, shown):
+        told.append(done)
+        if done > RANGE_STEPS + 3.5 * steps and len(updates) < 2 * made:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        find_recipe(blobs(), 800, planned_steps=100, saved=path, progress=tell)
+    found = Recipe.load(path)
+    assert not found.complete
+    assert found.parts.pairs.table() == whole.parts.pairs.table()[:3]
+    assert found.steps == RANGE_STEPS + 3 * steps
+    assert found.max_lr == found.parts.pairs.suggest().max_lr
+    assert any("the search was interrupted" in warning for warning in found.warnings)
+
+    updates.clear()
+    told.clear()
+    monkeypatch.setattr(searching, "range_test", None)  # not called again
+    resumed = find_recipe(blobs(), 800, planned_steps=100, saved=path, progress=lambda done, *_: told.append(done))
+    assert len(updates) == 5 * steps
+    assert told[0] <= RANGE_STEPS + 3 * steps + 1
+    assert told[-1] == whole.steps
+    assert resumed.parts.pairs.table() == whole.parts.pairs.table()
+    assert (str(resumed), resumed.evidence) == (str(whole), whole.evidence)
+    assert Recipe.load(path).complete
 
 
 def test_an_interruption_before_the_first_answer_leaves_no_file(tmp_path):

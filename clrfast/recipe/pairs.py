@@ -185,6 +185,8 @@ def find_pair(
     max_steps: int,
     momentum: Momentum = (0.95, 0.85),
     max_seconds: float | None = None,
+    found: Pairs | None = None,
+    keep: Callable[[Pairs], None] | None = None,
     compute_loss: ComputeLoss | None = None,
     progress: Progress | bool | None = None,
     **options: Any,
@@ -209,6 +211,9 @@ def find_pair(
             improvement is expected.
         max_seconds: after the first three runs, none begins that would not end in so much time, > 0, as far as those
             before it tell. None: no such end.
+        found: runs of an earlier call with the same ``max_lr`` and ``steps``, to go on from; they count in
+            ``max_steps``.
+        keep: gets all runs so far after each.
     Returns:
         All runs; ``suggest()`` tells the pair to take.
     Raises:
@@ -222,9 +227,13 @@ def find_pair(
             f"max_steps: got {max_steps!r}; give at least {LEAST_RUNS} times the {steps} steps of a run, for the first "
             f"{LEAST_RUNS}"
         )
-    until = deadline(max_seconds)
+    if found is not None and (found.max_lr[0], found.steps) != (max_lr, steps):
+        raise ValueError(
+            f"found: got runs of {found.steps} steps from a max_lr of {float(found.max_lr[0])!r} on, where these are {steps} "
+            f"and {max_lr!r}; give the same, or leave it out to begin anew"
+        )
+    search = _Search(max_lr, int(steps), int(max_steps), deadline(max_seconds), found)
     with showing(progress, "rate and weight decay") as show:
-        search = _Search(max_lr, int(steps), int(max_steps), until)
 
         def tell(done: int, _: int, shown: dict[str, float]) -> None:
             if show is not None:
@@ -246,6 +255,8 @@ def find_pair(
                 options=options,
             )
             ((search.runs[place],),) = runner([(momentum, decay)])
+            if keep is not None:
+                keep(search.pairs())
     return search.pairs()
 
 
@@ -256,9 +267,14 @@ Place = tuple[int, float]
 class _Search:
     """The runs so far, each at its place, and where to make the next."""
 
-    def __init__(self, max_lr: float, steps: int, max_steps: int, until: Deadline | None = None):
+    def __init__(
+        self, max_lr: float, steps: int, max_steps: int, until: Deadline | None = None, found: Pairs | None = None
+    ):
         self.max_lr, self.steps, self.max_steps, self.until = max_lr, steps, max_steps, until
         self.runs: dict[Place, History] = {}
+        if found is not None:
+            places = np.rint(np.log(found.max_lr / max_lr) / math.log(RATE_STEP)).astype(int).tolist()
+            self.runs = dict(zip(zip(places, found.weight_decay.tolist(), strict=True), found.runs, strict=True))
 
     @property
     def done(self) -> int:
@@ -270,10 +286,11 @@ class _Search:
 
     def next(self) -> Place | None:
         """None where enough was tried, or no more is allowed."""
+        in_time = self.until is None or self.until.allows_another()
+        if len(self.runs) >= LEAST_RUNS and not (in_time and self.done + self.steps <= self.max_steps):
+            return None
         if not self.runs:
             return 0, FIRST_DECAY
-        if len(self.runs) >= LEAST_RUNS and not self._allows_another():
-            return None
         made = self.pairs()
         if not made.loss.min() < made.initial_loss:
             return min(place for place, _ in self.runs) - 2, FIRST_DECAY  # a decade lower
@@ -293,10 +310,6 @@ class _Search:
         best = max((min(row, key=row.__getitem__) for row in rows.values() if len(row) > 1), default=0.0)
         n_above = sum(lower <= best for lower in DECAYS if lower >= LARGE)
         return DECAYS[: DECAYS.index(LARGE) + 1 + n_above]
-
-    def _allows_another(self) -> bool:
-        in_time = self.until is None or self.until.gone * (1 + self.steps / self.done) <= self.until.seconds
-        return in_time and self.done + self.steps <= self.max_steps
 
     def pairs(self) -> Pairs:
         rates, decays = zip(*map(self.pair, self.runs), strict=True)

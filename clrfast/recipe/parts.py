@@ -36,6 +36,7 @@ class Parts:
         rate_after_batch_size, rate_after_weight_decay: the range tests made anew.
         weight_decays, momenta: the short runs.
         pairs: the long runs with rates and weight decays, which replace all after the batch size.
+        pairs_ended: whether all of those were made.
         seconds_per_update: of the short runs, with their looks at the validation data, where the budget was a time.
     """
 
@@ -51,6 +52,7 @@ class Parts:
     rate_after_weight_decay: LRCurve | None = None
     momenta: Momenta | None = None
     pairs: Pairs | None = None
+    pairs_ended: bool = False
     seconds_per_update: float | None = None
 
     @property

@@ -126,7 +126,7 @@ def concluded(parts: Parts) -> Recipe:
     decay, told_decay = _weight_decay(parts, warnings)
     momentum, told_momentum = _momentum(parts, warnings)
     due = rate_is_due(parts) or (parts.momenta is None and momentum_is_affordable(parts))
-    complete = parts.pairs is not None or (parts.weight_decays is not None and not due)
+    complete = parts.pairs_ended or (parts.weight_decays is not None and not due)
     if not complete:
         warnings.append("the search was interrupted: the usual values stand for what it had not come to")
     clues = _clues(parts, decay)

@@ -26,7 +26,7 @@ from .batch_size import checked_loader, find_batch_size
 from .clock import TimeIsUp
 from .momentum import USUAL_MOMENTUM, VALUES, find_momentum
 from .pace import TimeBudget
-from .pairs import find_pair
+from .pairs import LEAST_RUNS, Pairs, find_pair
 from .parts import Parts
 from .ranks import Group, Ranks, require_unwrapped, together
 from .recipe import (
@@ -142,7 +142,7 @@ def find_recipe(
         if batch_sizes or search.parts.batch_sizes is not None:
             search.batch_size()
         search.pair()
-        if search.parts.pairs is None:
+        if not search.parts.pairs_ended:
             search.weight_decay()
             search.momentum()
     return concluded(search.parts)
@@ -227,23 +227,35 @@ class _Search:
 
     def pair(self) -> None:
         """On the first rank alone: each of these runs follows from those before it."""
-        budget, time = left(self.parts), self.time
+        before, time, budget = self.parts.pairs, self.time, left(self.parts)
+        if self.parts.pairs_ended or self.parts.weight_decays is not None:
+            return
         if time is not None:
             budget = self.ranks.first("the time", lambda: time.updates(self._pace, 1))
-        steps = pair_steps(replace(self.parts, budget=self.parts.steps + budget))
-        if self.parts.pairs is None and self.parts.weight_decays is None and steps:
-            made = partial(
-                find_pair,
-                **self._given(),
-                val_loader=self._val_loader,
-                max_lr=self._max_lr,
-                momentum=USUAL_MOMENTUM,
-                steps=steps,
-                max_steps=budget,
-                max_seconds=None if time is None else time.left,
-            )
-            found = self.ranks.first("rate and weight decay", made)
-            self._keep(_updates([found.runs]), "weight decay", pairs=found)
+        if before is None:
+            steps, max_lr, done = pair_steps(replace(self.parts, budget=self.parts.steps + budget)), self._max_lr, 0
+        else:
+            steps, max_lr, done = before.steps, float(before.max_lr[0]), _updates([before.runs])
+        if not steps:
+            return
+
+        def keep(pairs: Pairs) -> None:
+            self._save(replace(self.parts, steps=self.parts.steps - done + _updates([pairs.runs]), pairs=pairs))
+
+        made = partial(
+            find_pair,
+            **self._given(done),
+            val_loader=self._val_loader,
+            max_lr=max_lr,
+            momentum=USUAL_MOMENTUM,
+            steps=steps,
+            max_steps=max(done + budget, LEAST_RUNS * steps),
+            max_seconds=None if time is None else time.left,
+            found=before,
+            keep=keep,
+        )
+        found = self.ranks.first("rate and weight decay", made)
+        self._keep(_updates([found.runs]) - done, "weight decay", pairs=found, pairs_ended=True)
 
     def weight_decay(self) -> None:
         if self.parts.weight_decays is None:
@@ -304,9 +316,9 @@ class _Search:
             "max_seconds": None if self.time is None else self.time.left,
         }
 
-    def _given(self) -> dict[str, Any]:
-        """What all parts are given, with the progress counted on from what was done."""
-        task, done, progress = self.task, self.parts.steps, self.progress
+    def _given(self, counted: int = 0) -> dict[str, Any]:
+        """What all parts are given, with the progress counted on from what was done, but for what the part counts."""
+        task, done, progress = self.task, self.parts.steps - counted, self.progress
         if callable(progress):
             tell: Callable[..., None] = progress
             progress = lambda n, _, shown: tell(done + n, self.parts.budget, shown)  # noqa: E731
@@ -341,10 +353,14 @@ class _Search:
         self._count_anew()
         if self.ranks.index > 0:
             return
-        recipe = concluded(self.parts)
+        recipe = self._save(self.parts)
+        logger.info("%s: %s; %s", name, recipe.settings[name], recipe.evidence[name])
+
+    def _save(self, parts: Parts) -> Recipe:
+        recipe = concluded(parts)
         if self.saved is not None:
             recipe.save(self.saved)
-        logger.info("%s: %s; %s", name, recipe.settings[name], recipe.evidence[name])
+        return recipe
 
     @property
     def _pace(self) -> float:
