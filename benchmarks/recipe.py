@@ -215,12 +215,13 @@ class Found:
     losses: list[float]
 
 
-def found(maker: TaskMaker, seed: int, budget: float, oracle: Oracle) -> Found:
-    """A search, and trainings to the end with what it found."""
+def found(maker: TaskMaker, seed: int, budget: float, oracle: Oracle, kept: Path | None) -> Found:
+    """A search, or the one that is in the folder ``kept``, and trainings to the end with what it found."""
     task, steps = maker.make(seed), int(oracle.steps)
+    saved = None if kept is None else kept / f"{maker.name}-{seed}-{budget:g}.json"
     given = clrfast.Task(task.model, task.loss_fn, task.loader(), [halves(task)[0]])
     torch.manual_seed(seed)
-    recipe = clrfast.find_recipe(given, max(int(budget * oracle.cost), MIN_BUDGET), planned_steps=steps)
+    recipe = clrfast.find_recipe(given, max(int(budget * oracle.cost), MIN_BUDGET), planned_steps=steps, saved=saved)
     fresh = (maker.make(seed) for seed in FRESH_SEEDS)
     return Found(recipe, [final_loss(task, recipe.optimizer(task.model, steps), steps) for task in fresh])
 
@@ -230,12 +231,13 @@ def reached(default: float, best: float, score: float) -> float | None:
     return _rounded((default - score) / (default - best)) if default > best else None
 
 
-def task_rows(of: tuple[str, Oracle], budgets: Iterable[float], seeds: Iterable[int]) -> list[Row]:
+def task_rows(of: tuple[str, Oracle], budgets: Iterable[float], seeds: Iterable[int], kept: Path | None) -> list[Row]:
     """One for each budget."""
     name, oracle = of
     maker = next(half[name] for half in HALVES.values() if name in half)
     return [
-        task_row(name, oracle, budget, [found(maker, seed, budget, oracle) for seed in seeds]) for budget in budgets
+        task_row(name, oracle, budget, [found(maker, seed, budget, oracle, kept) for seed in seeds])
+        for budget in budgets
     ]
 
 
@@ -303,6 +305,7 @@ def main() -> None:
     )
     parser.add_argument("--searches", type=int, default=len(SEARCH_SEEDS), help="of each task, with a seed each")
     parser.add_argument("--processes", type=int, default=2, help="that share the tasks; the oracle is computed in one")
+    parser.add_argument("--kept", type=Path, help="folder for the searches; those that are there are not made anew")
     parser.add_argument("--results", type=Path, help="folder for the result file")
     parser.add_argument(
         "--oracle", type=Path, default=measure.RESULTS / "recipe_oracle.json", help="the oracle's cache"
@@ -327,7 +330,7 @@ def main() -> None:
     if arguments.oracle_only:
         return
     seeds = SEARCH_SEEDS[: 1 if arguments.tiny else arguments.searches]
-    rows_of, rows = functools.partial(task_rows, budgets=arguments.budgets, seeds=seeds), []
+    rows_of, rows = functools.partial(task_rows, budgets=arguments.budgets, seeds=seeds, kept=arguments.kept), []
     one_thread = {"initializer": torch.set_num_threads, "initargs": (1,)}
     with ProcessPoolExecutor(arguments.processes, mp_context=get_context("spawn"), **one_thread) as pool:
         for of_task in pool.map(rows_of, answers.items()):
