@@ -10,7 +10,8 @@ length, with the momentum from 0.95 to 0.85 against the rate; the recipe's may h
     reached = (score(defaults) - score(recipe)) / (score(defaults) - score(best))     1: as good as the best cell
     cost    = updates that the recipe is charged with / updates of the grid with one seed
 
-The recipe is tried with two budgets, 15 % of the grid with one seed, and of the grid as it is trained, with two.
+The recipe is tried with two budgets, 15 % of the grid with one seed, and of the grid as it is trained, with two. Beside
+it stands what each of the grid's seeds alone would choose from all of its cells, by the test loss.
 
 The defaults are the four cells with a rate of 0.01 or 0.1 and a weight decay of 0 or 1e-4: their mean, and the best of
 them. The grid is trained with two seeds and judged by the test loss; then the three cells that are best there, the
@@ -137,6 +138,11 @@ class Oracle:
         """``[rates, decays]``."""
         return _scores(self.losses, self.untrained)
 
+    def best_by_seed(self) -> list[tuple[float, float]]:
+        """The cell with the lowest loss of each of the grid's seeds alone."""
+        places = [divmod(int(np.argmin(losses)), len(self.decays)) for losses in self.losses]
+        return [(self.rates[rate], self.decays[decay]) for rate, decay in places]
+
     def best(self) -> tuple[float, tuple[float, float]]:
         """The lowest score with the fresh seeds, and its cell."""
         cells = [(lr, weight_decay) for lr, weight_decay in self.top] + list(DEFAULTS)
@@ -162,6 +168,11 @@ def _grid_losses(maker: TaskMaker, seed: int, rates: list[float], steps: int) ->
     return losses
 
 
+def fresh_losses(maker: TaskMaker, lr: float, weight_decay: float, steps: int) -> list[float]:
+    """``[fresh seeds]``"""
+    return [cell_loss(maker.make(seed), lr, weight_decay, steps) for seed in FRESH_SEEDS]
+
+
 def ask_oracle(maker: TaskMaker, per_decade: int, steps: int | None) -> Oracle:
     steps = maker.make(0).steps if steps is None else steps
     rates = grid(maker, per_decade)
@@ -169,9 +180,6 @@ def ask_oracle(maker: TaskMaker, per_decade: int, steps: int | None) -> Oracle:
     untrained = [test_loss(maker.make(seed)) for seed in GRID_SEEDS]
     places = np.argsort(_scores(losses, untrained), axis=None, kind="stable")[:N_TOP]
     top = [[rates[at // len(DECAYS)], DECAYS[at % len(DECAYS)]] for at in places]
-
-    def fresh(lr: float, weight_decay: float) -> list[float]:
-        return [cell_loss(maker.make(seed), lr, weight_decay, steps) for seed in FRESH_SEEDS]
 
     return Oracle(
         steps,
@@ -181,8 +189,8 @@ def ask_oracle(maker: TaskMaker, per_decade: int, steps: int | None) -> Oracle:
         untrained,
         top,
         fresh_untrained=[test_loss(maker.make(seed)) for seed in FRESH_SEEDS],
-        fresh_top=[fresh(*cell) for cell in top],
-        fresh_defaults=[fresh(*cell) for cell in DEFAULTS],
+        fresh_top=[fresh_losses(maker, *cell, steps) for cell in top],
+        fresh_defaults=[fresh_losses(maker, *cell, steps) for cell in DEFAULTS],
     )
 
 
@@ -235,13 +243,15 @@ def task_rows(of: tuple[str, Oracle], budgets: Iterable[float], seeds: Iterable[
     """One for each budget."""
     name, oracle = of
     maker = next(half[name] for half in HALVES.values() if name in half)
+    by_seed = [fresh_losses(maker, *cell, int(oracle.steps)) for cell in oracle.best_by_seed()]
     return [
-        task_row(name, oracle, budget, [found(maker, seed, budget, oracle, kept) for seed in seeds])
+        task_row(name, oracle, by_seed, budget, [found(maker, seed, budget, oracle, kept) for seed in seeds])
         for budget in budgets
     ]
 
 
-def task_row(name: str, oracle: Oracle, budget: float, searches: list[Found]) -> Row:
+def task_row(name: str, oracle: Oracle, by_seed: list[list[float]], budget: float, searches: list[Found]) -> Row:
+    """``by_seed``: fresh losses of what each of the grid's seeds would choose."""
     scores = [oracle.fresh(search.losses) for search in searches]
     best, (best_lr, best_decay) = oracle.best()
     defaults = [oracle.fresh(losses) for losses in oracle.fresh_defaults]
@@ -266,6 +276,7 @@ def task_row(name: str, oracle: Oracle, budget: float, searches: list[Found]) ->
         "reached": reached(default, best, statistics.mean(scores)),
         "reached_by_search": [reached(default, best, score) for score in scores],
         "reached_over_best_default": reached(best_default, best, statistics.mean(scores)),
+        "reached_by_grid_seed": [reached(default, best, oracle.fresh(losses)) for losses in by_seed],
         "budget": budget,
         "cost": _rounded(max(recipe.steps for recipe in recipes) / oracle.cost),
         "n": len(searches),

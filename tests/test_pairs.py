@@ -123,18 +123,28 @@ def test_the_lowest_is_taken():
 
 def test_what_is_near_a_failing_rate_is_expected_to_fail_with_that_chance():
     found = made([0.5, 0.9, 1.3], rates=(0.2, 0.1, 0.4))  # 2 at the start: above 1.25 it has failed
-    assert found.failing_lr.tolist() == [0.4, 0.4, math.inf]
-    assert found.expected.tolist() == pytest.approx([0.5 + 1.5 / 32, 0.9 + 1.1 / 512, 1.3])
+    assert found.failing_lr.tolist() == pytest.approx([0.4, 0.4, 0.4 * RATE_STEP])
+    assert found.expected.tolist() == pytest.approx([0.5 + 1.5 / 32, 0.9 + 1.1 / 512, 1.3 + 0.7 / 200])
     assert found.best == 0
-    assert made([0.5, 0.9, 1.2], rates=(0.2, 0.1, 0.4)).expected.tolist() == [0.5, 0.9, 1.2]
 
 
-def test_a_pair_too_near_to_failure_is_told():
-    found = made([0.8, 0.7, math.inf], rates=(0.1, 0.3, 0.4))
+def test_what_is_above_all_that_was_tried_may_fail():
+    found = made([0.5, 0.9, 1.2], rates=(0.2, 0.1, 0.4))
+    assert found.failing_lr.tolist() == pytest.approx([0.4 * RATE_STEP] * 3)
+    assert found.expected.tolist() == pytest.approx([0.5 + 1.5 / 16 / 200, 0.9 + 1.1 / 256 / 200, 1.2 + 0.8 / 200])
+
+
+@pytest.mark.parametrize(
+    ("losses", "why"), [([0.8, 0.7, math.inf], "a run failed at 0.4"), ([0.8, 0.9, 0.797], "no higher rate was tried")]
+)
+def test_a_pair_too_near_to_failure_is_told(losses, why):
+    found = made(losses, rates=(0.1, 0.3, 0.4))
+    lowest = int(found.loss.argmin())
     assert found.best == 0
     assert found.suggest().reason.endswith(
-        "the one with 0.1 and 0.0001 is taken, with a validation loss of 0.8 at the end: with 0.3 and 0.001 it is 0.7, "
-        "but a run failed at 0.4, and so near to that another training may"
+        "the one with 0.1 and 0.0001 is taken, with a validation loss of 0.8 at the end: with "
+        f"{found.max_lr[lowest]:g} and {found.weight_decay[lowest]:g} it is {losses[lowest]}, but {why}, and so "
+        "another training may fail there"
     )
 
 

@@ -317,7 +317,7 @@ def long_runs(*losses):
     [
         ((0.5,), ["loss after the run", "chosen: 0.1, 0.001"]),
         ((0.5, 0.4, np.inf), ["loss after the run", "diverged, or above its start", "chosen: 0.1, 0.01"]),
-        ((0.5, 0.5, 0.5, 0.5), ["loss after the run", "chosen: 0.1, 0.001"]),
+        ((0.5, 0.5, 0.5, 0.5), ["loss after the run", "chosen: 1e-05, 0.001"]),
         ((np.inf, 2.5, 2.0), ["diverged, or above its start"]),  # no answer, and nothing to expect from it
     ],
 )

@@ -102,10 +102,11 @@ class Pairs:
     @property
     def failing_lr(self) -> Floats:
         """float64 ``[n]``: the lowest rate above that of each run at which another one failed, with any decay: it
-        ended above the middle of the loss at the start and the lowest one. Inf where none did."""
+        ended above the middle of the loss at the start and the lowest one. Where none did, the next rate above all that
+        were tried, for nothing is known of that."""
         failed = self.max_lr[~(self.loss <= (self.initial_loss + self.loss.min()) / 2)]
         above = np.where(failed > self.max_lr[:, None], failed, math.inf)
-        return above.min(axis=1, initial=math.inf)
+        return above.min(axis=1, initial=self.max_lr.max() * RATE_STEP)
 
     @property
     def expected(self) -> Floats:
@@ -145,10 +146,12 @@ class Pairs:
         at, lowest = self.best, int(self.loss.argmin())
         told = f"ends with the lowest validation loss ({self.loss[at]:.4g})"
         if at != lowest:
+            failing, most = self.failing_lr[lowest], self.max_lr.max()
             told = (
                 f"is taken, with a validation loss of {self.loss[at]:.4g} at the end: with {self.max_lr[lowest]:.3g} "
-                f"and {self.weight_decay[lowest]:g} it is {self.loss[lowest]:.4g}, but a run failed at "
-                f"{self.failing_lr[lowest]:.3g}, and so near to that another training may"
+                f"and {self.weight_decay[lowest]:g} it is {self.loss[lowest]:.4g}, but "
+                + (f"a run failed at {failing:.3g}" if failing <= most else "no higher rate was tried")
+                + ", and so another training may fail there"
             )
         reason = (
             f"of {len(self.runs)} runs of {self.steps} steps, with rates from {self.max_lr.min():.3g} to "
@@ -229,8 +232,8 @@ def find_pair(
         )
     if found is not None and (found.max_lr[0], found.steps) != (max_lr, steps):
         raise ValueError(
-            f"found: got runs of {found.steps} steps from a max_lr of {float(found.max_lr[0])!r} on, where these are {steps} "
-            f"and {max_lr!r}; give the same, or leave it out to begin anew"
+            f"found: got runs of {found.steps} steps from a max_lr of {float(found.max_lr[0])!r} on, where these are "
+            f"{steps} and {max_lr!r}; give the same, or leave it out to begin anew"
         )
     search = _Search(max_lr, int(steps), int(max_steps), deadline(max_seconds), found)
     with showing(progress, "rate and weight decay") as show:
