@@ -155,7 +155,7 @@ def photograph_denoiser(seed: int) -> RegretTask:
     return made(seed, model, nn.MSELoss(), _few(data.noisy_patches(8), 1000), batch_size=16, steps=400)
 
 
-# --- as those, until the search was made anew -------------------------------------------------------------------------
+# --- kept aside until the search was made anew ------------------------------------------------------------------------
 
 
 @TUNING.task(**RANGE)

@@ -347,6 +347,23 @@ def test_long_runs_made_before_ctrl_c_are_kept_and_gone_on_from(tmp_path, update
     assert Recipe.load(path).complete
 
 
+def test_long_runs_end_where_a_lower_budget_allows_no_three(tmp_path, updates):
+    path = tmp_path / "recipe.json"
+
+    def tell(done, total, shown):
+        if done > RANGE_STEPS + 1.5 * 186:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        find_recipe(blobs(), 1600, planned_steps=200, saved=path, progress=tell)
+    updates.clear()
+    ended = find_recipe(blobs(), MIN_BUDGET, planned_steps=200, saved=path)
+    assert updates == []
+    assert ended.complete
+    assert [np.size(run.train_loss) for run in ended.parts.pairs.runs] == [186]
+    assert ended.steps == RANGE_STEPS + 186
+
+
 def test_an_interruption_before_the_first_answer_leaves_no_file(tmp_path):
     task = blobs()
 

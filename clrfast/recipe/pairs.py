@@ -210,8 +210,8 @@ def find_pair(
         max_lr: to begin with, as ``range_test`` suggests it.
         steps: of each run, at least 40; as near to those of the training as can be, at least a quarter.
         max_steps: no run begins that could go beyond so many updates of all together; at least 3 times ``steps``. 8
-            times find a good pair, 16 times one that is hardly worse than a full grid's. Less is used up where no more
-            improvement is expected.
+            times find a good pair as a rule; 16 times are by the mean of ``benchmarks.recipe`` as good as a full grid
+            with one seed. Less is used up where no more improvement is expected.
         max_seconds: after the first three runs, none begins that would not end in so much time, > 0, as far as those
             before it tell. None: no such end.
         found: runs of an earlier call with the same ``max_lr`` and ``steps``, to go on from; they count in

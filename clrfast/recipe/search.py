@@ -238,6 +238,9 @@ class _Search:
             steps, max_lr, done = before.steps, float(before.max_lr[0]), _updates([before.runs])
         if not steps:
             return
+        if before is not None and done + budget < LEAST_RUNS * steps:  # less than when they were begun
+            self._keep(0, "weight decay", pairs_ended=True)
+            return
 
         def keep(pairs: Pairs) -> None:
             self._save(replace(self.parts, steps=self.parts.steps - done + _updates([pairs.runs]), pairs=pairs))
@@ -249,7 +252,7 @@ class _Search:
             max_lr=max_lr,
             momentum=USUAL_MOMENTUM,
             steps=steps,
-            max_steps=max(done + budget, LEAST_RUNS * steps),
+            max_steps=done + budget,
             max_seconds=None if time is None else time.left,
             found=before,
             keep=keep,

@@ -50,7 +50,7 @@ class Surface:
         self._variance = (fitted + SPREAD**2) / (len(values) + 1)
 
     def __call__(self, places: Floats) -> tuple[Floats, Floats]:
-        """Mean and standard deviation to expect at ``places``, float64 ``[m, 2]``."""
+        """Mean and standard deviation, noise included, of the values to expect at ``places``, float64 ``[m, 2]``."""
         near = _covariance(places, self._places)
         left = 1 + NOISE**2 - ((near @ self._inverse) * near).sum(axis=1)
         return self._mean + near @ self._weighted, np.sqrt(self._variance * left)
