@@ -27,14 +27,14 @@ def test_it_goes_by_what_was_met_and_knows_little_far_away():
     (far,), (wide,) = surface(np.array([[30.0, 30.0]]))
     assert wide > 1.5 * spread.max()
     assert VALUES.min() < far < VALUES.max()
-    assert surface(PLACES + 1e-6)[0] == pytest.approx(mean, abs=1e-3)  # no jumps
+    assert surface(PLACES + 1e-6)[0] == pytest.approx(mean, abs=1e-5)  # no jumps
 
 
 def test_places_count_by_their_distances_alone():
     asked = np.array([[0.3, -2.5], [1.0, -1.0]])
-    for moved in (PLACES + 5, -PLACES):
-        of = asked + 5 if moved[0, 0] else -asked
-        assert np.stack(Surface(moved, VALUES)(of)) == pytest.approx(np.stack(Surface(PLACES, VALUES)(asked)))
+    expected = np.stack(Surface(PLACES, VALUES)(asked))
+    for moved in (lambda places: places + 5, np.negative):
+        assert np.stack(Surface(moved(PLACES), VALUES)(moved(asked))) == pytest.approx(expected)
 
 
 def test_improvement_is_the_mean_of_what_draws_are_below():
@@ -43,7 +43,8 @@ def test_improvement_is_the_mean_of_what_draws_are_below():
     mean, spread = surface(asked)
     draws = mean + spread * np.random.default_rng(0).standard_normal((400_000, 3))
     below = np.maximum(surface(PLACES)[0].min() - draws, 0).mean(axis=0)
-    assert surface.improvement(asked) == pytest.approx(below, abs=5e-3)  # the mean of 400,000 draws varies by 1.5e-3
+    # The mean of 400,000 draws varies by up to 7e-4.
+    assert surface.improvement(asked) == pytest.approx(below, abs=3e-3)
 
 
 def test_one_value_says_to_look_elsewhere():

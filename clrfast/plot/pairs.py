@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 MARGIN = 0.5
 """Decades around what was tried."""
 
-LEVELS = 8
-"""Of the shading."""
+LEVELS, POINTS = 8, 80
+"""Of the shading: steps from dark to light, and places along each axis."""
 
 
 def pairs(found: Pairs, ax: Axes | None = None, *, title: str | None = None) -> Axes:
@@ -46,9 +46,9 @@ def pairs(found: Pairs, ax: Axes | None = None, *, title: str | None = None) -> 
     except NoSuggestionError:
         chosen = None
     else:
-        rates, decays = (np.geomspace(low, high, 80) for low, high in ends)
+        rates, decays = (np.geomspace(low, high, POINTS) for low, high in ends)
         at = np.log10(np.stack(np.meshgrid(rates, decays), axis=-1).reshape(-1, 2))
-        ax.contourf(rates, decays, found.surface(at)[0].reshape(80, 80), LEVELS, cmap="Blues_r", alpha=0.6)
+        ax.contourf(rates, decays, found.surface(at)[0].reshape(POINTS, POINTS), LEVELS, cmap="Blues_r", alpha=0.6)
     fell = found.loss < found.initial_loss
     kinds: list[tuple[Any, dict[str, Any]]] = [
         (fell, {"marker": "o", "color": "black", "s": 22, "label": "loss after the run"}),

@@ -116,7 +116,8 @@ class Pairs:
 
         One run says what a rate gives where it is borne, and nothing of the next training's bearing it. The chance
         that this fails is by ``benchmarks.edge``: of the best pairs half a decade below a rate at which a run failed, 1
-        in 70 failed with another seed, a decade below none. It counts half, for a failure is noticed, and trained anew.
+        in 70 failed with another seed, a decade below none. It counts half, for a failure is noticed, and trained anew;
+        all of it would turn down more good pairs than bad ones, by the tasks that the search was chosen on.
         """
         chance = (self.max_lr / self.failing_lr) ** 4
         return self.loss + chance * np.maximum(self.initial_loss - self.loss, 0.0) / 2

@@ -102,7 +102,7 @@ def find_recipe(
         saved: a JSON file that gets what is found as it comes. A call that was interrupted goes on from it: what it
             holds is not measured again, whatever the other arguments are.
         group: of ``torch.distributed``, whose ranks all make this call, see ``find_weight_decay``. Range tests, batch
-            sizes and the clock are the first rank's. Only there is the file written and the progress told.
+            sizes, long runs and the clock are the first rank's. Only there is the file written and the progress told.
         progress: ``progress(done, total, shown)``, with the budget as total, which need not be used up; True for a
             bar for each part, with tqdm. What each part found goes to the log "clrfast.recipe", too.
         options: accumulate, autocast, scaler, clip_norm, snapshot_device and graph, as of ``range_test``.
