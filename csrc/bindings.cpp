@@ -5,8 +5,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
-#include <atomic>
-#include <memory>
+#include <mutex>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -33,37 +32,30 @@ void require(bool holds, const char* what) {
   if (!holds) throw std::invalid_argument(std::string("clrfast._C: ") + what);
 }
 
-// A StepControl over the memory of torch's CPU tensors, which it keeps alive. Made once: the arrays would otherwise be
-// checked at every step.
-class Control {
- public:
-  Control(Array<float> table, Array<std::int64_t> step, Array<float> losses, Array<float> average,
-          Array<std::uint8_t> stop, Array<float> row)
-      : owners_(py::make_tuple(table, step, losses, average, stop, row)) {
-    require(table.ndim() == 3 && table.shape(0) > 0 && table.shape(2) == 3, "table must be [total_steps, n_groups, 3]");
-    const std::int64_t total_steps = table.shape(0), n_groups = table.shape(1);
-    require(step.size() == 1 && stop.size() == 1 && average.size() == 3, "step, stop, average must be of 1, 1, 3 values");
-    require(losses.size() == total_steps, "losses must be [total_steps]");
-    require(row.size() == 4 * n_groups, "row must be [n_groups, 4]");
-    control_ = {table.data(), total_steps, n_groups, step.mutable_data(), losses.mutable_data(),
-                average.mutable_data(), stop.mutable_data(), row.mutable_data(), 0, 0};
-  }
+template <class T>
+T* at(std::int64_t address) {
+  return reinterpret_cast<T*>(address);
+}
 
-  std::int64_t advance_(py::object loss, float found_inf, float smoothing, float stop_factor) {
-    require(*control_.step >= 0, "step must not be negative");
-    control_.smoothing = smoothing;
-    control_.stop_factor = stop_factor;
-    const float value = loss.is_none() ? 0.0f : loss.cast<float>();
-    advance(control_, loss.is_none() ? nullptr : &value, found_inf);
-    return *control_.step;
-  }
+// A StepControl from (table, total_steps, n_groups, step, losses, average, stop, row), all but the two numbers addresses;
+// one without a table from None. Python keeps the tensors alive, and reads their addresses at every step.
+StepControl control_of(py::handle given) {
+  if (given.is_none()) return {};
+  const auto values = given.cast<std::vector<std::int64_t>>();
+  require(values.size() == 8 && std::all_of(values.begin(), values.end(), [](std::int64_t value) { return value > 0; }),
+          "a control needs all of its memory");
+  return {at<float>(values[0]), values[1],           values[2],
+          at<std::int64_t>(values[3]), at<float>(values[4]), at<float>(values[5]),
+          at<std::uint8_t>(values[6]), at<float>(values[7]), 0, 0};
+}
 
-  const StepControl& get() const { return control_; }
-
- private:
-  py::tuple owners_;
-  StepControl control_;
-};
+void advance_(py::handle given, float smoothing, float stop_factor, std::optional<float> loss, float found_inf) {
+  StepControl control = control_of(given);
+  require(control.table && *control.step >= 0, "step must not be negative");
+  control.smoothing = smoothing;
+  control.stop_factor = stop_factor;
+  advance(control, loss ? &*loss : nullptr, &found_inf);
+}
 
 // One group's values of a step: (lr, momentum, weight_decay, dampening, nesterov, maximize), and what else a backend
 // needs.
@@ -89,17 +81,18 @@ const Tensor* checked(const Array<std::int64_t>& tensors, std::int64_t n_groups)
 
 // With a control, its current row replaces the groups' first three values and decides whether the update is applied;
 // without, `apply` does.
-void sgd_(Array<std::int64_t> tensors, py::list groups, const Control* control, bool apply, double grad_scale,
+void sgd_(Array<std::int64_t> tensors, py::list groups, py::handle given_control, bool apply, double grad_scale,
           int n_threads) {
   const auto n_groups = static_cast<std::int64_t>(groups.size());
-  require(!control || control->get().n_groups == n_groups, "the control has another number of groups");
+  const StepControl control = control_of(given_control);
+  require(!control.table || control.n_groups == n_groups, "the control has another number of groups");
   std::vector<Group> rows;
   rows.reserve(groups.size());
   for (const py::handle values : groups) {
     rows.push_back(group_of(values, 6));
     rows.back().apply = apply;
-    if (control) {
-      const float* row = control->get().row + 4 * (rows.size() - 1);
+    if (control.table) {
+      const float* row = control.row + 4 * (rows.size() - 1);
       rows.back().lr = row[0], rows.back().momentum = row[1], rows.back().weight_decay = row[2];
       rows.back().apply = row[3] != 0;
     }
@@ -115,32 +108,30 @@ void sgd_(Array<std::int64_t> tensors, py::list groups, const Control* control, 
 }
 
 #ifdef CLRFAST_CUDA
-template <class T>
-T* at(std::int64_t address) {
-  return reinterpret_cast<T*>(address);
+// (control, smoothing, stop_factor, loss, found_inf, tick, ticket), the last four addresses or 0.
+Advance advance_of(const py::tuple& given) {
+  require(given.size() == 7, "an advance must be a tuple of seven");
+  const auto address = [&](int k) { return given[k].cast<std::int64_t>(); };
+  Advance advance{control_of(given[0]), at<float>(address(3)), at<float>(address(4)), at<std::int64_t>(address(5)),
+                  at<std::uint32_t>(address(6))};
+  advance.control.smoothing = given[1].cast<float>();
+  advance.control.stop_factor = given[2].cast<float>();
+  require(advance.control.table || !advance.ticket, "only a control needs a ticket");
+  return advance;
 }
 
-// A StepControl over device memory. Python keeps the tensors alive, whose addresses these are.
-StepControl device_control(std::int64_t table, std::int64_t total_steps, std::int64_t n_groups, std::int64_t step,
-                           std::int64_t losses, std::int64_t average, std::int64_t stop, std::int64_t row) {
-  require(total_steps > 0 && n_groups > 0 && table && step && losses && average && stop && row,
-          "a control needs all of its memory");
-  return {at<float>(table),   total_steps,           n_groups,       at<std::int64_t>(step), at<float>(losses),
-          at<float>(average), at<std::uint8_t>(stop), at<float>(row), 0,                      0};
+void advance_cuda_(const py::tuple& advance, std::intptr_t stream) {
+  Advance alone = advance_of(advance);
+  alone.ticket = nullptr;
+  advance_cuda(alone, stream);
 }
 
-void advance_cuda_(const StepControl* control, float smoothing, float stop_factor, std::int64_t loss,
-                   std::int64_t found_inf, std::int64_t tick, int device, std::intptr_t stream) {
-  StepControl given = control ? *control : StepControl{};
-  given.smoothing = smoothing;
-  given.stop_factor = stop_factor;
-  advance_cuda(given, at<float>(loss), at<float>(found_inf), at<std::int64_t>(tick), {device, stream});
-}
-
-int sgd_cuda_(Array<std::int64_t> tensors, py::list groups, const StepControl* control, std::int64_t grad_scale,
-              std::int64_t found_inf, std::int64_t tick, int device, std::intptr_t stream) {
+int sgd_cuda_(Array<std::int64_t> tensors, py::list groups, const py::tuple& advance, std::int64_t grad_scale,
+              std::int64_t found_inf, std::uint32_t merged_chunks, std::intptr_t stream) {
   const auto n_groups = static_cast<std::int64_t>(groups.size());
-  require(!control || control->n_groups == n_groups, "the control has another number of groups");
+  const CudaStep step{advance_of(advance), at<float>(grad_scale), at<float>(found_inf), merged_chunks};
+  const StepControl& control = step.advance.control;
+  require(!control.table || control.n_groups == n_groups, "the control has another number of groups");
   std::vector<CudaGroup> rows;
   rows.reserve(groups.size());
   for (const py::handle values : groups) {
@@ -151,16 +142,48 @@ int sgd_cuda_(Array<std::int64_t> tensors, py::list groups, const StepControl* c
   const Tensor* list = checked(tensors, n_groups);
   for (py::ssize_t i = 0; i < tensors.shape(0); ++i) {
     const Types types{static_cast<unsigned>(list[i].types)};
-    require(!list[i].started || tick, "an account of first updates needs the number of the step");
+    require(!list[i].started || step.advance.tick, "an account of first updates needs the number of the step");
     require(!list[i].master || types.param() == Dtype::float16 || types.param() == Dtype::bfloat16,
             "master weights are for 16-bit parameters");
     require(!list[i].master || !list[i].buffer || types.buffer() == Dtype::float32,
             "master weights need a float32 buffer");
   }
   py::gil_scoped_release release;
-  const CudaStep step{control ? control->row : nullptr, at<float>(grad_scale), at<float>(found_inf),
-                      at<std::int64_t>(tick)};
-  return sgd_cuda(list, tensors.shape(0), rows, step, {device, stream});
+  return sgd_cuda(list, tensors.shape(0), rows, step, stream);
+}
+
+// What graphs point at, until they are gone. The driver tells of that on a thread of its own, where Python must not
+// run: the interpreter lets go of it at its next opportunity, or else the next `hold_for_graph`.
+struct Released {
+  std::mutex mutex;
+  std::vector<PyObject*> objects;
+};
+Released& released = *new Released;  // never destroyed: graphs may end later than the module
+
+int let_go(void*) {
+  std::vector<PyObject*> objects;
+  {
+    const std::lock_guard<std::mutex> lock(released.mutex);
+    objects.swap(released.objects);
+  }
+  for (PyObject* object : objects) Py_DECREF(object);  // without the lock: that may run anybody's code
+  return 0;
+}
+
+void graph_is_gone(void* object) {
+  if (!Py_IsInitialized()) return;
+  {
+    const std::lock_guard<std::mutex> lock(released.mutex);
+    released.objects.push_back(static_cast<PyObject*>(object));
+  }
+  Py_AddPendingCall(&let_go, nullptr);
+}
+
+// Keeps `objects` for as long as the graph lives that `stream` is capturing.
+void hold_for_graph(std::intptr_t stream, py::object objects) {
+  let_go(nullptr);
+  when_graph_is_gone(stream, &graph_is_gone, objects.ptr());
+  objects.release();
 }
 #endif
 
@@ -320,12 +343,9 @@ py::object collect_(py::list param_groups, py::dict state, Array<std::int64_t> t
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Native backends of clrfast; see clrfast/optim/native.py and cuda.py for their use.";
   // noconvert: the arrays are memory of torch tensors, and a converted copy would be written to in vain.
-  py::class_<Control>(m, "Control")
-      .def(py::init<Array<float>, Array<std::int64_t>, Array<float>, Array<float>, Array<std::uint8_t>, Array<float>>(),
-           py::arg("table").noconvert(), py::arg("step").noconvert(), py::arg("losses").noconvert(),
-           py::arg("average").noconvert(), py::arg("stop").noconvert(), py::arg("row").noconvert())
-      .def("advance_", &Control::advance_, py::arg("loss"), py::arg("found_inf"), py::arg("smoothing"),
-           py::arg("stop_factor"));
+  m.def("advance_", &advance_, py::arg("control"), py::arg("smoothing"), py::arg("stop_factor"), py::arg("loss"),
+        py::arg("found_inf"));
+  // noconvert: the array is memory that Python goes on using, and a converted copy would be written to in vain.
   m.def("sgd_", &sgd_, py::arg("tensors").noconvert(), py::arg("groups"), py::arg("control").none(true),
         py::arg("apply"), py::arg("grad_scale"), py::arg("n_threads"));
   m.def("collect_", &collect_, py::arg("param_groups"), py::arg("state"), py::arg("tensors").noconvert(),
@@ -336,18 +356,11 @@ PYBIND11_MODULE(_C, m) {
 #ifdef CLRFAST_CUDA
   m.attr("cuda_targets") = CLRFAST_CUDA;
   m.attr("tensors_per_launch") = tensors_per_launch();
-  py::class_<StepControl>(m, "CudaControl", py::module_local())
-      .def(py::init(&device_control), py::arg("table"), py::arg("total_steps"), py::arg("n_groups"), py::arg("step"),
-           py::arg("losses"), py::arg("average"), py::arg("stop"), py::arg("row"));
-  py::class_<std::atomic<bool>, std::shared_ptr<std::atomic<bool>>>(m, "Flag", py::module_local())
-      .def("__bool__", [](const std::atomic<bool>& flag) { return flag.load(); });
-  m.def("advance_cuda_", &advance_cuda_, py::arg("control").none(true), py::arg("smoothing"), py::arg("stop_factor"),
-        py::arg("loss"), py::arg("found_inf"), py::arg("tick"), py::arg("device"), py::arg("stream"));
-  m.def("sgd_cuda_", &sgd_cuda_, py::arg("tensors").noconvert(), py::arg("groups"), py::arg("control").none(true),
-        py::arg("grad_scale"), py::arg("found_inf"), py::arg("tick"), py::arg("device"), py::arg("stream"));
-  m.def("load_cuda", &load_cuda, py::arg("device"));
+  m.def("advance_cuda_", &advance_cuda_, py::arg("advance"), py::arg("stream"));
+  m.def("sgd_cuda_", &sgd_cuda_, py::arg("tensors").noconvert(), py::arg("groups"), py::arg("advance"),
+        py::arg("grad_scale"), py::arg("found_inf"), py::arg("merged_chunks"), py::arg("stream"));
+  m.def("load_cuda", &load_cuda);
   m.def("cuda_problem", &cuda_problem);
-  m.def("graph_alive", [](int device, std::intptr_t stream) { return graph_alive({device, stream}); },
-        py::arg("device"), py::arg("stream"));
+  m.def("hold_for_graph", &hold_for_graph, py::arg("stream"), py::arg("objects"));
 #endif
 }

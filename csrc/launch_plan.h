@@ -1,8 +1,8 @@
 // How the tensors of a step are laid over kernel launches: plain arithmetic on the host, no CUDA.
 //
-// A tensor is cut into chunks of `chunk_size` elements, the last one shorter; a block updates one chunk. The chunks of
-// a launch are numbered through, so a block finds its tensor by searching `chunk_end`. What a launch knows travels by
-// value as its argument, whose size limits how many tensors and groups it covers; more go into further launches.
+// A tensor is cut into chunks, the last one shorter; a block updates one chunk. The chunks of a launch are numbered
+// through, so a block finds its tensor by searching `chunk_end`. What a launch knows travels by value as its argument,
+// whose size limits how many tensors and groups it covers; more go into further launches.
 #pragma once
 
 #include <algorithm>
@@ -12,10 +12,9 @@
 
 namespace clrfast {
 
-constexpr int chunk_size = 4096;
-
 struct Work {
   std::int64_t numel, group;
+  int chunk;  // elements of a chunk of this tensor, at most 65,535
 };
 
 struct LaunchLimits {
@@ -28,7 +27,7 @@ struct LaunchPlan {
   struct Entry {
     std::int64_t work;        // index of the tensor
     std::uint32_t chunk_end;  // one past its last chunk in this launch
-    std::uint16_t tail;       // elements of its last chunk, 1 to chunk_size
+    std::uint16_t tail;       // elements of its last chunk, at least 1
     std::uint16_t slot;       // position of its group in `groups`
   };
   std::vector<Entry> entries;
@@ -43,7 +42,7 @@ inline std::vector<LaunchPlan> plan_launches(const std::vector<Work>& works, con
   for (std::size_t i = 0; i < works.size(); ++i) {
     const Work& work = works[i];
     if (work.numel == 0) continue;
-    const std::int64_t chunks = (work.numel + chunk_size - 1) / chunk_size;
+    const std::int64_t chunks = (work.numel + work.chunk - 1) / work.chunk;
     if (plans.empty()) plans.emplace_back();
     // Groups come in order, so a group that this launch knows is nearly always the last one.
     const auto slot_of = [&](const LaunchPlan& plan) {
@@ -62,7 +61,7 @@ inline std::vector<LaunchPlan> plan_launches(const std::vector<Work>& works, con
     LaunchPlan& plan = plans.back();
     if (slot == plan.groups.size()) plan.groups.push_back(work.group);
     plan.entries.push_back({static_cast<std::int64_t>(i), static_cast<std::uint32_t>(plan.n_chunks() + chunks),
-                            static_cast<std::uint16_t>(work.numel - (chunks - 1) * chunk_size),
+                            static_cast<std::uint16_t>(work.numel - (chunks - 1) * work.chunk),
                             static_cast<std::uint16_t>(slot)});
   }
   return plans;

@@ -1,30 +1,22 @@
 // SGD and its control on CUDA devices. Pointers inside the structures are device memory; nothing here waits for it.
+// Everything is launched on the current device, which is the stream's.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
-#include <memory>
 #include <string>
 #include <vector>
 
-#include "launch_plan.h"
 #include "step_control.h"
 #include "tensor_list.h"
 
 namespace clrfast {
 
-// Where the kernels run.
-struct CudaQueue {
-  int device;
-  std::intptr_t stream;  // cudaStream_t
-};
-
-// What beside the tensors decides one step; every pointer may be null.
+// What beside the tensors decides one step.
 struct CudaStep {
-  const float* row;          // a control's current row; replaces lr, momentum and weight decay of every group
-  const float* grad_scale;   // divides every gradient
-  const float* found_inf;    // anything but 0 skips the update
-  const std::int64_t* tick;  // number of this step, see `Tensor::started`
+  Advance advance;             // done before the update; its row replaces lr, momentum and weight decay of every group
+  const float* grad_scale;     // divides every gradient; or null
+  const float* found_inf;      // anything but 0 skips the update; or null, and with a control
+  std::uint32_t merged_chunks; // a launch of at most so many chunks does `advance` itself
 };
 
 struct CudaGroup {
@@ -33,23 +25,23 @@ struct CudaGroup {
   const double* lr_float64 = nullptr;
 };
 
-// StepControl::advance; `tick` (may be null) counts the calls. Without a table it does nothing but count.
-void advance_cuda(const StepControl& control, const float* loss, const float* found_inf, std::int64_t* tick,
-                  const CudaQueue& queue);
+// `advance` alone; without a ticket.
+void advance_cuda(const Advance& advance, std::intptr_t stream);
 
 // One SGD step over all tensors of a device. Returns the number of kernel launches.
 int sgd_cuda(const Tensor* tensors, std::int64_t n_tensors, const std::vector<CudaGroup>& groups, const CudaStep& step,
-             const CudaQueue& queue);
+             std::intptr_t stream);
 
 // Loads every kernel on the device: a first use inside of a capture would be an error. Throws where none fits it.
-void load_cuda(int device);
+void load_cuda();
 
 // What the driver says where CUDA cannot be used; empty where it can.
 std::string cuda_problem();
 
-// A flag that turns false once the graph that the stream is capturing, and all that was instantiated from it, is gone.
-// Throws if the stream is not capturing.
-std::shared_ptr<std::atomic<bool>> graph_alive(const CudaQueue& queue);
+// Has the driver call `gone(object)` once the graph that the stream is capturing, and all that was instantiated from
+// it, no longer exist; on a thread of its own, where neither CUDA nor Python may be used. Throws, and calls nothing, if
+// the stream is not capturing.
+void when_graph_is_gone(std::intptr_t stream, void (*gone)(void*), void* object);
 
 // How many tensors of one group fit into a launch.
 std::size_t tensors_per_launch();

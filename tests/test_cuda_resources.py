@@ -13,15 +13,18 @@ import pytest
 
 from clrfast import _native
 
-SOURCE = Path(__file__).parent.parent / "csrc" / "sgd_cuda.cu"
+CSRC = Path(__file__).parent.parent / "csrc"
+SOURCE = CSRC / "sgd_cuda.cu"
 TARGETS = ["80", "90", "100"]
 FLAGS = ["-std=c++17", "-O3", "-fmad=false"]  # as in setup.py
 
 # Each kernel, and how to know it by its mangled name.
+SIZES = {("float", "Entry"): (4096, 8192, 32764)}
 UPDATES = {
-    f"update<{kind}, {entry}>": rf"update_kernelI{kind[0]}N\w+?\d{entry}E"
+    f"update<{kind}, {entry}, {size}>": rf"update_kernelINS_\d+LaunchI{kind[0]}NS_\d+{entry}ELm{size}E"
     for kind in ("float", "double")
     for entry in ("Entry", "FullEntry")
+    for size in SIZES.get((kind, entry), (32764,))
 }
 KERNELS = {**UPDATES, "advance": "advance_kernel"}
 
@@ -31,10 +34,10 @@ KERNELS = {**UPDATES, "advance": "advance_kernel"}
 LOADS, STORES = 2 * (2 + 3), 2 * (1 + 2)
 MASTERED_LOADS, MASTERED_STORES = (2 + 2) + (2 + 4), (1 + 2) + (1 + 4)
 PACKS = {
-    "update<float, Entry>": (3 * LOADS, 3 * STORES),
-    "update<float, FullEntry>": (3 * LOADS + 2 * MASTERED_LOADS, 3 * STORES + 2 * MASTERED_STORES),
-    "update<double, Entry>": (LOADS, STORES),
-    "update<double, FullEntry>": (LOADS, STORES),
+    "update<float, Entry": (3 * LOADS, 3 * STORES),
+    "update<float, FullEntry": (3 * LOADS + 2 * MASTERED_LOADS, 3 * STORES + 2 * MASTERED_STORES),
+    "update<double, Entry": (LOADS, STORES),
+    "update<double, FullEntry": (LOADS, STORES),
 }
 
 # Of a multiprocessor, on every target; a warp of 32 threads gets its registers in units.
@@ -48,7 +51,15 @@ ROUNDED = {f"{name}.rn.{kind}" for name in ("add", "sub", "mul", "div", "rcp") f
 class Code(NamedTuple):
     ptx: str
     logs: dict[str, str]  # of ptxas, by kernel
-    opcodes: dict[str, list[str]]
+    instructions: dict[str, list[str]]
+    """Without address and encoding: ``@!P0 LDG.E R2, [R2.64]``."""
+
+    def opcodes(self, kernel: str) -> list[str]:
+        return [opcode_of(instruction) for instruction in self.instructions[kernel]]
+
+
+def opcode_of(instruction: str) -> str:
+    return re.sub(r"^@!?\w+\s+", "", instruction).split()[0]
 
 
 def tool_path() -> str:
@@ -90,17 +101,17 @@ def code(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     codes = f"arch=compute_{target},code=[sm_{target},compute_{target}]"
     log = run("nvcc", *FLAGS, "-Xptxas", "-v", "-gencode", codes, "-fatbin", SOURCE, "-o", fatbin)
     # /*0070*/  @!P0 LDG.E R2, [R2.64] ;
-    opcode = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?\w+\s+)?([A-Z][\w.]*)")
+    instruction = re.compile(r"/\*[0-9a-f]{4,}\*/\s+((?:@!?\w+\s+)?[A-Z][^;]*?)\s*;")
     functions = sections(run("cuobjdump", "-sass", fatbin), "Function : ")
     return Code(
         ptx=run("cuobjdump", "-ptx", fatbin),
         logs=sections(log, "Compiling entry function '"),
-        opcodes={kernel: opcode.findall(text) for kernel, text in functions.items()},
+        instructions={kernel: instruction.findall(text) for kernel, text in functions.items()},
     )
 
 
 def test_every_kernel_is_known(code):
-    assert code.logs.keys() == code.opcodes.keys() == KERNELS.keys()
+    assert code.logs.keys() == code.instructions.keys() == KERNELS.keys()
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -112,34 +123,79 @@ def test_nothing_is_spilled(code, kernel):
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_memory_is_global_or_constant(code, kernel):
     """Neither local nor by generic addresses: the argument is read where it lies, in the constant bank."""
-    bases = {opcode.split(".")[0] for opcode in code.opcodes[kernel]}
+    bases = {opcode.split(".")[0] for opcode in code.opcodes(kernel)}
     constant = {"LDC", "ULDC", "LDCU"}
-    assert {base for base in bases if re.match("U?LD|ST|ATOM", base)} <= constant | {"LDG", "STG"}
+    assert {base for base in bases if re.match("U?LD|ST|ATOM", base)} <= constant | {"LDG", "STG", "ATOMG"}
     assert bases & constant
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_float64_is_computed_only_for_float64(code, kernel):
     """Many devices compute it at 1/64 of float32's rate. The kernels that need it show that the pattern finds it."""
-    found = {opcode for opcode in code.opcodes[kernel] if re.match(r"D(?!EPBAR)|.*F64|.*64H", opcode)}
+    found = {opcode for opcode in code.opcodes(kernel) if re.match(r"D(?!EPBAR)|.*F64|.*64H", opcode)}
     assert bool(found) == ("double" in kernel), found
 
 
 @pytest.mark.parametrize("kernel", UPDATES)
 def test_aligned_accesses_are_128_bits_wide(code, kernel):
-    wide = [opcode.split(".")[0] for opcode in code.opcodes[kernel] if "128" in opcode.split(".")]
-    loads, stores = PACKS[kernel]
+    wide = [opcode.split(".")[0] for opcode in code.opcodes(kernel) if "128" in opcode.split(".")]
+    loads, stores = PACKS[kernel.rpartition(",")[0]]
     assert wide.count("LDG") >= loads + 1  # the control's row
     assert wide.count("STG") >= stores
 
 
 @pytest.mark.parametrize("kernel", UPDATES)
 def test_half_of_the_threads_are_resident(code, kernel):
-    (block_size,) = map(int, re.findall(r"constexpr int block_size = (\d+);", SOURCE.read_text()))
+    (block_size,) = map(int, re.findall(r"constexpr int block_size = (\d+);", (CSRC / "update_chunk.h").read_text()))
     (registers,) = map(int, re.findall(r"Used (\d+) registers", code.logs[kernel]))
     of_a_warp = -(-registers * 32 // REGISTER_UNIT) * REGISTER_UNIT
     blocks = REGISTERS // of_a_warp // (block_size // 32)
     assert blocks * block_size >= MOST_THREADS // 2, f"{registers} registers"
+
+
+def test_advance_waits_for_memory_twice(code):
+    """All of the state is loaded before the barrier, without a branch between these loads; then a row of the table."""
+    instructions = code.instructions["advance"]
+    opcodes = [opcode_of(instruction).split(".")[0] for instruction in instructions]
+    barrier = opcodes.index("BAR")
+    state = [index for index, opcode in enumerate(opcodes[:barrier]) if opcode == "LDG"]
+    assert len(state) == 8  # tick; step, stop, average, weight, best, loss, found_inf
+    assert "BRA" not in opcodes[state[1] : state[-1]]
+    assert opcodes[barrier:].count("LDG") == 3
+    assert "STG" not in opcodes[:barrier]
+
+
+@pytest.mark.parametrize("kernel", UPDATES)
+def test_a_block_waits_for_its_argument_twice(code, kernel):
+    """To know its tensor's addresses it loads numbers of its segment, then an entry: two loads from the constant bank
+    that depend on one another. The row of the only group needs none."""
+    depths = constant_loads_before(code.instructions[kernel])
+    assert min(depths) == 0
+    assert max(depths) == 2
+
+
+def constant_loads_before(instructions: list[str]) -> list[int]:
+    """Of each 128-bit load from global memory: how many loads from the constant bank, each of which needs the one
+    before, lead to its address. Every instruction is looked at once, in the order in which it stands."""
+    depth: dict[str, int] = {}
+    found = []
+    for instruction in instructions:
+        opcode = opcode_of(instruction)
+        registers = re.findall(r"\bU?[RP]\d+\b", instruction.replace(opcode, "", 1))
+        guard = re.match(r"@!?(\w+)", instruction)
+        operands = instruction.split(opcode, 1)[1].split(",")
+        target = re.findall(r"\bU?[RP]\d+\b", operands[0])
+        sources = registers if opcode.startswith(("ST", "BRA")) else registers[bool(guard) + len(target) :]
+        reached = max((depth.get(register, 0) for register in sources), default=0)
+        if re.match(r"U?LDC", opcode) and sources:
+            reached += 1
+        if opcode.startswith("LDG") and "128" in opcode:
+            found.append(reached)
+        for name in target:
+            kind, number = re.match(r"(\D+)(\d+)", name).groups()
+            for more in range(4 if "128" in opcode else 2 if re.search(r"\.64|WIDE", opcode) else 1):
+                depth[f"{kind}{int(number) + more}"] = 0 if opcode.startswith("LDG") else reached
+    return found
 
 
 def test_every_operation_is_rounded_by_itself(code):

@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 import clrfast
 from clrfast.graph import CapturedStep
-from clrfast.optim import capture
+from clrfast.optim import cuda
 from clrfast.schedules import Linear
 
 from .cases import DTYPES, OPTIONS, assert_near, assert_same, give_grads, make_params, option_id, randn, run_steps
@@ -220,12 +221,14 @@ def launched(optimizer):
 
 
 @pytest.mark.parametrize(("n_tensors", "updates"), [(1, 1), (1000, 1), (3000, 3)])
-def test_kernel_launches_of_a_step(n_tensors, updates):
+@pytest.mark.parametrize("merged", [True, False])
+def test_kernel_launches_of_a_step(monkeypatch, merged, n_tensors, updates):
+    monkeypatch.setattr(cuda, "MERGED_CHUNKS", n_tensors if merged else 0)
     params = make_params([(7,)] * n_tensors)
     give_grads(params, 0)
     plain = clrfast.SGD(params, lr=0.1, momentum=0.9)
     scheduled = clrfast.SGD(params, schedule=clrfast.one_cycle(0.1, 50))
-    for optimizer, wanted in ((plain, [0, updates]), (scheduled, [1, updates])):
+    for optimizer, wanted in ((plain, [0, updates]), (scheduled, [0 if merged else 1, updates])):
         optimizer.step()
         names = launched(optimizer)
         assert [sum(kind in name for name in names) for kind in ("advance_kernel", "update_kernel")] == wanted
@@ -396,7 +399,7 @@ def test_a_plain_graph_keeps_what_it_points_at():
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         optimizer.step()
-    step, row = optimizer.control.step, optimizer.control.row  # all else is the graph's alone
+    step, row = optimizer.control.step, StorageWeakRef(optimizer.control.row.untyped_storage())
     del optimizer
     gc.collect()
     noise = [torch.full((1000,), math.nan) for _ in range(50)]
@@ -405,14 +408,10 @@ def test_a_plain_graph_keeps_what_it_points_at():
     assert params[0].isfinite().all()
     assert all(tensor.isnan().all() for tensor in noise)
 
-    def holds():
-        capture.release_dead()
-        return any(row is thing for _, kept in capture._held for thing in kept)
-
-    assert holds()
+    assert not row.expired()
     graph.reset()
     for _ in range(100):  # the driver tells of the end on a thread of its own
-        if not holds():
+        if row.expired():
             return
         time.sleep(0.05)
     pytest.fail("the memory of a dead graph is still held")

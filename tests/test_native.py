@@ -306,7 +306,7 @@ def test_binding_refuses_what_memory_safety_forbids(backend):
         if backend == "cpp":
             module.sgd_(tensors, list(groups), None, True, 1.0, 1)
         else:
-            module.sgd_cuda_(tensors, [(*group, 0, 0) for group in groups], None, 0, 0, 0, 0, 0)
+            module.sgd_cuda_(tensors, [(*group, 0, 0) for group in groups], (None, 0.0, 0.0, 0, 0, 0, 0), 0, 0, 0, 0)
 
     for column, value, named in ((7, 1, "group out of range"), (6, 64, "unknown dtype"), (5, -1, "negative numel")):
         bad = tensors.copy()
@@ -321,15 +321,8 @@ def test_binding_refuses_what_memory_safety_forbids(backend):
         sgd(np.zeros((1, 7), dtype=np.int64))
     with pytest.raises(TypeError):
         sgd(tensors.astype(np.int32))
-    with pytest.raises(ValueError, match="losses must be"):
-        module.Control(
-            np.zeros((2, 1, 3), np.float32),
-            np.zeros((), np.int64),
-            np.zeros(1, np.float32),
-            np.zeros(3, np.float32),
-            np.zeros((), np.uint8),
-            np.zeros((1, 4), np.float32),
-        )
+    with pytest.raises(ValueError, match="a control needs all of its memory"):
+        module.advance_((8, 1, 1, 8, 8, 0, 8, 8), 0.98, 0.0, None, 0.0)
 
 
 def test_many_groups(backend):

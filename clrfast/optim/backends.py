@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .. import _native
-from . import capture, cuda
+from . import cuda
 from .native import CppUpdate
 from .parameters import described, devices_of
 from .reference import ReferenceUpdate
@@ -54,7 +54,6 @@ def why_not(backend: str, device: torch.device) -> str | None:
 
 def updates_of(optimizer: SGD) -> list[Update]:
     """What updates the parameters of ``optimizer``: all together, or those of each device."""
-    capture.release_dead()
     backend, devices = optimizer.backend, devices_of(optimizer.param_groups)
     if backend == "torch":
         return [ReferenceUpdate(optimizer)]

@@ -1,10 +1,9 @@
-"""What a CUDA graph capture asks of a step: everything there before it begins, and alive as long as its graph."""
+"""What a CUDA graph capture asks of a step: everything has to be there before it begins."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -12,9 +11,6 @@ from .parameters import Parameter, described
 
 if TYPE_CHECKING:
     from .sgd import SGD
-
-_held: list[tuple[Any, tuple[Any, ...]]] = []
-_lock = threading.Lock()
 
 
 def is_capturing(devices: Sequence[torch.device]) -> bool:
@@ -49,18 +45,3 @@ def require_complete(optimizer: SGD, parameters: Iterable[Parameter]) -> None:
                     "begin with new ones at every replay; call optimizer.init_state() before the capture"
                 )
             index += 1
-
-
-def hold(alive: Any, objects: tuple[Any, ...]) -> None:
-    """Keep ``objects`` for as long as ``alive`` is true: what a graph points at must not be freed before it."""
-    release_dead()
-    with _lock:
-        _held.append((alive, objects))
-
-
-def release_dead() -> None:
-    """Let go of what was held for graphs that are gone. The driver tells of their end where Python must not run."""
-    with _lock:
-        dead = [entry for entry in _held if not entry[0]]
-        _held[:] = [entry for entry in _held if entry[0]]
-    del dead  # outside of the lock: freeing them may run anybody's code

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,8 @@ class StepControl:
         self.average = torch.tensor([0.0, 0.0, math.inf], device=device)
         self.stop = torch.zeros((), dtype=torch.bool, device=device)
         self.row = torch.zeros((n_groups, 4), device=device)
+        self.ticket = torch.zeros((), dtype=torch.int32, device=device)
+        """Blocks of a running update that have read the state; backend "cuda" only."""
         self.host_step = 0
         """The step as the host knows it without asking the device: exact on the CPU; on other devices an update
         that was skipped there counts as made, and a replayed graph is not seen, until ``synchronize``."""
@@ -60,24 +63,23 @@ class StepControl:
         reason = backends.why_not(backend, self.device)
         if reason is not None:
             raise RuntimeError(f"backend: {backend!r} cannot work on {self.device}: {reason}")
-        self._native: Any = None
-        self._native_of: tuple[Tensor, ...] = ()
+        self._fitting: tuple[Tensor, ...] = ()
         self._copied: tuple[list[Tensor], torch.cuda.Event] | None = None
         self._seen = np.empty(0, dtype=np.float32)
 
-    @property
-    def native(self) -> Any:
-        """The compiled view of this control; backends "cpp" and "cuda" only.
+    def addresses(self) -> tuple[int, ...]:
+        """Where the native backends find the control: ``(table, total_steps, n_groups, step, losses, average, stop,
+        row)``, all but the two numbers addresses. Read at every step, because torch may move a tensor's memory.
 
         Raises:
-            RuntimeError: one of its tensors was replaced by one that does not fit.
+            RuntimeError: one of the tensors was replaced by one that does not fit.
         """
         tensors = self.tensors()
-        if self._native is None or any(a is not b for a, b in zip(tensors, self._native_of, strict=True)):
+        if not self._fitting or not all(map(operator.is_, tensors, self._fitting)):
             self._require_fitting()
-            self._native = (cuda if self.backend == "cuda" else native).native_control(self)
-            self._native_of = tensors  # kept alive for as long as their memory is used
-        return self._native
+            self._fitting = tensors
+        table, *rest = (tensor.data_ptr() for tensor in tensors)
+        return (table, self.total_steps, len(self.moves), *rest)
 
     def tensors(self) -> tuple[Tensor, ...]:
         """All that ``advance`` reads and writes on the device."""
@@ -145,21 +147,29 @@ class StepControl:
         - load row ``min(step, total_steps - 1)`` of the table;
         - ``step += apply``: a skipped update never moves the schedule.
         """
-        if loss is not None and not isinstance(loss, Tensor):
-            loss = torch.full((), float(loss), device=self.device)
-        if loss is not None and loss.numel() != 1:
+        loss = self.as_tensor(loss)
+        backend: Any = {"torch": reference, "cpp": native, "cuda": cuda}[self.backend]
+        backend.advance_(self, loss, found_inf)
+        self.count_step()
+
+    def as_tensor(self, loss: Tensor | float | None) -> Tensor | None:
+        """``loss`` as a tensor of one element.
+
+        Raises:
+            ValueError: it has more, or is complex.
+        """
+        if loss is None:
+            return None
+        if not isinstance(loss, Tensor):
+            return torch.full((), float(loss), device=self.device)
+        if loss.numel() != 1:
             raise ValueError(f"loss: got shape {tuple(loss.shape)}; give a scalar, for example loss.mean()")
-        if loss is not None and loss.is_complex():
+        if loss.is_complex():
             raise ValueError("loss: got a complex number; give a real one, for example loss.abs()")
-        if self.backend == "cpp":
-            self.host_step = self.native.advance_(
-                None if loss is None else loss.item(),
-                0.0 if found_inf is None else found_inf.item(),
-                self.smoothing,
-                self.stop_factor or 0.0,
-            )
-            return
-        (cuda if self.backend == "cuda" else reference).advance_(self, loss, found_inf)
+        return loss
+
+    def count_step(self) -> None:
+        """Bring ``host_step`` up to date after ``advance``."""
         if self.device.type == "cpu":
             self.host_step = int(self.step)
         elif not capture.is_capturing((self.device,)):
@@ -190,8 +200,7 @@ class StepControl:
         self.synchronize()
 
     def __getstate__(self) -> dict[str, Any]:
-        # A view of the tensors' memory, and what an event guards: made anew where needed.
-        return {**self.__dict__, "_native": None, "_native_of": (), "_copied": None}
+        return {**self.__dict__, "_copied": None}  # what an event guards; made anew where needed
 
 
 def require_divergence_limits(smoothing: float, stop_factor: float) -> None:

@@ -1,7 +1,8 @@
-"""The CUDA backend: ``advance`` and one update launch for up to a thousand tensors, and never a wait for the device."""
+"""The CUDA backend: one launch for the schedule's step and the update of up to a thousand tensors; it never waits."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,13 @@ from .parameters import described, require_one_element, with_gradient
 if TYPE_CHECKING:
     from .control import StepControl
     from .sgd import SGD
+
+MERGED_CHUNKS = 2048
+"""A launch of at most so many chunks (of 4,096 elements, 8,192 of 16 bits) takes the schedule's step itself.
+
+An arithmetical choice, to be measured (benchmarks/kernel_variants.cu): a launch of its own costs about 4 us once, the
+step within the update about 0.5 us for each time that the blocks fill the device (528 of them on an H100).
+"""
 
 
 def why_not(device: torch.device) -> str | None:
@@ -55,33 +63,21 @@ def _why_not_usable(index: int) -> str | None:
     if reason is not None:
         return reason
     try:
-        _native.load().load_cuda(index)
+        with _on(index):
+            _native.load().load_cuda()
     except RuntimeError as error:
         targets = _native.load().cuda_targets
         return f"built for {targets}; the kernels do not load on {torch.cuda.get_device_name(index)}: {error}"
     return None
 
 
-def native_control(control: StepControl) -> Any:
-    """The native control over the memory of a StepControl's tensors."""
-    table, *rest = (tensor.data_ptr() for tensor in control.tensors())
-    return _native.load().CudaControl(table, control.total_steps, len(control.moves), *rest)
-
-
 def advance_(control: StepControl, loss: Tensor | None, found_inf: Tensor | None) -> None:
     """One step of the control, on its device's current stream."""
-    loss, found_inf = (_float32(tensor, control.device) for tensor in (loss, found_inf))
-    _native.load().advance_cuda_(
-        control.native,
-        control.smoothing,
-        control.stop_factor or 0.0,
-        _address(loss),
-        _address(found_inf),
-        _address(control.tick),
-        *_queue(control.device),
-    )
-    if capture.is_capturing((control.device,)):
-        hold_for_graph(control.device, *control.tensors(), loss, found_inf, control.tick)
+    arguments, used = _advance(control, loss, found_inf)
+    with _on(control.device):
+        _native.load().advance_cuda_(arguments, _stream(control.device))
+        if capture.is_capturing((control.device,)):
+            _hold_for_graph(control.device, used)
 
 
 class CudaUpdate(NativeUpdate):
@@ -105,36 +101,39 @@ class CudaUpdate(NativeUpdate):
     def tracks(self, group: Mapping[str, Any], param: Tensor) -> bool:
         return self.tracks_group(group) and param.numel() > 0
 
-    def _update_(self, optimizer: SGD, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
+    def _update_(self, optimizer: SGD, loss: Any, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
         control = optimizer.controls[self._device] if optimizer.controls else None
-        module, queue = _native.load(), _queue(self._device)
+        if control is not None:
+            advance, used = _advance(control, control.as_tensor(loss), found_inf)
+            found_inf = None  # the control knows of it
+        else:
+            advance, used = (None, 0.0, 0.0, 0, 0, self._tick.data_ptr(), 0), [self._tick]
         rates: list[Tensor] = []  # kept until the launch has read their addresses
         groups = [self._group(group, rates) for group in optimizer.param_groups]
-        grad_scale = _float32(grad_scale, self._device)
-        # Under a schedule the control has counted this update, and knows of found_inf.
-        found_inf = None if control is not None else _float32(found_inf, self._device)
-        if control is None and self._tensors[:, 4].any():
-            module.advance_cuda_(None, 0.0, 0.0, 0, 0, self._tick.data_ptr(), *queue)
-        try:
-            module.sgd_cuda_(
-                self._tensors,
-                groups,
-                None if control is None else control.native,
-                _address(grad_scale),
-                _address(found_inf),
-                self._tick.data_ptr(),
-                *queue,
-            )
-        except RuntimeError as error:
-            first = next((one for one in with_gradient(optimizer) if one.param.device == self._device), None)
-            if first is None:
-                raise
-            where = described(first.index, first.group, first.param)
-            raise RuntimeError(f"{where} and those launched with it were not updated: {error}") from error
-        if capture.is_capturing(self._devices):
-            states = [tensor for state in optimizer.state.values() for tensor in state.values()]
-            alive = (self._updated, self._grads, self._rest, states, rates, grad_scale, found_inf, self._tick)
-            hold_for_graph(self._device, *alive)
+        grad_scale, found_inf = (_float32(tensor, self._device) for tensor in (grad_scale, found_inf))
+        with _on(self._device):
+            try:
+                _native.load().sgd_cuda_(
+                    self._tensors,
+                    groups,
+                    advance,
+                    _address(grad_scale),
+                    _address(found_inf),
+                    MERGED_CHUNKS,
+                    _stream(self._device),
+                )
+            except RuntimeError as error:
+                first = next((one for one in with_gradient(optimizer) if one.param.device == self._device), None)
+                if first is None:
+                    raise
+                where = described(first.index, first.group, first.param)
+                raise RuntimeError(f"{where} and those launched with it were not updated: {error}") from error
+            if capture.is_capturing(self._devices):
+                states = [tensor for state in optimizer.state.values() for tensor in state.values()]
+                used += [*self._updated, *self._grads, self._rest, *states, *rates, grad_scale, found_inf]
+                _hold_for_graph(self._device, used)
+        if control is not None:
+            control.count_step()
 
     def _group(self, group: dict[str, Any], rates: list[Tensor]) -> tuple[float, ...]:
         """One group's options, and where its rate lies on the device as float32 and float64 (0 for a number)."""
@@ -155,11 +154,32 @@ def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-def _queue(device: torch.device) -> tuple[int, int]:
-    """The device's index and its current stream."""
-    return device.index, torch.cuda.current_stream(device).cuda_stream
+def _advance(control: StepControl, loss: Tensor | None, found_inf: Tensor | None) -> tuple[tuple[Any, ...], list[Any]]:
+    """The control's next step as the kernels take it, and the tensors whose addresses are in it."""
+    loss, found_inf = (_float32(tensor, control.device) for tensor in (loss, found_inf))
+    arguments = (
+        control.addresses(),
+        control.smoothing,
+        control.stop_factor or 0.0,
+        _address(loss),
+        _address(found_inf),
+        _address(control.tick),
+        control.ticket.data_ptr(),
+    )
+    return arguments, [*control.tensors(), control.ticket, control.tick, loss, found_inf]
 
 
-def hold_for_graph(device: torch.device, *objects: Any) -> None:
+def _stream(device: torch.device) -> int:
+    """The handle of the device's current stream."""
+    return torch.cuda.current_stream(device).cuda_stream
+
+
+def _on(device: torch.device | int) -> contextlib.AbstractContextManager[Any]:
+    """A block in which ``device`` is the current one. torch switches, because it knows which devices are in use: to
+    return to one that was never used would create a context of hundreds of megabytes there."""
+    return torch.cuda.device(device)
+
+
+def _hold_for_graph(device: torch.device, objects: list[Any]) -> None:
     """Keep ``objects`` for as long as the graph lives that the current stream of ``device`` is capturing."""
-    capture.hold(_native.load().graph_alive(*_queue(device)), objects)
+    _native.load().hold_for_graph(_stream(device), objects)

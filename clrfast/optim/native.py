@@ -27,10 +27,15 @@ _COLUMNS = 8  # csrc/tensor_list.h: param, grad, buffer, master, started, numel,
 OPTIONS = ("lr", "momentum", "weight_decay", "dampening", "nesterov", "maximize")
 
 
-def native_control(control: StepControl) -> Any:
-    """The native control over the memory of a StepControl's tensors, which are on the CPU."""
-    views = (tensor.view(torch.uint8) if tensor.dtype == torch.bool else tensor for tensor in control.tensors())
-    return _native.load().Control(*(view.numpy() for view in views))
+def advance_(control: StepControl, loss: Tensor | None, found_inf: Tensor | None) -> None:
+    """One step of a control in the CPU's memory."""
+    _native.load().advance_(
+        control.addresses(),
+        control.smoothing,
+        control.stop_factor or 0.0,
+        None if loss is None else loss.item(),
+        0.0 if found_inf is None else found_inf.item(),
+    )
 
 
 class NativeUpdate:
@@ -84,18 +89,18 @@ class NativeUpdate:
             (self._updated, self._grads), self._rest = found, []
         return True
 
-    def update_(self, optimizer: SGD, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
-        """Apply the update; arguments as of ``ReferenceUpdate.update_``."""
+    def update_(self, optimizer: SGD, loss: Any, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
+        """Advance the schedule and apply the update; arguments as of ``ReferenceUpdate.update_``."""
         # Raw writes do not count as in-place changes for autograd until it is told. Told before the update, because
         # `prepare` has just brought the tensors' headers into the cache and the update drives them out.
         _increment_version(self._updated)
-        self._update_(optimizer, grad_scale, found_inf)
+        self._update_(optimizer, loss, grad_scale, found_inf)
         self._grads = []
         if self._rest:
             reference.update_all_(optimizer, self._rest, grad_scale, found_inf)
             self._rest = []
 
-    def _update_(self, optimizer: SGD, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
+    def _update_(self, optimizer: SGD, loss: Any, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
         raise NotImplementedError
 
     def _collect_slowly(self, optimizer: SGD, moves: list[bool]) -> None:
@@ -165,13 +170,15 @@ class CppUpdate(NativeUpdate):
     device_type = 1
     mixed = False
 
-    def _update_(self, optimizer: SGD, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
+    def _update_(self, optimizer: SGD, loss: Any, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
         control = optimizer.control
+        if control is not None:
+            control.advance(loss, found_inf)
         groups = [tuple(float(group[name]) for name in OPTIONS) for group in optimizer.param_groups]
         _native.load().sgd_(
             self._tensors,
             groups,
-            None if control is None else control.native,
+            None if control is None else control.addresses(),
             found_inf is None or found_inf.item() == 0,
             1.0 if grad_scale is None else grad_scale.item(),
             torch.get_num_threads(),

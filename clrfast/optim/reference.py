@@ -153,13 +153,16 @@ class ReferenceUpdate:
             optimizer.ensure_state(parameter.group, parameter.param)
         return True
 
-    def update_(self, optimizer: SGD, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
-        """Apply the update.
+    def update_(self, optimizer: SGD, loss: Any, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
+        """Advance the schedule, if there is one, and apply the update.
 
         Args:
+            loss: what the schedule's control records; None without one.
             grad_scale: one element that divides every gradient, or None.
             found_inf: one element; anything but 0 skips the update. Under a schedule its control has seen it.
         """
+        for control in optimizer.controls.values():
+            control.advance(loss, found_inf)
         update_all_(optimizer, self._parameters, grad_scale, found_inf)
 
 

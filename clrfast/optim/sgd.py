@@ -282,12 +282,10 @@ class SGD(torch.optim.Optimizer):
         if self.controls:
             self._require_untouched_groups()
         self._prepare()
-        for control in self.controls.values():
-            control.advance(result if loss is None else loss, found_inf)
+        for update in self._updates:
+            update.update_(self, result if loss is None else loss, grad_scale, found_inf)
         if self.controls:
             self._show_next_row()
-        for update in self._updates:
-            update.update_(self, grad_scale, found_inf)
         return result
 
     def _prepare(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import os
@@ -79,5 +80,7 @@ def install(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_native, "_C", module)
     monkeypatch.setattr(_native, "why_missing", None)
     monkeypatch.setattr(cuda, "why_not", lambda device: None if device.type == "cpu" else "not emulated")
-    monkeypatch.setattr(cuda, "_queue", lambda device: (0, 0))
+    module.load_cuda()
+    monkeypatch.setattr(cuda, "_stream", lambda device: 0)
+    monkeypatch.setattr(cuda, "_on", lambda device: contextlib.nullcontext())
     monkeypatch.setattr(cuda.CudaUpdate, "device_type", 1)

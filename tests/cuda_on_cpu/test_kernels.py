@@ -1,17 +1,21 @@
-"""The kernels of csrc/sgd_cuda.cu against the reference, bit for bit: run on the CPU over every block and thread, and
+"""The kernels of csrc/kernels.h against the reference, bit for bit: run on the CPU over every block and thread, and
 on a GPU where there is one. What all backends have in common is tested in test_native, test_sgd and test_control.
 """
 
 from __future__ import annotations
 
 import copy
+import gc
 import itertools
+import weakref
 
 import pytest
 import torch
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 import clrfast
+from clrfast import _native
 from clrfast.optim import capture, cuda
 
 from ..cases import DTYPES, KERNELS, assert_same, give_grads, make_params, randn
@@ -20,7 +24,7 @@ from . import build
 pytestmark = pytest.mark.parametrize("backend", KERNELS)
 
 CHUNK = 4096
-SIZES = [0, 1, 3, 4, 1023, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5]
+SIZES = [0, 1, 3, 4, 1023, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 2 * CHUNK + 1, 3 * CHUNK + 5]
 
 
 @pytest.fixture
@@ -33,6 +37,13 @@ def emulation(request):
     yield controls
     controls.ascending(False)
     controls.capturing(False)
+
+
+@pytest.fixture(params=[True, False], ids=["merged", "two launches"])
+def merged(request, monkeypatch):
+    """Whether the schedule's step is part of the update's launch, however large that is."""
+    monkeypatch.setattr(cuda, "MERGED_CHUNKS", 2**31 if request.param else 0)
+    return request.param
 
 
 class Arena:
@@ -123,8 +134,11 @@ def test_gradients_and_buffers_of_other_types(backend, types):
         assert_same(ours, mixed(*types, "torch", nesterov=nesterov)[0])
 
 
-@pytest.mark.parametrize(("n_tensors", "launches"), [(1, 1), (1000, 1), (1021, 1), (1022, 2), (3000, 3)])
-def test_launches_and_many_tensors(backend, emulation, n_tensors, launches):
+# Up to each number another size of the argument suffices.
+@pytest.mark.parametrize(
+    ("n_tensors", "launches"), [(1, 1), (118, 1), (119, 1), (246, 1), (247, 1), (1015, 1), (1016, 2), (3000, 3)]
+)
+def test_launches_and_many_tensors(backend, emulation, merged, n_tensors, launches):
     shapes = [(1 + index % 7,) for index in range(n_tensors)]
     results = []
     for chosen in ("torch", backend):
@@ -135,7 +149,7 @@ def test_launches_and_many_tensors(backend, emulation, n_tensors, launches):
             emulation.launches()
             optimizer.step(loss=torch.tensor(1.0))
         results.append(params)
-    assert emulation.launches() == 1 + launches  # advance, then the updates
+    assert emulation.launches() == (0 if merged else 1) + launches
     assert_same(*results)
 
 
@@ -153,7 +167,7 @@ def test_one_launch_without_a_schedule(backend, emulation):
 
 @pytest.mark.parametrize("scheduled", [False, True])
 @pytest.mark.parametrize("n_groups", [2, 40, 600])
-def test_groups(backend, n_groups, scheduled):
+def test_groups(backend, merged, n_groups, scheduled):
     def run(chosen):
         params = make_params([(5,)] * n_groups)
         groups = [
@@ -175,7 +189,7 @@ def test_groups(backend, n_groups, scheduled):
 
 @pytest.mark.parametrize("ascending", [False, True])
 @pytest.mark.parametrize("scheduled", [False, True])
-def test_first_update_with_dampening(backend, emulation, ascending, scheduled):
+def test_first_update_with_dampening(backend, emulation, merged, ascending, scheduled):
     """All chunks of a tensor agree on which update is the first, in whatever order they run: also after skipped ones,
     with a late gradient, and when the state goes from one optimizer to another."""
     emulation.ascending(ascending)
@@ -201,7 +215,7 @@ def test_first_update_with_dampening(backend, emulation, ascending, scheduled):
     assert_same(run(backend), run("torch"))
 
 
-def test_stop_freezes_everything(backend):
+def test_stop_freezes_everything(backend, merged):
     def run(chosen):
         params = make_params([(5,), (CHUNK + 1,)])
         optimizer = clrfast.SGD(params, schedule=clrfast.one_cycle(0.1, 10), backend=chosen)
@@ -215,6 +229,41 @@ def test_stop_freezes_everything(backend):
     assert_same(ours, theirs)
     assert optimizer.control.stop
     assert int(optimizer.control.step) == 2
+
+
+def test_a_schedule_of_tensors_that_need_several_kernels(backend, emulation, merged):
+    """The first launch takes the schedule's step, and the others read its row."""
+
+    def run(chosen):
+        params = [
+            *make_params([(5,), (3 * CHUNK,)], torch.bfloat16),
+            *make_params([(7,), (2 * CHUNK + 1,)]),
+            *make_params([(CHUNK + 1,)], torch.float64),
+        ]
+        schedule = clrfast.one_cycle(0.1, 5)
+        optimizer = clrfast.SGD(params, schedule=schedule, dampening=0.3, master_weights=True, backend=chosen)
+        for step in range(4):
+            give_grads(params, step)
+            optimizer.found_inf = torch.tensor(float(step == 1))
+            emulation.launches()
+            optimizer.step(loss=torch.tensor(1.0))
+        return optimizer, [*params, optimizer.control.losses, optimizer.control.row]
+
+    (optimizer, ours), (_, theirs) = run(backend), run("torch")
+    assert emulation.launches() == 0  # the reference's
+    assert_same(ours, theirs)
+    assert int(optimizer.control.step) == 3
+    assert int(optimizer.control.ticket) == 0
+
+
+@pytest.mark.parametrize("n_chunks", [1, 3, 4])
+def test_a_small_update_takes_the_schedules_step_itself(backend, emulation, monkeypatch, n_chunks):
+    monkeypatch.setattr(cuda, "MERGED_CHUNKS", 3)
+    params = make_params([(1,)] * (n_chunks - 1) + [(CHUNK,)])
+    give_grads(params, 0)
+    optimizer = clrfast.SGD(params, schedule=clrfast.one_cycle(0.1, 4), backend=backend)
+    optimizer.step()
+    assert emulation.launches() == (1 if n_chunks <= 3 else 2)
 
 
 def test_a_rate_that_is_a_tensor(backend):
@@ -304,7 +353,6 @@ def test_master_weights_survive_a_checkpoint(backend):
 @pytest.fixture
 def capturing(emulation, monkeypatch):
     monkeypatch.setattr(capture, "is_capturing", lambda devices: True)
-    monkeypatch.setattr(capture, "_held", [])
     emulation.capturing(True)
 
 
@@ -348,29 +396,30 @@ def test_a_capture_with_a_missing_state_is_refused(backend, capturing):
 def test_what_a_graph_points_at_lives_as_long_as_the_graph(backend, capturing, emulation):
     params, optimizer, _ = prepared(backend, schedule=clrfast.one_cycle(0.1, 4))
     optimizer.init_state()
-    loss = torch.tensor(1.0)
+    loss, control = torch.tensor(1.0), optimizer.control
     optimizer.step(loss=loss)
-
-    def held():
-        things = [thing for _, kept in capture._held for thing in flattened(kept)]
-        return {thing.data_ptr() for thing in things if isinstance(thing, torch.Tensor)}
-
-    wanted = [*params, *(p.grad for p in params), *optimizer.control.tensors(), optimizer.tick(params[0].device), loss]
+    wanted = [*params, *(p.grad for p in params), *control.tensors(), control.ticket, control.tick, loss]
     wanted += [state["momentum_buffer"] for state in optimizer.state.values()]
-    assert {tensor.data_ptr() for tensor in wanted} <= held()
-    n_held = len(capture._held)
-    emulation.end_graph()
-    assert sum(bool(alive) for alive, _ in capture._held) == n_held - 1
-    capture.hold(True, ())
-    assert len(capture._held) == n_held
+    memory = [StorageWeakRef(tensor.untyped_storage()) for tensor in wanted]
+    for param in params:
+        param.grad = None
+    del wanted, params, param, optimizer, control, loss
+    gc.collect()
+    assert not any(reference.expired() for reference in memory)
+    emulation.end_graph()  # the interpreter lets go at its next opportunity: nobody calls the library
+    assert all(reference.expired() for reference in memory)
 
 
-def flattened(things):
-    for thing in things:
-        if isinstance(thing, (list, tuple)):
-            yield from flattened(thing)
-        else:
-            yield thing
+def test_a_graph_may_end_while_others_hold_much(backend, capturing, emulation):
+    """The interpreter's queue for such news is short."""
+    alive = []
+    for _ in range(100):
+        thing = torch.zeros(1)
+        alive.append(weakref.ref(thing))
+        _native.load().hold_for_graph(0, [thing])
+        emulation.end_graph()
+        del thing
+    assert all(reference() is None for reference in alive)
 
 
 # --------------------------------------------------------------------------------------------------------------- errors
@@ -415,8 +464,8 @@ def test_a_backend_that_is_not_there_names_the_parameter(backend, monkeypatch):
 
 
 def test_small_arguments_of_older_toolkits(backend, emulation, pytestconfig, monkeypatch):
-    """Before CUDA 12.1 an argument has 4 KB: more launches, the same numbers."""
-    module, controls = build.build(pytestconfig.cache.mkdir("cuda_on_cpu"), cudart_version=12000)
+    """Before CUDA 13 an argument has 4 KB: more launches, the same numbers."""
+    module, controls = build.build(pytestconfig.cache.mkdir("cuda_on_cpu"), cudart_version=12080)
     build.install(module, monkeypatch)
     assert module.tensors_per_launch < 128
     results = []

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-WORKS = st.lists(
-    st.tuples(st.sampled_from([0, 1, 3, 4095, 4096, 4097, 50_000, 10**10]), st.integers(0, 6)), max_size=60
-)
+SIZES = st.sampled_from([0, 1, 3, 4095, 4096, 4097, 50_000, 10**10])
+WORKS = st.lists(st.tuples(SIZES, st.integers(0, 6), st.sampled_from([4096, 8192])), max_size=60)
 
 
 @settings(deadline=None, max_examples=300)
@@ -24,16 +24,28 @@ def test_covers_everything_once(emulated, works, cells, slots, chunks):
         assert len(entries) * entry_bytes + len(groups) * slot_bytes <= bytes_
         begin = 0
         for work, chunk_end, tail, slot in entries:
-            numel, group = works[work]
+            numel, group, chunk = works[work]
             assert groups[slot] == group
-            assert 1 <= tail <= module.chunk_size
-            assert (chunk_end - begin - 1) * module.chunk_size + tail == numel
+            assert 1 <= tail <= chunk
+            assert (chunk_end - begin - 1) * chunk + tail == numel
             begin = chunk_end
             seen.append(work)
         assert begin <= chunks
-    assert seen == [index for index, (numel, _) in enumerate(works) if numel]
+    assert seen == [index for index, (numel, *_) in enumerate(works) if numel]
 
 
 def test_a_launch_is_filled_before_the_next_begins(emulated):
-    plans = emulated[1].plan([(5, 0)] * 10, 5 * 32, 32, 32, 8, 1000)
+    plans = emulated[1].plan([(5, 0, 4096)] * 10, 5 * 32, 32, 32, 8, 1000)
     assert [len(entries) for entries, _ in plans] == [4, 4, 2]
+
+
+@settings(deadline=None, max_examples=200)
+@given(n_chunks=st.lists(st.integers(1, 5), min_size=1, max_size=300))
+def test_every_block_finds_its_chunk(emulated, n_chunks):
+    expected = [(index, k, k == n - 1) for index, n in enumerate(n_chunks) for k in range(n)]
+    assert emulated[1].places(np.cumsum(n_chunks).tolist()) == expected
+
+
+def test_a_block_finds_its_chunk_in_a_full_launch(emulated):
+    n_tensors = emulated[0].tensors_per_launch
+    assert emulated[1].places(list(range(1, n_tensors + 1))) == [(index, 0, True) for index in range(n_tensors)]

@@ -8,6 +8,8 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <map>
 
 #define CUDART_VERSION EMULATED_CUDART_VERSION
 #define __host__
@@ -25,8 +27,9 @@ struct dim3 {
   explicit dim3(unsigned x_) : x(x_) {}
 };
 
-inline thread_local dim3 blockIdx{0}, threadIdx{0};
+inline thread_local dim3 blockIdx{0}, threadIdx{0}, gridDim{0};
 inline void __syncthreads() {}
+inline void __threadfence() {}
 
 // What the tests see and decide.
 namespace emulated {
@@ -37,18 +40,33 @@ inline std::atomic<bool> ascending{false};  // blocks from the first to the last
 
 using cudaStream_t = void*;
 
+// A kernel is known once its attributes were asked for, which loads it on a device; no other one can be launched.
+namespace emulated {
+inline std::map<const void*, std::function<void(const void*)>> kernels;
+}
+
+struct cudaFuncAttributes {};
 template <class Argument>
-cudaError_t cudaLaunchKernel(void (*kernel)(Argument), dim3 grid, dim3 block, void** arguments, std::size_t,
-                             cudaStream_t) {
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, void (*kernel)(Argument)) {
+  emulated::kernels[reinterpret_cast<const void*>(kernel)] = [kernel](const void* argument) {
+    kernel(*static_cast<const Argument*>(argument));
+  };
+  return cudaSuccess;
+}
+
+inline cudaError_t cudaLaunchKernel(const void* kernel, dim3 grid, dim3 block, void** arguments, std::size_t,
+                                    cudaStream_t) {
   if (const cudaError_t error = emulated::next_error.exchange(cudaSuccess)) return error;
   if (grid.x == 0 || block.x == 0) return 9;  // cudaErrorInvalidConfiguration
+  const auto found = emulated::kernels.find(kernel);
+  if (found == emulated::kernels.end()) return 98;  // cudaErrorInvalidDeviceFunction
   ++emulated::launches;
-  const Argument argument = *static_cast<const Argument*>(arguments[0]);
+  gridDim = grid;
   for (unsigned b = 0; b < grid.x; ++b) {
     blockIdx = dim3(emulated::ascending ? b : grid.x - 1 - b);
     for (unsigned t = block.x; t-- > 0;) {
       threadIdx = dim3(t);
-      kernel(argument);
+      found->second(arguments[0]);
     }
   }
   return cudaSuccess;
@@ -58,23 +76,12 @@ inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline const char* cudaGetErrorString(cudaError_t) { return "an emulated error"; }
 inline const char* cudaGetErrorName(cudaError_t) { return "cudaErrorEmulated"; }
 
-inline cudaError_t cudaGetDevice(int* device) {
-  *device = 0;
-  return cudaSuccess;
-}
-inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
 inline cudaError_t cudaGetDeviceCount(int* count) {
   *count = 1;
   return cudaSuccess;
 }
 inline cudaError_t cudaDriverGetVersion(int* version) {
   *version = CUDART_VERSION;
-  return cudaSuccess;
-}
-
-struct cudaFuncAttributes {};
-template <class Kernel>
-cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, Kernel*) {
   return cudaSuccess;
 }
 
