@@ -16,11 +16,23 @@ namespace clrfast {
 constexpr int blocks_per_multiprocessor = 4;  // at 64 registers a thread half of all threads are resident
 constexpr int advance_block_size = 32;
 
-// Elements of a chunk: small enough for a model of middling size to occupy the whole device in one wave, large enough
-// for a block's loads to take longer than its preparations.
-CLRFAST_HD int chunk_of(Types types) {
-  return types.param() == Dtype::float16 || types.param() == Dtype::bfloat16 ? 8192 : 4096;
-}
+CLRFAST_HD bool is_16_bit(Dtype type) { return type == Dtype::float16 || type == Dtype::bfloat16; }
+
+// What benchmarks/kernel_variants.cu compares with others.
+struct Chosen {
+  // Elements of a chunk: small enough for a model of middling size to occupy the whole device in one wave, large enough
+  // for a block's loads to take longer than its preparations.
+  CLRFAST_HD static int chunk(Types types) { return is_16_bit(types.param()) ? 8192 : 4096; }
+
+  template <class L>
+  __device__ static Place find(const L& launch, std::uint32_t block) {
+    return launch.find(block);
+  }
+
+  // Whether the launch may begin before the one that writes the row has ended; `wait` waits for that.
+  static constexpr bool begins_early = false;
+  __device__ static void wait() {}
+};
 
 // The values of one group, from wherever they come, and whether they are applied.
 template <class T>
@@ -57,13 +69,15 @@ __device__ __forceinline__ void commit_step(const Advance& a) {
   *a.ticket = 0;
 }
 
-template <class L>
+template <class L, class Choice = Chosen>
 __global__ void __launch_bounds__(block_size, blocks_per_multiprocessor)
     update_kernel(const __grid_constant__ L launch) {
   using T = typename L::Value;
+  static_assert(sizeof(L) <= L::bytes_at_most);
   const StepInputs& step = launch.step;
   const Advance& own = launch.advance;
   const bool decides = own.ticket != nullptr, one_slot = launch.n_slots == 1;
+  const bool row_first = step.row && one_slot && !Choice::begins_early;
   if (step.found_inf && *step.found_inf != 0.0f) return;
 
   // What needs no search is loaded before it. One group is the usual case.
@@ -72,14 +86,14 @@ __global__ void __launch_bounds__(block_size, blocks_per_multiprocessor)
   std::int64_t tick = step.tick ? *step.tick : 0;
   if (decides)
     seen = observe(own.control, own.loss, own.found_inf);
-  else if (step.row && one_slot)
+  else if (row_first)
     row = load_row(step.row, launch.slots()[0].group);
 
-  const Place place = launch.find(blockIdx.x);
+  const Place place = Choice::find(launch, blockIdx.x);
   const auto& entry = launch.entries()[place.tensor];
   const Detail detail = launch.details()[place.tensor];
   const Types types = detail.types();
-  const int chunk_size = chunk_of(types), count = place.last ? detail.tail() : chunk_size;
+  const int chunk_size = Choice::chunk(types), count = place.last ? detail.tail() : chunk_size;
 
   const Slot<T>& slot = launch.slots()[one_slot ? 0 : detail.slot()];
   Values<T> values{slot.lr, slot.momentum, slot.weight_decay, true};
@@ -92,7 +106,8 @@ __global__ void __launch_bounds__(block_size, blocks_per_multiprocessor)
     __syncthreads();  // no thread of this block reads the state any more
     if (threadIdx.x == 0) counted_before = count_block(own.ticket);
   } else if (step.row) {
-    if (!one_slot) row = load_row(step.row, slot.group);
+    Choice::wait();
+    if (!row_first) row = load_row(step.row, slot.group);
     values = {row.get(0), row.get(1), row.get(2), row.get(3) != 0.0f};
   } else if (slot.lr_tensor) {
     values.lr = *slot.lr_tensor;
@@ -117,8 +132,8 @@ __global__ void __launch_bounds__(block_size, blocks_per_multiprocessor)
   if (decides && threadIdx.x == 0 && counted_before + 1 == gridDim.x) commit_step(own);
 }
 
-// One warp: all threads decide, each copies its groups' rows, and the first one commits.
-__global__ void __launch_bounds__(advance_block_size) advance_kernel(const __grid_constant__ Advance a) {
+// By one warp: all threads decide, each copies its groups' rows, and the first one commits.
+__device__ __forceinline__ void advance_alone(const Advance& a) {
   const std::int64_t tick = a.tick ? *a.tick : 0;
   if (a.control.table) {
     const Observed seen = observe(a.control, a.loss, a.found_inf);
@@ -130,6 +145,10 @@ __global__ void __launch_bounds__(advance_block_size) advance_kernel(const __gri
     if (threadIdx.x == 0) commit(a.control, decision);
   }
   if (a.tick && threadIdx.x == 0) *a.tick = tick + 1;
+}
+
+__global__ void __launch_bounds__(advance_block_size) advance_kernel(const __grid_constant__ Advance a) {
+  advance_alone(a);
 }
 
 }  // namespace clrfast

@@ -82,6 +82,7 @@ template <class T, class E, std::size_t bytes>
 struct Launch {
   using Value = T;
   using Tensors = E;
+  static constexpr std::size_t bytes_at_most = bytes;
   static constexpr std::size_t header_bytes =
       sizeof(StepInputs) + sizeof(Advance) + (3 + n_segments) * sizeof(std::uint32_t);
 

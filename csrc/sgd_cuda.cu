@@ -8,6 +8,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "fill_launch.h"
 #include "kernels.h"
 #include "launch_plan.h"
 
@@ -63,38 +64,6 @@ void launch(void (*kernel)(Argument), const Argument& argument, unsigned blocks,
         "CUDA_LAUNCH_BLOCKING=1 shows which");
 }
 
-void fill(Entry& entry, const Tensor& tensor) {
-  entry.param = reinterpret_cast<void*>(tensor.param);
-  entry.grad = reinterpret_cast<const void*>(tensor.grad);
-  entry.buffer = reinterpret_cast<void*>(tensor.buffer);
-}
-
-void fill(FullEntry& entry, const Tensor& tensor) {
-  fill(static_cast<Entry&>(entry), tensor);
-  entry.own_master = reinterpret_cast<void*>(tensor.master);
-  entry.own_started = reinterpret_cast<std::int64_t*>(tensor.started);
-}
-
-template <class T>
-Slot<T> slot_of(const CudaGroup& group, std::int64_t index) {
-  const Group& values = group.values;
-  Slot<T> slot{static_cast<T>(values.lr),
-               static_cast<T>(values.momentum),
-               static_cast<T>(values.weight_decay),
-               static_cast<T>(1 - values.dampening),
-               nullptr,
-               static_cast<std::int32_t>(index),
-               values.nesterov,
-               values.maximize};
-  if constexpr (sizeof(T) == sizeof(float))
-    slot.lr_tensor = group.lr_float32;
-  else
-    slot.lr_tensor = group.lr_float64;
-  return slot;
-}
-
-Types types_of(const Tensor& tensor) { return {static_cast<unsigned>(tensor.types)}; }
-
 // One step on its way to the device.
 class Step {
  public:
@@ -118,7 +87,7 @@ class Step {
     std::vector<Work> works;
     works.reserve(list.size());
     for (const std::int64_t i : list)
-      works.push_back({tensors_[i].numel, tensors_[i].group, chunk_of(types_of(tensors_[i]))});
+      works.push_back({tensors_[i].numel, tensors_[i].group, Chosen::chunk(types_of(tensors_[i]))});
     for (const LaunchPlan& plan : plan_launches(works, limits)) {
       for_each_size<T, E>([&](auto size) {
         using Sized = typename decltype(size)::type;
@@ -161,18 +130,7 @@ class Step {
     else
       advance();
     pending_ = false;
-    argument.n_slots = static_cast<std::uint32_t>(plan.groups.size());
-    argument.n_entries = static_cast<std::uint32_t>(plan.entries.size());
-    auto* slots = const_cast<Slot<typename L::Value>*>(argument.slots());
-    for (const std::int64_t group : plan.groups) *slots++ = slot_of<typename L::Value>(groups_[group], group);
-    argument.set_ends([&](std::uint32_t i) { return plan.entries[i].chunk_end; });
-    auto* entry = const_cast<typename L::Tensors*>(argument.entries());
-    auto* detail = const_cast<Detail*>(argument.details());
-    for (const LaunchPlan::Entry& planned : plan.entries) {
-      const Tensor& tensor = tensors_[list[planned.work]];
-      fill(*entry++, tensor);
-      *detail++ = {planned.tail, planned.slot, types_of(tensor)};
-    }
+    fill(argument, plan, tensors_, list, groups_);
     launch(&update_kernel<L>, argument, plan.n_chunks(), block_size, stream_);
     ++launches_;
   }

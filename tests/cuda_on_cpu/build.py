@@ -47,16 +47,17 @@ def build(folder: Path, cudart_version: int = 13000) -> tuple[ModuleType, Module
     if not target.exists():
         objects = [target.with_name(f"{target.stem}_{source.stem}.o") for source in SOURCES]
         with ThreadPoolExecutor() as pool:
-            list(pool.map(lambda source, to: _compile("-c", *flags, "-xc++", source, to=to), SOURCES, objects))
-        _compile("-shared", *objects, to=target)
+            list(pool.map(lambda source, to: compiled("-c", *flags, "-xc++", source, to=to), SOURCES, objects))
+        compiled("-shared", *objects, to=target)
         for path in objects:
             path.unlink()
     return _loaded("_C", target), _loaded("_emulation", target)
 
 
-def _compile(*arguments: str | Path, to: Path) -> None:
+def compiled(*arguments: str | Path, to: Path) -> None:
+    """Run the compiler, for ``to``."""
     # The bindings are slow to compile with sanitizers, and what these look for is in the other sources.
-    sanitize = SANITIZE if SANITIZED and not to.stem.endswith(("bindings", "controls")) else []
+    sanitize = SANITIZE if SANITIZED and not to.stem.endswith(("bindings", "controls", "variants")) else []
     environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
     command = [str(COMPILER), *sanitize, *map(str, arguments), "-o", str(to)]
     made = subprocess.run(command, capture_output=True, text=True, env=environment)

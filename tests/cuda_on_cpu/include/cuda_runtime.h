@@ -1,4 +1,5 @@
-// Stands in for CUDA's own header, so that g++ compiles csrc/sgd_cuda.cu and its kernels run on the CPU.
+// Stands in for CUDA's own header, so that g++ compiles csrc/sgd_cuda.cu and benchmarks/kernel_variants.cu and their
+// kernels run on the CPU.
 //
 // A launch runs all blocks and threads one after the other, each block's threads from the last to the first. Every
 // barrier of the kernels separates what all threads read from what thread 0 alone writes, so in this order
@@ -8,6 +9,8 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
+#include <cstring>
 #include <functional>
 #include <map>
 
@@ -24,7 +27,7 @@ constexpr cudaError_t cudaSuccess = 0;
 
 struct dim3 {
   unsigned x, y = 1, z = 1;
-  explicit dim3(unsigned x_) : x(x_) {}
+  explicit dim3(unsigned x_ = 1) : x(x_) {}
 };
 
 inline thread_local dim3 blockIdx{0}, threadIdx{0}, gridDim{0};
@@ -72,6 +75,24 @@ inline cudaError_t cudaLaunchKernel(const void* kernel, dim3 grid, dim3 block, v
   return cudaSuccess;
 }
 
+enum cudaLaunchAttributeID { cudaLaunchAttributeProgrammaticStreamSerialization = 6 };
+struct cudaLaunchAttribute {
+  cudaLaunchAttributeID id;
+  struct {
+    int programmaticStreamSerializationAllowed;
+  } val;
+};
+struct cudaLaunchConfig_t {
+  dim3 gridDim{1}, blockDim{1};
+  std::size_t dynamicSmemBytes = 0;
+  cudaStream_t stream = nullptr;
+  cudaLaunchAttribute* attrs = nullptr;
+  unsigned numAttrs = 0;
+};
+inline cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* kernel, void** arguments) {
+  return cudaLaunchKernel(kernel, config->gridDim, config->blockDim, arguments, 0, config->stream);
+}
+
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline const char* cudaGetErrorString(cudaError_t) { return "an emulated error"; }
 inline const char* cudaGetErrorName(cudaError_t) { return "cudaErrorEmulated"; }
@@ -82,6 +103,44 @@ inline cudaError_t cudaGetDeviceCount(int* count) {
 }
 inline cudaError_t cudaDriverGetVersion(int* version) {
   *version = CUDART_VERSION;
+  return cudaSuccess;
+}
+
+enum cudaDeviceAttr { cudaDevAttrL2CacheSize, cudaDevAttrComputeCapabilityMajor };
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
+  *value = which == cudaDevAttrL2CacheSize ? 1 << 16 : 9;
+  return cudaSuccess;
+}
+
+template <class T>
+cudaError_t cudaMalloc(T** memory, std::size_t bytes) {
+  *memory = static_cast<T*>(std::malloc(bytes));
+  return *memory ? cudaSuccess : 2;  // cudaErrorMemoryAllocation
+}
+inline cudaError_t cudaFree(void* memory) {
+  std::free(memory);
+  return cudaSuccess;
+}
+enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost };
+inline cudaError_t cudaMemcpy(void* target, const void* source, std::size_t bytes, cudaMemcpyKind) {
+  std::memcpy(target, source, bytes);
+  return cudaSuccess;
+}
+inline cudaError_t cudaMemset(void* memory, int value, std::size_t bytes) {
+  std::memset(memory, value, bytes);
+  return cudaSuccess;
+}
+inline cudaError_t cudaMemsetAsync(void* memory, int value, std::size_t bytes, cudaStream_t) {
+  return cudaMemset(memory, value, bytes);
+}
+
+// Events take no time.
+using cudaEvent_t = void*;
+inline cudaError_t cudaEventCreate(cudaEvent_t*) { return cudaSuccess; }
+inline cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
+inline cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
+inline cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t, cudaEvent_t) {
+  *milliseconds = 0;
   return cudaSuccess;
 }
 
