@@ -103,11 +103,13 @@ class EagerStep:
             if self.scaler is not None:
                 self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self._params, self.clip_norm)
-        own: dict[str, Any] = {"loss": loss} if isinstance(self.optimizer, SGD) else {}
+        ours = self.optimizer if isinstance(self.optimizer, SGD) else None
+        own: dict[str, Any] = {} if ours is None else {"loss": loss}
         if self.scaler is None:
             self.optimizer.step(**own)
         else:
-            self.scaler.step(self.optimizer, **own)
+            with contextlib.nullcontext() if ours is None else ours.unscaling():
+                self.scaler.step(self.optimizer, **own)
             self.scaler.update()
 
 

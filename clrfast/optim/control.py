@@ -64,6 +64,7 @@ class StepControl:
         if reason is not None:
             raise RuntimeError(f"backend: {backend!r} cannot work on {self.device}: {reason}")
         self._fitting: tuple[Tensor, ...] = ()
+        self._told: tuple[Tensor, int] | None = None
         self._copied: tuple[list[Tensor], torch.cuda.Event] | None = None
         self._seen = np.empty(0, dtype=np.float32)
 
@@ -168,6 +169,29 @@ class StepControl:
             raise ValueError("loss: got a complex number; give a real one, for example loss.abs()")
         return loss
 
+    def record(self, loss: Tensor | float) -> None:
+        """Note the loss that the next ``step()`` belongs to, without waiting for the device.
+
+        For wrappers of the optimizer that pass no ``loss=`` on: call it before their ``step()``, with the loss in its
+        own unit. Several calls before one update, under accumulation, are averaged.
+
+        Args:
+            loss: one element.
+        Raises:
+            ValueError: it has more, or is complex.
+        """
+        tensor = self.as_tensor(loss)
+        assert tensor is not None
+        value = tensor.detach().reshape(())
+        self._told = (value, 1) if self._told is None else (self._told[0] + value, self._told[1] + 1)
+
+    def take_recorded(self) -> Tensor | None:
+        """The mean of what ``record`` was told since the last call; None if nothing was."""
+        if self._told is None:
+            return None
+        (total, count), self._told = self._told, None
+        return total / count
+
     def count_step(self) -> None:
         """Bring ``host_step`` up to date after ``advance``."""
         if self.device.type == "cpu":
@@ -190,13 +214,15 @@ class StepControl:
         return {**tensors, "smoothing": self.smoothing, "stop_factor": self.stop_factor}
 
     def resume(self, progress: dict[str, Any]) -> None:
-        """Continue where ``progress`` was taken; the table may have another length."""
-        self.step.copy_(progress["step"])
-        self.average.copy_(progress["average"])
-        self.stop.copy_(progress["stop"])
-        kept = min(self.total_steps, len(progress["losses"]))
-        self.losses[:kept] = progress["losses"][:kept].to(self.device)
-        self.smoothing, self.stop_factor = progress["smoothing"], progress["stop_factor"]
+        """Continue where ``progress`` was taken; the table may have another length. Of the step alone, which is enough,
+        the losses before it stay unknown."""
+        self.step.fill_(int(progress["step"]))
+        if "losses" in progress:
+            self.average.copy_(progress["average"])
+            self.stop.copy_(progress["stop"])
+            kept = min(self.total_steps, len(progress["losses"]))
+            self.losses[:kept] = progress["losses"][:kept].to(self.device)
+            self.smoothing, self.stop_factor = progress["smoothing"], progress["stop_factor"]
         self.synchronize()
 
     def __getstate__(self) -> dict[str, Any]:

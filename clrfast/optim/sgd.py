@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.optim import optimizer as optimizer_module
 
 from ..schedules import QUANTITIES, Schedule
-from . import backends, capture
+from . import backends, capture, position
 from .control import StepControl
 from .parameters import devices_of, ensure_master, ensure_momentum, needs_master, require_one_element, without_momentum
 
@@ -40,14 +41,20 @@ class SGD(torch.optim.Optimizer):
     Without ``schedule`` it is a drop-in for ``torch.optim.SGD``: same numbers, same ``state_dict``; any torch LR
     scheduler and ``GradScaler`` work on it. With ``schedule`` there is no ``scheduler.step()``: every ``step()``
     takes its row of the schedule's table, and ``param_groups[i]["lr"]`` (and momentum, weight_decay) shows what the
-    next step will use. Past the schedule's end the last row stays in force. A step that ``GradScaler`` skips does
-    not move the schedule.
+    next step will use, "schedule_step" how many updates were applied. Past the schedule's end the last row stays in
+    force. A step that ``GradScaler`` skips does not move the schedule.
 
     Args:
         params: tensors, named tensors or dicts of parameter groups; float32, float64, float16 or bfloat16, on one
             device or on several CUDA devices.
         lr: a number >= 0 or a one-element tensor.
         momentum, dampening, weight_decay, nesterov, maximize: as in ``torch.optim.SGD``.
+        fused: who unscales gradients under a ``GradScaler``, as with ``torch.optim.SGD``. None or False: the scaler
+            does, waits for the device, and does not call ``step`` where it skips, on which wrappers (Accelerate,
+            Lightning) rely. True: the update does, on the device, and the host does not wait. ``TrainStep`` and
+            ``range_test`` have the update do it in any case. Nothing else depends on it.
+        foreach, differentiable, capturable: accepted as ``torch.optim`` has them; the numbers do not depend on them.
+            ``differentiable=True`` is refused.
         schedule: what ``clrfast.schedules`` makes, with ``total_steps``; it takes over lr, and momentum and weight
             decay where it has a curve for them.
         master_weights: keep float32 copies of float16 and bfloat16 parameters (state "master_param", 4 bytes a value)
@@ -63,9 +70,6 @@ class SGD(torch.optim.Optimizer):
     Source: Sutskever et al. 2013, "On the importance of initialization and momentum in deep learning".
     """
 
-    # GradScaler then hands over `grad_scale` and `found_inf` as tensors instead of waiting for them.
-    _step_supports_amp_scaling = True
-
     def __init__(
         self,
         params: Iterable[Any],
@@ -76,10 +80,18 @@ class SGD(torch.optim.Optimizer):
         nesterov: bool = False,
         *,
         maximize: bool = False,
+        foreach: bool | None = None,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        capturable: bool = False,
         schedule: Schedule | None = None,
         master_weights: bool = False,
         backend: str = "auto",
     ):
+        if differentiable:
+            raise ValueError(
+                "differentiable: got True, but autograd does not record this update; use torch.optim.SGD for that"
+            )
         if backend not in backends.NAMES:
             raise ValueError(f"backend: got {backend!r}; give one of {backends.NAMES}")
         self.controls: dict[torch.device, StepControl] = {}
@@ -89,6 +101,7 @@ class SGD(torch.optim.Optimizer):
         self._given: Schedule | None = None
         self._expects_schedule = schedule is not None
         self._mirror: list[list[float]] = []
+        self._unscales = False
         self._updates: list[backends.Update] = []
         self.generation = 0
         """Grows whenever the memory that updates work on may have become another."""
@@ -100,8 +113,13 @@ class SGD(torch.optim.Optimizer):
             "weight_decay": weight_decay,
             "nesterov": nesterov,
             "maximize": maximize,
+            "foreach": foreach,
+            "differentiable": False,
+            "fused": fused,
         }
         super().__init__(params, defaults)
+        # Also what groups do not have, so that type(optimizer)(params, **optimizer.defaults) is alike.
+        self.defaults.update(schedule=None, master_weights=self.master_weights, backend=backend)
         self.backend  # noqa: B018 - raises where it does not work
         if schedule is not None:
             self.set_schedule(schedule)
@@ -137,7 +155,7 @@ class SGD(torch.optim.Optimizer):
         if not isinstance(schedule.lr, tuple) and len(set(rates)) > 1:
             _warn_overridden(rates)
         control = self._follow(bound, None)
-        self._given = schedule.without_functions()
+        self._given = self.defaults["schedule"] = schedule.without_functions()
         return control
 
     def _follow(self, bound: Schedule, progress: dict[str, Any] | None) -> StepControl:
@@ -157,6 +175,7 @@ class SGD(torch.optim.Optimizer):
                 one.resume(progress)
         self.controls, self._schedule = controls, bound
         self._forget_updates()
+        position.write_schedule(self.param_groups, bound)
         self._show_next_row()
         return control
 
@@ -219,7 +238,7 @@ class SGD(torch.optim.Optimizer):
             RuntimeError: its parameters lie on another device.
         """
         given = self._given
-        if given is not None and given.n_groups > 1:
+        if given is not None and given.n_groups not in (1, len(self.param_groups) + 1):
             raise ValueError(
                 f"param_group: the schedule has curves for exactly {given.n_groups} groups; call set_schedule with one "
                 "curve for all, or make the optimizer anew"
@@ -228,20 +247,33 @@ class SGD(torch.optim.Optimizer):
         own_lr = "lr" in param_group
         super().add_param_group(param_group)
         added = self.param_groups[-1]
+        for name in ("master_weights", "backend", *position.KEYS):  # of the defaults, and of a group of another run
+            added.pop(name, None)
         try:
             devices_of(self.param_groups)
             if len(set(map(id, added["params"]))) < len(added["params"]):
                 raise ValueError("params: a parameter is there twice in one group; give each once")
-            if given is not None and self._schedule is not None and self.control is not None:
-                bound = given.bound_to([added])
-                columns = {name: getattr(self._schedule, name) + getattr(bound, name) for name in QUANTITIES}
-                if own_lr:
+            if given is not None:
+                if own_lr and given.n_groups == 1:
                     _warn_overridden([added["lr"]])
-                self._follow(Schedule(**columns, total_steps=self._schedule.total_steps), self.control.progress())
+                self._follow_groups()
         except (RuntimeError, ValueError):
             del self.param_groups[-1]
             raise
         self._forget_updates()
+
+    def _follow_groups(self) -> None:
+        """Have the schedule follow parameter groups that have changed in number, from the current step on."""
+        assert self._given is not None
+        assert self._schedule is not None
+        assert self.control is not None
+        known = self._schedule.n_groups
+        bound = self._given.bound_to(self.param_groups)
+        if self._given.n_groups == 1 and known < len(self.param_groups):
+            # What was bound before stays as it was: a group shows its constants rounded to float32.
+            old = [self._schedule.of_group(index) for index in range(known)]
+            bound = Schedule.of_groups([*old, *map(bound.of_group, range(known, len(self.param_groups)))])
+        self._follow(bound, self.control.progress())
 
     def step(self, closure: Callable[[], Any] | None = None, *, loss: Tensor | float | None = None) -> Any:
         """Update all parameters that have a gradient.
@@ -264,6 +296,20 @@ class SGD(torch.optim.Optimizer):
     # Keeps torch.optim.Optimizer from wrapping `step` itself.
     step.hooked = True  # type: ignore[attr-defined]
 
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """GradScaler asks: if so, it hands over `grad_scale` and `found_inf` as tensors instead of waiting for them."""
+        return self._unscales or self.defaults["fused"] is True
+
+    @contextlib.contextmanager
+    def unscaling(self) -> Iterator[None]:
+        """A block in which the update unscales gradients and skips on the device, as with ``fused=True``."""
+        before, self._unscales = self._unscales, True
+        try:
+            yield
+        finally:
+            self._unscales = before
+
     def has_hooks(self) -> bool:
         """Whether somebody wants to be called before or after a step, of this optimizer or of all."""
         return bool(
@@ -280,13 +326,32 @@ class SGD(torch.optim.Optimizer):
                 result = closure()
         grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         if self.controls:
+            if self._only_state_is_wanted():
+                self.init_state()
+                return result
             self._require_untouched_groups()
         self._prepare()
+        loss = self._recorded(result if loss is None else loss)
         for update in self._updates:
-            update.update_(self, result if loss is None else loss, grad_scale, found_inf)
+            update.update_(self, loss, grad_scale, found_inf)
         if self.controls:
             self._show_next_row()
         return result
+
+    def _recorded(self, loss: Tensor | float | None) -> Tensor | float | None:
+        """``loss``, or in place of None what ``control.record`` was told since the last step."""
+        told = None if self.control is None else self.control.take_recorded()
+        return told if loss is None else loss
+
+    def _only_state_is_wanted(self) -> bool:
+        """Whether torch.distributed.checkpoint calls, to have a fresh optimizer make its state: it writes 0 as the rate
+        of every group and gives zeros as gradients. That must not move the schedule."""
+        if any(isinstance(group["lr"], Tensor) or group["lr"] != 0 for group in self.param_groups):
+            return False
+        if self.state and not any(lr for lr, *_ in self._mirror):
+            return False  # the schedule's own zeros
+        grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        return bool(grads) and not any(bool(grad.any()) for grad in grads)
 
     def _prepare(self) -> None:
         """Let every update find its gradients; all of them must succeed before anything changes."""
@@ -335,9 +400,23 @@ class SGD(torch.optim.Optimizer):
         self._mirror = self.control.host_row()
         for group, (lr, momentum, weight_decay) in zip(self.param_groups, self._mirror, strict=True):
             group["lr"], group["momentum"], group["weight_decay"] = lr, momentum, weight_decay
+            group[position.STEP] = self.control.host_step
 
     def _require_untouched_groups(self) -> None:
-        """A value that somebody wrote into a group would be ignored, silently: refuse instead."""
+        """Follow what somebody has done to the groups, or refuse it: a value that is ignored would be silently wrong.
+
+        Raises:
+            RuntimeError: a value was written that the schedule decides, or groups were removed that it has curves for.
+        """
+        assert self.control is not None
+        if len(self.param_groups) != len(self._mirror):
+            self._require_curves_for_groups()
+            self._follow_groups()
+        step = position.written_step(self.param_groups)
+        if step is not None and step != self.control.host_step:
+            for control in self.controls.values():
+                control.resume({"step": step})
+            self._mirror = self.control.host_row()
         for index, (group, values) in enumerate(zip(self.param_groups, self._mirror, strict=True)):
             for name, value in zip(QUANTITIES, values, strict=True):
                 if group[name] != value:
@@ -347,11 +426,23 @@ class SGD(torch.optim.Optimizer):
                         "schedule, or make the optimizer without one (a torch LR scheduler needs that too)"
                     )
 
-    def state_dict(self) -> dict[str, Any]:
-        """As ``torch.optim.SGD.state_dict``; with a schedule, the key "clrfast" holds the schedule and the progress.
+    def _require_curves_for_groups(self) -> None:
+        given = self._given
+        if given is not None and given.n_groups not in (1, len(self.param_groups)):
+            raise RuntimeError(
+                f"param_groups: there are {len(self.param_groups)}, and the schedule has curves for {given.n_groups}; "
+                "add the missing groups with add_param_group, or call set_schedule"
+            )
 
-        torch.optim.SGD loads it too, and ignores that key.
+    def state_dict(self) -> dict[str, Any]:
+        """As ``torch.optim.SGD.state_dict``; waits for the device.
+
+        With a schedule, each parameter group holds "schedule" and "schedule_step", which suffice for the run to go on;
+        the key "clrfast" holds the record of the losses as well. torch.optim.SGD loads it too, and ignores these.
         """
+        if self._schedule is not None and self.control is not None:
+            self.control.synchronize()
+            self._show_next_row()
         saved: dict[str, Any] = super().state_dict()
         saved["state"] = {index: _exported(state) for index, state in saved["state"].items()}
         if self._schedule is not None and self.control is not None:
@@ -362,26 +453,47 @@ class SGD(torch.optim.Optimizer):
         """Continue from a ``state_dict`` of this class or of ``torch.optim.SGD``.
 
         A saved schedule goes on at its saved step. Where the optimizer was made with another schedule, that one
-        stays in force, from the saved step on, and a warning says so; not for a ``schedule.extended_to(...)``.
+        stays in force, from the saved step on, and a warning says so; not for a ``schedule.extended_to(...)``. A
+        warning, too, where a scheduled optimizer gets momentum without a step.
         """
-        ours = state_dict.get("clrfast")
-        super().load_state_dict(state_dict)
-        self._restore_float32(state_dict)
+        loaded = [state_dict]
+        last = self.register_load_state_dict_pre_hook(lambda _, final: loaded.append(final))
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            last.remove()
+        final = loaded[-1]  # what the user's own hooks have made of it
+        self._restore_float32(final)
         self._forget_updates()
-        if ours is not None:
-            saved = Schedule.from_dict(ours["schedule"])
-            if self._schedule is None:
-                self.set_schedule(saved)
-            elif not self._schedule.continues(saved):
+        run = position.saved_run(final)
+        if run is not None:
+            self._resume(*run)
+        elif self.control is not None:
+            if any("momentum_buffer" in state for state in self.state.values()):
                 warnings.warn(
-                    "load_state_dict: the saved schedule differs from the optimizer's; the optimizer's own stays in "
-                    "force, from the saved step on. Make the optimizer without a schedule to take the saved one.",
+                    "load_state_dict: the state has momentum, but no step of a schedule, so the optimizer's schedule "
+                    f"stays at step {self.control.synchronize()}; write the step into param_groups[i]"
+                    f"[{position.STEP!r}] if it is another",
                     stacklevel=2,
                 )
-            for control in self.controls.values():
-                control.resume(ours["progress"])
+            assert self._schedule is not None
+            position.write_schedule(self.param_groups, self._schedule)
         if self.control is not None:
             self._show_next_row()
+
+    def _resume(self, saved: Schedule, progress: dict[str, Any]) -> None:
+        if self._schedule is None:
+            self.set_schedule(saved)
+        elif not self._schedule.continues(saved):
+            warnings.warn(
+                "load_state_dict: the saved schedule differs from the optimizer's; the optimizer's own stays in "
+                "force, from the saved step on. Make the optimizer without a schedule to take the saved one.",
+                stacklevel=3,
+            )
+        assert self._schedule is not None
+        position.write_schedule(self.param_groups, self._schedule)
+        for control in self.controls.values():
+            control.resume(progress)
 
     def _restore_float32(self, state_dict: dict[str, Any]) -> None:
         """torch gives a loaded state its parameter's dtype, which would round master weights and their momentum."""
@@ -394,7 +506,7 @@ class SGD(torch.optim.Optimizer):
         for saved, param in zip(saved_ids, params, strict=True):
             for name in ("momentum_buffer", "master_param"):
                 value = state_dict["state"].get(saved, {}).get(name)
-                if value is not None and needs_master(param):
+                if isinstance(value, Tensor) and needs_master(param):
                     self.state[param][name] = value.detach().to(param.device, torch.float32, copy=True)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -403,6 +515,7 @@ class SGD(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._updates = []
+        self._unscales = False
         self.generation = vars(self).get("generation", 0)  # load_state_dict comes here as well
         for group in self.param_groups:
             for name in ("nesterov", "maximize"):

@@ -102,6 +102,27 @@ class Schedule:
             )
         return Schedule(**columns, total_steps=self.total_steps)
 
+    def of_group(self, group: int) -> Schedule:
+        """The schedule of one parameter group of those that this one tells apart."""
+        lr, momentum, weight_decay = (self._curves(name)[group] for name in QUANTITIES)
+        assert lr is not None
+        return Schedule(lr, momentum, weight_decay, self.total_steps)
+
+    @staticmethod
+    def of_groups(schedules: Sequence[Schedule]) -> Schedule:
+        """One schedule with a curve per parameter group; the inverse of ``of_group``.
+
+        Args:
+            schedules: one per group, bound (see ``bound_to``), all of one length.
+        Raises:
+            ValueError: there is none, or their ``total_steps`` differ.
+        """
+        lengths = {schedule.total_steps for schedule in schedules}
+        if len(lengths) != 1:
+            raise ValueError(f"schedules: their total_steps are {sorted(map(str, lengths))}; give one length for all")
+        columns = {name: tuple(getattr(schedule, name) for schedule in schedules) for name in QUANTITIES}
+        return Schedule(**columns, total_steps=lengths.pop())
+
     def require_groups(self, n_groups: int) -> None:
         """Raise a ValueError unless the schedule is the same for all groups or tells ``n_groups`` of them apart."""
         if self.n_groups not in (1, n_groups):
