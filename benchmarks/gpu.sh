@@ -1,56 +1,33 @@
 #!/usr/bin/env bash
-# Everything that takes a GPU, within 10 minutes: build for the cards at hand, run the tests, the same under NVIDIA's
-# checkers of memory, and the benchmarks. Logs and results go to a folder; nothing is installed.
+# Everything that needs a GPU, in two commands on one machine: at most 240 s, then at most 330 s. Nothing is installed.
+# benchmarks/gpu_plan.py holds the parts, their order and their seconds. In the order in which one types it:
 #
-#     bash benchmarks/gpu.sh [DIR [PART...]]      default: benchmarks/results, all parts
+#   1. Once, at the root of the checkout. Git ignores both folders.
 #
-# Peers are compared where Python finds them, also in a folder .peers at the root (pip install --target .peers --no-deps
-# torch-lr-finder pytorch-ignite); the row of a missing one says so.
+#       pip install --target .peers --no-deps torch-lr-finder pytorch-ignite    # range tests to compare with
+#       mkdir -p .cifar10 && cp DATA/cifar10jpg_* .cifar10/                     # CIFAR-10 as JPEG, 18 MB, for the headline
+#
+#   2. bash benchmarks/gpu.sh --dry-run    # prints the plan and checks it; needs no GPU
+#
+#   3. On the machine with the GPU, with this tree and, for the second command, with .peers and .cifar10. A copy without
+#      git history takes its commit from CLRFAST_COMMIT: what `git rev-parse --short HEAD` prints in the checkout.
+#
+#       CLRFAST_COMMIT=abc1234 bash benchmarks/gpu.sh "$OUT" first
+#       CLRFAST_COMMIT=abc1234 bash benchmarks/gpu.sh "$OUT" rest
+#
+#      Where each command empties $OUT, save the files of the first before the second.
+#
+#   4. cp FILES/*_gpu.json benchmarks/results/ && python -m benchmarks.report
+#
+# Any part alone: bash benchmarks/gpu.sh DIR build tests. Without arguments: both commands, to benchmarks/results.
 set -uo pipefail
 
-capabilities=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | tr -d . | sort -un | paste -sd,)
-if [[ ! $capabilities =~ ^[0-9] ]]; then
-    echo "gpu.sh: nvidia-smi finds no GPU here" >&2
-    exit 1
-fi
 root=$(cd "$(dirname "$0")/.." && pwd)
+export PYTHONPATH=$root:$root/.peers PYTHONUNBUFFERED=1 PATH=$PATH:/usr/local/cuda/bin
+if [[ ${1:-} == --dry-run ]]; then
+    cd "$root" && exec python3 -m benchmarks.gpu_plan --dry-run
+fi
 mkdir -p "${1:-$root/benchmarks/results}" || exit 1
 folder=$(cd "${1:-$root/benchmarks/results}" && pwd)
 cd "$root" || exit 1
-export PYTHONPATH=$root:$root/.peers PYTHONUNBUFFERED=1 PATH=$PATH:/usr/local/cuda/bin
-wanted=" ${*:2} "
-summary=()
-failed=0
-
-# part NAME SECONDS COMMAND...: runs it, keeps its output in gpu_NAME.log
-part() {
-    local name=$1 limit=$2 begin=$SECONDS result=ok
-    shift 2
-    [[ $wanted == "  " || $wanted == *" $name "* ]] || return 0
-    echo "== $name"
-    timeout --kill-after=5 "$limit" "$@" 2>&1 | tee "$folder/gpu_$name.log" || { result=FAILED failed=1; }
-    summary+=("$(printf '%-10s %-6s %4d s' "$name" "$result" $((SECONDS - begin)))")
-}
-
-tests=(python3 -m pytest -m gpu -p no:cacheprovider -W default)
-
-# sanitize TOOL OPTION...: every tensor is an allocation of its own, or an access beyond it would find its neighbour.
-sanitize() {
-    part "$1" 50 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$@" --error-exitcode 1 \
-        --launch-timeout 0 "${tests[@]}" -k "${only:-sanitized}"
-}
-
-ours=(--kernel-name kernel_substring=clrfast) # the namespace, in a kernel's mangled name
-
-part build 50 env CLRFAST_CUDA=1 CLRFAST_CUDA_TARGETS="$capabilities" python3 setup.py build_ext --inplace
-part tests 100 "${tests[@]}" -ra
-sanitize memcheck "${ours[@]}" --report-api-errors no # torch tries calls that may fail
-sanitize racecheck "${ours[@]}"
-only="sanitized and float32" sanitize initcheck # of all kernels: what those left out have written would count as uninitialized
-part benchmark 110 python3 -m benchmarks.bench_gpu --results "$folder"
-for name in range_test train sweep; do
-    part "$name" 55 python3 -m pytest -q -p no:cacheprovider "benchmarks/bench_$name.py" --device cuda --results "$folder"
-done
-
-printf '%s\n' "${summary[@]}"
-exit "$failed"
+python3 -m benchmarks.gpu_plan "$folder" "${@:2}" 2>&1 | tee "$folder/gpu_${2:-all}.log"

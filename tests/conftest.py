@@ -23,7 +23,7 @@ def emulated(pytestconfig: pytest.Config) -> tuple[ModuleType, ModuleType]:
 @pytest.fixture(autouse=True)
 def _device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     callspec = getattr(request.node, "callspec", None)
-    if "gpu" in request.keywords:
+    if request.node.get_closest_marker("gpu") is not None:
         if not torch.cuda.is_available():
             pytest.skip("no CUDA device")
         torch.set_default_device("cuda:0")
