@@ -3,7 +3,8 @@
     pytest benchmarks/bench_range_test.py --results benchmarks/results [--device cuda]
 
 The rates stay so low that nothing diverges and every contender makes all of its steps; all run in one process,
-interleaved, each from a fresh model. A peer that is not installed has a row that says so.
+interleaved, each from a fresh model. A peer that is not installed has a row that says so. ResNet-56 at batch 512 is
+left out: its steps take so long that they hide what a finder adds.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from .peers import importable, quiet
 pytestmark = pytest.mark.filterwarnings("ignore")  # what peers warn of is not ours to mend
 
 LOW, HIGH = 1e-7, 1e-4
-LIMIT_S, GPU_LIMIT_S = 90.0, 8.0
+LIMIT_S, GPU_LIMIT_S = 90.0, 5.0
 """For a workload; fewer rounds where that is over."""
 
 BARE = "a bare loop"
@@ -161,7 +162,7 @@ def counted(steps: list[int]) -> Iterator[None]:
     steps[:] = [len(steps) - before]
 
 
-@pytest.mark.parametrize("name", WORKLOADS)
+@pytest.mark.parametrize("name", [name for name in WORKLOADS if name != "ResNet-56, batch 512"])
 def test_range_test(benchmark: Any, setting: Setting, name: str) -> None:
     workload, steps, rounds = setting.work(name)
     data = loader(workload, steps)
@@ -182,7 +183,8 @@ def test_range_test(benchmark: Any, setting: Setting, name: str) -> None:
         assert steps - 1 <= made[0] <= steps + 1, f"{who} made {made[0]} steps, not {steps}"
 
     calls = {who: partial(once, run) for who, run in runs.items()}
-    seconds = setting.seconds(benchmark, calls, rounds, GPU_LIMIT_S if setting.on_gpu else LIMIT_S)
+    limit_s = GPU_LIMIT_S if setting.on_gpu else LIMIT_S
+    seconds = setting.seconds(benchmark, calls, rounds, limit_s, warm_up=0)  # the counted runs were one
     case = {"benchmark": "range_test", "model": name}
     for who, values in seconds.items():
         over_bare = measure.ratios(values, seconds[BARE], "over_bare")

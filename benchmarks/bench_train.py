@@ -30,7 +30,7 @@ from .models import WORKLOADS
 MAX_LR, WEIGHT_DECAY = 1e-3, 1e-4
 LOSS = nn.CrossEntropyLoss()
 BATCHES = 8
-LIMIT_S, GPU_LIMIT_S = 60.0, 6.0
+LIMIT_S, GPU_LIMIT_S = 60.0, 4.0
 """For a workload; fewer rounds where that is over."""
 
 AS_WRITTEN = "torch.optim.SGD + OneCycleLR, loss.item()"

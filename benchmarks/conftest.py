@@ -44,9 +44,16 @@ class Setting:
             pytest.skip("for GPUs")
         return (replace(WORKLOADS[name], batch_size=2), 5, 1) if self.tiny else (WORKLOADS[name], *chosen)
 
-    def seconds(self, benchmark: Any, calls: Mapping[str, Callable[[], Any]], rounds: int, limit_s: float) -> Seconds:
-        """Of each call, interleaved with the others, until the device has done its work; one round before warms up."""
-        options = {"warm_up": 0 if self.tiny else 1, "limit_s": limit_s, "timer": measure.finished_seconds}
+    def seconds(
+        self,
+        benchmark: Any,
+        calls: Mapping[str, Callable[[], Any]],
+        rounds: int,
+        limit_s: float,
+        warm_up: int = 1,
+    ) -> Seconds:
+        """Of each call, interleaved with the others, until the device has done its work, after ``warm_up`` rounds."""
+        options = {"warm_up": 0 if self.tiny else warm_up, "limit_s": limit_s, "timer": measure.finished_seconds}
         return benchmark.pedantic(measure.interleaved, args=(calls, rounds), kwargs=options, rounds=1)
 
     def write(self, name: str, rows: list[dict[str, Any]]) -> None:

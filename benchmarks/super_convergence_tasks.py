@@ -30,9 +30,18 @@ def fashion(seed: int) -> Task:
     return Task(task.model, task.loss_fn, task.loader(), [task.val])
 
 
+Data = tuple[cifar10.Split, cifar10.Split]
+"""Training and test images with their labels, on one device."""
+
+
 def cifar10_resnet56(seed: int, folder: Path, batch_size: int) -> Task:
-    """ResNet-56 on CIFAR-10, with the usual augmentation; judged on the test pictures."""
-    (images, labels), (test_images, test_labels) = _cifar10(folder)
+    """ResNet-56 on the CIFAR-10 in ``folder``, on a GPU if there is one."""
+    return resnet56_task(seed, _cifar10(folder, "cuda" if torch.cuda.is_available() else "cpu"), batch_size)
+
+
+def resnet56_task(seed: int, data: Data, batch_size: int) -> Task:
+    """ResNet-56 on images of 32x32, with the usual augmentation; judged on the test images."""
+    (images, labels), (test_images, test_labels) = data
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = resnet56().to(images.device)
@@ -45,11 +54,14 @@ def cifar10_resnet56(seed: int, folder: Path, batch_size: int) -> Task:
     )
 
 
-@functools.cache
-def _cifar10(folder: Path) -> tuple[cifar10.Split, cifar10.Split]:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    train, test = (tuple(tensor.to(device) for tensor in split) for split in cifar10.load(folder))
+def on_device(data: Data, device: torch.device | str) -> Data:
+    train, test = (tuple(tensor.to(device) for tensor in split) for split in data)
     return train, test  # type: ignore[return-value]
+
+
+@functools.cache
+def _cifar10(folder: Path, device: str) -> Data:
+    return on_device(cifar10.load(folder), device)
 
 
 def _augmented(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -57,8 +69,15 @@ def _augmented(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _standardised(images: Tensor) -> Tensor:
+    mean, std = _mean_and_std(images.device)
+    return (images.float() / 255 - mean) / std
+
+
+@functools.cache
+def _mean_and_std(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Of the published training images, by channel; kept, because a copy to the device is a wait for it."""
     mean, std = (
-        torch.tensor(values, device=images.device)[:, None, None]
+        torch.tensor(values, device=device)[:, None, None]
         for values in ([0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616])
     )
-    return (images.float() / 255 - mean) / std
+    return mean, std

@@ -100,7 +100,7 @@ def test_every_part_can_be_filled_in(name):
     ((words, limit_s),) = machine.ran
     assert limit_s == PARTS[name].limit_s
     assert not any("{" in word for word in words)
-    assert all(f"/results/{file}" in " ".join(words) or "/results" in words for file in PARTS[name].files)
+    assert bool(PARTS[name].files) == ("/results" in " ".join(words))
 
 
 WRONG = {
