@@ -30,8 +30,8 @@ from .models import WORKLOADS
 MAX_LR, WEIGHT_DECAY = 1e-3, 1e-4
 LOSS = nn.CrossEntropyLoss()
 BATCHES = 8
-LIMIT_S, GPU_LIMIT_S = 60.0, 4.0
-"""For a workload; fewer rounds where that is over."""
+LIMIT_S = 60.0
+"""For a workload on a CPU; fewer rounds where that is over."""
 
 AS_WRITTEN = "torch.optim.SGD + OneCycleLR, loss.item()"
 ROWS: list[dict[str, Any]] = []
@@ -136,7 +136,7 @@ def test_train(benchmark: Any, setting: Setting, name: str) -> None:
         assert all(loss < 1e3 for loss in losses)  # recorded, all of them, and finite
 
     calls = {who: partial(once, run) for who, run in CONTENDERS.items()}
-    seconds = setting.seconds(benchmark, calls, rounds, GPU_LIMIT_S if setting.on_gpu else LIMIT_S)
+    seconds = setting.seconds(benchmark, calls, rounds, setting.limit_s(name, LIMIT_S))
     for who, values in seconds.items():
         faster = measure.ratios(seconds[AS_WRITTEN], values, "faster_by")
         case = {"benchmark": "train", "model": name, "steps": steps, "contender": who}

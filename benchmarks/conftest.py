@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from . import measure
-from .models import ON_CPU, USUAL, WORKLOADS, Workload
+from .models import GPU_LIMIT_S, ON_CPU, ON_GPU_LIMIT_S, USUAL, WORKLOADS, Workload
 
 Seconds = dict[str, np.ndarray]
 
@@ -43,6 +43,10 @@ class Setting:
         if chosen is None:
             pytest.skip("for GPUs")
         return (replace(WORKLOADS[name], batch_size=2), 5, 1) if self.tiny else (WORKLOADS[name], *chosen)
+
+    def limit_s(self, name: str, on_cpu: float) -> float:
+        """Seconds that the workload of this name is measured for."""
+        return ON_GPU_LIMIT_S.get(name, GPU_LIMIT_S) if self.on_gpu else on_cpu
 
     def seconds(
         self,

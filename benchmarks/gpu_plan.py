@@ -113,11 +113,11 @@ _LIST = [
         files=("headline_gpu.json",),
     ),
     Part("range_test", 45, 60, _pytest("benchmarks/bench_range_test.py"), files=("range_test_gpu.json",)),
-    Part("train", 40, 60, _pytest("benchmarks/bench_train.py"), files=("train_gpu.json",)),
+    Part("train", 45, 70, _pytest("benchmarks/bench_train.py"), files=("train_gpu.json",)),
     Part("host", 15, 40, _pytest("benchmarks/bench_host.py"), files=("host_gpu.json",)),
     # torch makes calls that may fail: the errors of the API are not those of our kernels.
     Part("memcheck", 25, 60, f"{_SANITIZER} --tool memcheck {_OURS} --report-api-errors no {_SANITIZED} -k sanitized"),
-    Part("sweep", 35, 60, _pytest("benchmarks/bench_sweep.py"), files=("sweep_gpu.json",)),
+    Part("sweep", 30, 60, _pytest("benchmarks/bench_sweep.py"), files=("sweep_gpu.json",)),
     # All kernels: otherwise whatever the ones left out have written counts as uninitialised.
     Part("initcheck", 20, 60, f"{_SANITIZER} --tool initcheck {_SANITIZED} -k 'sanitized and float32'"),
 ]

@@ -105,3 +105,9 @@ USUAL = 100, 15
 
 ON_CPU: dict[str, tuple[int, int] | None] = {"ResNet-56, batch 128": (5, 4), "ResNet-56, batch 512": None}
 """Those that these would take too long there; None leaves a workload to GPUs."""
+
+GPU_LIMIT_S = 3.0
+"""Seconds that a workload is measured for on a GPU; fewer rounds where they are over."""
+
+ON_GPU_LIMIT_S = {"ResNet-56, batch 128": 10.0, "ResNet-56, batch 512": 10.0}
+"""Those of which a round takes several seconds."""

@@ -8,6 +8,8 @@ import torch
 from benchmarks import gpu_smoke
 from clrfast import _native
 
+from . import graphs_on_cpu
+
 CPU = torch.device("cpu")
 
 
@@ -19,6 +21,12 @@ def test_every_check_passes_on_the_cpu(monkeypatch, capsys):
     assert printed.count("bit for bit") == len(gpu_smoke.DTYPES) + 1
     assert "cpp    works" in printed
     assert f"torch {torch.__version__}: tensors are read through" in printed
+
+
+def test_a_captured_cycle_is_the_eager_one(monkeypatch):
+    monkeypatch.setitem(gpu_smoke.BACKENDS, "cpu", "torch")
+    graphs_on_cpu.install(monkeypatch)
+    assert gpu_smoke.captured_as_eager(CPU).startswith("TrainStep, captured: 30 steps")
 
 
 def test_a_backend_that_does_not_work_ends_it(monkeypatch):

@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from benchmarks import headline, tables
 from benchmarks.cifar10_jpeg import NAME
 from benchmarks.headline import Job
 from clrfast import NoSuggestionError, Suggestion, Task
+
+from . import graphs_on_cpu
 
 N, BATCH_SIZE, STEPS = 32, 8, 20
 
@@ -66,6 +69,18 @@ def test_the_published_run_then_the_suggested_rate_then_copies(job, monkeypatch)
     assert copies["total_steps"] == headline.MOST_COPIES_EPOCHS * N // BATCH_SIZE
     assert json.loads(json.dumps(found)) == found
     assert table(found).count("\n| ") == 3
+
+
+def test_steps_are_replays_where_there_are_graphs_and_the_numbers_stay(job, monkeypatch):
+    monkeypatch.setattr(headline.clrfast, "SGD", partial(headline.clrfast.SGD, backend="torch"))
+    job = replace(job, data=headline.random_data(N - 3))  # the last batch of an epoch is of another kind
+    schedule = headline.published_cycle(STEPS)
+    eager = headline.one_run(job, "published", schedule)
+    graphs_on_cpu.install(monkeypatch)
+    captured = headline.one_run(job, "published", schedule)
+    assert captured["why_eager"] is None
+    assert "only CUDA devices have graphs" in eager["why_eager"]
+    assert captured["accuracy"] == eager["accuracy"]
 
 
 def test_without_a_suggestion_the_reason_is_the_row(job, monkeypatch):
