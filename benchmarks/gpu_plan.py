@@ -93,13 +93,13 @@ _LIST = [
     ),
     Part("smoke", 25, 40, "python3 -m benchmarks.gpu_smoke"),
     Part(
-        *("variants", 35, 60),
+        *("variants", 30, 60),
         "bash -c 'nvcc -O3 -std=c++17 -fmad=false -arch=sm_{arch} -Icsrc benchmarks/kernel_variants.cu"
         " -o build/kernel_variants && build/kernel_variants {out}/kernel_variants_gpu.json'",
         files=("kernel_variants_gpu.json",),
     ),
     Part("step", 65, 90, "python3 -m benchmarks.bench_gpu --results {out}", files=("step_gpu.json",)),
-    Part("tests", 95, 200, f"{_TESTS} -ra -o faulthandler_timeout=30"),
+    Part("tests", 100, 200, f"{_TESTS} -ra -o faulthandler_timeout=30"),
     Part(
         *("ncu", 20, 40),
         "ncu --clock-control none --profile-from-start off --kernel-name regex:advance_kernel|update_kernel"
