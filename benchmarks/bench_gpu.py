@@ -34,7 +34,6 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 import clrfast
-from clrfast.optim import capture
 
 from . import kernels, measure, shapes, tables
 
@@ -303,7 +302,6 @@ def main() -> None:
 
 def free_memory() -> None:
     gc.collect()
-    capture.release_dead()
     torch.cuda.empty_cache()
 
 
