@@ -1,5 +1,5 @@
 // clrfast._C: the native backends as a handful of functions. Python validates values; what memory safety needs is
-// validated here. Nothing links torch: `collect_` reads the tensors' memory off their Python objects.
+// validated here. Nothing links torch: csrc/collect.h reads the tensors' memory off their Python objects.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "dlpack_view.h"
+#include "collect.h"
 #include "sgd_cpu.h"
 #include "step_control.h"
 #ifdef CLRFAST_CUDA
@@ -101,7 +101,6 @@ void sgd_(Array<std::int64_t> tensors, py::list groups, py::handle given_control
   for (py::ssize_t i = 0; i < tensors.shape(0); ++i) {
     const Types types{static_cast<unsigned>(list[i].types)};
     require(!list[i].grad || (types.all(types.param()) && !list[i].master), "tensors of several dtypes");
-    require(!list[i].buffer || !list[i].numel || list[i].started, "a momentum buffer needs its flag");
   }
   py::gil_scoped_release release;
   sgd_cpu(list, tensors.shape(0), rows.data(), grad_scale, n_threads);
@@ -187,9 +186,6 @@ void hold_for_graph(std::intptr_t stream, py::object objects) {
 }
 #endif
 
-// torch's exchange API; null before `set_exchange_api_`.
-const ExchangeApi* exchange_api = nullptr;
-
 // Takes `torch.Tensor.__dlpack_c_exchange_api__`; false if its version is another one than is known here.
 bool set_exchange_api_(py::capsule capsule) {
   const auto* api = static_cast<const ExchangeApi*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
@@ -199,143 +195,32 @@ bool set_exchange_api_(py::capsule capsule) {
   return true;
 }
 
-PyObject* interned(const char* text) { return PyUnicode_InternFromString(text); }
-
-// Wrappers around other tensors (torch's DTensor, for example) have a shape and no memory of their own.
-bool has_memory(const TensorView& view) { return view.data || numel_of(view) == 0; }
-
-bool view_of(PyObject* tensor, TensorView& view) {
-  return exchange_api->view_from_object(tensor, &view) == 0;  // fails for a sparse tensor, for example
-}
-
-std::optional<Dtype> dtype_of(const TensorView& view) {
-  if (view.type_code == float_code && view.type_bits == 32) return Dtype::float32;
-  if (view.type_code == float_code && view.type_bits == 64) return Dtype::float64;
-  if (view.type_code == float_code && view.type_bits == 16) return Dtype::float16;
-  if (view.type_code == bfloat_code && view.type_bits == 16) return Dtype::bfloat16;
-  return std::nullopt;
-}
-
-// A tensor whose values are stored with the opposite sign: an imaginary part of a complex conjugate, whose elements lie
-// two apart. Where it is as dense as its parameter it has one element, so only then it is worth asking, which is slow.
-bool is_negated(PyObject* tensor, const TensorView& view) {
-  if (numel_of(view) != 1) return false;
-  static PyObject* const is_neg = interned("is_neg");
-  PyObject* arguments[] = {tensor};
-  const auto answer = py::reinterpret_steal<py::object>(
-      PyObject_VectorcallMethod(is_neg, arguments, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, nullptr));
-  return answer.ptr() != Py_False;
-}
-
 // Fills `tensors` with this step's memory. Returns the parameters that have a gradient and these gradients, as two
-// lists; None if there is anything that only Python can judge: a tensor of another kind or layout than its
-// parameter, a state that is not `states`, a parameter more or less. Only `states` and `remembered` are kept from
-// step to step, and both are compared with what is there now. Runs at every step over every parameter, hence here and
-// not in Python.
+// lists; None if there is anything that only Python can judge; see csrc/collect.h.
 //
-//   param_groups: list of dicts.  state: the optimizer's.  states: its values, in its order.
-//   remembered: per parameter (state dict, buffer, started, address of started, master weights), each of the last four
-//     None or 0 where there is none; or None without a state.
+//   param_groups: list of dicts.  state: the optimizer's.  states: its keys and values in turn, in its order.
+//   remembered: per parameter (parameter, state dict, buffer, started, master weights, then the keys and values of the
+//     state dict in turn, in its order), the first three tensors of it None where there is none; or None without a state.
 //   moves: per group, whether its parameters need a buffer.  tracks: whether buffers need the flag `started`.
 //   device: DLPack's type and id of the parameters; those on the devices `other_ids` of that type are left out.
 //   mixed: whether tensors of a parameter may differ in type.  mastered: whether 16-bit parameters have master weights.
 py::object collect_(py::list param_groups, py::dict state, Array<std::int64_t> tensors, py::list states,
                     py::list remembered, py::list moves, py::list tracks, std::pair<std::int32_t, std::int32_t> device,
                     const std::vector<std::int32_t>& other_ids, bool mixed, bool mastered) {
-  static PyObject *const params_name = interned("params"), *const grad_name = interned("grad"),
-                  *const buffer_name = interned("momentum_buffer"), *const started_name = interned("started"),
-                  *const master_name = interned("master_param");
   require(tensors.ndim() == 2 && tensors.shape(1) == tensor_columns, "tensors must be [n, 8]");
   require(static_cast<py::size_t>(tensors.shape(0)) == remembered.size(), "one remembered entry per tensor");
-  const auto give_up = [] {
-    PyErr_Clear();
-    return py::none();
-  };
   require(moves.size() == tracks.size(), "moves and tracks must have one entry per group");
-  if (!exchange_api || param_groups.size() != moves.size()) return give_up();
-
-  py::ssize_t position = 0;
-  std::size_t seen = 0;
-  PyObject *key, *value;
-  while (PyDict_Next(state.ptr(), &position, &key, &value))
-    if (seen == states.size() || PyList_GET_ITEM(states.ptr(), seen++) != value) return give_up();
-  if (seen != states.size()) return give_up();
-
-  auto* list = reinterpret_cast<Tensor*>(tensors.mutable_data());
-  py::list updated, grads;
-  std::size_t i = 0;
-  std::int64_t group_index = 0;
-  for (const py::handle group : param_groups) {
-    PyObject* params = PyDict_GetItem(group.ptr(), params_name);
-    if (!params || !PyList_Check(params)) return give_up();
-    const bool moving = PyObject_IsTrue(PyList_GET_ITEM(moves.ptr(), group_index)) == 1;
-    const bool tracked = PyObject_IsTrue(PyList_GET_ITEM(tracks.ptr(), group_index)) == 1;
-    for (py::ssize_t k = 0; k < PyList_GET_SIZE(params); ++k, ++i) {
-      if (i == remembered.size()) return give_up();
-      Tensor& tensor = list[i];
-      tensor = {};
-      PyObject* param = PyList_GET_ITEM(params, k);
-      const auto grad = py::reinterpret_steal<py::object>(PyObject_GetAttr(param, grad_name));
-      if (!grad) return give_up();
-      if (grad.is_none()) continue;
-      TensorView p, g, b, m;
-      if (!view_of(param, p)) return give_up();
-      if (p.device_type != device.first || p.device_id != device.second) {
-        const bool covered = p.device_type == device.first &&
-                             std::find(other_ids.begin(), other_ids.end(), p.device_id) != other_ids.end();
-        if (covered) continue;
-        return give_up();
-      }
-      // Another tensor of this parameter, which the kernels walk through in step with it.
-      const auto fits = [&p](PyObject* tensor, TensorView& view) {
-        return view_of(tensor, view) && laid_out_alike(p, view) && has_memory(view);
-      };
-      if (!is_dense(p) || !has_memory(p) || !fits(grad.ptr(), g) || is_negated(grad.ptr(), g)) return give_up();
-      const auto param_type = dtype_of(p), grad_type = dtype_of(g);
-      if (!param_type || !grad_type || (!mixed && grad_type != param_type)) return give_up();
-      auto buffer_type = param_type;
-      const std::int64_t numel = numel_of(p);
-      PyObject* own = PyList_GET_ITEM(remembered.ptr(), i);
-      const bool needs_master = mastered && p.type_bits == 16;
-      if (own == Py_None) {
-        if (moving || needs_master) return give_up();
-      } else {
-        PyObject* dict = PyTuple_GET_ITEM(own, 0);
-        // Whether the state still holds the tensor that is remembered (None: neither has one), seen in `view` then.
-        const auto unchanged = [&](PyObject* name, PyObject* value) {
-          PyObject* now = PyDict_GetItem(dict, name);
-          return value == Py_None ? !now || now == Py_None : now == value;
-        };
-        PyObject *buffer = PyTuple_GET_ITEM(own, 1), *master = PyTuple_GET_ITEM(own, 4);
-        if (!unchanged(buffer_name, buffer) || !unchanged(started_name, PyTuple_GET_ITEM(own, 2)) ||
-            !unchanged(master_name, master))
-          return give_up();
-        if (moving) {
-          if (tracked && numel && PyTuple_GET_ITEM(own, 2) == Py_None) return give_up();
-          if (buffer == Py_None || !fits(buffer, b)) return give_up();
-          buffer_type = dtype_of(b);
-          if (!buffer_type || (!mixed && buffer_type != param_type)) return give_up();
-          tensor.buffer = address_of(b);
-          tensor.started = PyLong_AsLongLong(PyTuple_GET_ITEM(own, 3));
-        }
-        if (needs_master) {
-          if (!mixed || master == Py_None || !fits(master, m)) return give_up();
-          if (dtype_of(m) != Dtype::float32 || (moving && buffer_type != Dtype::float32)) return give_up();
-          tensor.master = address_of(m);
-        }
-      }
-      tensor.param = address_of(p);
-      tensor.grad = address_of(g);
-      tensor.numel = numel;
-      tensor.types = packed(*param_type, *grad_type, *buffer_type);
-      tensor.group = group_index;
-      updated.append(py::handle(param));
-      grads.append(grad);
+  if (!exchange_api || param_groups.size() != moves.size()) return py::none();
+  if (!still_holds(state.ptr(), PySequence_Fast_ITEMS(states.ptr()), PyList_GET_SIZE(states.ptr()))) return py::none();
+  Collection found(reinterpret_cast<Tensor*>(tensors.mutable_data()), remembered.ptr(), device, other_ids);
+  for (py::size_t k = 0; k < moves.size(); ++k) {
+    const auto truth = [k](const py::list& flags) { return PyObject_IsTrue(PyList_GET_ITEM(flags.ptr(), k)) == 1; };
+    if (!found.add(PyList_GET_ITEM(param_groups.ptr(), k), {truth(moves), truth(tracks), mixed, mastered})) {
+      PyErr_Clear();
+      return py::none();
     }
-    ++group_index;
   }
-  if (i != remembered.size()) return give_up();
-  return py::make_tuple(std::move(updated), std::move(grads));
+  return found.complete() ? found.result() : py::none();
 }
 
 }  // namespace
@@ -350,8 +235,7 @@ PYBIND11_MODULE(_C, m) {
         py::arg("apply"), py::arg("grad_scale"), py::arg("n_threads"));
   m.def("collect_", &collect_, py::arg("param_groups"), py::arg("state"), py::arg("tensors").noconvert(),
         py::arg("states"), py::arg("remembered"), py::arg("moves"), py::arg("tracks"), py::arg("device"),
-        py::arg("other_ids"),
-        py::arg("mixed"), py::arg("mastered"));
+        py::arg("other_ids"), py::arg("mixed"), py::arg("mastered"));
   m.def("set_exchange_api_", &set_exchange_api_, py::arg("capsule"));
 #ifdef CLRFAST_CUDA
   m.attr("cuda_targets") = CLRFAST_CUDA;

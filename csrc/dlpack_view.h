@@ -7,7 +7,10 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 #include <utility>
+
+#include "dtypes.h"
 
 namespace clrfast {
 
@@ -31,7 +34,13 @@ struct ExchangeApi {  // DLPackExchangeAPI
   void* current_work_stream;
 };
 
-constexpr std::uint8_t float_code = 2, bfloat_code = 4;
+constexpr std::uint8_t int_code = 0, float_code = 2, bfloat_code = 4;
+
+// torch's; null before `set_exchange_api_`.
+inline const ExchangeApi* exchange_api = nullptr;
+
+// False, with a Python error set, for a sparse tensor, for example. The view is valid for as long as nothing else runs.
+inline bool view_of(PyObject* tensor, TensorView& view) { return exchange_api->view_from_object(tensor, &view) == 0; }
 
 inline std::int64_t address_of(const TensorView& view) {
   return reinterpret_cast<std::int64_t>(view.data) + static_cast<std::int64_t>(view.byte_offset);
@@ -43,18 +52,43 @@ inline std::int64_t numel_of(const TensorView& view) {
   return numel;
 }
 
+inline std::optional<Dtype> dtype_of(const TensorView& view) {
+  switch (view.type_code << 8 | view.type_bits) {
+    case float_code << 8 | 32: return Dtype::float32;
+    case float_code << 8 | 64: return Dtype::float64;
+    case float_code << 8 | 16: return Dtype::float16;
+    case bfloat_code << 8 | 16: return Dtype::bfloat16;
+    default: return std::nullopt;
+  }
+}
+
+inline bool on_one_device(const TensorView& a, const TensorView& b) {
+  return a.device_type == b.device_type && a.device_id == b.device_id;
+}
+
 // Whether both have one device and shape, and the same strides wherever these matter.
 inline bool laid_out_alike(const TensorView& a, const TensorView& b) {
-  if (a.device_type != b.device_type || a.device_id != b.device_id || a.ndim != b.ndim) return false;
+  if (!on_one_device(a, b) || a.ndim != b.ndim) return false;
   for (int i = 0; i < a.ndim; ++i) {
     if (a.shape[i] != b.shape[i]) return false;
-    if (a.shape[i] != 1 && a.strides[i] != b.strides[i]) return false;
+    if (a.strides[i] != b.strides[i] && a.shape[i] != 1) return false;
+  }
+  return true;
+}
+
+// Whether the elements lie one after another, in the order of the dimensions.
+inline bool is_contiguous(const TensorView& view) {
+  std::int64_t expected = 1;
+  for (int i = view.ndim - 1; i >= 0; --i) {
+    if (view.strides[i] != expected && view.shape[i] != 1) return false;
+    expected *= view.shape[i];
   }
   return true;
 }
 
 // Whether the elements fill their memory without gap or overlap, in whatever order of dimensions.
 inline bool is_dense(const TensorView& view) {
+  if (is_contiguous(view)) return true;
   constexpr int most = 16;
   std::pair<std::int64_t, std::int64_t> dims[most];
   int n = 0;
@@ -64,15 +98,8 @@ inline bool is_dense(const TensorView& view) {
     if (n == most) return false;
     dims[n++] = {view.strides[i], view.shape[i]};
   }
-  std::int64_t expected = 1;
-  bool descending = true;
-  for (int i = n - 1; i >= 0 && descending; --i) {
-    descending = dims[i].first == expected;
-    expected *= dims[i].second;
-  }
-  if (descending) return true;  // contiguous, the usual case
   std::sort(dims, dims + n);
-  expected = 1;
+  std::int64_t expected = 1;
   for (int i = 0; i < n; ++i) {
     if (dims[i].first != expected) return false;
     expected *= dims[i].second;

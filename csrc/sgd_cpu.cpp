@@ -79,7 +79,7 @@ void update(const Chunk& chunk, const Group& group, double grad_scale) {
   using T = typename Stored<S>::compute;
   const Tensor& tensor = *chunk.tensor;
   const bool with_momentum = group.momentum != 0 && tensor.buffer;
-  const bool first = with_momentum && !*reinterpret_cast<const std::int64_t*>(tensor.started);
+  const bool first = with_momentum && tensor.started && !*reinterpret_cast<const std::int64_t*>(tensor.started);
   const auto h = hyper(static_cast<T>(group.lr), static_cast<T>(group.momentum), static_cast<T>(group.weight_decay),
                        static_cast<T>(1 - group.dampening), group.maximize, static_cast<T>(grad_scale), first);
   const auto in_form = [&](auto decay) {

@@ -170,6 +170,48 @@ def make_smaller(optimizer, param):
     param.grad = grad[:2].clone()
 
 
+def swap_in_group(optimizer, params):
+    optimizer.param_groups[0]["params"].reverse()
+
+
+def swap_states(optimizer, params):
+    """Each parameter gets the other one's state, and the states are in the same order as before."""
+    first, second = (optimizer.state.pop(param) for param in params)
+    optimizer.state[params[1]] = first
+    optimizer.state[params[0]] = second
+
+
+def forget_the_first_update(optimizer, params):
+    flag = optimizer.state[params[0]]["started"]
+    flag.data = torch.zeros_like(flag)  # other memory, the same tensor
+
+
+def flag_of_another_type(optimizer, params):
+    optimizer.state[params[0]]["started"] = torch.zeros((), dtype=torch.float64)
+
+
+REARRANGED = [swap_in_group, swap_states, forget_the_first_update, flag_of_another_type]
+
+
+@pytest.mark.parametrize("change", REARRANGED)
+def test_state_belongs_to_its_parameter_and_is_read_where_it_is(backend, change):
+    def before(step, optimizer, params):
+        if step == 2:
+            change(optimizer, params)
+
+    results = [
+        run_steps(
+            lambda p, b=b: clrfast.SGD(p, lr=0.1, momentum=0.9, dampening=0.5, backend=b),
+            4,
+            [(4, 3), (4, 3)],
+            before_step=before,
+        )
+        for b in ("torch", backend)
+    ]
+    assert_same(results[0][0], results[1][0])
+    assert_same(buffers(results[0][1]), buffers(results[1][1]))
+
+
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_change_from_outside_is_noticed(backend, name):
     """What is kept from step to step must never be used when it is stale."""

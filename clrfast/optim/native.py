@@ -51,8 +51,8 @@ class NativeUpdate:
         self._devices = devices_of(optimizer.param_groups)
         self._other_ids = [other.index for other in self._devices if other != device]
         self._tensors = np.zeros((0, _COLUMNS), dtype=np.int64)
-        self._states: list[dict[str, Any]] = []
-        self._remembered: list[tuple[dict[str, Any], Tensor | None, Tensor | None, int, Tensor | None] | None] = []
+        self._states: list[Any] = []  # keys and values of the optimizer's state in turn, in its order
+        self._remembered: list[tuple[Any, ...] | None] = []  # per parameter: csrc/bindings.cpp, `collect_`
         self._rest: list[Parameter] = []
         self._updated: list[Tensor] = []
         self._grads: list[Tensor] = []
@@ -116,13 +116,12 @@ class NativeUpdate:
                 continue
             state = optimizer.ensure_state(parameter.group, param)
             buffer, started = state.get("momentum_buffer"), state.get("started")
-            flag = 0 if started is None else started.data_ptr()
             master = state.get("master_param")
             if param in optimizer.state:
-                self._remembered[index] = (state, buffer, started, flag, master)
-            buffer = buffer if moves[parameter.group] else None
+                self._remembered[index] = (param, state, buffer, started, master, *_in_turn(state))
+            buffer, started = (buffer, started) if moves[parameter.group] else (None, None)
             master = master if optimizer.keeps_master(param) else None
-            if not self._takes(param, grad, buffer, master):
+            if not self._takes(param, grad, buffer, master) or not _is_flag(started, param):
                 self._rest.append(parameter)
                 continue
             self._updated.append(param)
@@ -133,16 +132,16 @@ class NativeUpdate:
                 grad.data_ptr(),
                 0 if buffer is None else buffer.data_ptr(),
                 0 if master is None else master.data_ptr(),
-                flag if buffer is not None else 0,
+                0 if started is None else started.data_ptr(),
                 param.numel(),
                 types[0] | types[1] << 2 | types[2] << 4,
                 parameter.group,
             )
-        self._states = list(optimizer.state.values())
+        self._states = _in_turn(optimizer.state)
 
     def tracks_group(self, group: Mapping[str, Any]) -> bool:
         """Whether the first updates of buffers in ``group`` are told from the others; see ``ensure_momentum``."""
-        return True
+        return bool(group["dampening"] != 0)
 
     def tracks(self, group: Mapping[str, Any], param: Tensor) -> bool:
         """The same for ``param`` of ``group``."""
@@ -183,6 +182,18 @@ class CppUpdate(NativeUpdate):
             1.0 if grad_scale is None else grad_scale.item(),
             torch.get_num_threads(),
         )
+
+
+def _in_turn(values: Mapping[Any, Any]) -> list[Any]:
+    """Keys and values, each value after its key."""
+    return [entry for item in values.items() for entry in item]
+
+
+def _is_flag(started: Tensor | None, param: Tensor) -> bool:
+    """Whether the kernels can use the flag ``started`` of a buffer of ``param``, or need not."""
+    if started is None:
+        return True
+    return (started.dtype, started.numel(), started.device) == (torch.int64, 1, param.device)
 
 
 def _is_dense(tensor: Tensor) -> bool:
