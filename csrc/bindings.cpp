@@ -13,6 +13,7 @@
 
 #include "collect.h"
 #include "sgd_cpu.h"
+#include "snapshot.h"
 #include "step_control.h"
 #ifdef CLRFAST_CUDA
 #include "sgd_cuda.h"
@@ -226,7 +227,7 @@ py::object collect_(py::list param_groups, py::dict state, Array<std::int64_t> t
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
-  m.doc() = "Native backends of clrfast; see clrfast/optim/native.py and cuda.py for their use.";
+  m.doc() = "Native backends of clrfast: clrfast/optim/native.py and cuda.py; quick checks: clrfast/graph/snapshot.py.";
   // noconvert: the arrays are memory of torch tensors, and a converted copy would be written to in vain.
   m.def("advance_", &advance_, py::arg("control"), py::arg("smoothing"), py::arg("stop_factor"), py::arg("loss"),
         py::arg("found_inf"));
@@ -237,6 +238,11 @@ PYBIND11_MODULE(_C, m) {
         py::arg("states"), py::arg("remembered"), py::arg("moves"), py::arg("tracks"), py::arg("device"),
         py::arg("other_ids"), py::arg("mixed"), py::arg("mastered"));
   m.def("set_exchange_api_", &set_exchange_api_, py::arg("capsule"));
+  m.def("find_places_", &find_places_, py::arg("tensors"), py::arg("places").noconvert());
+  m.def("unchanged", &unchanged, py::arg("modules"), py::arg("contents"), py::arg("tensors"),
+        py::arg("places").noconvert());
+  m.def("flags", &flags, py::arg("modules"), py::arg("params"));
+  m.def("show_gradients_", &show_gradients_, py::arg("param_groups"), py::arg("grads"));
 #ifdef CLRFAST_CUDA
   m.attr("cuda_targets") = CLRFAST_CUDA;
   m.attr("tensors_per_launch") = tensors_per_launch();

@@ -7,6 +7,7 @@ import copy
 import gc
 import warnings
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch import nn
 
 import clrfast
 from clrfast.graph import TrainStep
+from clrfast.graph import snapshot as snapshot_module
 from clrfast.graph import train_step as train_step_module
 from clrfast.graph.graphs import MAX_GRAPHS, WARM_UP
 from clrfast.optim import capture
@@ -612,7 +614,24 @@ CHANGES = {
         lambda model, optimizer: model.double(),
         "dtype has changed from torch.float32 to torch.float64",
     ),
-    "moved": (lambda model, optimizer: _moved(model), "model: a parameter or buffer was moved, or replaced"),
+    "moved": (lambda model, optimizer: _moved(model[0].weight), "model: a parameter or buffer was moved, or replaced"),
+    "statistics moved": (
+        lambda model, optimizer: _moved(model[1].running_mean),
+        "model: a parameter or buffer was moved, or replaced",
+    ),
+    "statistics in other memory": (
+        lambda model, optimizer: model[1].running_var.set_(model[1].running_var.clone()),
+        "model: a parameter or buffer was moved, or replaced",
+    ),
+    "one dtype": (
+        lambda model, optimizer: setattr(model[1], "running_var", model[1].running_var.double()),
+        "dtype has changed from torch.float32 to torch.float64",
+    ),
+    "another dict of buffers": (
+        lambda model, optimizer: setattr(model[1], "_buffers", copy.deepcopy(model[1]._buffers)),
+        "model: a parameter or buffer was moved, or replaced",
+    ),
+    "parameter lost": (lambda model, optimizer: setattr(model[4], "bias", None), "got or lost parameters"),
     "replaced": (
         lambda model, optimizer: setattr(model[4], "weight", nn.Parameter(torch.zeros(3, 12))),
         "model: a parameter or buffer was moved, or replaced",
@@ -621,8 +640,24 @@ CHANGES = {
         lambda model, optimizer: model.__setitem__(4, nn.Linear(12, 3)),
         "model: it has got other modules",
     ),
+    "module inside of a leaf": (
+        lambda model, optimizer: model[2].add_module("more", nn.ReLU()),
+        "model: it has got other modules",
+    ),
+    "another dict of modules": (
+        lambda model, optimizer: setattr(model, "_modules", copy.deepcopy(model._modules)),
+        "model: it has got other modules",
+    ),
     "buffers": (
         lambda model, optimizer: optimizer.state[model[0].weight].update(momentum_buffer=torch.zeros(12, 6)),
+        "optimizer: it has got other momentum buffers",
+    ),
+    "buffers moved": (
+        lambda model, optimizer: _moved(optimizer.state[model[0].weight]["momentum_buffer"]),
+        "optimizer: it has got other momentum buffers",
+    ),
+    "state replaced": (
+        lambda model, optimizer: setattr(optimizer, "state", copy.deepcopy(optimizer.state)),
         "optimizer: it has got other momentum buffers",
     ),
     "no buffers": (lambda model, optimizer: optimizer.state.clear(), "optimizer: it has got other momentum buffers"),
@@ -646,22 +681,85 @@ CHANGES = {
 }
 
 
-def _moved(model):
-    model[0].weight.data = model[0].weight.data.clone()
+def _moved(tensor):
+    tensor.data = tensor.detach().clone()
 
 
+def _only_slowly(patch):
+    """As without the native module."""
+    for module in (train_step_module, snapshot_module):
+        patch.setattr(module, "_native", SimpleNamespace(why_missing="clrfast._C was not built"))
+
+
+@pytest.mark.parametrize("checks", ["compiled", "in Python"])
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_change_after_the_capture_is_named_and_nothing_runs(backend, name):
+def test_a_change_after_the_capture_is_named_and_nothing_runs(backend, monkeypatch, name, checks):
+    if checks == "in Python":
+        _only_slowly(monkeypatch)
     change, told = CHANGES[name]
     _, model, optimizer, step = run(TrainStep, batches(4), backend)
     change(model, optimizer)
     before = [param.detach().clone() for param in model.parameters()]
     batch = batches(1)[0]
     batch = (batch[0].to(model[0].weight.dtype), batch[1]) if name != "dtype" else batch
-    with pytest.raises(RuntimeError, match=told):
-        step(batch)
+    for _ in range(2):  # it is not taken for granted later
+        with pytest.raises(RuntimeError, match=told):
+            step(batch)
     for param, value in zip(model.parameters(), before, strict=True):
         assert torch.equal(param, value)
+
+
+HARMLESS = {
+    "nothing": lambda model, optimizer: None,
+    "dicts of the same": lambda model, optimizer: _with_dicts_of_the_same(model),
+    "a parameter of the same memory": lambda model, optimizer: setattr(
+        model[0], "weight", nn.Parameter(model[0].weight.data)
+    ),
+    "a state of the same": lambda model, optimizer: optimizer.state.update(
+        {param: dict(state) for param, state in optimizer.state.items()}
+    ),
+    "a number in the state": lambda model, optimizer: optimizer.state[model[0].weight].update(steps=3),
+    "a module renamed": lambda model, optimizer: model.add_module("last", model._modules.pop("4")),
+}
+
+
+def _with_dicts_of_the_same(model):
+    for module in model.modules():
+        for name in ("_parameters", "_buffers", "_modules"):
+            setattr(module, name, dict(getattr(module, name)))
+
+
+@pytest.mark.parametrize("checks", ["compiled", "in Python"])
+@pytest.mark.parametrize("name", HARMLESS)
+def test_a_replay_goes_on_where_its_memory_is_the_model_s(backend, monkeypatch, name, checks):
+    if checks == "in Python":
+        _only_slowly(monkeypatch)
+
+    def changed(make_step):
+        losses, model, optimizer, step = run(make_step, batches(4), backend)
+        if make_step is TrainStep:
+            HARMLESS[name](model, optimizer)
+        optimizer.zero_grad()
+        return losses + [step(batch) for batch in batches(3, seed=4)], model, optimizer, step
+
+    captured = changed(TrainStep)
+    assert_same_run(captured, changed(EagerStep))
+    assert n_replays(captured[3]) in (None, [7 - WARM_UP])
+    if checks == "compiled" and hasattr(torch.Tensor, "__dlpack_c_exchange_api__"):
+        graph = captured[3]._graphs._kinds[0].graph  # what was found harmless is not looked at again
+        assert graph._snapshot.holds()
+        assert graph._captured._snapshot.holds()
+
+
+def test_a_flag_that_is_no_bool_makes_a_kind(backend):
+    def odd(make_step):
+        losses, model, optimizer, step = run(make_step, batches(4), backend)
+        model[2].training = "no bool"
+        return losses + [step(batch) for batch in batches(4, seed=2)], model, optimizer, step
+
+    captured = odd(TrainStep)
+    assert_same_run(captured, odd(EagerStep))
+    assert n_replays(captured[3]) in (None, [2, 2])
 
 
 def test_after_reset_it_goes_on_with_what_was_changed(backend):

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_map_only
 
 from ..optim import SGD
 from ..optim.parameters import devices_of
+from .snapshot import Snapshot
 
 
 class Graph:
@@ -89,7 +90,8 @@ class CapturedStep:
         self._optimizer = weakref.ref(optimizer)
         # Memory that the graph works on, whatever the optimizer is given meanwhile.
         self._alive = [*_tensors(optimizer.state.values()), *_tensors(optimizer.param_groups)]
-        self._taken = _taken(optimizer)
+        self._taken, self._places = _taken(optimizer), _state_places(optimizer)
+        self._snapshot_state(optimizer)
         self._graph = Graph(step, stream, pool)
         self.result = self._graph.result
 
@@ -105,9 +107,8 @@ class CapturedStep:
             raise RuntimeError(
                 "the optimizer of this captured step is gone; keep it for as long as the step is replayed"
             )
-        taken = _taken(optimizer)
-        if taken != self._taken:
-            what = next(name for name, value in taken.items() if value != self._taken[name])
+        what = self._what_changed(optimizer)
+        if what is not None:
             raise RuntimeError(
                 f"optimizer: it {what} since this step was captured; capture it again (TrainStep: call reset())"
             )
@@ -115,9 +116,25 @@ class CapturedStep:
         optimizer.count_replay()
         return self.result
 
+    def _what_changed(self, optimizer: SGD) -> str | None:
+        """What to say of a change since the capture; None if there was none."""
+        taken = _taken(optimizer)
+        if taken != self._taken:
+            return next(name for name, value in taken.items() if value != self._taken[name])
+        if optimizer.state is not self._state or not self._snapshot.holds():
+            if _state_places(optimizer) != self._places:
+                return "has got other momentum buffers"
+            self._snapshot_state(optimizer)
+        return None
+
+    def _snapshot_state(self, optimizer: SGD) -> None:
+        self._state = optimizer.state
+        self._snapshot = Snapshot(dicts=[self._state, *self._state.values()])
+
 
 def _taken(optimizer: SGD) -> dict[str, Any]:
-    """What a capture takes from ``optimizer`` for good, by what to say where it has changed; the narrowest first."""
+    """What a capture takes from ``optimizer`` for good, by what to say where it has changed; the narrowest first. Its
+    state is compared after that."""
     options = (
         "has got another option in a parameter group (rates that change belong into a schedule) or divergence watch"
     )
@@ -126,8 +143,12 @@ def _taken(optimizer: SGD) -> dict[str, Any]:
         "has got another schedule": optimizer.control,
         options: optimizer.captured_values(),
         "has loaded a state, or its parameters were moved": optimizer.generation,
-        "has got other momentum buffers": [id(tensor) for tensor in _tensors(optimizer.state.values())],
     }
+
+
+def _state_places(optimizer: SGD) -> list[tuple[int, int]]:
+    """The tensors of the optimizer's state, and where they lie."""
+    return [(id(tensor), tensor.data_ptr()) for tensor in _tensors(optimizer.state.values())]
 
 
 def _tensors(dicts: Iterable[dict[str, Any]]) -> list[Tensor]:

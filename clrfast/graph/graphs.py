@@ -153,7 +153,7 @@ def _described(leaf: Any) -> Any:
 
 def _copied(result: Any) -> Any:
     """``result`` in tensors that no later call writes to."""
-    return tree_map_only(Tensor, Tensor.clone, result)
+    return result.clone() if isinstance(result, Tensor) else tree_map_only(Tensor, Tensor.clone, result)
 
 
 @contextlib.contextmanager

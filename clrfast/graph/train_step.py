@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from .. import _native
 from ..batches import ComputeLoss, chosen_loss
 from ..optim import SGD
 from ..optim.parameters import devices_of
@@ -18,6 +19,7 @@ from ..step import EagerStep, device_of
 from . import graphs
 from .captured import CapturedStep
 from .graphs import MAX_GRAPHS, Graphs
+from .snapshot import Snapshot
 
 
 class TrainStep(EagerStep):
@@ -106,17 +108,22 @@ class TrainStep(EagerStep):
             self._why_not_now = "the optimizer has step hooks, which a replay would not call"
         if self._graphs is None or self._why_not_now is not None:
             return super().__call__(*batches)
-        # Of the parameters at the last reset: a group of later is no other kind, but named by the replay.
         kind = self.device.type
-        flags = (
-            [module.training for module in self._modules],
-            [param.requires_grad for param in self._flagged],
-            torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind),  # of a block around this call
-        )
+        casting = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind)  # of a block around this call
+        flags = self._flags(), casting
         loss: Tensor = self._graphs(super().__call__, batches, also=flags, capture=self._captured)
         if self._graphs.why_eager is not None and any(p.requires_grad and p.grad is None for p in self._params):
             self._graphs.impossible = "a trainable parameter got no gradient, and no replay would ever update it"
         return loss
+
+    def _flags(self) -> Any:
+        """Which modules and parameters are in training, of those at the last reset: a group of later is no other kind
+        of batch, but named by the replay."""
+        if _native.why_missing is None:
+            flags = _native.load().flags(self._modules, self._flagged)
+            if flags is not None:
+                return flags
+        return [module.training for module in self._modules], [param.requires_grad for param in self._flagged]
 
     def _why_impossible(self) -> str | None:
         """Why no step of this model and optimizer can be captured; None if that is not known."""
@@ -142,6 +149,10 @@ class TrainStep(EagerStep):
                 for name in ("grad_scale", "found_inf"):
                     vars(self.optimizer).pop(name, None)
             raise
+
+    def snapshot(self) -> Snapshot:
+        """What ``children`` and ``memory`` tell of, to be compared quickly."""
+        return Snapshot(self._modules)
 
     def children(self) -> list[nn.Module | None]:
         """The modules in each module."""
@@ -170,6 +181,8 @@ class TrainStep(EagerStep):
 
     def show_gradients(self, grads: list[Tensor | None]) -> None:
         """Have every parameter's ``grad`` be that of the graph just replayed, whatever ran before it."""
+        if _native.why_missing is None and _native.load().show_gradients_(self.optimizer.param_groups, grads):
+            return
         for param, grad in zip(self._params, grads, strict=True):
             if param.grad is not grad:
                 param.grad = grad
@@ -182,28 +195,31 @@ class _Captured:
         self._step, self._captured = weakref.proxy(step), captured  # no cycle: a graph's memory goes with its step
         self._grads, self._children = step.gradients(), step.children()
         self._memory, self._scaling = step.memory(), step.scaling()
+        self._snapshot = step.snapshot()
 
     def replay(self) -> Any:
-        self._require_unchanged()
+        if not self._snapshot.holds():
+            self._require_same_model()
+            self._snapshot = self._step.snapshot()  # what has changed is nothing that a replay works on
+        if self._step.scaling() != self._scaling:
+            raise _changed("scaler: its settings have changed")
         loss = self._captured.replay()
         self._step.show_gradients(self._grads)
         return loss
 
-    def _require_unchanged(self) -> None:
-        """Raises RuntimeError if a replay would work on memory or numbers that are not the model's any more."""
-        memory = self._step.memory()
-        what = None
+    def _require_same_model(self) -> None:
+        """Raises RuntimeError, naming the change, if a replay would work on memory that is not the model's any more."""
         if self._step.children() != self._children:
-            what = "model: it has got other modules"
-        elif memory != self._memory:
-            changed = [(old, new) for (_, old), (_, new) in zip(self._memory, memory, strict=False) if old != new]
-            if len(memory) != len(self._memory):
-                what = "model: it has got or lost parameters or buffers"
-            elif changed:
-                what = "model: its dtype has changed from {} to {}".format(*changed[0])
-            else:
-                what = "model: a parameter or buffer was moved, or replaced by another,"
-        elif self._step.scaling() != self._scaling:
-            what = "scaler: its settings have changed"
-        if what is not None:
-            raise RuntimeError(f"{what} since this step was captured; call reset() to capture it as it is now")
+            raise _changed("model: it has got other modules")
+        memory = self._step.memory()
+        if len(memory) != len(self._memory):
+            raise _changed("model: it has got or lost parameters or buffers")
+        for (_, old), (_, new) in zip(self._memory, memory, strict=True):
+            if old != new:
+                raise _changed(f"model: its dtype has changed from {old} to {new}")
+        if memory != self._memory:
+            raise _changed("model: a parameter or buffer was moved, or replaced by another,")
+
+
+def _changed(what: str) -> RuntimeError:
+    return RuntimeError(f"{what} since this step was captured; call reset() to capture it as it is now")

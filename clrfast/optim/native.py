@@ -118,7 +118,7 @@ class NativeUpdate:
             buffer, started = state.get("momentum_buffer"), state.get("started")
             master = state.get("master_param")
             if param in optimizer.state:
-                self._remembered[index] = (param, state, buffer, started, master, *_in_turn(state))
+                self._remembered[index] = (param, state, buffer, started, master, *in_turn(state))
             buffer, started = (buffer, started) if moves[parameter.group] else (None, None)
             master = master if optimizer.keeps_master(param) else None
             if not self._takes(param, grad, buffer, master) or not _is_flag(started, param):
@@ -137,7 +137,7 @@ class NativeUpdate:
                 types[0] | types[1] << 2 | types[2] << 4,
                 parameter.group,
             )
-        self._states = _in_turn(optimizer.state)
+        self._states = in_turn(optimizer.state)
 
     def tracks_group(self, group: Mapping[str, Any]) -> bool:
         """Whether the first updates of buffers in ``group`` are told from the others; see ``ensure_momentum``."""
@@ -184,7 +184,7 @@ class CppUpdate(NativeUpdate):
         )
 
 
-def _in_turn(values: Mapping[Any, Any]) -> list[Any]:
+def in_turn(values: Mapping[Any, Any]) -> list[Any]:
     """Keys and values, each value after its key."""
     return [entry for item in values.items() for entry in item]
 
