@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "attribute.h"
 #include "dlpack_view.h"
 #include "tensor_list.h"
 
@@ -130,10 +131,9 @@ class Collection {
 
  private:
   bool add(PyObject* param, Py_ssize_t index, const Needs& needs) {
-    static PyObject* const grad_name = PyUnicode_InternFromString("grad");
     Tensor& tensor = tensors_[index];
     tensor = {};
-    auto grad = py::reinterpret_steal<py::object>(PyObject_GetAttr(param, grad_name));
+    auto grad = py::reinterpret_steal<py::object>(grad_.of(param));
     if (!grad) return false;
     if (grad.is_none()) return true;
     TensorView view;
@@ -189,6 +189,11 @@ class Collection {
     return true;
   }
 
+  static PyObject* grad_name() {
+    static PyObject* const name = PyUnicode_InternFromString("grad");
+    return name;
+  }
+
   bool is_here(const TensorView& view) const {
     return view.device_type == device_.first && view.device_id == device_.second;
   }
@@ -204,6 +209,7 @@ class Collection {
   std::pair<std::int32_t, std::int32_t> device_;
   const std::vector<std::int32_t>& other_ids_;
   py::object updated_, grads_;
+  Attribute grad_{grad_name()};
   Py_ssize_t seen_ = 0, found_ = 0;
   std::int64_t group_index_ = 0;
 };

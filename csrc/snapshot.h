@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <string>
 
+#include "attribute.h"
 #include "dlpack_view.h"
 
 namespace clrfast {
@@ -98,22 +99,23 @@ inline py::object flags(py::list modules, py::list params) {
                   *const requires_grad = PyUnicode_InternFromString("requires_grad");
   std::string found;
   found.reserve(modules.size() + params.size());
-  const auto add = [&found](const py::list& objects, PyObject* name) {
+  const auto add = [&found](const py::list& objects, Attribute attribute) {
     for (Py_ssize_t k = 0; k < PyList_GET_SIZE(objects.ptr()); ++k) {
-      const auto flag = py::reinterpret_steal<py::object>(PyObject_GetAttr(PyList_GET_ITEM(objects.ptr(), k), name));
+      const auto flag = py::reinterpret_steal<py::object>(attribute.of(PyList_GET_ITEM(objects.ptr(), k)));
       if (!flag) throw py::error_already_set();
       if (flag.ptr() != Py_True && flag.ptr() != Py_False) return false;
       found += flag.ptr() == Py_True ? '1' : '0';
     }
     return true;
   };
-  return add(modules, training) && add(params, requires_grad) ? py::object(py::bytes(found)) : py::none();
+  return add(modules, Attribute(training)) && add(params, Attribute(requires_grad)) ? py::object(py::bytes(found)) : py::none();
 }
 
 // Has `grad` of every parameter be the gradient at its place; false if there are more or fewer parameters.
 inline bool show_gradients_(py::list param_groups, py::list grads) {
   static PyObject *const params_name = PyUnicode_InternFromString("params"),
                   *const grad_name = PyUnicode_InternFromString("grad");
+  Attribute attribute(grad_name);
   Py_ssize_t index = 0;
   for (const py::handle group : param_groups) {
     PyObject* params = PyDict_Check(group.ptr()) ? PyDict_GetItemWithError(group.ptr(), params_name) : nullptr;
@@ -121,7 +123,7 @@ inline bool show_gradients_(py::list param_groups, py::list grads) {
     for (Py_ssize_t k = 0; k < PyList_GET_SIZE(params); ++k, ++index) {
       if (index == PyList_GET_SIZE(grads.ptr())) return false;
       PyObject *param = PyList_GET_ITEM(params, k), *grad = PyList_GET_ITEM(grads.ptr(), index);
-      const auto now = py::reinterpret_steal<py::object>(PyObject_GetAttr(param, grad_name));
+      const auto now = py::reinterpret_steal<py::object>(attribute.of(param));
       if (!now || (now.ptr() != grad && PyObject_SetAttr(param, grad_name, grad))) throw py::error_already_set();
     }
   }

@@ -265,6 +265,34 @@ def test_groups_rearranged(backend):
     assert_same(*results)
 
 
+class Doubling(nn.Parameter):
+    """Its gradient is an attribute that Python computes."""
+
+    @property
+    def grad(self):
+        grad = torch.Tensor.grad.__get__(self)
+        return None if grad is None else 2 * grad
+
+    @grad.setter
+    def grad(self, value):
+        torch.Tensor.grad.__set__(self, value)
+
+
+def test_the_gradient_is_what_the_attribute_is(backend):
+    """Parameters of several types, one after the other in a group."""
+    results = []
+    for b in ("torch", backend):
+        values = [param.detach() for param in make_params([(4, 3)] * 5)]
+        kinds = (nn.Parameter, Doubling, nn.Parameter, Doubling, lambda value: value.requires_grad_())
+        params = [kind(value) for kind, value in zip(kinds, values, strict=True)]
+        optimizer = clrfast.SGD(params, lr=0.1, momentum=0.9, backend=b)
+        for step in range(3):
+            give_grads(params, step)
+            optimizer.step()
+        results.append(params)
+    assert_same(*results)
+
+
 def test_without_the_exchange_api_the_result_is_the_same(backend, monkeypatch):
     """torch before it had DLPack's exchange API; the option grid stands for all."""
     expected, _ = run_steps(lambda p: clrfast.SGD(p, schedule=clrfast.one_cycle(0.1, 5), backend="torch"), 6, SHAPES)
