@@ -169,6 +169,36 @@ def _kernels(rows: Iterable[dict[str, Any]]) -> str:
     return f"By the profiler, clrfast's eager steps are: {'; '.join(told)}. " if told else ""
 
 
+def host_table(results: Results) -> str:
+    """The host's time of an eager step, and of the checks before a replay: a table each."""
+    steps, replays = (
+        [row for row in results["rows"] if row["benchmark"] == kind] for kind in ("host_step", "host_replay")
+    )
+    lines = [
+        f"| one eager step of {steps[0]['model']} ({steps[0]['n_tensors']} tensors) | median (quartiles) | faster by |",
+        "|---|---|---|",
+    ]
+    for row in steps:
+        factor = f"{row['faster_by']:.1f}x" if "faster_by" in row else ""
+        lines.append(f"| {row['contender']} | {_spread(row)} | {factor} |")
+    lines += ["", "| one replay | checks, median (quartiles) | whole call |", "|---|---|---|"]
+    for row in replays:
+        size = f"{row['n_modules']} modules, {row['n_tensors']} tensors"
+        name = f"{row['model'].partition(',')[0]} ({size}): {row['contender']}"
+        lines.append(f"| {name} | {_spread(row, 'checks_')} | {_spread(row)} |")
+    n = min(row["n"] for row in steps)
+    where = _where(results, results["environment"].get("gpu"))
+    return "\n".join([*lines, "", f"{where}; n >= {n} interleaved rounds. `pytest benchmarks/bench_host.py`"])
+
+
+def _spread(row: dict[str, Any], prefix: str = "") -> str:
+    """Median and quartiles of a time; nothing where there is none."""
+    if f"{prefix}median_us" not in row:
+        return ""
+    median, low, high = (row[f"{prefix}{name}_us"] for name in ("median", "q25", "q75"))
+    return f"{median:,.1f} us ({low:,.1f} to {high:,.1f})"
+
+
 def regret_table(results: Results) -> str:
     """Finders by the training that follows: a row each, over all tasks, and the means over those not chosen on."""
     rows = [row for row in results["rows"] if row["benchmark"] == "regret"]
@@ -360,6 +390,8 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "super_convergence": super_convergence_table,
     "headline_gpu": headline_table,
     "schedule_cpu": schedule_table,
+    "host_cpu": host_table,
+    "host_gpu": host_table,
     "step_gpu": gpu_step_table,
     "regret": regret_table,
     "recipe": recipe_table,
@@ -390,6 +422,13 @@ with CUDA 13, torch has kernel arguments of 32 KB too, which by its own report g
     "headline_gpu": """\
 Not yet measured on a GPU. The target: the published 91.5 %, or little less, for the images are CIFAR-10, JPEG-q75
 re-encoded; 9,310 steps in at most 95 seconds on an H200.""",
+    "host_gpu": """\
+Not yet measured on a GPU; `pytest benchmarks/bench_host.py --device cuda` measures it.
+
+| the host's time | target |
+|---|---|
+| an eager step with 167 tensors | >= 3x less than torch 2.11's fused |
+| the checks of one replay of ResNet-56 | <= 60 us |""",
     "range_test_gpu": """\
 Not yet measured on a GPU. The target: a range test of ResNet-56 at batch 128, captured, at least 3 times as fast as the
 fastest peer's.""",
