@@ -49,7 +49,7 @@ struct Chunks : Chosen {
 
 struct Bisection : Chosen {
   template <class L>
-  __device__ static Place find(const L& launch, std::uint32_t block) {
+  __device__ static ChunkIndex find(const L& launch, std::uint32_t block) {
     const auto* ends = reinterpret_cast<const std::uint32_t*>(launch.ends());
     std::uint32_t low = 0, high = launch.n_entries - 1;
     while (low < high) {

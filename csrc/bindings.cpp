@@ -187,32 +187,37 @@ void hold_for_graph(std::intptr_t stream, py::object objects) {
 }
 #endif
 
-// Takes `torch.Tensor.__dlpack_c_exchange_api__`; false if its version is another one than is known here.
-bool set_exchange_api_(py::capsule capsule) {
+// Takes torch.Tensor, and its `__dlpack_c_exchange_api__`; false if its version is another one than is known here.
+bool set_exchange_api_(py::type tensor, py::capsule capsule) {
   const auto* api = static_cast<const ExchangeApi*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
   if (!api) throw py::error_already_set();
   if (api->version.major != 1) return false;
   exchange_api = api;
+  tensor_type = reinterpret_cast<PyTypeObject*>(tensor.ptr());
   return true;
 }
 
 // Fills `tensors` with this step's memory. Returns the parameters that have a gradient and these gradients, as two
 // lists; None if there is anything that only Python can judge; see csrc/collect.h.
 //
-//   param_groups: list of dicts.  state: the optimizer's.  states: its keys and values in turn, in its order.
+//   param_groups: list of dicts.  state, first_updates: the optimizer's.  states, flags: what they held when `remembered`
+//     was made, their keys and values in turn, in their order.
 //   remembered: per parameter (parameter, state dict, buffer, started, master weights, then the keys and values of the
 //     state dict in turn, in its order), the first three tensors of it None where there is none; or None without a state.
 //   moves: per group, whether its parameters need a buffer.  tracks: whether buffers need the flag `started`.
 //   device: DLPack's type and id of the parameters; those on the devices `other_ids` of that type are left out.
 //   mixed: whether tensors of a parameter may differ in type.  mastered: whether 16-bit parameters have master weights.
-py::object collect_(py::list param_groups, py::dict state, Array<std::int64_t> tensors, py::list states,
-                    py::list remembered, py::list moves, py::list tracks, std::pair<std::int32_t, std::int32_t> device,
+py::object collect_(py::list param_groups, py::dict state, py::dict first_updates, Array<std::int64_t> tensors,
+                    py::list states, py::list flags, py::list remembered, py::list moves, py::list tracks, std::pair<std::int32_t, std::int32_t> device,
                     const std::vector<std::int32_t>& other_ids, bool mixed, bool mastered) {
   require(tensors.ndim() == 2 && tensors.shape(1) == tensor_columns, "tensors must be [n, 8]");
   require(static_cast<py::size_t>(tensors.shape(0)) == remembered.size(), "one remembered entry per tensor");
   require(moves.size() == tracks.size(), "moves and tracks must have one entry per group");
   if (!exchange_api || param_groups.size() != moves.size()) return py::none();
-  if (!still_holds(state.ptr(), PySequence_Fast_ITEMS(states.ptr()), PyList_GET_SIZE(states.ptr()))) return py::none();
+  const auto holds = [](const py::dict& dict, const py::list& items) {
+    return still_holds(dict.ptr(), PySequence_Fast_ITEMS(items.ptr()), PyList_GET_SIZE(items.ptr()));
+  };
+  if (!holds(state, states) || !holds(first_updates, flags)) return py::none();
   Collection found(reinterpret_cast<Tensor*>(tensors.mutable_data()), remembered.ptr(), device, other_ids);
   for (py::size_t k = 0; k < moves.size(); ++k) {
     const auto truth = [k](const py::list& flags) { return PyObject_IsTrue(PyList_GET_ITEM(flags.ptr(), k)) == 1; };
@@ -234,10 +239,10 @@ PYBIND11_MODULE(_C, m) {
   // noconvert: the array is memory that Python goes on using, and a converted copy would be written to in vain.
   m.def("sgd_", &sgd_, py::arg("tensors").noconvert(), py::arg("groups"), py::arg("control").none(true),
         py::arg("apply"), py::arg("grad_scale"), py::arg("n_threads"));
-  m.def("collect_", &collect_, py::arg("param_groups"), py::arg("state"), py::arg("tensors").noconvert(),
-        py::arg("states"), py::arg("remembered"), py::arg("moves"), py::arg("tracks"), py::arg("device"),
+  m.def("collect_", &collect_, py::arg("param_groups"), py::arg("state"), py::arg("first_updates"),
+        py::arg("tensors").noconvert(), py::arg("states"), py::arg("flags"), py::arg("remembered"), py::arg("moves"), py::arg("tracks"), py::arg("device"),
         py::arg("other_ids"), py::arg("mixed"), py::arg("mastered"));
-  m.def("set_exchange_api_", &set_exchange_api_, py::arg("capsule"));
+  m.def("set_exchange_api_", &set_exchange_api_, py::arg("tensor"), py::arg("capsule"));
   m.def("find_places_", &find_places_, py::arg("tensors"), py::arg("places").noconvert());
   m.def("unchanged", &unchanged, py::arg("modules"), py::arg("contents"), py::arg("tensors"),
         py::arg("places").noconvert());

@@ -30,16 +30,37 @@ inline bool still_holds(PyObject* dict, PyObject* const* items, Py_ssize_t n_ite
   return true;
 }
 
-// A tensor whose values are stored with the opposite sign: an imaginary part of a complex conjugate, whose elements lie
-// two apart. Where it is as dense as its parameter it has one element, so only then it is worth asking, which is slow.
-inline bool is_negated(PyObject* tensor, std::int64_t numel) {
-  if (numel != 1) return false;
-  static PyObject* const is_neg = PyUnicode_InternFromString("is_neg");
-  PyObject* arguments[] = {tensor};
-  const auto answer = py::reinterpret_steal<py::object>(
-      PyObject_VectorcallMethod(is_neg, arguments, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, nullptr));
-  return answer.ptr() != Py_False;
-}
+// Whether a kernel may read a tensor's memory for what it is: not where its values are stored with the opposite sign, and
+// not where its type handles operations itself, and so may show other memory than it stands for.
+class Plain {
+ public:
+  bool operator()(PyObject* tensor) {
+    if (Py_TYPE(tensor) != type_) look_up(Py_TYPE(tensor));
+    if (!handled_by_torch_) return false;
+    const auto negated = py::reinterpret_steal<py::object>(is_neg_(tensor));
+    return negated.ptr() == Py_False;
+  }
+
+ private:
+  void look_up(PyTypeObject* type) {
+    static PyObject* const name = PyUnicode_InternFromString("__torch_dispatch__");
+    const auto dispatch = [](PyTypeObject* of) {
+      return py::reinterpret_steal<py::object>(PyObject_GetAttr(reinterpret_cast<PyObject*>(of), name));
+    };
+    type_ = type;
+    const auto own = dispatch(type), torchs = dispatch(tensor_type);
+    handled_by_torch_ = own && own.is(torchs);
+  }
+
+  static PyObject* name() {
+    static PyObject* const is_neg = PyUnicode_InternFromString("is_neg");
+    return is_neg;
+  }
+
+  Method is_neg_{name()};
+  PyTypeObject* type_ = nullptr;
+  bool handled_by_torch_ = false;
+};
 
 // What the parameters of a group need, and what their tensors may be.
 struct Needs {
@@ -140,14 +161,14 @@ class Collection {
     if (!view_of(param, view)) return false;
     if (!is_here(view)) return is_covered(view);
     Walked walked;
-    if (!walked.is(view) || !walked.fits(grad.ptr(), view) || is_negated(grad.ptr(), walked.numel())) return false;
+    if (!walked.is(view) || !walked.fits(grad.ptr(), view) || !plain_grad_(grad.ptr())) return false;
     const auto grad_type = walked.type_of(view, needs.mixed);
     if (!grad_type) return false;
     tensor.grad = address_of(view);
     Dtype buffer_type = walked.type();
     PyObject* own = PyList_GET_ITEM(remembered_, index);
     if (own == Py_None) {
-      if (needs.moving || (needs.mastered && walked.is_16_bit())) return false;
+      if (needs.moving || (needs.mastered && walked.is_16_bit()) || !plain_param_(param)) return false;
     } else if (!add_state(param, own, walked, needs, tensor, buffer_type)) {
       return false;
     }
@@ -210,6 +231,7 @@ class Collection {
   const std::vector<std::int32_t>& other_ids_;
   py::object updated_, grads_;
   Attribute grad_{grad_name()};
+  Plain plain_grad_, plain_param_;  // what is remembered was looked at by Python
   Py_ssize_t seen_ = 0, found_ = 0;
   std::int64_t group_index_ = 0;
 };

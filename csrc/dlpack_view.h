@@ -36,8 +36,9 @@ struct ExchangeApi {  // DLPackExchangeAPI
 
 constexpr std::uint8_t int_code = 0, float_code = 2, bfloat_code = 4;
 
-// torch's; null before `set_exchange_api_`.
+// torch's, and torch.Tensor; null before `set_exchange_api_`.
 inline const ExchangeApi* exchange_api = nullptr;
+inline PyTypeObject* tensor_type = nullptr;
 
 // False, with a Python error set, for a sparse tensor, for example. The view is valid for as long as nothing else runs.
 inline bool view_of(PyObject* tensor, TensorView& view) { return exchange_api->view_from_object(tensor, &view) == 0; }

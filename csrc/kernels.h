@@ -25,7 +25,7 @@ struct Chosen {
   CLRFAST_HD static int chunk(Types types) { return is_16_bit(types.param()) ? 8192 : 4096; }
 
   template <class L>
-  __device__ static Place find(const L& launch, std::uint32_t block) {
+  __device__ static ChunkIndex find(const L& launch, std::uint32_t block) {
     return launch.find(block);
   }
 
@@ -89,7 +89,7 @@ __global__ void __launch_bounds__(block_size, blocks_per_multiprocessor)
   else if (row_first)
     row = load_row(step.row, launch.slots()[0].group);
 
-  const Place place = Choice::find(launch, blockIdx.x);
+  const ChunkIndex place = Choice::find(launch, blockIdx.x);
   const auto& entry = launch.entries()[place.tensor];
   const Detail detail = launch.details()[place.tensor];
   const Types types = detail.types();

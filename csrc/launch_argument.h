@@ -69,7 +69,7 @@ struct alignas(16) Four {
 };
 
 // The chunk of a block.
-struct Place {
+struct ChunkIndex {
   std::uint32_t tensor, chunk;
   bool last;  // the tensor's last chunk
 };
@@ -113,7 +113,7 @@ struct Launch {
       segment_end[s] = (s + 1) * segment <= n_entries ? numbers[(s + 1) * segment - 1] : ~0u;
   }
 
-  __device__ Place find(std::uint32_t block) const {
+  __device__ ChunkIndex find(std::uint32_t block) const {
     std::uint32_t passed = 0, begin = 0, end = ~0u;  // begin, end: chunks of the tensor that `block` lies in
     const auto pass = [&](std::uint32_t end_of_one, std::uint32_t tensors) {
       if (end_of_one <= block) {

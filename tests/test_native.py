@@ -139,10 +139,10 @@ CHANGES = {
     "buffer memory swapped": lambda o, p: setattr(
         o.state[p[0]]["momentum_buffer"], "data", torch.ones_like(o.state[p[0]]["momentum_buffer"])
     ),
-    "flag dropped": lambda o, p: o.state[p[0]].pop("started", None),
+    "flag dropped": lambda o, p: o.first_updates.flags.clear(),
     "parameter viewed the other way": lambda o, p: view_otherwise(p[2]),
     "parameter made smaller in place": lambda o, p: make_smaller(o, p[0]),
-    "flag dropped while momentum is off": lambda o, p: drop_flag_without_momentum(o, p[0]),
+    "flag dropped while momentum is off": lambda o, p: drop_flags_without_momentum(o),
     "momentum switched off": lambda o, p: o.param_groups[0].update(momentum=0.0),
     "gradient taken away": lambda o, p: setattr(p[1], "grad", None),
     "parameter list shortened": lambda o, p: o.param_groups[0]["params"].pop(),
@@ -151,9 +151,9 @@ CHANGES = {
 }
 
 
-def drop_flag_without_momentum(optimizer, param):
+def drop_flags_without_momentum(optimizer):
     """As in a state of torch's own, loaded before momentum is switched on."""
-    optimizer.state[param].pop("started", None)
+    optimizer.first_updates.flags.clear()
     optimizer.param_groups[0]["momentum"] = 0.0
     optimizer.step()
     optimizer.param_groups[0]["momentum"] = 0.9
@@ -182,12 +182,12 @@ def swap_states(optimizer, params):
 
 
 def forget_the_first_update(optimizer, params):
-    flag = optimizer.state[params[0]]["started"]
+    flag = optimizer.first_updates.flags[optimizer.state[params[0]]["momentum_buffer"]]
     flag.data = torch.zeros_like(flag)  # other memory, the same tensor
 
 
 def flag_of_another_type(optimizer, params):
-    optimizer.state[params[0]]["started"] = torch.zeros((), dtype=torch.float64)
+    optimizer.first_updates.flags[optimizer.state[params[0]]["momentum_buffer"]] = torch.zeros((), dtype=torch.float64)
 
 
 REARRANGED = [swap_in_group, swap_states, forget_the_first_update, flag_of_another_type]
@@ -450,8 +450,8 @@ def test_parameters_on_devices_of_others_are_left_to_them(backend):
 
     def collected(device, other_ids):
         tensors = np.ones((2, 8), dtype=np.int64)
-        rest = [[], [None, None], [False], [False], device, other_ids, False, False]
-        found = _native.load().collect_(optimizer.param_groups, {}, tensors, *rest)
+        rest = [[], [], [None, None], [False], [False], device, other_ids, False, False]
+        found = _native.load().collect_(optimizer.param_groups, {}, {}, tensors, *rest)
         return None if found is None else (len(found[0]), int(tensors.any()))
 
     assert collected((kind, 0), [5]) == (2, 1)

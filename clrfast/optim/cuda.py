@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -94,12 +93,6 @@ class CudaUpdate(NativeUpdate):
     def __init__(self, optimizer: SGD, device: torch.device, tick: Tensor):
         super().__init__(optimizer, device)
         self._tick = tick
-
-    def tracks_group(self, group: Mapping[str, Any]) -> bool:
-        return bool(group["dampening"] != 0)
-
-    def tracks(self, group: Mapping[str, Any], param: Tensor) -> bool:
-        return self.tracks_group(group) and param.numel() > 0
 
     def _update_(self, optimizer: SGD, loss: Any, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
         control = optimizer.controls[self._device] if optimizer.controls else None

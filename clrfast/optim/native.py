@@ -7,6 +7,7 @@ for that API, or a tensor needs Python's judgement, the same is done here, corre
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,19 @@ def advance_(control: StepControl, loss: Tensor | None, found_inf: Tensor | None
     )
 
 
+_in_forked_child = False
+"""OpenMP's threads do not follow into a forked process, and its next parallel loop would wait for them."""
+
+
+def _note_fork() -> None:
+    global _in_forked_child
+    _in_forked_child = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
+
+
 class NativeUpdate:
     """The update of an optimizer's parameters on one device: finds their memory; a subclass updates them."""
 
@@ -51,7 +65,9 @@ class NativeUpdate:
         self._devices = devices_of(optimizer.param_groups)
         self._other_ids = [other.index for other in self._devices if other != device]
         self._tensors = np.zeros((0, _COLUMNS), dtype=np.int64)
-        self._states: list[Any] = []  # keys and values of the optimizer's state in turn, in its order
+        # Keys and values in turn, in their order: of the optimizer's state, and of the flags of first updates.
+        self._states: list[Any] = []
+        self._flags: list[Any] = []
         self._remembered: list[tuple[Any, ...] | None] = []  # per parameter: csrc/bindings.cpp, `collect_`
         self._rest: list[Parameter] = []
         self._updated: list[Tensor] = []
@@ -66,12 +82,14 @@ class NativeUpdate:
         if capture.is_capturing(self._devices):
             capture.require_complete(optimizer, with_gradient(optimizer))
         moves = [optimizer.uses_momentum(index) for index in range(len(optimizer.param_groups))]
-        tracks = [self.tracks_group(group) for group in optimizer.param_groups]
+        tracks = [optimizer.tracks(index) for index in range(len(optimizer.param_groups))]
         found = _native.load().collect_(
             optimizer.param_groups,
             optimizer.state,
+            optimizer.first_updates.flags,
             self._tensors,
             self._states,
+            self._flags,
             self._remembered,
             moves,
             tracks,
@@ -115,7 +133,8 @@ class NativeUpdate:
             if param.device != self._device:
                 continue
             state = optimizer.ensure_state(parameter.group, param)
-            buffer, started = state.get("momentum_buffer"), state.get("started")
+            buffer = state.get("momentum_buffer")
+            started = optimizer.first_updates.flag(buffer)
             master = state.get("master_param")
             if param in optimizer.state:
                 self._remembered[index] = (param, state, buffer, started, master, *in_turn(state))
@@ -137,22 +156,19 @@ class NativeUpdate:
                 types[0] | types[1] << 2 | types[2] << 4,
                 parameter.group,
             )
-        self._states = in_turn(optimizer.state)
-
-    def tracks_group(self, group: Mapping[str, Any]) -> bool:
-        """Whether the first updates of buffers in ``group`` are told from the others; see ``ensure_momentum``."""
-        return bool(group["dampening"] != 0)
-
-    def tracks(self, group: Mapping[str, Any], param: Tensor) -> bool:
-        """The same for ``param`` of ``group``."""
-        return self.tracks_group(group)
+        self._states, self._flags = in_turn(optimizer.state), in_turn(optimizer.first_updates.flags)
 
     def _takes(self, param: Tensor, grad: Tensor, buffer: Tensor | None, master: Tensor | None) -> bool:
         """Whether the tensors are dense and laid out alike, so that one flat loop covers them, and of known dtypes."""
         others = [other for other in (grad, buffer, master) if other is not None]
         if any(tensor.numel() and not tensor.data_ptr() for tensor in (param, *others)):
             return False  # a wrapper around other tensors, such as DTensor, without memory of its own
-        if any(other.device != param.device or other.is_neg() or other.dtype not in _DTYPES for other in others):
+        if any(other.device != param.device or other.dtype not in _DTYPES for other in others):
+            return False
+        # A subclass that handles operations itself may hold other memory than it shows.
+        if any(
+            type(one).__torch_dispatch__ is not Tensor.__torch_dispatch__ or one.is_neg() for one in (param, *others)
+        ):
             return False
         if not self.mixed and (master is not None or any(other.dtype != param.dtype for other in others)):
             return False
@@ -180,7 +196,7 @@ class CppUpdate(NativeUpdate):
             None if control is None else control.addresses(),
             found_inf is None or found_inf.item() == 0,
             1.0 if grad_scale is None else grad_scale.item(),
-            torch.get_num_threads(),
+            1 if _in_forked_child else torch.get_num_threads(),
         )
 
 
@@ -221,4 +237,4 @@ except (TypeError, RuntimeError):  # older versions of torch take one tensor onl
     _INCREMENTS_MANY = False
 
 if _native.why_missing is None and hasattr(torch.Tensor, "__dlpack_c_exchange_api__"):
-    _native.load().set_exchange_api_(torch.Tensor.__dlpack_c_exchange_api__)
+    _native.load().set_exchange_api_(torch.Tensor, torch.Tensor.__dlpack_c_exchange_api__)

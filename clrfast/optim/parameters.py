@@ -73,35 +73,6 @@ def devices_of(param_groups: Sequence[Mapping[str, Any]]) -> tuple[torch.device,
     return tuple(devices) or (torch.device("cpu"),)
 
 
-def ensure_momentum(
-    state: dict[str, Any], param: Tensor, *, dtype: torch.dtype | None = None, tracked: bool = True
-) -> None:
-    """Give ``param`` its momentum buffer, zeros, and the flag ``started``: int64 [], 0 until an update was applied.
-
-    torch has no such flag: there a buffer exists from the first update on. Here a first update may be skipped on
-    the device, after the host has made the buffer. A buffer without a flag comes from outside and holds one. A
-    buffer made here that is not ``tracked`` has None as its flag: without dampening, zeros give the right first update
-    as well; should it be tracked later, it counts as started if it is not all zeros.
-    """
-    buffer = state.get("momentum_buffer")
-    if buffer is None:
-        state["momentum_buffer"] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
-        state["started"] = torch.zeros((), dtype=torch.int64, device=param.device) if tracked else None
-    elif tracked and state.get("started") is None:
-        from_outside = "started" not in state
-        one = torch.ones((), dtype=torch.int64, device=param.device)
-        state["started"] = one if from_outside else buffer.count_nonzero()
-
-
-def without_momentum(state: Mapping[str, Any]) -> bool:
-    """Whether no update of the momentum buffer in ``state`` has been applied."""
-    buffer = state.get("momentum_buffer")
-    if buffer is None or "started" not in state or not buffer.numel():
-        return buffer is None
-    started = state["started"]
-    return not bool(buffer.any() if started is None else started)
-
-
 def ensure_master(state: dict[str, Any], param: Tensor) -> None:
     """Give ``param``, a 16-bit one, its float32 master weights."""
     if state.get("master_param") is None:

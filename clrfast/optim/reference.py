@@ -6,7 +6,6 @@ formulas and agree bit for bit: every operation is rounded by itself, in float32
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -134,10 +133,6 @@ class ReferenceUpdate:
         self._devices = devices_of(optimizer.param_groups)
         self._parameters: list[Parameter] = []
 
-    def tracks(self, group: Mapping[str, Any], param: Tensor) -> bool:
-        """Whether the first update of a buffer of ``param`` is told from the others; see ``ensure_momentum``."""
-        return True
-
     def prepare(self, optimizer: SGD) -> bool:
         """Find this step's gradients. False if the parameters have moved to other devices since this was made.
 
@@ -181,11 +176,12 @@ def update_all_(
         elif found_inf is not None:
             apply = found_inf.reshape(()).to(param.device, non_blocking=True) == 0
         state = optimizer.state.get(param, {})
+        buffer = state["momentum_buffer"] if optimizer.uses_momentum(parameter.group) else None
         update_(
             param,
             parameter.grad,
-            state["momentum_buffer"] if optimizer.uses_momentum(parameter.group) else None,
-            state.get("started"),
+            buffer,
+            optimizer.first_updates.flag(buffer),
             state["master_param"] if optimizer.keeps_master(param) else None,
             **dict(zip(QUANTITIES, values, strict=True)),
             dampening=group["dampening"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -14,7 +15,8 @@ from torch.optim import optimizer as optimizer_module
 from ..schedules import QUANTITIES, Schedule
 from . import backends, capture, position
 from .control import StepControl
-from .parameters import devices_of, ensure_master, ensure_momentum, needs_master, require_one_element, without_momentum
+from .first_updates import FirstUpdates
+from .parameters import devices_of, ensure_master, needs_master, require_one_element
 
 # What a pickled or copied optimizer keeps beside torch's own.
 _OWN_STATE = (
@@ -26,6 +28,8 @@ _OWN_STATE = (
     "_expects_schedule",
     "_mirror",
     "_ticks",
+    "first_updates",
+    "_state_asked_for",
 )
 
 
@@ -101,7 +105,8 @@ class SGD(torch.optim.Optimizer):
         self._given: Schedule | None = None
         self._expects_schedule = schedule is not None
         self._mirror: list[list[float]] = []
-        self._unscales = False
+        self._unscales = self._state_asked_for = False
+        self.first_updates = FirstUpdates()
         self._updates: list[backends.Update] = []
         self.generation = 0
         """Grows whenever the memory that updates work on may have become another."""
@@ -198,6 +203,7 @@ class SGD(torch.optim.Optimizer):
         For graph capture: what is made inside of a capture would be made again by every replay.
         """
         self._ensure_updates()
+        self._state_asked_for = True
         for index, group in enumerate(self.param_groups):
             for param in group["params"]:
                 if param.requires_grad:
@@ -212,9 +218,22 @@ class SGD(torch.optim.Optimizer):
         if mastered:
             ensure_master(state, param)
         if moving:
-            tracked = self._updates[0].tracks(self.param_groups[group], param)
-            ensure_momentum(state, param, dtype=torch.float32 if mastered else None, tracked=tracked)
+            self._ensure_momentum(group, param, state, torch.float32 if mastered else None)
         return state
+
+    def _ensure_momentum(self, group: int, param: Tensor, state: dict[str, Any], dtype: torch.dtype | None) -> None:
+        tracked = self.tracks(group) and param.numel() > 0
+        if state.get("momentum_buffer") is None:
+            state["momentum_buffer"] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
+            self.first_updates.add(state["momentum_buffer"], tracked=tracked)
+            if len(self.first_updates.flags) > len(self.state):
+                self.first_updates.keep(self.state.values())
+        elif tracked:
+            self.first_updates.track(state["momentum_buffer"])
+
+    def tracks(self, group: int) -> bool:
+        """Whether first updates of the buffers in this group are told from the others."""
+        return bool(self.param_groups[group]["dampening"] != 0)
 
     def lacks_state(self, group: int, param: Tensor) -> bool:
         """Whether ``ensure_state`` would have to make something."""
@@ -238,7 +257,7 @@ class SGD(torch.optim.Optimizer):
             RuntimeError: its parameters lie on another device.
         """
         given = self._given
-        if given is not None and given.n_groups not in (1, len(self.param_groups) + 1):
+        if given is not None and 1 != given.n_groups <= len(self.param_groups):
             raise ValueError(
                 f"param_group: the schedule has curves for exactly {given.n_groups} groups; call set_schedule with one "
                 "curve for all, or make the optimizer anew"
@@ -253,7 +272,7 @@ class SGD(torch.optim.Optimizer):
             devices_of(self.param_groups)
             if len(set(map(id, added["params"]))) < len(added["params"]):
                 raise ValueError("params: a parameter is there twice in one group; give each once")
-            if given is not None:
+            if given is not None and given.n_groups in (1, len(self.param_groups)):
                 if own_lr and given.n_groups == 1:
                     _warn_overridden([added["lr"]])
                 self._follow_groups()
@@ -275,6 +294,9 @@ class SGD(torch.optim.Optimizer):
             bound = Schedule.of_groups([*old, *map(bound.of_group, range(known, len(self.param_groups)))])
         self._follow(bound, self.control.progress())
 
+    # A compiled caller breaks its graph here once, instead of guarding on every number that a step reads. torch does so
+    # for its own optimizers' methods; torch.compiler.disable would import the compiler together with this module.
+    @torch._disable_dynamo
     def step(self, closure: Callable[[], Any] | None = None, *, loss: Tensor | float | None = None) -> Any:
         """Update all parameters that have a gradient.
 
@@ -328,6 +350,7 @@ class SGD(torch.optim.Optimizer):
         if self.controls:
             if self._only_state_is_wanted():
                 self.init_state()
+                self.first_updates.flags.clear()  # torch's own optimizer has updated its buffers by this step
                 return result
             self._require_untouched_groups()
         self._prepare()
@@ -444,10 +467,18 @@ class SGD(torch.optim.Optimizer):
             self.control.synchronize()
             self._show_next_row()
         saved: dict[str, Any] = super().state_dict()
-        saved["state"] = {index: _exported(state) for index, state in saved["state"].items()}
+        saved["state"] = {index: self._exported(state) for index, state in saved["state"].items()}
         if self._schedule is not None and self.control is not None:
             saved["clrfast"] = {"schedule": self._schedule.to_dict(), "progress": self.control.progress()}
         return saved
+
+    def _exported(self, state: dict[str, Any]) -> dict[str, Any]:
+        """One parameter's state as torch.optim.SGD has it: without a buffer before the first applied update. One that
+        ``init_state`` has made is there if its zeros say the same, as the target of a distributed checkpoint needs it."""
+        buffer = state.get("momentum_buffer")
+        needed = self._state_asked_for and self.first_updates.flag(buffer) is None
+        awaits = not needed and self.first_updates.awaits(buffer)
+        return {name: value for name, value in state.items() if not (awaits and name == "momentum_buffer")}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a ``state_dict`` of this class or of ``torch.optim.SGD``.
@@ -465,6 +496,7 @@ class SGD(torch.optim.Optimizer):
         final = loaded[-1]  # what the user's own hooks have made of it
         self._restore_float32(final)
         self._forget_updates()
+        self.first_updates.flags.clear()  # what is loaded has been updated
         run = position.saved_run(final)
         if run is not None:
             self._resume(*run)
@@ -532,8 +564,8 @@ def _check_options(options: dict[str, Any], *, momentum_follows: bool) -> None:
         require_one_element(lr)
     for name in ("lr", "momentum", "weight_decay"):
         value = options[name]
-        if isinstance(value, str) or value is None or not value >= 0:
-            raise ValueError(f"{name}: got {value!r}; give a number >= 0")
+        if isinstance(value, str) or value is None or not 0 <= value < math.inf:
+            raise ValueError(f"{name}: got {value!r}; give a finite number >= 0")
     if options["nesterov"] and ((options["momentum"] <= 0 and not momentum_follows) or options["dampening"] != 0):
         raise ValueError("nesterov: it needs momentum > 0 and dampening = 0")
 
@@ -552,9 +584,3 @@ def _value(option: Any) -> Any:
     if not isinstance(option, Tensor):
         return option
     return id(option), option.item() if option.device.type == "cpu" else None
-
-
-def _exported(state: dict[str, Any]) -> dict[str, Any]:
-    """One parameter's state as torch.optim.SGD has it: no flag, and no buffer before the first applied update."""
-    left_out = ("started", "momentum_buffer") if without_momentum(state) else ("started",)
-    return {name: value for name, value in state.items() if name not in left_out}

@@ -77,7 +77,7 @@ def _loaded(name: str, path: Path) -> ModuleType:
 def install(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let backend "cuda" run ``module`` on tensors in the CPU's memory."""
     if hasattr(torch.Tensor, "__dlpack_c_exchange_api__"):
-        module.set_exchange_api_(torch.Tensor.__dlpack_c_exchange_api__)
+        module.set_exchange_api_(torch.Tensor, torch.Tensor.__dlpack_c_exchange_api__)
     monkeypatch.setattr(_native, "_C", module)
     monkeypatch.setattr(_native, "why_missing", None)
     monkeypatch.setattr(cuda, "why_not", lambda device: None if device.type == "cpu" else "not emulated")

@@ -31,7 +31,7 @@ PYBIND11_MODULE(_emulation, m) {
     launch->set_ends([&](std::uint32_t i) { return chunk_ends[i]; });
     py::list places;
     for (std::uint32_t block = 0; block < chunk_ends.back(); ++block) {
-      const clrfast::Place place = launch->find(block);
+      const clrfast::ChunkIndex place = launch->find(block);
       places.append(py::make_tuple(place.tensor, place.chunk, place.last));
     }
     return places;

@@ -99,7 +99,8 @@ def test_unaligned_views_between_guards(backend, dtype, offsets, options):
         for param, (_, grad, buffer, master, started) in zip(params, tensors, strict=True):
             param.grad = grad
             if "momentum" in options:
-                optimizer.state[param].update(momentum_buffer=buffer, started=started)
+                optimizer.state[param]["momentum_buffer"] = buffer
+                optimizer.first_updates.flags[buffer] = started
             if narrow and "master_weights" in options:
                 optimizer.state[param]["master_param"] = master
         optimizer.step()
@@ -303,7 +304,7 @@ def test_master_weights(backend, dtype, options, offset):
                     for param in params:
                         param[::2] = 1.5  # from outside: counts, element by element
             optimizer.step()
-        states = [state[name] for state in optimizer.state.values() for name in sorted(state) if name != "started"]
+        states = [state[name] for state in optimizer.state.values() for name in sorted(state)]
         assert all(state.dtype == (torch.float64 if dtype == torch.float64 else torch.float32) for state in states)
         return optimizer, [*params, *states]
 
