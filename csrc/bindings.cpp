@@ -203,7 +203,7 @@ bool set_exchange_api_(py::type tensor, py::capsule capsule) {
 //   param_groups: list of dicts.  state, first_updates: the optimizer's.  states, flags: what they held when `remembered`
 //     was made, their keys and values in turn, in their order.
 //   remembered: per parameter (parameter, state dict, buffer, started, master weights, then the keys and values of the
-//     state dict in turn, in its order), the first three tensors of it None where there is none; or None without a state.
+//     state dict in turn, in its order), the three tensors of it None where there is none; or None without a state.
 //   moves: per group, whether its parameters need a buffer.  tracks: whether buffers need the flag `started`.
 //   device: DLPack's type and id of the parameters; those on the devices `other_ids` of that type are left out.
 //   mixed: whether tensors of a parameter may differ in type.  mastered: whether 16-bit parameters have master weights.

@@ -70,18 +70,18 @@ struct Needs {
   bool mastered;  // float32 master weights of 16-bit parameters
 };
 
-// A parameter, which its other tensors must be like for the kernels to walk through them in step.
-class Walked {
+// A parameter, dense in memory. The kernels walk through it and its other tensors in step, so these have its layout.
+class DenseParam {
  public:
   // False for what only Python can judge: another layout or type than a kernel knows, no memory of its own.
-  bool is(const TensorView& view) {
+  bool take(const TensorView& view) {
     const auto type = dtype_of(view);
     if (!type || !is_dense(view)) return false;
     view_ = view, type_ = *type, numel_ = numel_of(view);
     return has_memory(view);
   }
 
-  // Whether a tensor fits, seen in `view` then.
+  // Whether a tensor has this layout; it is seen in `view` then.
   bool fits(PyObject* tensor, TensorView& view) const {
     return view_of(tensor, view) && laid_out_alike(view_, view) && has_memory(view);
   }
@@ -160,21 +160,21 @@ class Collection {
     TensorView view;
     if (!view_of(param, view)) return false;
     if (!is_here(view)) return is_covered(view);
-    Walked walked;
-    if (!walked.is(view) || !walked.fits(grad.ptr(), view) || !plain_grad_(grad.ptr())) return false;
-    const auto grad_type = walked.type_of(view, needs.mixed);
+    DenseParam dense;
+    if (!dense.take(view) || !dense.fits(grad.ptr(), view) || !plain_grad_(grad.ptr())) return false;
+    const auto grad_type = dense.type_of(view, needs.mixed);
     if (!grad_type) return false;
     tensor.grad = address_of(view);
-    Dtype buffer_type = walked.type();
+    Dtype buffer_type = dense.type();
     PyObject* own = PyList_GET_ITEM(remembered_, index);
     if (own == Py_None) {
-      if (needs.moving || (needs.mastered && walked.is_16_bit()) || !plain_param_(param)) return false;
-    } else if (!add_state(param, own, walked, needs, tensor, buffer_type)) {
+      if (needs.moving || (needs.mastered && dense.is_16_bit()) || !plain_param_(param)) return false;
+    } else if (!add_state(param, own, dense, needs, tensor, buffer_type)) {
       return false;
     }
-    tensor.param = walked.address();
-    tensor.numel = walked.numel();
-    tensor.types = packed(walked.type(), *grad_type, buffer_type);
+    tensor.param = dense.address();
+    tensor.numel = dense.numel();
+    tensor.types = packed(dense.type(), *grad_type, buffer_type);
     tensor.group = group_index_;
     Py_INCREF(param);
     PyList_SET_ITEM(updated_.ptr(), found_, param);
@@ -183,7 +183,7 @@ class Collection {
   }
 
   // What the update needs of the state of `param`, if it is still what `own` remembers.
-  static bool add_state(PyObject* param, PyObject* own, const Walked& walked, const Needs& needs, Tensor& tensor,
+  static bool add_state(PyObject* param, PyObject* own, const DenseParam& dense, const Needs& needs, Tensor& tensor,
                         Dtype& buffer_type) {
     enum { its_param, its_state, its_buffer, its_flag, its_master, its_items };
     const auto at = [own](Py_ssize_t k) { return PyTuple_GET_ITEM(own, k); };
@@ -191,19 +191,19 @@ class Collection {
     if (at(its_param) != param || !still_holds(at(its_state), items, PyTuple_GET_SIZE(own) - its_items)) return false;
     TensorView view;
     if (needs.moving) {
-      if (at(its_buffer) == Py_None || !walked.fits(at(its_buffer), view)) return false;
-      const auto type = walked.type_of(view, needs.mixed);
+      if (at(its_buffer) == Py_None || !dense.fits(at(its_buffer), view)) return false;
+      const auto type = dense.type_of(view, needs.mixed);
       if (!type) return false;
       tensor.buffer = address_of(view);
       buffer_type = *type;
       if (at(its_flag) == Py_None) {
-        if (needs.tracked && walked.numel()) return false;
-      } else if (!(tensor.started = walked.flag_address(at(its_flag)))) {
+        if (needs.tracked && dense.numel()) return false;
+      } else if (!(tensor.started = dense.flag_address(at(its_flag)))) {
         return false;
       }
     }
-    if (needs.mastered && walked.is_16_bit()) {
-      if (!needs.mixed || at(its_master) == Py_None || !walked.fits(at(its_master), view)) return false;
+    if (needs.mastered && dense.is_16_bit()) {
+      if (!needs.mixed || at(its_master) == Py_None || !dense.fits(at(its_master), view)) return false;
       if (dtype_of(view) != Dtype::float32 || (needs.moving && buffer_type != Dtype::float32)) return false;
       tensor.master = address_of(view);
     }

@@ -1,6 +1,7 @@
-// Whether modules, dicts and tensors are still those that a captured graph was made with: what every replay has to
-// know, in one walk without the interpreter. The comparison is exact: objects by identity, which what is remembered
-// keeps alive, and memory by its address, read anew. clrfast/graph/snapshot.py holds what is compared.
+// Whether modules, dicts and tensors are still those that a captured graph was made with. Every replay has to know it,
+// so this is one walk without the interpreter. The comparison is exact: objects are compared by identity, and kept
+// alive for that; memory is compared by address, which is read from the tensor at every comparison.
+// clrfast/graph/snapshot.py holds what is compared.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -41,7 +42,7 @@ inline Place* rows(Places& places, const py::list& tensors) {
   return reinterpret_cast<Place*>(places.mutable_data());
 }
 
-// Fills `places` with those of `tensors`; false if one cannot be told.
+// Fills `places` with those of `tensors`; false if one has none.
 inline bool find_places_(py::list tensors, Places places) {
   Place* place = rows(places, tensors);
   if (!exchange_api) return false;
@@ -108,7 +109,8 @@ inline py::object flags(py::list modules, py::list params) {
     }
     return true;
   };
-  return add(modules, Attribute(training)) && add(params, Attribute(requires_grad)) ? py::object(py::bytes(found)) : py::none();
+  if (!add(modules, Attribute(training)) || !add(params, Attribute(requires_grad))) return py::none();
+  return py::bytes(found);
 }
 
 // Has `grad` of every parameter be the gradient at its place; false if there are more or fewer parameters.

@@ -151,7 +151,7 @@ class TrainStep(EagerStep):
             raise
 
     def snapshot(self) -> Snapshot:
-        """What ``children`` and ``memory`` tell of, to be compared quickly."""
+        """What ``children`` and ``memory`` return, to be compared quickly."""
         return Snapshot(self._modules)
 
     def children(self) -> list[nn.Module | None]:
