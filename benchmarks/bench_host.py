@@ -33,7 +33,6 @@ from torch import Tensor, nn
 import clrfast
 from clrfast import _native
 from clrfast.graph import TrainStep, graphs, snapshot, train_step
-from clrfast.optim.reference import ReferenceUpdate
 from tests import graphs_on_cpu
 
 from . import measure, shapes
@@ -160,8 +159,6 @@ def with_graphs(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> str:
     if setting.on_gpu:
         return "auto"
     graphs_on_cpu.install(monkeypatch)
-    # As backend "cuda" has it: flags of first updates are only for dampening.
-    monkeypatch.setattr(ReferenceUpdate, "tracks", lambda self, group, param: group["dampening"] != 0)
     return "torch"
 
 

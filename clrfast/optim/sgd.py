@@ -474,7 +474,7 @@ class SGD(torch.optim.Optimizer):
 
     def _exported(self, state: dict[str, Any]) -> dict[str, Any]:
         """One parameter's state as torch.optim.SGD has it: without a buffer before the first applied update. One that
-        ``init_state`` has made is there if its zeros say the same, as the target of a distributed checkpoint needs it."""
+        ``init_state`` has made is there if its zeros say the same, for a distributed checkpoint to load into."""
         buffer = state.get("momentum_buffer")
         needed = self._state_asked_for and self.first_updates.flag(buffer) is None
         awaits = not needed and self.first_updates.awaits(buffer)
