@@ -1,6 +1,10 @@
 """The native backends against the reference, bit for bit; the CUDA one with its kernels on the CPU, see conftest.py."""
 
 import copy
+import os
+import subprocess
+import sys
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -319,6 +323,109 @@ def test_gradients_are_held_while_the_update_runs(backend, monkeypatch):
     optimizer.step()
     assert all(a is b for a, b in zip(held, grads, strict=True))
     assert not optimizer._updates[0]._grads
+
+
+def test_gradients_may_be_replaced_and_steps_taken_by_other_threads(backend):
+    """As torch.optim.SGD bears it: which gradient is used is open, and nothing is read that is gone."""
+    params = make_params([(50_000,)] * 8)
+    for param in params:
+        param.grad = torch.ones_like(param)
+    optimizer = clrfast.SGD(params, lr=1.0, momentum=0.0, backend=backend)
+    done, n_steps = threading.Event(), 4
+
+    def replace():
+        while not done.is_set():
+            for param in params:
+                param.grad = torch.ones_like(param)
+
+    def step():
+        for _ in range(n_steps):
+            optimizer.step()
+
+    before = [param.detach().clone() for param in params]
+    replacing = threading.Thread(target=replace)
+    replacing.start()
+    stepping = [threading.Thread(target=step) for _ in range(2)]
+    for thread in stepping:
+        thread.start()
+    for thread in stepping:
+        thread.join()
+    done.set()
+    replacing.join()
+    for param, old in zip(params, before, strict=True):
+        torch.testing.assert_close(param.detach(), old - 2 * n_steps)
+
+
+def negated(tensor):
+    return torch._neg_view(-tensor)
+
+
+@pytest.mark.parametrize("what", ["param", "grad", "buffer"])
+@pytest.mark.parametrize("shape", [(1,), (3, 4)])
+def test_tensors_that_are_stored_with_the_opposite_sign(backend, what, shape):
+    """Such are the imaginary parts of conjugates."""
+
+    def run(chosen):
+        (param,) = make_params([shape])
+        if what == "param":
+            param = nn.Parameter(negated(param.detach()))
+        optimizer = clrfast.SGD([param], lr=0.1, momentum=0.9, backend=chosen)
+        for step in range(4):
+            give_grads([param], step)
+            if what == "grad" and step > 1:  # after steps in which all was as usual
+                param.grad = negated(param.grad)
+            if what == "buffer" and step == 2:
+                optimizer.state[param]["momentum_buffer"] = negated(optimizer.state[param]["momentum_buffer"])
+            optimizer.step()
+        return [param.detach() + 0]
+
+    assert_same(run(backend), run("torch"))
+
+
+def test_a_step_in_a_forked_child_ends(backend):
+    """OpenMP's threads do not follow into it."""
+    if backend != "cpp" or not hasattr(os, "fork"):
+        pytest.skip("of OpenMP and fork")
+    script = """
+import os, signal, torch, clrfast
+torch.set_num_threads(2)
+params = [torch.nn.Parameter(torch.ones(40_000)) for _ in range(3)]
+for param in params:
+    param.grad = torch.ones_like(param)
+optimizer = clrfast.SGD(params, lr=0.5, backend="cpp")
+optimizer.step()
+child = os.fork()
+if not child:
+    signal.alarm(20)
+    optimizer.step()
+    os._exit(0 if params[0][0] == 0 else 1)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_state_that_is_moved_to_shared_memory_in_place(backend):
+    """As Hogwild and torch.multiprocessing do it: the tensors stay, their memory is another."""
+
+    def run(chosen, moves):
+        params = make_params([(9,), (5,)])
+        optimizer = clrfast.SGD(params, schedule=clrfast.one_cycle(0.1, 8), dampening=0.2, backend=chosen)
+        for step in range(6):
+            if moves and step == 3:
+                control = optimizer.control
+                flags = [flag for flag in optimizer.first_updates.flags.values() if flag is not None]
+                states = [tensor for state in optimizer.state.values() for tensor in state.values()]
+                for tensor in (*params, *states, *flags, *control.tensors(), control.ticket):
+                    tensor.share_memory_()
+                noise = [torch.full((size,), 7.0) for size in range(1, 40) for _ in range(20)]  # in the freed memory
+            give_grads(params, step)
+            optimizer.step(loss=torch.tensor(1.0))
+        if moves:
+            assert all((tensor == 7).all() for tensor in noise)
+        return [*params, optimizer.control.losses, optimizer.control.row]
+
+    assert_same(run(backend, True), run("torch", False))
 
 
 def test_update_counts_as_an_in_place_change_for_autograd(backend):

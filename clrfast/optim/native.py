@@ -136,13 +136,13 @@ class NativeUpdate:
             buffer = state.get("momentum_buffer")
             started = optimizer.first_updates.flag(buffer)
             master = state.get("master_param")
-            if param in optimizer.state:
-                self._remembered[index] = (param, state, buffer, started, master, *in_turn(state))
+            remembered = (param, state, buffer, started, master, *in_turn(state)) if param in optimizer.state else None
             buffer, started = (buffer, started) if moves[parameter.group] else (None, None)
             master = master if optimizer.keeps_master(param) else None
             if not self._takes(param, grad, buffer, master) or not _is_flag(started, param):
                 self._rest.append(parameter)
                 continue
+            self._remembered[index] = remembered  # only of those that were looked at and taken
             self._updated.append(param)
             self._grads.append(grad)
             types = [_DTYPES[(param if tensor is None else tensor).dtype] for tensor in (param, grad, buffer)]

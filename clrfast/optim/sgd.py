@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -106,6 +107,7 @@ class SGD(torch.optim.Optimizer):
         self._expects_schedule = schedule is not None
         self._mirror: list[list[float]] = []
         self._unscales = self._state_asked_for = False
+        self._turn = threading.RLock()  # one step at a time: updates keep what they have found until they are done
         self.first_updates = FirstUpdates()
         self._updates: list[backends.Update] = []
         self.generation = 0
@@ -346,20 +348,24 @@ class SGD(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 result = closure()
+        with self._turn:
+            self._update(result if loss is None else loss)
+        return result
+
+    def _update(self, loss: Tensor | float | None) -> None:
         grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         if self.controls:
             if self._only_state_is_wanted():
                 self.init_state()
                 self.first_updates.flags.clear()  # torch's own optimizer has updated its buffers by this step
-                return result
+                return
             self._require_untouched_groups()
         self._prepare()
-        loss = self._recorded(result if loss is None else loss)
+        loss = self._recorded(loss)
         for update in self._updates:
             update.update_(self, loss, grad_scale, found_inf)
         if self.controls:
             self._show_next_row()
-        return result
 
     def _recorded(self, loss: Tensor | float | None) -> Tensor | float | None:
         """``loss``, or in place of None what ``control.record`` was told since the last step."""
@@ -548,6 +554,7 @@ class SGD(torch.optim.Optimizer):
         super().__setstate__(state)
         self._updates = []
         self._unscales = False
+        self._turn = vars(self).get("_turn", threading.RLock())
         self.generation = vars(self).get("generation", 0)  # load_state_dict comes here as well
         for group in self.param_groups:
             for name in ("nesterov", "maximize"):
