@@ -430,3 +430,36 @@ def test_a_compiled_step_is_the_eager_one_and_is_compiled_for_once(backend):
         (ours, breaks), (wanted, _) = run(True), run(False)
     assert_equal(ours, wanted)
     assert breaks <= 1
+
+
+def step_in_another_process(optimizer, queue):
+    for param in optimizer.param_groups[0]["params"]:
+        param.grad = torch.zeros_like(param)
+    optimizer.step(loss=2.0)
+    queue.put(optimizer.control.losses.tolist())
+
+
+def test_an_optimizer_that_was_sent_to_another_process_goes_on_in_both():
+    """Sending moves its tensors into shared memory, in place: both processes see one run."""
+    params = [nn.Parameter(torch.ones(size)) for size in (5, 300)]
+    optimizer = clrfast.SGD(params, schedule=clrfast.one_cycle(0.1, 6))
+
+    def give_gradients():
+        for param in params:
+            param.grad = torch.ones_like(param)
+
+    give_gradients()
+    optimizer.step(loss=1.0)
+    context = torch.multiprocessing.get_context("spawn")
+    queue = context.SimpleQueue()
+    process = context.Process(target=step_in_another_process, args=(optimizer, queue))
+    process.start()
+    seen = queue.get()
+    process.join()
+    assert process.exitcode == 0
+    assert seen[:2] == [1.0, 2.0]
+    give_gradients()
+    optimizer.step(loss=3.0)
+    assert optimizer.control.synchronize() == 3
+    assert optimizer.control.losses[:3].tolist() == [1.0, 2.0, 3.0]
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(optimizer.schedule.table()[3, 0, 0])

@@ -21,6 +21,11 @@ def write_schedule(param_groups: Sequence[dict[str, Any]], schedule: Schedule) -
         group[SCHEDULE] = schedule.of_group(index).to_dict()
 
 
+def schedule_of(group: Mapping[str, Any]) -> Schedule | None:
+    """The schedule in one group; None if there is none."""
+    return None if group.get(SCHEDULE) is None else Schedule.from_dict(group[SCHEDULE])
+
+
 def written_step(param_groups: Sequence[Mapping[str, Any]]) -> int | None:
     """The step that the groups show; None where the first one shows none.
 
@@ -46,7 +51,7 @@ def saved_run(state_dict: Mapping[str, Any]) -> tuple[Schedule, dict[str, Any]] 
     if ours is not None:
         return Schedule.from_dict(ours["schedule"]), ours["progress"]
     groups = state_dict["param_groups"]
-    if not groups or any(group.get(SCHEDULE) is None for group in groups):
+    schedules = [schedule for group in groups if (schedule := schedule_of(group)) is not None]
+    if not schedules or len(schedules) < len(groups):
         return None
-    schedule = Schedule.of_groups([Schedule.from_dict(group[SCHEDULE]) for group in groups])
-    return schedule, {"step": written_step(groups) or 0}
+    return Schedule.of_groups(schedules), {"step": written_step(groups) or 0}

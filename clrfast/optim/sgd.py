@@ -285,16 +285,15 @@ class SGD(torch.optim.Optimizer):
 
     def _follow_groups(self) -> None:
         """Have the schedule follow parameter groups that have changed in number, from the current step on."""
-        assert self._given is not None
-        assert self._schedule is not None
-        assert self.control is not None
-        known = self._schedule.n_groups
-        bound = self._given.bound_to(self.param_groups)
-        if self._given.n_groups == 1 and known < len(self.param_groups):
-            # What was bound before stays as it was: a group shows its constants rounded to float32.
-            old = [self._schedule.of_group(index) for index in range(known)]
-            bound = Schedule.of_groups([*old, *map(bound.of_group, range(known, len(self.param_groups)))])
-        self._follow(bound, self.control.progress())
+        given, control = self._given, self.control
+        assert given is not None
+        assert control is not None
+        own = (position.schedule_of(group) for group in self.param_groups)  # of the groups that it has followed so far
+        bound = [
+            given.of_group(index).bound_to([group]).of_group(0) if known is None else known
+            for index, (group, known) in enumerate(zip(self.param_groups, own, strict=True))
+        ]
+        self._follow(Schedule.of_groups(bound), control.progress())
 
     # A compiled caller breaks its graph here once, instead of guarding on every number that a step reads. torch does so
     # for its own optimizers' methods; torch.compiler.disable would import the compiler together with this module.
@@ -438,9 +437,7 @@ class SGD(torch.optim.Optimizer):
             RuntimeError: a value was written that the schedule decides, or groups were removed that it has curves for.
         """
         assert self.control is not None
-        if len(self.param_groups) != len(self._mirror):
-            self._require_curves_for_groups()
-            self._follow_groups()
+        self._follow_number_of_groups()
         step = position.written_step(self.param_groups)
         if step is not None and step != self.control.host_step:
             for control in self.controls.values():
@@ -455,13 +452,21 @@ class SGD(torch.optim.Optimizer):
                         "schedule, or make the optimizer without one (a torch LR scheduler needs that too)"
                     )
 
-    def _require_curves_for_groups(self) -> None:
+    def _follow_number_of_groups(self) -> None:
+        """Have the schedule follow groups that somebody has put into the list, or taken out of it.
+
+        Raises:
+            RuntimeError: the schedule has a curve for each of another number of groups.
+        """
         given = self._given
-        if given is not None and given.n_groups not in (1, len(self.param_groups)):
+        if given is None or len(self.param_groups) == len(self._mirror):
+            return
+        if given.n_groups not in (1, len(self.param_groups)):
             raise RuntimeError(
                 f"param_groups: there are {len(self.param_groups)}, and the schedule has curves for {given.n_groups}; "
                 "add the missing groups with add_param_group, or call set_schedule"
             )
+        self._follow_groups()
 
     def state_dict(self) -> dict[str, Any]:
         """As ``torch.optim.SGD.state_dict``; waits for the device.
@@ -470,6 +475,7 @@ class SGD(torch.optim.Optimizer):
         the key "clrfast" holds the record of the losses as well. torch.optim.SGD loads it too, and ignores these.
         """
         if self._schedule is not None and self.control is not None:
+            self._follow_number_of_groups()
             self.control.synchronize()
             self._show_next_row()
         saved: dict[str, Any] = super().state_dict()

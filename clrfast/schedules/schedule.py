@@ -104,7 +104,8 @@ class Schedule:
 
     def of_group(self, group: int) -> Schedule:
         """The schedule of one parameter group of those that this one tells apart."""
-        lr, momentum, weight_decay = (self._curves(name)[group] for name in QUANTITIES)
+        columns = [self._curves(name) for name in QUANTITIES]
+        lr, momentum, weight_decay = (curves[group if len(curves) > 1 else 0] for curves in columns)
         assert lr is not None
         return Schedule(lr, momentum, weight_decay, self.total_steps)
 
