@@ -20,8 +20,8 @@ from .finder import LRCurve, NoSuggestionError, Suggestion, range_test
 from .finder.restore import restored
 from .finder.suggest import METHODS
 from .progress import progress_bar
+from .ranks import RankError
 from .recipe import command as recipe
-from .recipe.ranks import RankError
 from .schedules import POLICIES, Schedule, constant, one_cycle
 from .schedules.policies import Spacing
 from .tasks import Task, TaskError, make_task

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -52,6 +52,8 @@ class EagerStep:
         self.scaler, self.clip_norm = scaler, clip_norm
         self._compute_loss, self._autocast = compute_loss, autocast
         self.device = device_of(model)
+        self.share_skips: Callable[[Tensor], None] | None = None
+        """Of several ranks: adds up, over them, how many gradients are not finite, so that all skip or none does."""
 
     @property
     def _params(self) -> list[Tensor]:
@@ -99,9 +101,12 @@ class EagerStep:
 
     def update(self, loss: Tensor | None = None) -> None:
         """Clip, and step the optimizer unless the scaler skips that; ``loss`` is for a schedule's record."""
+        if self.scaler is not None and (self.clip_norm is not None or self.share_skips is not None):
+            self.scaler.unscale_(self.optimizer)
+            if self.share_skips is not None:
+                for found_inf in self.scaler._found_inf_per_device(self.optimizer).values():
+                    self.share_skips(found_inf)
         if self.clip_norm is not None:
-            if self.scaler is not None:
-                self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self._params, self.clip_norm)
         ours = self.optimizer if isinstance(self.optimizer, SGD) else None
         own: dict[str, Any] = {} if ours is None else {"loss": loss}

@@ -12,7 +12,8 @@ from torch import nn
 
 import clrfast
 from clrfast import Recipe, cli
-from clrfast.recipe.ranks import Ranks, _digest, of_torchrun, together
+from clrfast.ranks import Ranks
+from clrfast.recipe.ranks import _digest, of_torchrun, require_alike, together
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -182,7 +183,7 @@ def test_a_process_alone():
         assert (ranks.index, ranks.count) == (0, 1)
         assert ranks.gather("a place", 3) == [3]
         assert ranks.first("a place", lambda: 4) == 4
-        ranks.require_alike(nn.Linear(2, 2), loader=[])
+        require_alike(ranks, nn.Linear(2, 2), loader=[])
         assert ranks.only_first(True) is True
     with together(None) as ranks, together(ranks) as same:
         assert same is ranks

@@ -110,6 +110,16 @@ def test_what_cannot_be_put_back_does_not_keep_the_rest():
     assert [p.tolist() for p in model.parameters()] == before
 
 
+def test_gradients_that_are_views_into_other_memory_keep_their_values():
+    """As those of a DistributedDataParallel with ``gradient_as_bucket_view``, which writes all gradients there."""
+    model, bucket = nn.Linear(4, 1, bias=False), torch.arange(8.0)
+    model.weight.grad = bucket[4:].view(1, 4)
+    with restored(model):
+        bucket.zero_()
+    assert model.weight.grad.tolist() == [[4.0, 5.0, 6.0, 7.0]]
+    assert bucket.tolist() == [0.0, 0.0, 0.0, 0.0, 4.0, 5.0, 6.0, 7.0]
+
+
 def test_overlapping_buffers_that_nobody_writes_are_fine():
     model, optimizer = make()
     model.register_buffer("overlapping", torch.ones(1).expand(8))

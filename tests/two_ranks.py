@@ -14,7 +14,8 @@ import torch.distributed as dist
 
 import clrfast
 from clrfast import cli
-from clrfast.recipe.ranks import Ranks, together
+from clrfast.ranks import Ranks
+from clrfast.recipe.ranks import together
 
 CASES = {}
 

@@ -14,6 +14,7 @@ from ..batches import ComputeLoss, chosen_loss, endless, require_iterable
 from ..graph import TrainStep, prefetched
 from ..optim import SGD
 from ..progress import Progress
+from ..ranks import ALONE, Ranks
 from ..schedules import Schedule
 from ..step import EagerStep
 from .held_out import HeldOut
@@ -27,8 +28,9 @@ MOMENTUM = 0.9
 class Bench:
     """A model, its loss and its data, to be trained again and again from where they are now.
 
-    The arguments are those of ``range_test``, which see. ``at_work`` surrounds all passes; each pass starts from the
-    same parameters, buffers and optimizer state, and goes on with the next batches.
+    The arguments are those of ``range_test``, which see; ``ranks`` work together, and take no CUDA graph. ``at_work``
+    surrounds all passes; each pass starts from the same parameters, buffers and optimizer state, and goes on with the
+    next batches.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Bench:
         clip_norm: float | None = None,
         snapshot_device: torch.device | str | None = None,
         graph: Literal["auto", False] = "auto",
+        ranks: Ranks = ALONE,
     ):
         chosen = chosen_loss(loss_fn, compute_loss)
         if graph not in ("auto", False):
@@ -56,9 +59,10 @@ class Bench:
         self._also = (loss_fn,) if isinstance(loss_fn, nn.Module) else ()
         self._scaler, self._snapshot_device = scaler, snapshot_device
         self._options: dict[str, Any] = {"accumulate": accumulate, "autocast": autocast, "clip_norm": clip_norm}
+        self._ranks = ranks
         self._make_step: Callable[..., EagerStep] = (
             partial(TrainStep, model, loss_fn, compute_loss=compute_loss)
-            if graph == "auto"
+            if graph == "auto" and ranks.count == 1  # what ranks tell each other does not belong into a graph
             else partial(EagerStep, model, chosen)
         )
         self.step()  # bad options are told before anything begins
@@ -68,14 +72,28 @@ class Bench:
         """A block in which passes are made, on the batches that it yields; the order of data and random numbers are
         put back after it, of ``loaders`` too."""
         with surroundings_restored(self._loader, *loaders):
-            yield endless(self._loader)
+            batches = endless(self._loader)
+            yield batches if self._ranks.count == 1 else self._going_on(next(batches), batches)
+
+    def _going_on(self, batch: Any, batches: Iterator[Any]) -> Iterator[Any]:
+        """``batch`` and all of ``batches``; one that cannot be loaded is the one before it once more, because the other
+        ranks wait for this one in every step. They learn of it by the next look."""
+        while True:
+            yield batch
+            try:
+                batch = next(batches)
+            except Exception as error:
+                self._ranks.set_aside(error)
 
     def step(self) -> EagerStep:
         """A training step with the user's optimizer, or else a new SGD over all trainable parameters."""
         optimizer = self._optimizer
         if optimizer is None:
             optimizer = SGD([param for param in self._model.parameters() if param.requires_grad], momentum=MOMENTUM)
-        return self._make_step(optimizer=optimizer, scaler=self._scaler, **self._options)
+        step = self._make_step(optimizer=optimizer, scaler=self._scaler, **self._options)
+        if self._ranks.count > 1:
+            step.share_skips = self._ranks.add
+        return step
 
     @property
     def momentum(self) -> float | None:
@@ -112,7 +130,10 @@ class Bench:
     ) -> Recorded:
         """One pass over the rates of ``sweep``."""
         with self.training() as step:
-            one = Sweep(step, sweep, keep_ratios=self._optimizer is not None, stop_factor=stop_factor)
+            one = Sweep(
+                step, sweep, keep_ratios=self._optimizer is not None, stop_factor=stop_factor, ranks=self._ranks
+            )
+            self._ranks.gather("a sweep", None)  # from here on all ranks take the same steps
             return one.run(prefetched(batches, step.device), held_out, progress, done, total)
 
 

@@ -11,12 +11,16 @@ import torch
 from torch import Tensor
 
 from ..batches import as_pair, moved
+from ..ranks import ALONE, Ranks
 from ..schedules.curves import is_whole
 from ..step import EagerStep, evaluating
 from .curve import VALIDATION_LOSS
 from .noise import Floats
 
 Metric = str | Callable[..., Any]
+
+Measured = tuple[Tensor | float, int]
+"""A sum over samples, and their number."""
 
 LOOKS = 10
 """About so many looks in a range test, or more; the held-out batches are cut to a tenth of its steps for that."""
@@ -36,11 +40,21 @@ class HeldOut:
         steps: of the sweep.
         every: steps between two looks; None: as many as there are batches.
         own: batches are of any other kind than ``(inputs, targets)``.
+        ranks: that look together, each at batches of its own; as many on each as the rank with the fewest has.
     Raises:
         ValueError: no batches, or a bad metric or number of steps.
     """
 
-    def __init__(self, val_loader: Iterable[Any], metric: Metric | None, steps: int, every: int | None, *, own: bool):
+    def __init__(
+        self,
+        val_loader: Iterable[Any],
+        metric: Metric | None,
+        steps: int,
+        every: int | None,
+        *,
+        own: bool,
+        ranks: Ranks = ALONE,
+    ):
         if not isinstance(val_loader, Iterable):
             raise ValueError(f"val_loader: got {type(val_loader).__name__}; give an iterable of batches")
         if metric is not None and metric != "accuracy" and not callable(metric):
@@ -50,6 +64,7 @@ class HeldOut:
         self._batches = list(islice(val_loader, max(1, steps // LOOKS)))
         if not self._batches:
             raise ValueError("val_loader: it is empty; give at least one batch, or leave it out")
+        del self._batches[min(ranks.gather("held-out batches", len(self._batches))) :]
         self.every = len(self._batches) if every is None else every
         self._metric, self._own = metric, own
 
@@ -67,6 +82,11 @@ class HeldOut:
 
     def look(self, step: EagerStep) -> Tensor:
         """The measure now, a tensor of one element; the mean over the batches, by their number of samples."""
+        total, n_samples = self.measured(step)
+        return torch.as_tensor(total / n_samples)
+
+    def measured(self, step: EagerStep) -> Measured:
+        """The measure now, summed over the samples, and their number."""
         total: Tensor | float = 0.0
         n_samples = 0
         # A loss of the user's own may hold a derivative.
@@ -75,7 +95,7 @@ class HeldOut:
                 n = _samples(batch)
                 total = total + n * torch.as_tensor(self._measured(step, batch)).detach().float()
                 n_samples += n
-        return torch.as_tensor(total / n_samples)
+        return total, n_samples
 
     def _measured(self, step: EagerStep, batch: Any) -> Any:
         if self._metric is None:
@@ -97,6 +117,16 @@ class HeldOut:
                 f"and {targets.dtype}; give metric(outputs, targets) -> number"
             )
         return (outputs.argmax(1) == targets).float().mean()
+
+
+def mean_over(ranks: Ranks, measured: Measured) -> Tensor:
+    """The mean over the samples of all ranks."""
+    total, n_samples = measured
+    if ranks.count == 1:
+        return torch.as_tensor(total / n_samples)
+    everyone = ranks.gather("a held-out measure", (float(total), n_samples))
+    totals, counts = zip(*everyone, strict=True)
+    return torch.tensor(sum(totals) / sum(counts))
 
 
 def _samples(batch: Any) -> int:

@@ -54,6 +54,9 @@ class RateMonitor:
     A suggestion is about the next 100 steps from here: on a trained model the rate at which the loss still falls, or no
     answer where it does not fall any more.
 
+    On several ranks, each has a monitor of its own and all call theirs at the same epochs; their records agree. See
+    ``range_test``, and ``group`` among its arguments.
+
     Args:
         model, loss_fn, loader: as of ``range_test``; a loader that is an iterator is used up by it.
         optimizer: the one that trains the model, so that its momentum counts; None: a new SGD each time.
@@ -107,7 +110,7 @@ class RateMonitor:
         Returns:
             The suggestion; None in other epochs, and where the curve has no answer: the record tells why.
         Raises:
-            ValueError: ``epoch`` is no such number, or what ``range_test`` raises.
+            ValueError, RankError: ``epoch`` is no such number, or what ``range_test`` raises.
         """
         if not is_whole(epoch) or epoch < 0:
             raise ValueError(f"epoch: got {epoch!r}; give the number of the epoch that has just ended, 0 or more")

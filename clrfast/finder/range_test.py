@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..batches import ComputeLoss
 from ..optim.control import require_divergence_limits
 from ..progress import Progress, showing
+from ..ranks import GroupOption, ranks_of
 from ..schedules import Schedule, lr_sweep
 from ..schedules.curves import is_whole
 from ..schedules.policies import Spacing
@@ -68,6 +69,7 @@ def range_test(
     stop_factor: float = 4.0,
     snapshot_device: torch.device | str | None = None,
     graph: Literal["auto", False] = "auto",
+    group: GroupOption = "auto",
     progress: Progress | bool | None = None,
 ) -> LRCurve:
     """Train ``model`` while the rate rises from ``min_lr`` to ``max_lr``, and record the loss.
@@ -76,6 +78,12 @@ def range_test(
     generators and all random states are exactly as before, also after an exception or Ctrl-C; other attributes that
     a module sets on itself are not. Losses stay on the device; the host looks at a copy of them every 10 steps, without
     waiting for a CUDA device (with ``scaler`` it waits then, and at every step for other optimizers than ours).
+
+    On several ranks of torch.distributed all make this call, each with its own shard of the data, and all get the same
+    curve: losses and held-out measures are means over the ranks, and one decision ends a sweep everywhere. Losses are
+    summed on the device about every 10 steps (with ``scaler`` at every step), and no step is part of a CUDA graph.
+    ``DistributedDataParallel`` and ``fully_shard`` (FSDP2) models are given as they are; a model that does not average
+    its gradients is one run for each rank. A rank with fewer batches than the others starts again at its end.
 
     Args:
         model: any module with trainable parameters; put into training mode, unless it is in that mode already
@@ -107,27 +115,99 @@ def range_test(
             "cpu"; None: where they are, which takes their size in memory once more.
         graph: "auto": on a CUDA device the steps are replays of a CUDA graph where that can be, with the same results;
             see ``clrfast.graph.TrainStep``. False: never.
+        group: the ranks that make this call together. "auto": all of the default group, where torch.distributed is
+            initialised. A process group: its ranks. None: this process alone, which cannot be for a model whose ranks
+            wait for each other unless all of them stop at the same step.
         progress: ``progress(done, total, {"lr": ..., "loss": ...})``, called about every 10 steps and at the end; True
-            for a bar, if tqdm is installed.
+            for a bar, if tqdm is installed. On several ranks only the first one tells.
     Returns:
         The curve; ``loss[i]`` is the loss after the update with ``lr[i]``, so each sweep uses one batch more than it
         makes updates.
     Raises:
         ValueError: bad arguments; a model without trainable parameters; a loader that is empty, or used up before
             the sweep ends; a first loss that is not finite.
+        RankError: on all ranks, where one of them failed or cannot be reached; it names what failed where. An error of
+            one class on all ranks is raised as it is. An error in the middle of a step of a model whose ranks
+            communicate may reach the others only when that rank ends, or after the group's timeout.
 
     There is no such test of the momentum, which would show no optimum: ``find_momentum`` compares constant ones.
 
     Source: Smith 2015, "Cyclical Learning Rates for Training Neural Networks", section 3.3.
     """
     arguments = locals().copy()  # for curve.extended
+    with ranks_of(group).alike() as ranks:
+        plan = _planned(min_lr, max_lr, steps, spacing, repeats)
+        require_divergence_limits(0.0, stop_factor)
+        for name, given in (("metric", metric), ("val_every", val_every)):
+            if val_loader is None and given is not None:
+                raise ValueError(
+                    f"{name}: got {given!r} and no val_loader; give the held-out batches too, or leave it out"
+                )
+        bench = Bench(
+            model,
+            loss_fn,
+            loader,
+            compute_loss=compute_loss,
+            optimizer=optimizer,
+            accumulate=accumulate,
+            autocast=autocast,
+            scaler=scaler,
+            clip_norm=clip_norm,
+            snapshot_device=snapshot_device,
+            graph=graph,
+            ranks=ranks,
+        )
+        alike = (
+            "min_lr",
+            "max_lr",
+            "steps",
+            "spacing",
+            "repeats",
+            "val_every",
+            "accumulate",
+            "clip_norm",
+            "stop_factor",
+        )
+        ranks.require_same(
+            "arguments",
+            **{name: arguments[name] for name in alike},
+            autocast=str(autocast),
+            scaler=scaler is not None,
+            val_loader=val_loader is not None,
+        )
+        with showing(ranks.only_first(progress), "range test") as show, bench.at_work(val_loader) as batches:
+            held_out = None
+            if val_loader is not None:
+                steps_each, own = plan.total // repeats, loss_fn is None
+                held_out = HeldOut(val_loader, metric, steps_each, val_every, own=own, ranks=ranks)
+            run = partial(bench.sweep, batches=batches, held_out=held_out, progress=show)
+            curves = _curves(plan, run, stop_factor)
+    name = "" if held_out is None else held_out.name
+    first, *others = (replace(curve, metric_name=name, momentum=bench.momentum) for curve in curves)
+    return replace(first, repeats=tuple(others), again=partial(range_test, **arguments))
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The sweeps of a range test.
+
+    Attributes:
+        sweep: the only one, where there is no coarse one before it.
+        coarse: the first one, where there is one.
+        repeats: sweeps after the coarse one.
+        total: steps of all of them.
+    """
+
+    sweep: Schedule
+    coarse: Schedule | None
+    repeats: int
+    total: int
+
+
+def _planned(min_lr: float, max_lr: float | None, steps: Any, spacing: Spacing, repeats: int) -> _Plan:
     steps = _checked_steps(steps)
     if not is_whole(repeats) or repeats < 1:
         raise ValueError(f"repeats: got {repeats!r}; give a whole number of sweeps, at least 1")
-    require_divergence_limits(0.0, stop_factor)
-    for name, given in (("metric", metric), ("val_every", val_every)):
-        if val_loader is None and given is not None:
-            raise ValueError(f"{name}: got {given!r} and no val_loader; give the held-out batches too, or leave it out")
     if max_lr is None and isinstance(min_lr, float | int) and min_lr >= USUAL_MAX_LR:
         raise ValueError(
             f"min_lr: got {min_lr!r}, and max_lr is {USUAL_MAX_LR:g} where it is left out; give max_lr too"
@@ -135,38 +215,21 @@ def range_test(
     usual_max_lr = USUAL_MAX_LR if max_lr is None else max_lr
     plain = PLAIN_STEPS if steps == "auto" else steps
     sweep = lr_sweep(min_lr, usual_max_lr, plain, spacing=spacing)
-    adaptive = steps == "auto" and spacing == "exponential" and usual_max_lr / min_lr > FINE_RANGE[1] / FINE_RANGE[0]
-    top = (LARGEST_MAX_LR if max_lr is None else max_lr) if adaptive else usual_max_lr
+    if steps != "auto" or spacing != "exponential" or usual_max_lr / min_lr <= FINE_RANGE[1] / FINE_RANGE[0]:
+        return _Plan(sweep, None, repeats, repeats * plain)
+    top = LARGEST_MAX_LR if max_lr is None else max_lr
     coarse_steps = round(COARSE_STEPS * math.log10(top / min_lr) / COARSE_DECADES)
-    planned = coarse_steps + repeats * FINE_STEPS if adaptive else repeats * plain
-    bench = Bench(
-        model,
-        loss_fn,
-        loader,
-        compute_loss=compute_loss,
-        optimizer=optimizer,
-        accumulate=accumulate,
-        autocast=autocast,
-        scaler=scaler,
-        clip_norm=clip_norm,
-        snapshot_device=snapshot_device,
-        graph=graph,
-    )
-    with showing(progress, "range test") as show, bench.at_work(val_loader) as batches:
-        held_out = None
-        if val_loader is not None:
-            held_out = HeldOut(val_loader, metric, planned // repeats, val_every, own=loss_fn is None)
-        run = partial(bench.sweep, batches=batches, held_out=held_out, progress=show)
-        if adaptive:
-            curves = _coarse_then_fine(run, lr_sweep(min_lr, top, coarse_steps), repeats, stop_factor, planned)
-        else:
-            curves = []
-            for repeat in range(repeats):
-                recorded = run(sweep, stop_factor=stop_factor, done=repeat * planned // repeats, total=planned)
-                curves.append(_curve(sweep, recorded))
-    name = "" if held_out is None else held_out.name
-    first, *others = (replace(curve, metric_name=name, momentum=bench.momentum) for curve in curves)
-    return replace(first, repeats=tuple(others), again=partial(range_test, **arguments))
+    return _Plan(sweep, lr_sweep(min_lr, top, coarse_steps), repeats, coarse_steps + repeats * FINE_STEPS)
+
+
+def _curves(plan: _Plan, run: Callable[..., Recorded], stop_factor: float) -> list[LRCurve]:
+    if plan.coarse is not None:
+        return _coarse_then_fine(run, plan.coarse, plan.repeats, stop_factor, plan.total)
+    curves = []
+    for repeat in range(plan.repeats):
+        recorded = run(plan.sweep, stop_factor=stop_factor, done=repeat * plan.total // plan.repeats, total=plan.total)
+        curves.append(_curve(plan.sweep, recorded))
+    return curves
 
 
 def _checked_steps(steps: Any) -> int | Literal["auto"]:

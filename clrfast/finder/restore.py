@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from ..optim import SGD
+from .sharded import gather_no_more, own_part
 
 Undo = Callable[[], None]
 Copy = Callable[[Any], Any]
@@ -75,6 +76,8 @@ def trained_restored(
         ValueError: the model has parameters that are not initialised yet.
     """
     modules = {id(module): module for root in (model, *also) for module in root.modules()}
+    for module in modules.values():
+        gather_no_more(module)
     params = {id(param): param for module in modules.values() for param in module.parameters(recurse=False)}
     for group in [] if optimizer is None else optimizer.param_groups:
         params.update({id(param): param for param in group["params"]})
@@ -95,6 +98,8 @@ def trained_restored(
             put_back_later(_optimizer(optimizer, copied))
         if scaler is not None:
             put_back_later(_scaler(scaler))
+        for module in modules.values():
+            put_back_later(partial(gather_no_more, module))
         yield
 
 
@@ -151,13 +156,18 @@ def _module(module: nn.Module, copied: Copy) -> Undo:
 
 
 def _parameter(param: nn.Parameter, copied: Copy) -> Undo:
-    # The gradient is set aside, not copied: the block starts without one.
     data, value, grad, requires_grad = param.data, copied(param), param.grad, param.requires_grad
+    # The gradient is set aside, not copied: the block starts without one. A view is one into a bucket of a
+    # DistributedDataParallel, which writes the block's gradients there.
+    in_bucket = None if grad is None or not grad._is_view() else copied(grad)
     param.grad = None
 
     def put_back() -> None:
-        param.data = data
+        if own_part(data) is data:
+            param.data = data
         _write_back(param, value)
+        if grad is not None and in_bucket is not None:
+            _write_back(grad, in_bucket)
         param.grad = grad
         param.requires_grad_(requires_grad)
 
@@ -224,6 +234,7 @@ def _scaler(scaler: torch.amp.GradScaler) -> Undo:
 
 
 def _write_back(tensor: Tensor, value: Tensor) -> None:
+    tensor = own_part(tensor)
     value = value.to(tensor.device)
     # Written only if it differs: an expanded tensor, whose elements share memory, cannot be written as a whole.
     if not torch.equal(tensor, value):
@@ -232,5 +243,6 @@ def _write_back(tensor: Tensor, value: Tensor) -> None:
 
 def _copied(value: Any, device: torch.device | str | None = None) -> Any:
     if isinstance(value, Tensor):
-        return value.detach().to(device=value.device if device is None else device, copy=True)
+        value = own_part(value.detach())
+        return value.to(device=value.device if device is None else device, copy=True)
     return copy.deepcopy(value)

@@ -13,11 +13,12 @@ import numpy as np
 from torch import Tensor, nn
 
 from ..progress import Progress, showing
+from ..ranks import GroupOption, ranks_of
 from ..schedules import one_cycle
 from ..schedules.curves import is_whole
 from .bench import Bench
 from .curve import LRCurve
-from .held_out import LOOKS, HeldOut
+from .held_out import LOOKS, HeldOut, mean_over
 from .noise import Floats
 from .range_test import range_test
 from .suggest import NoSuggestionError, Suggestion
@@ -108,6 +109,7 @@ def trial_cycles(
     val_loader: Iterable[Any] | None = None,
     trial_steps: int = TRIAL_STEPS,
     n_trials: int = N_TRIALS,
+    group: GroupOption = "auto",
     progress: Progress | bool | None = None,
     **options: Any,
 ) -> Trials:
@@ -126,14 +128,58 @@ def trial_cycles(
             judged on that.
         trial_steps: updates of each trial, at least 10.
         n_trials: at least 3.
-        progress: as of ``range_test``.
+        group, progress: as of ``range_test``. On several ranks the trials, too, are made together, and judged by the
+            mean over what all ranks hold out.
         options: further arguments of ``range_test``; ``steps``, ``repeats`` and the like are for that alone.
     Returns:
         The trials; ``suggest()`` tells the rate.
     Raises:
         NoSuggestionError: the range test has no valid answer.
-        ValueError: bad arguments, as of ``range_test``.
+        ValueError, RankError: as of ``range_test``.
     """
+    with ranks_of(group).alike() as ranks:
+        _require_trials(trial_steps, n_trials, options)
+        ranks.require_same("arguments", trial_steps=trial_steps, n_trials=n_trials)
+        swept, trying = 0, n_trials * trial_steps
+        with showing(ranks.only_first(progress), "short runs") as show:
+
+            def of_sweep(done: int, total: int, shown: dict[str, float]) -> None:
+                nonlocal swept
+                swept = total
+                if show is not None:
+                    show(done, total + trying, shown)
+
+            given = {"compute_loss": compute_loss, "group": group, "progress": of_sweep, **options}
+            curve = range_test(model, loss_fn, loader, **given)
+            around = curve.suggest().max_lr
+            kept = {name: options[name] for name in _BENCH_OPTIONS if name in options}
+            bench = Bench(model, loss_fn, loader, compute_loss=compute_loss, ranks=ranks, **kept)
+            with bench.at_work(val_loader) as batches:
+                held, batches = _split(batches, loader, val_loader, trial_steps, kept.get("accumulate", 1))
+                held_out = HeldOut(held, None, trial_steps, trial_steps, own=loss_fn is None, ranks=ranks)
+                run = partial(bench.sweep, batches=batches, stop_factor=math.inf, held_out=held_out, progress=show)
+                losses: dict[int, float] = {}
+                while len(losses) < n_trials:
+                    place = _next(losses)
+                    max_lr = around * FACTOR**place
+                    # A momentum of the user's own choice stays; ours cycles against the rate, as it will in training.
+                    own = options.get("optimizer") is not None
+                    schedule = one_cycle(max_lr, trial_steps, momentum=None) if own else one_cycle(max_lr, trial_steps)
+                    recorded = run(schedule, done=swept + len(losses) * trial_steps, total=swept + trying)
+                    loss = math.inf if recorded.diverged else float(recorded.looks[trial_steps])
+                    losses[place] = loss if math.isfinite(loss) else math.inf
+                with bench.training() as step:
+                    initial_loss = float(mean_over(ranks, held_out.measured(step)))
+    places = sorted(losses)
+    return Trials(
+        around * FACTOR ** np.array(places, dtype=np.float64),
+        np.array([losses[place] for place in places]),
+        initial_loss,
+        curve,
+    )
+
+
+def _require_trials(trial_steps: int, n_trials: int, options: dict[str, Any]) -> None:
     if not is_whole(trial_steps) or trial_steps < 10:
         raise ValueError(f"trial_steps: got {trial_steps!r}; give a whole number of updates, at least 10")
     if not is_whole(n_trials) or n_trials < 3:
@@ -144,42 +190,6 @@ def trial_cycles(
                 f"{name}: got {options[name]!r}; trials are judged by the loss on val_loader, after their last step; "
                 "leave it out"
             )
-    swept, trying = 0, n_trials * trial_steps
-    with showing(progress, "short runs") as show:
-
-        def of_sweep(done: int, total: int, shown: dict[str, float]) -> None:
-            nonlocal swept
-            swept = total
-            if show is not None:
-                show(done, total + trying, shown)
-
-        curve = range_test(model, loss_fn, loader, compute_loss=compute_loss, progress=of_sweep, **options)
-        around = curve.suggest().max_lr
-        kept = {name: options[name] for name in _BENCH_OPTIONS if name in options}
-        bench = Bench(model, loss_fn, loader, compute_loss=compute_loss, **kept)
-        with bench.at_work(val_loader) as batches:
-            held, batches = _split(batches, loader, val_loader, trial_steps, kept.get("accumulate", 1))
-            held_out = HeldOut(held, None, trial_steps, trial_steps, own=loss_fn is None)
-            run = partial(bench.sweep, batches=batches, stop_factor=math.inf, held_out=held_out, progress=show)
-            losses: dict[int, float] = {}
-            while len(losses) < n_trials:
-                place = _next(losses)
-                max_lr = around * FACTOR**place
-                # A momentum of the user's own choice stays; ours cycles against the rate, as it will in training.
-                own = options.get("optimizer") is not None
-                schedule = one_cycle(max_lr, trial_steps, momentum=None) if own else one_cycle(max_lr, trial_steps)
-                recorded = run(schedule, done=swept + len(losses) * trial_steps, total=swept + trying)
-                loss = math.inf if recorded.diverged else float(recorded.looks[trial_steps])
-                losses[place] = loss if math.isfinite(loss) else math.inf
-            with bench.training() as step:
-                initial_loss = float(held_out.look(step))
-    places = sorted(losses)
-    return Trials(
-        around * FACTOR ** np.array(places, dtype=np.float64),
-        np.array([losses[place] for place in places]),
-        initial_loss,
-        curve,
-    )
 
 
 _BENCH_OPTIONS = ("optimizer", "accumulate", "autocast", "scaler", "clip_norm", "snapshot_device", "graph")

@@ -1,5 +1,6 @@
 """The short recipe of Smith 2018: settings found before the training, and what to read off a run."""
 
+from ..ranks import RankError
 from .batch_size import BatchSizes, StepCost, find_batch_size
 from .clock import TimeIsUp
 from .clues import Clue, diagnose
@@ -7,7 +8,6 @@ from .history import History
 from .momentum import Momenta, find_momentum
 from .pairs import Pair, Pairs, find_pair
 from .parts import Parts
-from .ranks import RankError
 from .recipe import Recipe
 from .runs import Choice, ShortRuns
 from .search import find_recipe

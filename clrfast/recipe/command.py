@@ -11,9 +11,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from ..ranks import RankError
 from ..tasks import Task
 from .parts import Parts
-from .ranks import RankError, ignore_signals, of_torchrun
+from .ranks import ignore_signals, of_torchrun
 from .recipe import Recipe
 from .search import MIN_BUDGET, PLANNED_STEPS, find_recipe
 

@@ -15,23 +15,20 @@ import contextlib
 import hashlib
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar, Union
+from typing import TYPE_CHECKING, Any, Union
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..finder.restore import surroundings_restored
-from ..progress import Progress
+from ..ranks import ALONE, Failed, RankError, Ranks
 from ..tasks import TaskError
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
-
-T = TypeVar("T")
 
 Group = Union["ProcessGroup", "Ranks", None]
 """Of ranks that search together, or None for a process alone; ``Ranks`` where a call within such a search is meant."""
@@ -41,102 +38,39 @@ TIMEOUT = timedelta(hours=3)
 noticed at once; this is for machines that vanish."""
 
 
-class RankError(RuntimeError):
-    """Another rank failed or has ended, so that this one cannot go on."""
+def require_alike(ranks: Ranks, model: nn.Module, **loaders: Any) -> None:
+    """Raises ValueError unless model, random numbers and first batches are the same for all ranks."""
+    if ranks.count == 1:
+        return
+    devices = {param.device for param in model.parameters() if param.device.type == "cuda"}
+    states = [torch.get_rng_state(), *map(torch.cuda.get_rng_state, devices)]
+    told = {"model": _digest(model.state_dict()), "random numbers": _digest(states)}
+    for name, loader in loaders.items():
+        with surroundings_restored(loader):
+            told[name] = _digest(next(iter(loader), None))
+    everyone = ranks.gather("the start", told)
+    differ = [name for name in told if len({each[name] for each in everyone}) > 1]
+    if differ:
+        raise ValueError(
+            f"group: the ranks differ in {', '.join(differ)}, and their runs could not be compared; make them with "
+            "the same seed everywhere, each over all of the data (no DistributedSampler)"
+        )
 
 
-@dataclass(frozen=True)
-class _Failed:
-    told: str
-
-
-class Ranks:
-    """The processes that make a search together.
-
-    Args:
-        group: that passes objects between CPUs; None: a process alone, for which all of this does nothing.
-    Attributes:
-        index: of this process, 0 for the first.
-        count: of all.
-    """
-
-    def __init__(self, group: ProcessGroup | None = None):
-        self._group = group
-        self.index, self.count = (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
-
-    def gather(self, what: str, value: Any) -> list[Any]:
-        """What all ranks give here, in their order.
-
-        Args:
-            what: names the place, which must be the same for all.
-        Raises:
-            RankError: another rank failed, has ended, or is at another place.
-        """
-        if self._group is None:
-            return [value]
-        told: list[Any] = [None] * self.count
-        try:
-            dist.all_gather_object(told, (what, value), self._group)
-        except RuntimeError as error:
-            why = str(error).partition(". ")[0]
-            raise RankError(
-                f"another rank has ended, or is out of reach ({why}); what it wrote itself tells why"
-            ) from None
-        if failed := [value.told for _, value in told if isinstance(value, _Failed)]:
-            raise RankError("; ".join(failed))
-        if len(places := {place for place, _ in told}) > 1:
-            raise RankError(
-                f"the ranks came to different places: {', '.join(sorted(places))}; make the same call on all"
-            )
-        return [value for _, value in told]
-
-    def first(self, what: str, make: Callable[[], T]) -> T:
-        """What ``make`` makes on the first rank; on the others it is not called."""
-        if self.index:
-            return self.gather(what, None)[0]
-        made = make()
-        self.gather(what, made)
-        return made
-
-    def only_first(self, progress: Progress | bool | None) -> Progress | bool | None:
-        """Who is told on this rank: nobody but on the first."""
-        return progress if self.index == 0 else None
-
-    def require_alike(self, model: nn.Module, **loaders: Any) -> None:
-        """Raises ValueError unless model, random numbers and first batches are the same for all ranks."""
-        if self.count == 1:
-            return
-        devices = {param.device for param in model.parameters() if param.device.type == "cuda"}
-        states = [torch.get_rng_state(), *map(torch.cuda.get_rng_state, devices)]
-        told = {"model": _digest(model.state_dict()), "random numbers": _digest(states)}
-        for name, loader in loaders.items():
-            with surroundings_restored(loader):
-                told[name] = _digest(next(iter(loader), None))
-        everyone = self.gather("the start", told)
-        differ = [name for name in told if len({each[name] for each in everyone}) > 1]
-        if differ:
-            raise ValueError(
-                f"group: the ranks differ in {', '.join(differ)}, and their runs could not be compared; make them with "
-                "the same seed everywhere, each over all of the data (no DistributedSampler)"
-            )
-
-    @contextlib.contextmanager
-    def _failing_together(self) -> Iterator[Ranks]:
-        """A block whose exceptions reach all ranks, and which none leaves before all have come to its end."""
-        try:
-            yield self
-            self.gather("the end", None)
-        except RankError:
-            raise
-        except Exception as error:
-            # In place of what the others wait for next. What interrupts (Ctrl-C) is not told: the ranks may be long in
-            # coming, and learn of it when this one has ended.
-            with contextlib.suppress(RankError):
-                self.gather("", _Failed(f"rank {dist.get_rank()} failed: {type(error).__name__}: {error}"))
-            raise
-
-
-ALONE = Ranks()
+@contextlib.contextmanager
+def _failing_together(ranks: Ranks) -> Iterator[Ranks]:
+    """A block whose exceptions reach all ranks, and which none leaves before all have come to its end."""
+    try:
+        yield ranks
+        ranks.gather("the end", None)
+    except RankError:
+        raise
+    except Exception as error:
+        # In place of what the others wait for next. What interrupts (Ctrl-C) is not told: the ranks may be long in
+        # coming, and learn of it when this one has ended.
+        with contextlib.suppress(RankError):
+            ranks.gather("", Failed.with_(error))
+        raise
 
 
 @contextlib.contextmanager
@@ -158,7 +92,7 @@ def together(group: Group) -> Iterator[Ranks]:
             f"group: got one of {backends}, and what ranks tell each other here are objects in the CPU's memory; give "
             'torch.distributed.new_group(backend="gloo"), which works beside NCCL'
         )
-    with Ranks(group)._failing_together() as ranks:
+    with _failing_together(Ranks(group)) as ranks:
         yield ranks
 
 
@@ -179,7 +113,7 @@ def of_torchrun() -> Iterator[Ranks]:
     if ranks.index == 0:
         signal.signal(signal.SIGTERM, _interrupt)
     try:
-        with ranks._failing_together():
+        with _failing_together(ranks):
             yield ranks
     except (RankError, TaskError, ValueError, KeyboardInterrupt):
         if ranks.index == 0:

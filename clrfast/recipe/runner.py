@@ -18,6 +18,7 @@ from ..finder.held_out import HeldOut
 from ..finder.range_test import range_test
 from ..finder.sweep import Recorded, rates_of
 from ..progress import Progress
+from ..ranks import ALONE, Ranks
 from ..schedules import Schedule, one_cycle
 from ..schedules.curves import is_whole, require_positive
 from ..schedules.policies import Momentum
@@ -26,7 +27,7 @@ from .apart import require_apart
 from .clock import Deadline
 from .copies import MOST_COPIES, may_be_together, recorded_together
 from .history import History
-from .ranks import ALONE, Ranks, require_unwrapped
+from .ranks import require_alike, require_unwrapped
 from .runs import Runs
 
 STEPS, REPEATS = 200, 2
@@ -94,7 +95,7 @@ class Runner:
             )
         self._bench = Bench(model, loss_fn, loader, compute_loss=compute_loss, **options)
         require_apart(loader, val_loader)
-        ranks.require_alike(model, loader=loader, val_loader=val_loader)
+        require_alike(ranks, model, loader=loader, val_loader=val_loader)
         self._ranks, self._deadline = ranks, deadline
         self._model, self._compute_loss = model, chosen_loss(loss_fn, compute_loss)
         self._together = may_be_together(device_of(model), options)
@@ -113,7 +114,7 @@ class Runner:
                 progress(done, total + ahead, shown)
 
         if max_lr is None:
-            given = {"compute_loss": compute_loss, "progress": of_sweep, **options}
+            given = {"compute_loss": compute_loss, "progress": of_sweep, "group": None, **options}
             curve = ranks.first("the range test", lambda: range_test(model, loss_fn, loader, **given))
             max_lr = curve.suggest().max_lr
         self.max_lr = float(max_lr)

@@ -19,6 +19,7 @@ from ..finder import LRCurve, range_test
 from ..finder.bench import MOMENTUM
 from ..optim import SGD
 from ..progress import Progress
+from ..ranks import Ranks
 from ..schedules.curves import is_whole
 from ..tasks import Task
 from .apart import require_apart
@@ -28,7 +29,7 @@ from .momentum import USUAL_MOMENTUM, VALUES, find_momentum
 from .pace import TimeBudget
 from .pairs import LEAST_RUNS, Pairs, find_pair
 from .parts import Parts
-from .ranks import Group, Ranks, require_unwrapped, together
+from .ranks import Group, require_alike, require_unwrapped, together
 from .recipe import (
     GRID_RUNS,
     MOMENTUM_RUNS,
@@ -134,7 +135,7 @@ def find_recipe(
         require_unwrapped(task.model)
         if batch_sizes:
             _require_sizable(task.train_loader)
-        ranks.require_alike(task.model, train_loader=task.train_loader, val_loader=task.val_loader)
+        require_alike(ranks, task.model, train_loader=task.train_loader, val_loader=task.val_loader)
         path = None if saved is None else Path(saved)
         search = _Search(task, ranks.only_first(progress), options, path, ranks, time)
         search.begin(budget, planned_steps)
@@ -339,9 +340,10 @@ class _Search:
         if weight_decay:
             params = [param for param in self.task.model.parameters() if param.requires_grad]
             optimizer = SGD(params, lr=1.0, momentum=MOMENTUM, weight_decay=weight_decay)
+        given = {**self._given(), "optimizer": optimizer, "group": None}
         if self.time is None:
-            return self.ranks.first("a range test", lambda: range_test(**self._given(), optimizer=optimizer))
-        timed = partial(self.time.range_test, self.task, self.options, **self._given(), optimizer=optimizer)
+            return self.ranks.first("a range test", lambda: range_test(**given))
+        timed = partial(self.time.range_test, self.task, self.options, **given)
         curve, pace = self.ranks.first("a range test", timed)
         self.parts = replace(self.parts, seconds_per_update=pace)
         return curve

@@ -1,0 +1,266 @@
+"""What ``test_finder_on_ranks`` has several gloo ranks do: ``finder_on_ranks.py FOLDER RANK COUNT``.
+
+Each rank writes what came of every case to ``FOLDER/COUNT_RANK.json``: a result, or the kind and text of an error.
+"""
+
+import json
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+
+import clrfast
+
+CASES = {}
+CROSS_ENTROPY = nn.CrossEntropyLoss()
+SHORT = {"steps": 30, "min_lr": 1e-3, "max_lr": 0.3}
+
+
+def case(function):
+    CASES[function.__name__] = function
+    return function
+
+
+def shard(rank, count, n=1024):
+    """A loader of this rank's own samples."""
+    generator = torch.Generator().manual_seed(0)
+    centres, labels = 2 * torch.randn(4, 10, generator=generator), torch.randint(0, 4, (n,), generator=generator)
+    data = TensorDataset(centres[labels] + 3 * torch.randn(n, 10, generator=generator), labels)
+    return DataLoader(data, 16, sampler=DistributedSampler(data, count, rank))
+
+
+def plain():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(10, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4))
+
+
+def wrapped():
+    return DistributedDataParallel(plain())
+
+
+def sharded():
+    model = plain()
+    fully_shard(model[0])
+    return fully_shard(model)
+
+
+def told(curve):
+    return {"loss": curve.loss.tolist(), "stopped": curve.stopped, "rate": curve.suggest().max_lr}
+
+
+def loss_with(rank, at, happens):
+    """A loss at whose call number ``at`` something ``happens`` to it on rank 1."""
+    calls = []
+
+    def compute_loss(model, batch):
+        inputs, targets = batch
+        loss = CROSS_ENTROPY(model(inputs), targets)
+        calls.append(0)
+        return happens(loss) if rank == 1 and len(calls) == at else loss
+
+    return compute_loss
+
+
+def fails(loss):
+    raise IndexError("no such class")
+
+
+@case
+def distributed_data_parallel(rank, count):
+    return told(clrfast.range_test(wrapped(), CROSS_ENTROPY, shard(rank, count)))
+
+
+@case
+def sharded_model(rank, count):
+    """With what the model computes and holds before and after."""
+    model, (inputs, _) = sharded(), next(iter(shard(rank, count)))
+
+    def seen():
+        model.eval()
+        with torch.no_grad():
+            outputs = model(inputs).tolist()
+        model.reshard()
+        return outputs, [param.to_local().tolist() for param in model.parameters()]
+
+    seen()
+    model(inputs)  # leaves the gathered parameters behind
+    before = [module.training for module in model.modules()], torch.get_rng_state().tolist(), seen()
+    model(inputs)
+    curve = clrfast.range_test(model, CROSS_ENTROPY, shard(rank, count), clip_norm=10.0)
+    after = [module.training for module in model.modules()], torch.get_rng_state().tolist(), seen()
+    return {**told(curve), "as before": before == after}
+
+
+@case
+def alone(rank, count):
+    return told(clrfast.range_test(plain(), CROSS_ENTROPY, shard(rank, count), group=None))
+
+
+@case
+def diverging(rank, count):
+    model = DistributedDataParallel(nn.Linear(10, 4))
+    return told(clrfast.range_test(model, CROSS_ENTROPY, shard(rank, count), min_lr=1e-3, max_lr=1e5, steps=60))
+
+
+@case
+def same_data(rank, count):
+    """All ranks on the same batches, and a rank alone on them: the curves' largest distance."""
+    loader = shard(0, 1)
+    together = clrfast.range_test(wrapped(), CROSS_ENTROPY, loader, **SHORT)
+    own = clrfast.range_test(plain(), CROSS_ENTROPY, loader, group=None, **SHORT)
+    return float(np.abs(together.loss - own.loss).max())
+
+
+@case
+def held_out(rank, count):
+    """Ranks with other numbers of held-out samples."""
+    targets = torch.full((8,), float(rank))
+    val = [(torch.ones(8, 10), targets)] * (3 - min(rank, 1))
+    curve = clrfast.range_test(
+        wrapped(), CROSS_ENTROPY, shard(rank, count), val_loader=val, metric=lambda _, y: y.mean(), **SHORT
+    )
+    return {"metric": curve.metric[np.isfinite(curve.metric)].tolist()}
+
+
+@case
+def trials(rank, count):
+    found = clrfast.trial_cycles(wrapped(), CROSS_ENTROPY, shard(rank, count), trial_steps=20, n_trials=3)
+    return {"rates": found.lr.tolist(), "loss": found.loss.tolist(), "start": found.initial_loss}
+
+
+@case
+def monitor(rank, count):
+    monitor = clrfast.RateMonitor(wrapped(), CROSS_ENTROPY, shard(rank, count), **SHORT)
+    monitor(0)
+    return monitor.history[0].reason
+
+
+@case
+def unequal_loaders(rank, count):
+    batches = list(shard(rank, count))[: 7 + rank]
+    return told(clrfast.range_test(wrapped(), CROSS_ENTROPY, batches, **SHORT))
+
+
+@case
+def a_nan_on_one(rank, count):
+    loss = loss_with(rank, 14, lambda loss: loss * float("nan"))
+    curve = clrfast.range_test(wrapped(), loader=shard(rank, count), compute_loss=loss, **SHORT)
+    return {"losses": len(curve.loss), "stopped": curve.stopped, "finite": bool(np.isfinite(curve.loss[:-1]).all())}
+
+
+@case
+def a_skipped_update(rank, count):
+    """A gradient that overflows on one rank only, of a model that does not average its gradients."""
+
+    def overflows(loss):
+        loss.register_hook(lambda grad: grad * float("inf"))
+        return loss
+
+    rates = []
+    for optimizer in (clrfast.SGD, torch.optim.SGD):
+        model, loss = plain(), loss_with(rank, 5, overflows)
+        curve = clrfast.range_test(
+            model,
+            loader=shard(rank, count),
+            compute_loss=loss,
+            optimizer=optimizer(model.parameters(), lr=1.0),
+            scaler=torch.amp.GradScaler("cpu"),
+            **SHORT,
+        )
+        rates.append([len(curve.loss), curve.suggest().max_lr])
+    return rates
+
+
+@case
+def an_empty_loader(rank, count):
+    return clrfast.range_test(wrapped(), CROSS_ENTROPY, [] if rank == 1 else shard(rank, count))
+
+
+@case
+def a_loader_that_ends(rank, count):
+    batches = list(shard(rank, count))
+    return clrfast.range_test(wrapped(), CROSS_ENTROPY, iter(batches[:9]) if rank == 1 else batches, **SHORT)
+
+
+@case
+def a_loss_that_fails(rank, count):
+    model = DistributedDataParallel(nn.Linear(10, 4))
+    loss = loss_with(rank, 12, fails)
+    return clrfast.range_test(model, loader=shard(rank, count), compute_loss=loss, **SHORT)
+
+
+@case
+def a_loss_that_always_fails(rank, count):
+    def loss(model, batch):
+        return fails(0) if rank == 1 else CROSS_ENTROPY(model(batch[0]), batch[1])
+
+    return clrfast.range_test(plain(), loader=shard(rank, count), compute_loss=loss)
+
+
+@case
+def a_metric_that_fails(rank, count):
+    def metric(outputs, targets):
+        return fails(0) if rank == 1 else 1.0
+
+    loader = shard(rank, count)
+    return clrfast.range_test(plain(), CROSS_ENTROPY, loader, val_loader=loader, metric=metric)
+
+
+@case
+def progress_that_fails(rank, count):
+    """Only the first rank tells."""
+    return clrfast.range_test(wrapped(), CROSS_ENTROPY, shard(rank, count), progress=lambda *_: fails(0))
+
+
+@case
+def a_bad_argument_on_one(rank, count):
+    return clrfast.range_test(wrapped(), CROSS_ENTROPY, shard(rank, count), steps=-1 if rank == 1 else 30)
+
+
+@case
+def a_bad_argument_on_all(rank, count):
+    return clrfast.range_test(wrapped(), CROSS_ENTROPY, shard(rank, count), steps=-1)
+
+
+@case
+def other_arguments(rank, count):
+    return clrfast.range_test(wrapped(), CROSS_ENTROPY, shard(rank, count), min_lr=1e-6 * (1 + rank))
+
+
+@case
+def no_answer(rank, count):
+    return clrfast.trial_cycles(wrapped(), lambda outputs, _: 0 * outputs.sum() + 1, shard(rank, count))
+
+
+@case
+def a_group_of_some(rank, count):
+    group = dist.new_group(range(2))
+    return told(clrfast.range_test(plain(), CROSS_ENTROPY, shard(rank % 2, 2), group=group, **SHORT))
+
+
+def main(folder, rank, count):
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/{count}", rank=rank, world_size=count, timeout=timedelta(seconds=40)
+    )
+    came = {}
+    for name, function in CASES.items():
+        torch.manual_seed(rank)
+        try:
+            came[name] = function(rank, count)
+        except Exception as error:
+            came[name] = [type(error).__name__, str(error)]
+        dist.barrier()
+    dist.destroy_process_group()
+    Path(folder, f"{count}_{rank}.json").write_text(json.dumps(came))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
