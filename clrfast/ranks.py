@@ -25,7 +25,10 @@ GroupOption = Union["ProcessGroup", Literal["auto"], None]
 """The ranks that make a call together; "auto": those of the default group, where torch.distributed is initialised;
 None: each process is alone."""
 
-OUT_OF_REACH = "another rank has ended, is out of reach or does not make this call; what it wrote itself tells why"
+OUT_OF_REACH = (
+    "another rank has ended, is out of reach or does not make this call; what it wrote itself tells why; group=None is "
+    "for a call that only one rank makes"
+)
 
 
 class RankError(RuntimeError):

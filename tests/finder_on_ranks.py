@@ -235,6 +235,16 @@ def other_arguments(rank, count):
 
 
 @case
+def wrapped_and_alone(rank, count):
+    return clrfast.range_test(wrapped(), CROSS_ENTROPY, shard(rank, count), group=None)
+
+
+@case
+def sharded_and_alone(rank, count):
+    return clrfast.range_test(sharded(), CROSS_ENTROPY, shard(rank, count), group=None)
+
+
+@case
 def no_answer(rank, count):
     return clrfast.trial_cycles(wrapped(), lambda outputs, _: 0 * outputs.sum() + 1, shard(rank, count))
 

@@ -128,6 +128,12 @@ def test_what_fails_on_one_rank_is_one_error_on_all(came, case, rank, text):
     [
         ("a_bad_argument_on_all", "ValueError", "steps: got -1; "),
         ("other_arguments", "ValueError", "min_lr: not the same on all ranks; "),
+        (
+            "wrapped_and_alone",
+            "ValueError",
+            "group: got a single rank, and the ranks of this Distributed",
+        ),
+        ("sharded_and_alone", "ValueError", "group: got a single rank, and the ranks of this FSDPSequ"),
         ("no_answer", "NoSuggestionError", "the loss never falls"),
     ],
 )

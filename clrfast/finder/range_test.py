@@ -22,6 +22,7 @@ from ..schedules.policies import Spacing
 from .bench import Bench
 from .curve import LRCurve, StopReason
 from .held_out import HeldOut, Metric, spread
+from .sharded import require_alone
 from .suggest import MIN_POINTS, NoSuggestionError, climbs
 from .sweep import Recorded, rates_of
 
@@ -74,10 +75,11 @@ def range_test(
 ) -> LRCurve:
     """Train ``model`` while the rate rises from ``min_lr`` to ``max_lr``, and record the loss.
 
-    Afterwards the model, its buffers, gradients and train/eval flags, the optimizer, the scaler, the loaders'
-    generators and all random states are exactly as before, also after an exception or Ctrl-C; other attributes that
-    a module sets on itself are not. Losses stay on the device; the host looks at a copy of them every 10 steps, without
-    waiting for a CUDA device (with ``scaler`` it waits then, and at every step for other optimizers than ours).
+    Afterwards the model, its buffers, gradients and train/eval flags, the optimizer, the scaler, the order of the
+    loaders' next batches (see ``order_restored``) and all random states are exactly as before, also after an exception
+    or Ctrl-C; other attributes that a module sets on itself are not. Losses stay on the device; the host looks at a copy
+    of them every 10 steps, without waiting for a CUDA device (with ``scaler`` it waits then, and at every step for other
+    optimizers than ours).
 
     On several ranks of torch.distributed all make this call, each with its own shard of the data, and all get the same
     curve: losses and held-out measures are means over the ranks, and one decision ends a sweep everywhere. Losses are
@@ -116,8 +118,8 @@ def range_test(
         graph: "auto": on a CUDA device the steps are replays of a CUDA graph where that can be, with the same results;
             see ``clrfast.graph.TrainStep``. False: never.
         group: the ranks that make this call together. "auto": all of the default group, where torch.distributed is
-            initialised. A process group: its ranks. None: this process alone, which cannot be for a model whose ranks
-            wait for each other unless all of them stop at the same step.
+            initialised. A process group: its ranks. None: this process alone; models whose ranks wait for each other
+            are refused then.
         progress: ``progress(done, total, {"lr": ..., "loss": ...})``, called about every 10 steps and at the end; True
             for a bar, if tqdm is installed. On several ranks only the first one tells.
     Returns:
@@ -157,6 +159,8 @@ def range_test(
             graph=graph,
             ranks=ranks,
         )
+        if ranks.count == 1:
+            require_alone(model)
         alike = (
             "min_lr",
             "max_lr",
