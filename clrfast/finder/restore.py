@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from ..optim import SGD
+from .loaders import Undo, order_restored
 from .sharded import gather_no_more, own_part
 
-Undo = Callable[[], None]
 Copy = Callable[[Any], Any]
 
 
@@ -47,11 +47,11 @@ def restored(
 def surroundings_restored(*loaders: Any) -> Iterator[None]:
     """A block after which the data come in the order in which they would have come, and random numbers likewise.
 
-    Covers the random states of Python, NumPy, torch's CPU and all CUDA devices, and of the loaders their persistent
-    workers and the generators that they or their samplers own.
+    Covers the random states of Python, NumPy, torch's CPU and all CUDA devices, and of the loaders what
+    ``order_restored`` finds in them.
     """
     with contextlib.ExitStack() as stack:
-        for undo in (*_random_states(), *(undo for loader in loaders for undo in _loader(loader))):
+        for undo in (*_random_states(), *order_restored(*loaders)):
             stack.callback(undo)
         yield
 
@@ -114,28 +114,6 @@ def _random_states() -> list[Undo]:
         states = torch.cuda.get_rng_state_all()
         undo.append(lambda: torch.cuda.set_rng_state_all(states))
     return undo
-
-
-def _loader(loader: Any) -> list[Undo]:
-    """The generators that decide in which order the loader's next epoch comes, and workers that outlive an epoch."""
-    sampler = getattr(loader, "batch_sampler", None)
-    owners = (loader, sampler, getattr(loader, "sampler", None), getattr(sampler, "sampler", None))
-    found = {id(g): g for owner in owners if isinstance(g := getattr(owner, "generator", None), torch.Generator)}
-    undo = [_generator(generator) for generator in found.values()]
-    workers = getattr(loader, "_iterator", None)
-    if workers is not None or getattr(loader, "persistent_workers", False):
-        loader._iterator = None  # the block gets workers of its own
-        undo.append(lambda: setattr(loader, "_iterator", workers))
-    return undo
-
-
-def _generator(generator: torch.Generator) -> Undo:
-    state = generator.get_state()
-
-    def put_back() -> None:
-        generator.set_state(state)
-
-    return put_back
 
 
 def _module(module: nn.Module, copied: Copy) -> Undo:
