@@ -198,5 +198,6 @@ def ranks_of(group: GroupOption) -> Ranks:
 
 def _lost(error: Exception) -> bool:
     """Whether ``error`` tells that ranks cannot reach each other; gloo's errors have no class of their own."""
-    lost = getattr(dist, "DistError", ())
-    return isinstance(error, lost) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+    if isinstance(error, getattr(dist, "DistError", ())):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in ("/gloo/", "pair closure"))

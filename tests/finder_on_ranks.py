@@ -191,9 +191,22 @@ def a_loader_that_ends(rank, count):
 
 @case
 def a_loss_that_fails(rank, count):
-    model = DistributedDataParallel(nn.Linear(10, 4))
     loss = loss_with(rank, 12, fails)
-    return clrfast.range_test(model, loader=shard(rank, count), compute_loss=loss, **SHORT)
+    return clrfast.range_test(wrapped(), loader=shard(rank, count), compute_loss=loss, **SHORT)
+
+
+@case
+def a_sharded_models_loss_that_fails(rank, count):
+    loss = loss_with(rank, 1, fails)
+    return clrfast.range_test(sharded(), loader=shard(rank, count), compute_loss=loss, **SHORT)
+
+
+@case
+def batches_that_do_not_fit(rank, count):
+    model, batches = DistributedDataParallel(nn.Linear(10, 4)), list(shard(rank, count))
+    if rank == 1:
+        batches[11] = [batches[11][0][:, :9], batches[11][1]]
+    return clrfast.range_test(model, CROSS_ENTROPY, batches, **SHORT)
 
 
 @case

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import nn
 
 import clrfast
-from clrfast.ranks import ALONE, Ranks, ranks_of
+from clrfast.ranks import ALONE, RankError, Ranks, ranks_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -111,6 +111,8 @@ def test_an_update_that_one_rank_has_to_skip_is_skipped_by_all(came):
         ("an_empty_loader", 1, "ValueError: loader: it is empty; "),
         ("a_loader_that_ends", 1, "ValueError: loader: it was used up after 9 batches"),
         ("a_loss_that_fails", 1, "IndexError: no such class"),
+        ("a_sharded_models_loss_that_fails", 1, "IndexError: no such class"),
+        ("batches_that_do_not_fit", 1, "RuntimeError: mat1 and mat2 shapes cannot be multiplied"),
         ("a_loss_that_always_fails", 1, "IndexError: no such class"),
         ("a_metric_that_fails", 1, "IndexError: no such class"),
         ("progress_that_fails", 0, "IndexError: no such class"),
@@ -162,6 +164,27 @@ def test_a_process_without_others_is_alone(group):
 def test_what_is_no_group_is_named():
     with pytest.raises(ValueError, match="group: got 'world'; give 'auto', "):
         clrfast.range_test(nn.Linear(2, 2), nn.MSELoss(), [], group="world")
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:6113",
+        "Application timeout caused pair closure",
+    ],
+)
+def test_ranks_out_of_reach_are_told_as_such(told):
+    ranks = Ranks()
+    ranks.count = 2
+    with (
+        pytest.raises(RankError, match="another rank has ended, is out of reach or does not make this call"),
+        ranks.alike(),
+    ):
+        raise RuntimeError(told)
+    with pytest.raises(RankError, match="another rank has ended"):
+        ranks.set_aside(RuntimeError(told))
+    ranks.set_aside(RuntimeError("an error of its own"))
+    assert str(ranks.failure) == "an error of its own"
 
 
 def test_an_error_of_a_process_alone_is_raised_as_it_is():

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from ..batches import ComputeLoss, chosen_loss, endless, require_iterable
 from ..graph import TrainStep, prefetched
@@ -63,7 +64,7 @@ class Bench:
         self._make_step: Callable[..., EagerStep] = (
             partial(TrainStep, model, loss_fn, compute_loss=compute_loss)
             if graph == "auto" and ranks.count == 1  # what ranks tell each other does not belong into a graph
-            else partial(EagerStep, model, chosen)
+            else partial(EagerStep, model, chosen if ranks.count == 1 else _going_on(chosen, ranks))
         )
         self.step()  # bad options are told before anything begins
 
@@ -135,6 +136,26 @@ class Bench:
             )
             self._ranks.gather("a sweep", None)  # from here on all ranks take the same steps
             return one.run(prefetched(batches, step.device), held_out, progress, done, total)
+
+
+def _going_on(compute_loss: ComputeLoss, ranks: Ranks) -> ComputeLoss:
+    """``compute_loss``, whose error after the model's outputs is set aside: this rank goes on with a loss of 0, because
+    the others wait for its gradients."""
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        outputs: list[Any] = []
+        handle = model.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+        try:
+            return compute_loss(model, batch)
+        except Exception as error:
+            if not outputs:
+                raise
+            ranks.set_aside(error)
+            return torch.stack([(0 * leaf).sum() for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]).sum()
+        finally:
+            handle.remove()
+
+    return loss
 
 
 def _require_trainable(model: Any, optimizer: Any) -> None:

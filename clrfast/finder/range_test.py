@@ -77,9 +77,9 @@ def range_test(
 
     Afterwards the model, its buffers, gradients and train/eval flags, the optimizer, the scaler, the order of the
     loaders' next batches (see ``order_restored``) and all random states are exactly as before, also after an exception
-    or Ctrl-C; other attributes that a module sets on itself are not. Losses stay on the device; the host looks at a copy
-    of them every 10 steps, without waiting for a CUDA device (with ``scaler`` it waits then, and at every step for other
-    optimizers than ours).
+    or Ctrl-C; other attributes that a module sets on itself are not. Losses stay on the device; the host looks at a
+    copy of them every 10 steps, without waiting for a CUDA device (with ``scaler`` it waits then, and at every step for
+    other optimizers than ours).
 
     On several ranks of torch.distributed all make this call, each with its own shard of the data, and all get the same
     curve: losses and held-out measures are means over the ranks, and one decision ends a sweep everywhere. Losses are
@@ -129,8 +129,8 @@ def range_test(
         ValueError: bad arguments; a model without trainable parameters; a loader that is empty, or used up before
             the sweep ends; a first loss that is not finite.
         RankError: on all ranks, where one of them failed or cannot be reached; it names what failed where. An error of
-            one class on all ranks is raised as it is. An error in the middle of a step of a model whose ranks
-            communicate may reach the others only when that rank ends, or after the group's timeout.
+            one class on all ranks is raised as it is. What fails within the model, where its ranks
+            wait for each other, may reach the others only when that rank ends, or after the group's timeout.
 
     There is no such test of the momentum, which would show no optimum: ``find_momentum`` compares constant ones.
 
