@@ -3,12 +3,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 import torch.distributed as dist
 from torch import nn
 
 import clrfast
+from clrfast.finder.record import SharedRecord
+from clrfast.optim import StepControl
 from clrfast.ranks import ALONE, RankError, Ranks, ranks_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -185,6 +189,28 @@ def test_ranks_out_of_reach_are_told_as_such(told):
         ranks.set_aside(RuntimeError(told))
     ranks.set_aside(RuntimeError("an error of its own"))
     assert str(ranks.failure) == "an error of its own"
+
+
+def test_the_host_waits_for_the_look_before_on_a_cuda_device(monkeypatch):
+    """Acted out: which losses a rank sees must not depend on how far its device has come."""
+    waited, empty = [], torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *size, pin_memory, **options: empty(*size, **options))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: "its stream")
+    monkeypatch.setattr(
+        torch.cuda, "Event", lambda: SimpleNamespace(record=waited.append, synchronize=lambda: waited.append("waits"))
+    )
+    control = StepControl(clrfast.constant(0.1, 5).table(), backend="torch")
+    control.device = torch.device("cuda")
+    ranks = Ranks()
+    ranks.count, ranks.add = 2, lambda tensor: tensor.mul_(2)
+    record, seen = SharedRecord(control, ranks), []
+    for loss in (4.0, 3.0, 2.0):
+        control.losses[control.step] = loss
+        control.step += 1
+        seen.append(record.look().tolist())
+    assert seen == [[], [4.0], [4.0, 3.0]]
+    assert waited == ["its stream", "its stream", "waits", "its stream", "waits"]
+    assert record.complete().tolist() == [4.0, 3.0, 2.0]
 
 
 def test_an_error_of_a_process_alone_is_raised_as_it_is():

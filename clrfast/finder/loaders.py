@@ -135,7 +135,8 @@ def _attributes(found: Any) -> Undo:
     ]
 
     def put_back() -> None:
-        own.clear()
+        for name in [name for name in own if name not in before]:
+            del own[name]
         own.update(before)
         for value, content in contents:
             value.clear()
