@@ -28,6 +28,7 @@ _OWN_STATE = (
     "_given",
     "_expects_schedule",
     "_mirror",
+    "_shown_step",
     "_ticks",
     "first_updates",
     "_state_asked_for",
@@ -106,6 +107,7 @@ class SGD(torch.optim.Optimizer):
         self._given: Schedule | None = None
         self._expects_schedule = schedule is not None
         self._mirror: list[list[float]] = []
+        self._shown_step = 0
         self._unscales = self._state_asked_for = False
         self._turn = threading.RLock()  # one step at a time: updates keep what they have found until they are done
         self.first_updates = FirstUpdates()
@@ -429,6 +431,7 @@ class SGD(torch.optim.Optimizer):
         for group, (lr, momentum, weight_decay) in zip(self.param_groups, self._mirror, strict=True):
             group["lr"], group["momentum"], group["weight_decay"] = lr, momentum, weight_decay
             group[position.STEP] = self.control.host_step
+        self._shown_step = self.control.host_step
 
     def _require_untouched_groups(self) -> None:
         """Follow what somebody has done to the groups, or refuse it: a value that is ignored would be silently wrong.
@@ -439,7 +442,7 @@ class SGD(torch.optim.Optimizer):
         assert self.control is not None
         self._follow_number_of_groups()
         step = position.written_step(self.param_groups)
-        if step is not None and step != self.control.host_step:
+        if step is not None and step != self._shown_step:  # not the host's, which may have learnt of skipped updates
             for control in self.controls.values():
                 control.resume({"step": step})
             self._mirror = self.control.host_row()
