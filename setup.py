@@ -63,7 +63,7 @@ def nvcc() -> str | None:
     if path is None and wanted == "1":
         raise SystemExit(
             "clrfast: CLRFAST_CUDA=1 asks for the CUDA kernels, but no nvcc was found in PATH or in /usr/local/cuda; "
-            "install the CUDA toolkit (12.0 or later), or set CUDA_HOME to where it is"
+            "install the CUDA toolkit (12.1 or later), or set CUDA_HOME to where it is"
         )
     return path
 
