@@ -8,7 +8,7 @@ import platform
 import torch
 
 from ._version import __version__
-from .optim import SGD, backends, cuda
+from .optim import SGD, backends, cuda, native
 
 _BACKENDS = {"torch": "pure torch, any device", "cpp": "native, CPU", "cuda": "native, CUDA devices"}
 
@@ -26,8 +26,16 @@ def report() -> list[str]:
     for name, what in _BACKENDS.items():
         lines.append(f"  {name:6} {_state(name) if reasons[name] is None else f'no      {what}: {reasons[name]}'}")
     on_cpu, on_cuda = (name if reasons[name] is None else "torch" for name in ("cpp", "cuda"))
+    if reasons["cpp"] is None:
+        lines += ["", f"  native backends find the tensors' memory by: {_memory_path()}"]
     lines += ["", f"  backend='auto' takes: {on_cpu} on the CPU, {on_cuda} on CUDA devices, torch elsewhere"]
     return lines
+
+
+def _memory_path() -> str:
+    if native.has_exchange_api:
+        return "DLPack exchange API"
+    return "Python (this torch has no exchange API: slower)"
 
 
 def _state(backend: str) -> str:

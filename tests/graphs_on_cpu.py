@@ -176,7 +176,7 @@ def install(patch: pytest.MonkeyPatch) -> None:
         "stream": Stream.made_current,
         "device": lambda device: contextlib.nullcontext(),
         "graph_pool_handle": object,
-        "default_generators": {None: Generator()},
+        "default_generators": {None: Generator(), 0: Generator()},
         "get_sync_debug_mode": lambda: modes[-1],
         "set_sync_debug_mode": modes.append,
     }.items():

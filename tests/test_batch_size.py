@@ -39,8 +39,9 @@ def _few_timed_steps(monkeypatch):
 
 
 def data(n=400):
-    generator = torch.Generator().manual_seed(0)
-    return TensorDataset(torch.randn(n, 4, generator=generator), torch.arange(n) % 2)
+    """On the CPU."""
+    options = {"generator": torch.Generator().manual_seed(0), "device": "cpu"}
+    return TensorDataset(torch.randn(n, 4, **options), torch.arange(n, device="cpu") % 2)
 
 
 class Guarded(nn.Module):
@@ -585,6 +586,7 @@ def test_this_machine_tells():
 
 
 @pytest.mark.gpu
+@pytest.mark.hardware
 def test_on_a_device_that_has_so_much():
     """A process may be given a part of a device; what is cached goes back to it afterwards."""
     total = torch.cuda.get_device_properties(0).total_memory

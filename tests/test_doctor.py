@@ -1,9 +1,10 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from clrfast import _native, doctor
-from clrfast.optim import cuda
+from clrfast.optim import cuda, native
 
 
 def line(backend):
@@ -19,6 +20,21 @@ def test_missing_native_backend_is_explained(monkeypatch):
     monkeypatch.setattr(_native, "why_missing", "it was not built")
     assert "it was not built; install a C++17 compiler" in line("cpp")
     assert "takes: torch on the CPU" in doctor.report()[-1]
+
+
+@pytest.mark.skipif(_native.why_missing is not None, reason="no native backend")
+@pytest.mark.parametrize(
+    ("has_api", "told"),
+    [(True, "DLPack exchange API"), (False, "Python (this torch has no exchange API: slower)")],
+)
+def test_the_way_to_the_tensors_memory_is_told(monkeypatch, has_api, told):
+    monkeypatch.setattr(native, "has_exchange_api", has_api)
+    assert line("native backends") == f"  native backends find the tensors' memory by: {told}"
+
+
+@pytest.mark.skipif(_native.why_missing is not None, reason="no native backend")
+def test_the_exchange_api_is_used_where_torch_has_it():
+    assert native.has_exchange_api == hasattr(torch.Tensor, "__dlpack_c_exchange_api__")
 
 
 def test_missing_cuda_is_explained(monkeypatch):

@@ -307,6 +307,7 @@ def test_without_the_exchange_api_the_result_is_the_same(backend, monkeypatch):
     assert_same(params, expected)
 
 
+@pytest.mark.hardware
 def test_gradients_are_held_while_the_update_runs(backend, monkeypatch):
     """Another thread may drop a gradient while the interpreter's lock is released."""
     params = make_params([(4,), (5,)])
@@ -325,6 +326,7 @@ def test_gradients_are_held_while_the_update_runs(backend, monkeypatch):
     assert not optimizer._updates[0]._grads
 
 
+@pytest.mark.hardware
 def test_gradients_may_be_replaced_and_steps_taken_by_other_threads(backend):
     """As torch.optim.SGD bears it: which gradient is used is open, and nothing is read that is gone."""
     params = make_params([(50_000,)] * 8)
@@ -549,6 +551,7 @@ def test_memory_with_gaps_stays_as_it_is_between(backend):
     assert_same([memory[0][::2]], [before[0][::2] - 0.5 * before[1][::2]])
 
 
+@pytest.mark.hardware
 def test_parameters_on_devices_of_others_are_left_to_them(backend):
     params = make_params([(3,), (4,)])
     give_grads(params, 0)
@@ -574,6 +577,7 @@ CONTROL_CHANGES = {
 }
 
 
+@pytest.mark.hardware
 @pytest.mark.parametrize("name", CONTROL_CHANGES)
 def test_a_control_with_a_tensor_that_does_not_fit_is_refused(backend, name):
     attribute, change, message = CONTROL_CHANGES[name]

@@ -23,7 +23,8 @@ def quadratic(curvature=1.0, n=64):
 
 
 def blobs(seed=0, n=256):
-    generator = torch.Generator().manual_seed(seed)
+    """On the default device, for a DataLoader draws its order there."""
+    generator = torch.Generator(torch.get_default_device()).manual_seed(seed)
     x = torch.randn(n, 5, generator=generator)
     y = (x[:, 0] + 0.3 * x[:, 1] > 0).long()
     torch.manual_seed(seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import UserDict
+from typing import ClassVar
 
 import pytest
 import torch
@@ -97,6 +98,22 @@ def test_no_batch_is_read_before_it_is_asked_for(events):
     assert float(next(source)) == 2.0
 
 
+class OnDevice(torch.Tensor):
+    """Says so, and notes its ``record_stream``."""
+
+    device = torch.device("cuda")
+    recorded: ClassVar[list[tuple[torch.Tensor, object]]] = []
+
+    def record_stream(self, stream):
+        self.recorded.append((self, stream))
+
+
+@pytest.fixture
+def recorded():
+    OnDevice.recorded.clear()
+    return OnDevice.recorded
+
+
 class Encoding(UserDict):
     """A batch as tokenisers give them."""
 
@@ -105,27 +122,57 @@ class Encoding(UserDict):
 
 
 @pytest.mark.parametrize("batch", [Encoding, lambda values: [Encoding(values), 1], dict, lambda values: (values,)])
-def test_the_memory_of_every_tensor_is_kept_for_the_consumer(events, batch):
-    recorded, current = [], torch.cuda.current_stream()
-
-    class OnDevice(torch.Tensor):
-        device = torch.device("cuda")
-
-        def record_stream(self, stream):
-            recorded.append((self, stream))
-
+def test_the_memory_of_every_tensor_is_kept_for_the_consumer(events, recorded, batch):
+    current = torch.cuda.current_stream()
     tensors = [torch.zeros(2).as_subclass(OnDevice) for _ in range(2)]
     for _ in prefetched([batch({"a": tensors[0], "b": {"c": tensors[1]}})], "cuda"):
         assert [(id(tensor), stream) for tensor, stream in recorded] == [(id(tensor), current) for tensor in tensors]
 
 
+SPARSE = {
+    "coo": (torch.Tensor.to_sparse, ("_indices", "_values")),
+    "csr": (torch.Tensor.to_sparse_csr, ("crow_indices", "col_indices", "values")),
+    "csc": (torch.Tensor.to_sparse_csc, ("ccol_indices", "row_indices", "values")),
+    "bsr": (lambda dense: dense.to_sparse_bsr((2, 2)), ("crow_indices", "col_indices", "values")),
+    "bsc": (lambda dense: dense.to_sparse_bsc((2, 2)), ("ccol_indices", "row_indices", "values")),
+}
+sparse_layouts = pytest.mark.parametrize("layout", SPARSE)
+beta = pytest.mark.filterwarnings("ignore:Sparse .* tensor support is in beta")
+
+
+@beta
+@sparse_layouts
+def test_the_memory_of_a_sparse_tensor_is_that_of_its_parts(events, recorded, layout):
+    make, parts = SPARSE[layout]
+    sparse = make(torch.eye(4))
+    held = {name: getattr(sparse, name)().as_subclass(OnDevice) for name in parts}
+
+    def no_kernel(self, stream):
+        raise NotImplementedError("Could not run 'aten::record_stream' with arguments from the 'SparseCUDA' backend")
+
+    own = {name: lambda self, part=part: part for name, part in held.items()}
+    stand_in = type("Sparse", (OnDevice,), {"layout": sparse.layout, "record_stream": no_kernel, **own})
+    for _ in prefetched([torch.zeros(1).as_subclass(stand_in)], "cuda"):
+        assert [id(tensor) for tensor, _ in recorded] == [id(part) for part in held.values()]
+
+
 @pytest.mark.gpu
-def test_tensors_that_cannot_be_pinned_arrive():
+def test_an_expanded_tensor_arrives():
+    """It cannot be pinned."""
     expanded = torch.arange(3.0, device="cpu").expand(4, 3)
-    sparse = torch.eye(3, device="cpu").to_sparse()
-    for a, b in prefetched([(expanded, sparse)], "cuda"):
-        assert torch.equal(a.cpu(), expanded)
-        assert torch.equal(b.cpu().to_dense(), sparse.to_dense())
+    for arrived in prefetched([expanded], "cuda"):
+        assert torch.equal(arrived.cpu(), expanded)
+
+
+@beta
+@pytest.mark.gpu
+@pytest.mark.hardware
+@sparse_layouts
+def test_a_sparse_tensor_arrives(layout):
+    sparse = SPARSE[layout][0](torch.eye(4, device="cpu"))
+    for arrived in prefetched([sparse], "cuda"):
+        assert arrived.is_cuda
+        assert torch.equal(arrived.cpu().to_dense(), sparse.to_dense())
 
 
 def test_errors_of_the_loader_pass(events):

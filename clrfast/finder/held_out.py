@@ -83,7 +83,7 @@ class HeldOut:
     def look(self, step: EagerStep) -> Tensor:
         """The measure now, a tensor of one element; the mean over the batches, by their number of samples."""
         total, n_samples = self.measured(step)
-        return torch.as_tensor(total / n_samples)
+        return _tensor(total / n_samples)
 
     def measured(self, step: EagerStep) -> Measured:
         """The measure now, summed over the samples, and their number."""
@@ -93,7 +93,7 @@ class HeldOut:
         with evaluating(step.model), step.casting(), torch.set_grad_enabled(self._own and self._metric is None):
             for batch in self._batches:
                 n = _samples(batch)
-                total = total + n * torch.as_tensor(self._measured(step, batch)).detach().float()
+                total = total + n * _tensor(self._measured(step, batch)).detach().float()
                 n_samples += n
         return total, n_samples
 
@@ -123,10 +123,15 @@ def mean_over(ranks: Ranks, measured: Measured) -> Tensor:
     """The mean over the samples of all ranks."""
     total, n_samples = measured
     if ranks.count == 1:
-        return torch.as_tensor(total / n_samples)
+        return _tensor(total / n_samples)
     everyone = ranks.gather("a held-out measure", (float(total), n_samples))
     totals, counts = zip(*everyone, strict=True)
-    return torch.tensor(sum(totals) / sum(counts))
+    return _tensor(sum(totals) / sum(counts))
+
+
+def _tensor(value: Any) -> Tensor:
+    """A tensor where it is, a number on the CPU."""
+    return value if isinstance(value, Tensor) else torch.as_tensor(value, device="cpu")
 
 
 def _samples(batch: Any) -> int:

@@ -72,7 +72,8 @@ class SharedRecord:
         # The look before this one: which copy the host reads must not depend on how far the device has come.
         known, copied = self._ahead, torch.cuda.Event()
         summed = self._summed()
-        copy = torch.empty(summed.shape, dtype=summed.dtype, pin_memory=True).copy_(summed, non_blocking=True)
+        pinned = torch.empty(summed.shape, dtype=summed.dtype, device="cpu", pin_memory=True)
+        copy = pinned.copy_(summed, non_blocking=True)
         copied.record(torch.cuda.current_stream(self._control.device))
         self._ahead = copy, copied
         if known is None:

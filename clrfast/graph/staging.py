@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -44,7 +44,8 @@ def _staged(batches: Iterable[Any], device: torch.device) -> Iterator[Any]:
         current.wait_stream(stream)
         for tensor in _tensors(staged):
             if tensor.device.type == "cuda":
-                tensor.record_stream(current)  # so that its memory is not used anew while the consumer still reads it
+                for part in _parts(tensor):
+                    part.record_stream(current)  # its memory is not reused while the consumer still reads it
         yield staged
         consumed = torch.cuda.Event()
         consumed.record(torch.cuda.current_stream(device))
@@ -57,6 +58,17 @@ def _tensors(batch: Any) -> Iterator[Tensor]:
             yield leaf
         elif isinstance(leaf, Mapping):  # a tokeniser's, unknown to torch, and moved as a whole
             yield from _tensors(dict(leaf))
+
+
+def _parts(tensor: Tensor) -> Sequence[Tensor]:
+    """The dense tensors that hold ``tensor``'s memory: a sparse one has no ``record_stream``."""
+    if tensor.layout == torch.sparse_coo:
+        return tensor._indices(), tensor._values()
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return tensor.crow_indices(), tensor.col_indices(), tensor.values()
+    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return tensor.ccol_indices(), tensor.row_indices(), tensor.values()
+    return (tensor,)
 
 
 def _pinned(tensor: Tensor) -> Tensor:

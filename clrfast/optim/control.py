@@ -117,10 +117,7 @@ class StepControl:
             if self._copied is not None:
                 self._seen = _until_now(*self._copied[0])
             if not capture.is_capturing((self.device,)):  # nothing runs yet there, and asking would break the capture
-                copies = [
-                    torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
-                    for tensor in (self.step, self.stop, self.losses)
-                ]
+                copies = [_on_its_way(tensor) for tensor in (self.step, self.stop, self.losses)]
                 event = torch.cuda.Event()
                 event.record(torch.cuda.current_stream(self.device))
                 self._copied = copies, event
@@ -235,6 +232,12 @@ def require_divergence_limits(smoothing: float, stop_factor: float) -> None:
         raise ValueError(f"smoothing: got {smoothing}; give a number in [0, 1)")
     if not stop_factor > 1:
         raise ValueError(f"stop_factor: got {stop_factor}; give a number above 1 (4 is usual)")
+
+
+def _on_its_way(tensor: Tensor) -> Tensor:
+    """A copy of ``tensor`` in the CPU's memory, there once the device has come to it."""
+    pinned = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True)
+    return pinned.copy_(tensor, non_blocking=True)
 
 
 def _until_now(step: Tensor, stop: Tensor, losses: Tensor) -> NDArray[np.float32]:

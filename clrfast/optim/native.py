@@ -236,5 +236,9 @@ try:
 except (TypeError, RuntimeError):  # older versions of torch take one tensor only
     _INCREMENTS_MANY = False
 
-if _native.why_missing is None and hasattr(torch.Tensor, "__dlpack_c_exchange_api__"):
-    _native.load().set_exchange_api_(torch.Tensor, torch.Tensor.__dlpack_c_exchange_api__)
+has_exchange_api: bool = (
+    _native.why_missing is None
+    and hasattr(torch.Tensor, "__dlpack_c_exchange_api__")  # since pytorch#169724, of December 2025
+    and _native.load().set_exchange_api_(torch.Tensor, torch.Tensor.__dlpack_c_exchange_api__)
+)
+"""Whether ``collect_`` finds the tensors' memory; else ``_collect_slowly`` does."""

@@ -26,7 +26,7 @@ N_VALUES = 3 * 32 * 32
 _N_RECORDS = 10_000
 
 Split = tuple[Tensor, Tensor]
-"""Images, uint8 ``[n, 3, 32, 32]``, red, green and blue, and labels, int64 ``[n]``, from 0 to 9."""
+"""Images, uint8 ``[n, 3, 32, 32]``, red, green and blue, and labels, int64 ``[n]``, from 0 to 9, on the CPU."""
 
 
 def load(folder: str | os.PathLike[str]) -> tuple[Split, Split]:
@@ -103,7 +103,11 @@ def _checked(path: Path, images: np.ndarray, labels: np.ndarray) -> Split:
     wrong = np.flatnonzero((labels < 0) | (labels >= N_CLASSES))
     if wrong.size:
         raise ValueError(f"{path}: the label of image {wrong[0]} is {labels[wrong[0]]}; labels are from 0 to 9")
-    return torch.tensor(images).reshape(-1, *IMAGE_SHAPE), torch.tensor(labels.astype(np.int64))
+    return _tensor(images).reshape(-1, *IMAGE_SHAPE), _tensor(labels.astype(np.int64))
+
+
+def _tensor(values: np.ndarray) -> Tensor:
+    return torch.tensor(values, device="cpu")  # whatever the default device
 
 
 class _ArraysOnly(pickle.Unpickler):

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -20,25 +25,41 @@ def make_task(seed: int = 0, batch_size: int = 64) -> Task:
     from sklearn.datasets import load_digits
 
     data = load_digits()
-    images = torch.tensor(data.images, dtype=torch.float32).unsqueeze(1) / 16
-    labels = torch.tensor(data.target, dtype=torch.int64)
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    images = torch.tensor(data.images, dtype=torch.float32, device="cpu").unsqueeze(1) / 16
+    labels = torch.tensor(data.target, dtype=torch.int64, device="cpu")
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed), device="cpu")
     validation, train = order[:N_VALIDATION], order[N_VALIDATION:]
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(seed)
         model = digits_cnn()
     return Task(
         model=model,
         loss_fn=nn.CrossEntropyLoss(),
-        train_loader=DataLoader(
+        train_loader=_LoaderOnCpu(
             TensorDataset(images[train], labels[train]),
             batch_size=batch_size,
             shuffle=True,
             drop_last=True,
             generator=torch.Generator().manual_seed(seed),
         ),
-        val_loader=DataLoader(TensorDataset(images[validation], labels[validation]), batch_size=N_VALIDATION),
+        val_loader=_LoaderOnCpu(TensorDataset(images[validation], labels[validation]), batch_size=N_VALIDATION),
     )
+
+
+class _LoaderOnCpu(DataLoader[Any]):
+    """Draws its order on the CPU: a DataLoader does it on the default device, for which its generator may not be."""
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        on_cpu = torch.get_default_device().type == "cpu"
+        context = contextlib.nullcontext if on_cpu else partial(torch.device, "cpu")
+        with context():
+            batches = super().__iter__()
+        while True:
+            with context():  # not around the yield: what the consumer makes is its own affair
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
 
 
 def digits_cnn() -> nn.Sequential:

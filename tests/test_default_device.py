@@ -1,0 +1,192 @@
+"""A default device set by the user changes nothing, and no test for a GPU fails by its own preparations."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import clrfast
+from clrfast import training
+from clrfast.graph import DeviceDataset, TrainStep, crop_and_flip
+from clrfast.optim import StepControl
+from clrfast.tasks import cifar10, make_task
+
+from . import test_batch_size, test_copies, test_gpu, test_range_test
+from .cuda_default_device import cuda_by_default
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+LOSS = nn.CrossEntropyLoss()
+
+
+# ------------------------------------------------------------ what is acted out
+
+
+REFUSED = {
+    "pinned memory on the device": (lambda: torch.empty(3, pin_memory=True), "Only dense CPU tensors can be pinned"),
+    "pinning what is there": (lambda: torch.zeros(3).pin_memory(), "only dense CPU tensors can be pinned"),
+    "the CPU's generator": (lambda: torch.randn(3, generator=torch.Generator()), "Expected a 'cuda' device type"),
+    "the CPU's generator in place": (lambda: torch.zeros(3).normal_(generator=torch.Generator()), "Expected a 'cuda'"),
+    "a shuffled loader with a CPU generator": (
+        lambda: list(DataLoader([1, 2], shuffle=True, generator=torch.Generator())),
+        "Expected a 'cuda' device type",
+    ),
+    "a shuffled loader without a generator": (lambda: list(DataLoader([1, 2], shuffle=True)), "Expected a 'cuda'"),
+    "both devices": (lambda: torch.zeros(3) + torch.zeros(3, device="cpu"), "at least two devices, cuda:0 and cpu"),
+    "a batch of the CPU": (lambda: nn.Linear(3, 1)(torch.zeros(2, 3, device="cpu")), "at least two devices"),
+    "a view by NumPy": (lambda: torch.zeros(3).numpy(), "can't convert cuda:0 device type tensor to numpy"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_cuda_refuses_is_refused(monkeypatch, what):
+    do, told = REFUSED[what]
+    with cuda_by_default(monkeypatch), pytest.raises((RuntimeError, TypeError), match=told):
+        do()
+
+
+def test_what_cuda_takes_is_taken(monkeypatch):
+    with cuda_by_default(monkeypatch):
+        generator = torch.Generator("cuda")
+        assert torch.randn(3, generator=generator).device == torch.device("cuda:0")
+        assert len(list(DataLoader([1, 2], shuffle=True, generator=generator))) == 2
+        assert torch.zeros(3, device="cpu", pin_memory=True).device.type == "cpu"
+        assert (torch.ones(3) * torch.tensor(2.0, device="cpu")).tolist() == [2.0] * 3
+        with torch.device("cpu"):
+            assert torch.zeros(3).device.type == torch.get_default_device().type == "cpu"
+    assert torch.zeros(3).device.type == "cpu"
+
+
+# ------------------------------------------------------------ the package
+
+
+def network():
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+
+
+def batches(n=12):
+    options = {"generator": torch.Generator("cpu").manual_seed(1), "device": "cpu"}
+    return [(torch.randn(8, 4, **options), torch.randint(2, (8,), **options)) for _ in range(n)]
+
+
+def curve(**options):
+    found = clrfast.range_test(network(), LOSS, batches(), steps=20, min_lr=1e-3, **options)
+    return [found.loss, [] if found.metric is None else found.metric]
+
+
+def replicas(together):
+    schedules = [clrfast.one_cycle(lr, 12) for lr in (0.1, 0.3)]
+    return clrfast.sweep(network, LOSS, batches(), schedules, together=together).losses.tolist()
+
+
+def weight_decays():
+    given = {"val_loader": batches(3), "max_lr": 0.3, "steps": 20, "grid": (1e-1, 0), "refine": False}
+    return clrfast.find_weight_decay(network(), LOSS, batches(), **given).loss
+
+
+def scaled_steps():
+    model = network()
+    optimizer = clrfast.SGD(model.parameters(), schedule=clrfast.one_cycle(0.1, 12))
+    step = TrainStep(model, LOSS, optimizer, scaler=torch.amp.GradScaler("cpu"), clip_norm=1.0)
+    return [float(step(batch)) for batch in batches()]
+
+
+def device_dataset():
+    images = torch.arange(2 * 3 * 16.0, device="cpu").view(2, 3, 4, 4)
+    data = DeviceDataset((images, images[:, 0, 0, 0]), 1, shuffle=True, augment=crop_and_flip(1))
+    return [part.tolist() for batch in data for part in batch]
+
+
+def digits():
+    task = make_task("digits")
+    losses = training.train(task, clrfast.one_cycle(0.1, 30))
+    return [losses.tolist(), vars(training.evaluate(task))]
+
+
+def control():
+    one = StepControl(clrfast.one_cycle(0.1, 4).table())
+    one.advance(1.5)
+    return [one.recorded(), one.row.tolist()]
+
+
+def batch_sizes():
+    dataset = TensorDataset(*(torch.cat(parts) for parts in zip(*batches(), strict=True)))
+    return clrfast.find_batch_size(network(), LOSS, dataset, max_batch_size=16, memory=2**30).largest
+
+
+CALLS = {
+    "range_test": curve,
+    "range_test with a measure": lambda: curve(val_loader=batches(2), metric=lambda outputs, targets: 0.5),
+    "sweep together": lambda: replicas(True),
+    "sweep in sequence": lambda: replicas(False),
+    "find_weight_decay": weight_decays,
+    "find_batch_size": batch_sizes,
+    "TrainStep": scaled_steps,
+    "DeviceDataset": device_dataset,
+    "the digits": digits,
+    "StepControl": control,
+    "CIFAR-10": lambda: cifar10._checked(Path(), np.zeros((2, 3072), np.uint8), np.array([1, 2]))[1].tolist(),
+}
+
+
+@contextlib.contextmanager
+def meta_by_default(patch):
+    torch.set_default_device("meta")
+    try:
+        yield
+    finally:
+        torch.set_default_device(None)
+
+
+@pytest.mark.parametrize("by_default", [cuda_by_default, meta_by_default])
+@pytest.mark.parametrize("name", CALLS)
+def test_a_default_device_changes_nothing_for_a_model_on_the_cpu(monkeypatch, name, by_default):
+    if (name, by_default) == ("find_batch_size", meta_by_default):
+        pytest.skip("torch's DataLoader reads a number that it draws on the default device")
+    expected = CALLS[name]()
+    with by_default(monkeypatch):
+        found = CALLS[name]()
+    np.testing.assert_equal(found, expected)
+
+
+# ------------------------------------------------------------ preparations of tests that only a device can run
+
+
+def one_epoch(model, loss_fn, loader):
+    for inputs, targets in loader:
+        loss_fn(model(inputs), targets).backward()
+
+
+def captured_training():
+    _, _, step, warm_up, load = test_gpu.training(clrfast.one_cycle(0.1, 4), backend="torch")
+    warm_up()
+    load(1)
+    step()
+
+
+def sizes_that_fit():
+    model, compute_loss, _ = test_batch_size.holding(lambda size: size)
+    data = test_batch_size.data()
+    return clrfast.find_batch_size(model, dataset=data, compute_loss=compute_loss, memory=2**30, max_batch_size=4)
+
+
+PREPARATIONS = {
+    "blobs": lambda: one_epoch(*test_range_test.blobs()),
+    "plain": lambda: one_epoch(*test_copies.plain()),
+    "training": captured_training,
+    "find_batch_size": sizes_that_fit,
+}
+
+
+@pytest.mark.parametrize("name", PREPARATIONS)
+def test_the_preparations_of_gpu_tests_work_under_a_cuda_default_device(monkeypatch, name):
+    with cuda_by_default(monkeypatch):
+        PREPARATIONS[name]()
