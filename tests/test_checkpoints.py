@@ -169,16 +169,34 @@ def test_a_run_goes_on_from_sharded_parameters(one_rank):
     assert_equal(values(train(model, optimizer, BREAK, STEPS)), wanted)
 
 
-def test_whoever_writes_a_step_into_the_groups_moves_the_schedule():
+@pytest.mark.parametrize("all_of_the_group", [False, True])
+def test_whoever_writes_a_step_into_the_groups_moves_the_schedule(all_of_the_group):
     model, optimizer = made()
     train(model, optimizer, 0, 3)
     optimizer.param_groups[0]["schedule_step"] = 20
     table = SCHEDULE.table()[:, 0]
-    for name, value in zip(("lr", "momentum"), table[20], strict=False):
-        optimizer.param_groups[0][name] = value.item()  # as a tool writes all of a group
+    if all_of_the_group:  # as tools do
+        optimizer.param_groups[0].update(zip(("lr", "momentum", "weight_decay"), table[20].tolist(), strict=True))
     train(model, optimizer, 3, 4)
     assert optimizer.control.synchronize() == 21
     assert optimizer.param_groups[0]["lr"] == pytest.approx(table[21, 0])
+
+
+def test_a_step_that_is_written_with_a_rate_of_its_own_is_refused_and_moves_nothing():
+    model, optimizer = made()
+    train(model, optimizer, 0, 3)
+    optimizer.param_groups[0].update(schedule_step=20, lr=0.123)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=r"was set to 0\.123, but the schedule decides it \(.* at step 20\)"):
+            train(model, optimizer, 3, 4)
+    assert int(optimizer.control.step) == 3
+
+
+def test_the_text_of_an_optimizer_is_short_whatever_its_schedule():
+    schedule = clrfast.Schedule(lr=lambda step: 0.1 + 0 * step, total_steps=100_000)
+    text = repr(clrfast.SGD([nn.Parameter(torch.ones(1))], schedule=schedule))
+    assert "schedule_step: 0" in text
+    assert len(text) < 500
 
 
 def test_steps_that_differ_between_groups_are_refused():

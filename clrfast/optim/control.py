@@ -201,9 +201,9 @@ class StepControl:
         self.host_step = int(self.step)
         return self.host_step
 
-    def host_row(self) -> list[list[float]]:
-        """lr, momentum and weight_decay of each group at the next update, as the host knows it."""
-        return row_at(self.host_table, self.host_step)
+    def host_row(self, step: int | None = None) -> list[list[float]]:
+        """lr, momentum and weight_decay of each group at ``step``; None: at the next update, as the host knows it."""
+        return row_at(self.host_table, self.host_step if step is None else step)
 
     def progress(self) -> dict[str, Any]:
         """What a checkpoint needs beside the table; ``resume`` takes it back."""

@@ -133,6 +133,14 @@ class SGD(torch.optim.Optimizer):
         if schedule is not None:
             self.set_schedule(schedule)
 
+    def __repr__(self) -> str:
+        lines = [type(self).__name__, f"Backend: {self.backend}"]
+        for index, group in enumerate(self.param_groups):
+            lines.append(f"Parameter Group {index}")
+            shown = {name: value for name, value in group.items() if name not in ("params", position.SCHEDULE)}
+            lines += [f"    {name}: {shown[name]}" for name in sorted(shown)]
+        return "\n".join(lines)
+
     @property
     def backend(self) -> str:
         """The backend in use: "torch", "cpp" or "cuda"."""
@@ -380,6 +388,8 @@ class SGD(torch.optim.Optimizer):
             return False
         if self.state and not any(lr for lr, *_ in self._mirror):
             return False  # the schedule's own zeros
+        if capture.is_capturing(devices_of(self.param_groups)):
+            return False  # and the gradients cannot be looked at
         grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
         return bool(grads) and not any(bool(grad.any()) for grad in grads)
 
@@ -439,21 +449,25 @@ class SGD(torch.optim.Optimizer):
         Raises:
             RuntimeError: a value was written that the schedule decides, or groups were removed that it has curves for.
         """
-        assert self.control is not None
+        control = self.control
+        assert control is not None
         self._follow_number_of_groups()
         step = position.written_step(self.param_groups)
-        if step is not None and step != self._shown_step:  # not the host's, which may have learnt of skipped updates
-            for control in self.controls.values():
-                control.resume({"step": step})
-            self._mirror = self.control.host_row()
-        for index, (group, values) in enumerate(zip(self.param_groups, self._mirror, strict=True)):
-            for name, value in zip(QUANTITIES, values, strict=True):
-                if group[name] != value:
+        # Compared with what was shown, not with what the host knows: it may have learnt of skipped updates since.
+        moves = step is not None and step != self._shown_step
+        rows = [self._mirror, control.host_row(step)] if moves else [self._mirror]
+        for index, group in enumerate(self.param_groups):
+            for column, name in enumerate(QUANTITIES):
+                if all(group[name] != row[index][column] for row in rows):
                     raise RuntimeError(
                         f"param_groups[{index}][{name!r}] was set to {group[name]}, but the schedule decides it "
-                        f"({value} at step {self.control.host_step if self.control else 0}); put the change into the "
-                        "schedule, or make the optimizer without one (a torch LR scheduler needs that too)"
+                        f"({rows[-1][index][column]} at step {step}); put the change into the schedule, or make the "
+                        "optimizer without one (a torch LR scheduler needs that too)"
                     )
+        if moves:
+            for control in self.controls.values():
+                control.resume({"step": step})
+            self._show_next_row()
 
     def _follow_number_of_groups(self) -> None:
         """Have the schedule follow groups that somebody has put into the list, or taken out of it.

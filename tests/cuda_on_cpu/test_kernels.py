@@ -17,6 +17,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 import clrfast
 from clrfast import _native
 from clrfast.optim import capture, cuda
+from clrfast.schedules import Linear
 
 from ..cases import DTYPES, KERNELS, assert_same, give_grads, make_params, randn
 from . import build
@@ -383,6 +384,16 @@ def test_a_capture_with_a_missing_gradient_is_refused(backend, capturing):
     optimizer.step()
     assert_same(params[1:], before[1:])
     assert not torch.equal(params[0], before[0])
+
+
+def test_a_step_at_a_rate_of_0_is_captured(backend, capturing):
+    """Its gradients must not be looked at, though a distributed checkpoint takes such steps of its own."""
+    params, optimizer, _ = prepared(backend, schedule=clrfast.Schedule(lr=Linear(0.0, 0.1, 3), total_steps=4))
+    for param in params:
+        param.grad = torch.zeros_like(param)
+    optimizer.init_state()
+    optimizer.step()
+    assert int(optimizer.control.step) == 1
 
 
 def test_a_capture_with_a_missing_state_is_refused(backend, capturing):
