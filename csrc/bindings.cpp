@@ -197,6 +197,24 @@ bool set_exchange_api_(py::type tensor, py::capsule capsule) {
   return true;
 }
 
+// What `control_of` takes, from a control's tensors (table, step, losses, average, stop, row); None if one of them is not
+// what a control needs.
+py::object control_addresses(py::tuple tensors, std::int64_t total_steps, std::int64_t n_groups,
+                             std::pair<std::int32_t, std::int32_t> device) {
+  require(tensors.size() == 6, "a control has six tensors");
+  if (!exchange_api) return py::none();
+  Plain plain;
+  const auto floats = [&](int k, std::initializer_list<std::int64_t> shape) {
+    return address_if(tensors[k].ptr(), float_code, 32, shape, device, plain);
+  };
+  const std::int64_t table = floats(0, {total_steps, n_groups, 3}), losses = floats(2, {total_steps}),
+                     average = floats(3, {3}), row = floats(5, {n_groups, 4}),
+                     step = address_if(tensors[1].ptr(), int_code, 64, {}, device, plain),
+                     stop = address_if(tensors[4].ptr(), bool_code, 8, {}, device, plain);
+  if (!table || !step || !losses || !average || !stop || !row) return py::none();
+  return py::make_tuple(table, total_steps, n_groups, step, losses, average, stop, row);
+}
+
 // Fills `tensors` with this step's memory. Returns the parameters that have a gradient and these gradients, as two
 // lists; None if there is anything that only Python can judge; see csrc/collect.h.
 //
@@ -242,6 +260,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("collect_", &collect_, py::arg("param_groups"), py::arg("state"), py::arg("first_updates"),
         py::arg("tensors").noconvert(), py::arg("states"), py::arg("flags"), py::arg("remembered"), py::arg("moves"), py::arg("tracks"), py::arg("device"),
         py::arg("other_ids"), py::arg("mixed"), py::arg("mastered"));
+  m.def("control_addresses", &control_addresses, py::arg("tensors"), py::arg("total_steps"), py::arg("n_groups"),
+        py::arg("device"));
   m.def("set_exchange_api_", &set_exchange_api_, py::arg("tensor"), py::arg("capsule"));
   m.def("find_places_", &find_places_, py::arg("tensors"), py::arg("places").noconvert());
   m.def("unchanged", &unchanged, py::arg("modules"), py::arg("contents"), py::arg("tensors"),

@@ -35,13 +35,23 @@ inline bool still_holds(PyObject* dict, PyObject* const* items, Py_ssize_t n_ite
 class Plain {
  public:
   bool operator()(PyObject* tensor) {
-    if (Py_TYPE(tensor) != type_) look_up(Py_TYPE(tensor));
-    if (!handled_by_torch_) return false;
+    if (!handled_by_torch(tensor)) return false;
     const auto negated = py::reinterpret_steal<py::object>(is_neg_(tensor));
     return negated.ptr() == Py_False;
   }
 
+  // The same for a tensor that was looked at when it was at the address `before`: only with other memory may it have
+  // become one of opposite sign, which is slow to ask.
+  bool still(PyObject* tensor, std::int64_t before, std::int64_t now) {
+    return before == now ? handled_by_torch(tensor) : (*this)(tensor);
+  }
+
  private:
+  bool handled_by_torch(PyObject* tensor) {
+    if (Py_TYPE(tensor) != type_) look_up(Py_TYPE(tensor));
+    return handled_by_torch_;
+  }
+
   void look_up(PyTypeObject* type) {
     static PyObject* const name = PyUnicode_InternFromString("__torch_dispatch__");
     const auto dispatch = [](PyTypeObject* of) {
@@ -61,6 +71,22 @@ class Plain {
   PyTypeObject* type_ = nullptr;
   bool handled_by_torch_ = false;
 };
+
+// The address of a tensor of this type and shape, dense in the usual order, on this device; 0 of any other one.
+inline std::int64_t address_if(PyObject* tensor, int type_code, int type_bits, std::initializer_list<std::int64_t> shape,
+                               std::pair<std::int32_t, std::int32_t> device, Plain& plain) {
+  TensorView view;
+  if (!plain(tensor) || !view_of(tensor, view)) return PyErr_Clear(), 0;
+  if (view.type_code != type_code || view.type_bits != type_bits || view.device_type != device.first ||
+      view.device_id != device.second || view.ndim != static_cast<int>(shape.size()))
+    return 0;
+  std::int64_t expected = 1;
+  for (int i = view.ndim - 1; i >= 0; --i) {
+    if (view.shape[i] != shape.begin()[i] || (view.shape[i] != 1 && view.strides[i] != expected)) return 0;
+    expected *= view.shape[i];
+  }
+  return address_of(view);
+}
 
 // What the parameters of a group need, and what their tensors may be.
 struct Needs {
@@ -153,6 +179,7 @@ class Collection {
  private:
   bool add(PyObject* param, Py_ssize_t index, const Needs& needs) {
     Tensor& tensor = tensors_[index];
+    const Tensor before = tensor;  // of the step before; zeros where it left this parameter out
     tensor = {};
     auto grad = py::reinterpret_steal<py::object>(grad_.of(param));
     if (!grad) return false;
@@ -167,12 +194,13 @@ class Collection {
     tensor.grad = address_of(view);
     Dtype buffer_type = dense.type();
     PyObject* own = PyList_GET_ITEM(remembered_, index);
+    tensor.param = dense.address();
+    if (!plain_state_.still(param, before.param, tensor.param)) return false;
     if (own == Py_None) {
-      if (needs.moving || (needs.mastered && dense.is_16_bit()) || !plain_param_(param)) return false;
-    } else if (!add_state(param, own, dense, needs, tensor, buffer_type)) {
+      if (needs.moving || (needs.mastered && dense.is_16_bit())) return false;
+    } else if (!add_state(param, own, dense, needs, before, tensor, buffer_type)) {
       return false;
     }
-    tensor.param = dense.address();
     tensor.numel = dense.numel();
     tensor.types = packed(dense.type(), *grad_type, buffer_type);
     tensor.group = group_index_;
@@ -183,8 +211,8 @@ class Collection {
   }
 
   // What the update needs of the state of `param`, if it is still what `own` remembers.
-  static bool add_state(PyObject* param, PyObject* own, const DenseParam& dense, const Needs& needs, Tensor& tensor,
-                        Dtype& buffer_type) {
+  bool add_state(PyObject* param, PyObject* own, const DenseParam& dense, const Needs& needs, const Tensor& before,
+                 Tensor& tensor, Dtype& buffer_type) {
     enum { its_param, its_state, its_buffer, its_flag, its_master, its_items };
     const auto at = [own](Py_ssize_t k) { return PyTuple_GET_ITEM(own, k); };
     PyObject* const* items = PySequence_Fast_ITEMS(own) + its_items;
@@ -195,6 +223,7 @@ class Collection {
       const auto type = dense.type_of(view, needs.mixed);
       if (!type) return false;
       tensor.buffer = address_of(view);
+      if (!plain_state_.still(at(its_buffer), before.buffer, tensor.buffer)) return false;
       buffer_type = *type;
       if (at(its_flag) == Py_None) {
         if (needs.tracked && dense.numel()) return false;
@@ -206,6 +235,7 @@ class Collection {
       if (!needs.mixed || at(its_master) == Py_None || !dense.fits(at(its_master), view)) return false;
       if (dtype_of(view) != Dtype::float32 || (needs.moving && buffer_type != Dtype::float32)) return false;
       tensor.master = address_of(view);
+      if (!plain_state_.still(at(its_master), before.master, tensor.master)) return false;
     }
     return true;
   }
@@ -231,7 +261,7 @@ class Collection {
   const std::vector<std::int32_t>& other_ids_;
   py::object updated_, grads_;
   Attribute grad_{grad_name()};
-  Plain plain_grad_, plain_param_;  // what is remembered was looked at by Python
+  Plain plain_grad_, plain_state_;
   Py_ssize_t seen_ = 0, found_ = 0;
   std::int64_t group_index_ = 0;
 };

@@ -34,7 +34,7 @@ struct ExchangeApi {  // DLPackExchangeAPI
   void* current_work_stream;
 };
 
-constexpr std::uint8_t int_code = 0, float_code = 2, bfloat_code = 4;
+constexpr std::uint8_t int_code = 0, float_code = 2, bfloat_code = 4, bool_code = 6;
 
 // torch's, and torch.Tensor; null before `set_exchange_api_`.
 inline const ExchangeApi* exchange_api = nullptr;

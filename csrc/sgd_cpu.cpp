@@ -3,7 +3,7 @@
 // 20 bytes move per float32 parameter with momentum (read p, g, b; write p, b), so the loop is bound by memory and
 // needs no more than the compiler's own vectorisation. Work is cut into chunks that the threads draw from a counter:
 // a small tensor costs no parallel region of its own, and a slow core holds nobody up. The result does not depend
-// on the number of threads.
+// on the number of threads: parameters that share memory are left to one.
 #include "sgd_cpu.h"
 
 #include <algorithm>
@@ -124,7 +124,8 @@ void sgd_cpu(const Tensor* tensors, std::int64_t n_tensors, const Group* groups,
     for (std::int64_t begin = 0; begin < t->numel; begin += chunk_size)
       step.chunks.push_back({t, begin, std::min(begin + chunk_size, t->numel)});
   }
-  const Parallel parallel = total < serial_below || n_threads < 2 ? nullptr : torch_parallel();
+  const bool alone = total < serial_below || n_threads < 2 || share_memory(tensors, n_tensors);
+  const Parallel parallel = alone ? nullptr : torch_parallel();
   if (parallel)
     parallel([](void* s) { static_cast<Step*>(s)->run(); }, &step, static_cast<unsigned>(n_threads), 0);
   else

@@ -78,6 +78,39 @@ class Step {
     inputs_ = {step.advance.control.row, step.grad_scale, step.found_inf, step.advance.tick};
   }
 
+  // Updates the tensors that `chosen` names, in as few launches as can be.
+  void update(const std::vector<std::int64_t>& chosen) {
+    std::vector<std::int64_t> narrow, narrow_full, wide, wide_full;
+    for (const std::int64_t i : chosen) {
+      const bool full = tensors_[i].master || tensors_[i].started;
+      if (types_of(tensors_[i]).any_float64())
+        (full ? wide_full : wide).push_back(i);
+      else
+        (full ? narrow_full : narrow).push_back(i);
+    }
+    using Full = Largest<float, FullEntry>;
+    constexpr std::size_t full_entries = sizeof(Full::memory) / Full::entry_bytes;
+    if (!narrow_full.empty() && narrow.size() + narrow_full.size() + 2 * groups_.size() < full_entries) {
+      narrow_full.insert(narrow_full.end(), narrow.begin(), narrow.end());  // one launch instead of two
+      narrow.clear();
+    }
+    update<float, Entry>(narrow);
+    update<float, FullEntry>(narrow_full);
+    update<double, Entry>(wide);
+    update<double, FullEntry>(wide_full);
+  }
+
+  // The control's `advance`, unless an update does it or has done it.
+  void advance() {
+    if (!pending_) return;
+    advance_cuda(step_.advance, stream_);
+    ++launches_;
+    pending_ = false;
+  }
+
+  int launches() const { return launches_; }
+
+ private:
   // Updates the tensors that `list` names, by the kernel for T and E.
   template <class T, class E>
   void update(const std::vector<std::int64_t>& list) {
@@ -98,17 +131,6 @@ class Step {
     }
   }
 
-  // The control's `advance`, unless an update does it or has done it.
-  void advance() {
-    if (!pending_) return;
-    advance_cuda(step_.advance, stream_);
-    ++launches_;
-    pending_ = false;
-  }
-
-  int launches() const { return launches_; }
-
- private:
   template <class L>
   static bool fits(const LaunchPlan& plan) {
     return plan.groups.size() * sizeof(Slot<typename L::Value>) + plan.entries.size() * L::entry_bytes +
@@ -152,28 +174,18 @@ void advance_cuda(const Advance& advance, std::intptr_t stream) {
 
 int sgd_cuda(const Tensor* tensors, std::int64_t n_tensors, const std::vector<CudaGroup>& groups, const CudaStep& given,
              std::intptr_t stream) {
-  std::vector<std::int64_t> narrow, narrow_full, wide, wide_full;
+  std::vector<std::int64_t> chosen;
   bool tracked = false;
   for (std::int64_t i = 0; i < n_tensors; ++i) {
-    const Tensor& t = tensors[i];
-    if (!t.grad) continue;
-    const bool full = t.master || t.started;
-    tracked |= t.started != 0;
-    if (types_of(t).any_float64())
-      (full ? wide_full : wide).push_back(i);
-    else
-      (full ? narrow_full : narrow).push_back(i);
-  }
-  constexpr std::size_t full_entries = sizeof(Largest<float, FullEntry>::memory) / Largest<float, FullEntry>::entry_bytes;
-  if (!narrow_full.empty() && narrow.size() + narrow_full.size() + 2 * groups.size() < full_entries) {
-    narrow_full.insert(narrow_full.end(), narrow.begin(), narrow.end());  // one launch instead of two
-    narrow.clear();
+    if (!tensors[i].grad) continue;
+    chosen.push_back(i);
+    tracked |= tensors[i].started != 0;
   }
   Step step(tensors, groups, given, tracked, stream);
-  step.update<float, Entry>(narrow);
-  step.update<float, FullEntry>(narrow_full);
-  step.update<double, Entry>(wide);
-  step.update<double, FullEntry>(wide_full);
+  if (share_memory(tensors, n_tensors))
+    for (const std::int64_t i : chosen) step.update({i});  // blocks of one launch run in any order
+  else
+    step.update(chosen);
   step.advance();  // where there was nothing to update
   return step.launches();
 }

@@ -199,6 +199,77 @@ def test_the_text_of_an_optimizer_is_short_whatever_its_schedule():
     assert len(text) < 500
 
 
+def test_a_step_that_is_written_is_saved_and_kept_by_a_new_group():
+    model, optimizer = made()
+    train(model, optimizer, 0, 3)
+    optimizer.param_groups[0]["schedule_step"] = 1
+    saved = copy.deepcopy(optimizer.state_dict())
+    assert saved["param_groups"][0]["schedule_step"] == int(saved["clrfast"]["progress"]["step"]) == 1
+    optimizer.param_groups[0]["schedule_step"] = 2
+    optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))]})
+    assert optimizer.control.synchronize() == 2
+
+
+def test_a_step_that_is_written_into_a_saved_state_counts():
+    model, optimizer = made()
+    train(model, optimizer, 0, 5)
+    saved = copy.deepcopy(optimizer.state_dict())
+    saved["param_groups"][0]["schedule_step"] = 2
+    optimizer.load_state_dict(saved)
+    assert optimizer.control.synchronize() == 2
+    assert optimizer.control.losses.shape == (STEPS,)
+
+
+def test_load_hooks_see_the_loaded_run_and_may_change_it():
+    model, optimizer = made(master_weights=True)
+    train(model, optimizer, 0, 5)
+    saved, seen = copy.deepcopy(optimizer.state_dict()), []
+
+    def hook(loaded):
+        seen.append(loaded.control.synchronize())
+        for state in loaded.state.values():
+            state["momentum_buffer"].zero_()
+        loaded.param_groups[0]["schedule_step"] = 3
+
+    model, fresh = made(master_weights=True)
+    fresh.register_load_state_dict_post_hook(hook)
+    fresh.load_state_dict(saved)
+    assert seen == [5]
+    assert not any(state["momentum_buffer"].any() for state in fresh.state.values())
+    train(model, fresh, 5, 6)
+    assert fresh.control.synchronize() == 4
+
+
+@pytest.mark.parametrize("scheduled", [False, True])
+def test_save_hooks_may_make_what_they_like_of_a_state(scheduled):
+    model, optimizer = made(**({} if scheduled else {"schedule": None, "lr": 0.1, "momentum": 0.9}))
+    train(model, optimizer, 0, 2)
+    optimizer.register_state_dict_post_hook(lambda _, state: {"optimizer": state})
+    assert ("clrfast" in optimizer.state_dict()["optimizer"]) == scheduled
+
+
+@pytest.mark.parametrize("step", [-1, 2.5, True, "3"])
+def test_a_step_that_is_none_is_refused_by_name(step):
+    model, optimizer = made()
+    optimizer.param_groups[0]["schedule_step"] = step
+    with pytest.raises(
+        RuntimeError, match=r"param_groups\[0\]\['schedule_step'\]: got .*; it is the number of applied"
+    ):
+        train(model, optimizer, 0, 1)
+
+
+def test_zeros_as_gradients_at_the_schedules_own_rate_of_0_are_a_step():
+    params = [nn.Parameter(torch.ones(2))]
+    for momentum in (None, 0.9):
+        schedule = clrfast.Schedule(lr=clrfast.schedules.Linear(0.0, 0.1, 4), momentum=momentum, total_steps=6)
+        optimizer = clrfast.SGD(params, schedule=schedule)
+        for _ in range(3):
+            params[0].grad = torch.zeros(2)
+            optimizer.step(loss=1.0)
+        assert optimizer.control.synchronize() == 3
+        assert optimizer.control.losses[:3].tolist() == [1.0] * 3
+
+
 def test_steps_that_differ_between_groups_are_refused():
     model = network()
     optimizer = clrfast.SGD([{"params": [param]} for param in model.parameters()], schedule=SCHEDULE)
@@ -314,13 +385,38 @@ def test_groups_with_curves_of_their_own_can_be_made_anew():
     optimizer = clrfast.SGD([{"params": first}, {"params": second}], schedule=schedule)
     train(model, optimizer, 0, 2)
     optimizer.param_groups.clear()
-    with pytest.raises(RuntimeError, match="there are 0, and the schedule has curves for 2; add the missing groups"):
-        train(model, optimizer, 2, 3)
+    train(model, optimizer, 2, 3)  # nothing to update, so the schedule stays where it is
     optimizer.add_param_group({"params": first})
+    with pytest.raises(RuntimeError, match="there are 1, and the schedule has curves for 2; add the missing groups"):
+        train(model, optimizer, 2, 3)
     optimizer.add_param_group({"params": second})
     train(model, optimizer, 2, 3)
     assert [group["lr"] for group in optimizer.param_groups] == [pytest.approx(0.1), pytest.approx(0.01)]
     assert optimizer.control.synchronize() == 3
+
+
+def test_groups_that_change_places_keep_their_curves():
+    params = [nn.Parameter(torch.zeros(1)) for _ in range(2)]
+    curves = [clrfast.schedules.Linear(1.0, 1.0, 4), clrfast.schedules.Linear(1.0, 0.0, 4)]
+    optimizer = clrfast.SGD([{"params": [p]} for p in params], schedule=clrfast.Schedule(lr=curves, total_steps=5))
+    for step in range(5):
+        for param in params:
+            param.grad = torch.ones(1)
+        if step == 2:
+            optimizer.param_groups.reverse()
+        optimizer.step()
+    assert [param.item() for param in params] == [-5.0, -2.5]
+
+
+def test_a_step_without_groups_does_nothing():
+    model, optimizer = made()
+    groups = list(optimizer.param_groups)
+    optimizer.param_groups.clear()
+    optimizer.step()
+    assert optimizer.state_dict()["param_groups"] == []
+    optimizer.param_groups.extend(groups)
+    train(model, optimizer, 0, 1)
+    assert optimizer.control.synchronize() == 1
 
 
 def test_a_group_that_is_removed_leaves_the_others_alone():
@@ -407,6 +503,31 @@ def test_a_loss_reaches_the_record_through_a_wrapper():
     )
     with pytest.raises(ValueError, match="loss: got shape"):
         optimizer.control.record(torch.ones(2))
+
+
+def test_what_is_recorded_is_the_loss_as_it_was_in_float32():
+    params = [nn.Parameter(torch.ones(2))]
+    optimizer = clrfast.SGD(params, schedule=SCHEDULE)
+    loss = torch.tensor(8.0)
+    optimizer.control.record(loss)
+    loss /= 4  # as accumulation does
+    optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))]})
+    params[0].grad = torch.zeros(2)
+    optimizer.step()
+    for _ in range(512):
+        optimizer.control.record(torch.tensor(30_000.0, dtype=torch.float16))
+    optimizer.step()
+    assert optimizer.control.losses[:2].tolist() == [8.0, 30_000.0]
+
+
+def test_hooks_see_what_step_was_given_and_no_more():
+    seen = []
+    optimizer = clrfast.SGD([nn.Parameter(torch.ones(2))], lr=0.1)
+    optimizer.register_step_pre_hook(lambda _, args, kwargs: seen.append((len(args), sorted(kwargs))))
+    optimizer.step()
+    optimizer.step(closure=lambda: 1.0)
+    optimizer.step(loss=2.0)
+    assert seen == [(1, []), (1, ["closure"]), (1, ["loss"])]
 
 
 @pytest.mark.parametrize("fused", [None, False, True])

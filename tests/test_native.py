@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map_only
 
 import clrfast
 from clrfast import _native
@@ -362,7 +363,7 @@ def negated(tensor):
     return torch._neg_view(-tensor)
 
 
-@pytest.mark.parametrize("what", ["param", "grad", "buffer"])
+@pytest.mark.parametrize("what", ["param", "grad", "buffer", "param in place", "buffer in place"])
 @pytest.mark.parametrize("shape", [(1,), (3, 4)])
 def test_tensors_that_are_stored_with_the_opposite_sign(backend, what, shape):
     """Such are the imaginary parts of conjugates."""
@@ -378,10 +379,128 @@ def test_tensors_that_are_stored_with_the_opposite_sign(backend, what, shape):
                 param.grad = negated(param.grad)
             if what == "buffer" and step == 2:
                 optimizer.state[param]["momentum_buffer"] = negated(optimizer.state[param]["momentum_buffer"])
+            if what.endswith("in place") and step == 2:
+                changed = param if what.startswith("param") else optimizer.state[param]["momentum_buffer"]
+                changed.data = negated(changed.data)
             optimizer.step()
         return [param.detach() + 0]
 
     assert_same(run(backend), run("torch"))
+
+
+class Unwrapped(torch.Tensor):
+    """Stands for a tensor that it holds, and shows none of its memory."""
+
+    @staticmethod
+    def __new__(cls, held):
+        return torch.Tensor._make_wrapper_subclass(
+            cls, held.shape, strides=held.stride(), storage_offset=3, dtype=held.dtype, requires_grad=held.requires_grad
+        )
+
+    def __init__(self, held):
+        self.held = held.detach()
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.detach.default:
+            return cls(args[0].held)
+        plain = tree_map_only(cls, lambda one: one.held, (args, kwargs or {}))
+        return func(*plain[0], **plain[1])
+
+
+@pytest.mark.parametrize("what", ["param", "buffer"])
+def test_tensors_that_become_wrappers_in_place(backend, what):
+    """As torch.utils.swap_tensors does it, with which modules can convert their parameters."""
+
+    def run(chosen):
+        (param,) = make_params([(3, 4)])
+        optimizer = clrfast.SGD([param], lr=0.1, momentum=0.9, backend=chosen)
+        for step in range(4):
+            give_grads([param], step)
+            if step == 2 and what == "buffer":
+                buffer = optimizer.state[param]["momentum_buffer"]
+                torch.utils.swap_tensors(buffer, Unwrapped(buffer.clone()))
+            optimizer.step()
+            if step == 1 and what == "param":
+                param.grad = None
+                torch.utils.swap_tensors(param, nn.Parameter(Unwrapped(param.detach().clone())))
+        return [param.detach() + 0]
+
+    assert_same(run(backend), run("torch"))
+
+
+def test_parameters_that_share_memory_are_updated_one_after_the_other(backend):
+    """As torch.optim.SGD does it: none of the updates is lost."""
+
+    def run(chosen):
+        params = make_params([(60_000,), (60_000,), (7,)])
+        params[1].data = params[0].data
+        optimizer = clrfast.SGD(params, schedule=clrfast.one_cycle(0.1, 8), backend=chosen)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(2)
+        for step in range(5):
+            give_grads(params, step)
+            optimizer.step()
+        torch.set_num_threads(threads)
+        return params
+
+    assert_same(run(backend), run("torch"))
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("losses", lambda losses: losses[:2].clone()),
+        ("losses", lambda losses: torch.zeros(2 * len(losses))[::2]),
+        ("table", lambda table: table[:2].clone()),
+        ("step", lambda step: step.int()),
+        ("average", lambda average: average.double()),
+        ("row", lambda row: torch._neg_view(row.clone())),
+    ],
+)
+def test_a_control_whose_memory_was_changed_in_place_is_refused(backend, name, changed):
+    (param,) = make_params([(3,)])
+    optimizer = clrfast.SGD([param], schedule=clrfast.one_cycle(0.1, 8), backend=backend)
+    give_grads([param], 0)
+    optimizer.step(loss=1.0)
+    before = param.detach().clone()
+    tensor = getattr(optimizer.control, name)
+    tensor.data = changed(tensor)
+    with pytest.raises(RuntimeError, match=rf"control\.{name}: got .*; it must be"):
+        optimizer.step(loss=1.0)
+    assert_same([param], [before])
+
+
+def test_a_step_in_a_child_that_was_forked_during_a_step_ends(backend):
+    """The thread that was in its turn does not exist there."""
+    if backend != "cpp" or not hasattr(os, "fork"):
+        pytest.skip("of fork")
+    script = """
+import os, signal, threading, torch, clrfast
+torch.set_num_threads(1)
+param = torch.nn.Parameter(torch.ones(3_000_000))
+param.grad = torch.zeros_like(param)
+optimizer = clrfast.SGD([param], lr=0.5, backend="cpp")
+done = threading.Event()
+def step():
+    while not done.is_set():
+        optimizer.step()
+thread = threading.Thread(target=step)
+thread.start()
+codes = []
+for _ in range(5):
+    child = os.fork()
+    if not child:
+        signal.alarm(20)
+        optimizer.step()
+        os._exit(0)
+    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+done.set()
+thread.join()
+raise SystemExit(any(codes))
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_step_in_a_forked_child_ends(backend):

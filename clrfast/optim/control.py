@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .. import _native
 from ..schedules.schedule import row_at
 from . import backends, capture, cuda, native, reference
 
@@ -63,7 +63,6 @@ class StepControl:
         reason = backends.why_not(backend, self.device)
         if reason is not None:
             raise RuntimeError(f"backend: {backend!r} cannot work on {self.device}: {reason}")
-        self._fitting: tuple[Tensor, ...] = ()
         self._told: tuple[Tensor, int] | None = None
         self._copied: tuple[list[Tensor], torch.cuda.Event] | None = None
         self._seen = np.empty(0, dtype=np.float32)
@@ -73,14 +72,16 @@ class StepControl:
         row)``, all but the two numbers addresses. Read at every step, because torch may move a tensor's memory.
 
         Raises:
-            RuntimeError: one of the tensors was replaced by one that does not fit.
+            RuntimeError: one of the tensors is not what it was made as.
         """
-        tensors = self.tensors()
-        if not self._fitting or not all(map(operator.is_, tensors, self._fitting)):
+        tensors, sizes = self.tensors(), (self.total_steps, len(self.moves))
+        place = (2 if self.device.type == "cuda" else 1, self.device.index or 0)  # as DLPack has it
+        found: tuple[int, ...] | None = _native.load().control_addresses(tensors, *sizes, place)
+        if found is None:  # there is no exchange API, or something is wrong
             self._require_fitting()
-            self._fitting = tensors
-        table, *rest = (tensor.data_ptr() for tensor in tensors)
-        return (table, self.total_steps, len(self.moves), *rest)
+            table, *rest = (tensor.data_ptr() for tensor in tensors)
+            found = (table, *sizes, *rest)
+        return found
 
     def tensors(self) -> tuple[Tensor, ...]:
         """All that ``advance`` reads and writes on the device."""
@@ -99,7 +100,7 @@ class StepControl:
         for name, (dtype, shape) in wanted.items():
             tensor = getattr(self, name)
             fits = (tensor.dtype, tuple(tensor.shape), tensor.device) == (dtype, shape, self.device)
-            if not fits or not tensor.is_contiguous():
+            if not fits or not tensor.is_contiguous() or tensor.is_neg():
                 raise RuntimeError(
                     f"control.{name}: got {tensor.dtype} of shape {tuple(tensor.shape)} on {tensor.device}; it must be "
                     f"{dtype} of shape {shape} on {self.device}, contiguous; write into it in place instead"
@@ -170,7 +171,8 @@ class StepControl:
         """Note the loss that the next ``step()`` belongs to, without waiting for the device.
 
         For wrappers of the optimizer that pass no ``loss=`` on: call it before their ``step()``, with the loss in its
-        own unit. Several calls before one update, under accumulation, are averaged.
+        own unit. Several calls before one ``step()`` are averaged: under accumulation, and after an update that a
+        GradScaler has skipped by not calling ``step()``.
 
         Args:
             loss: one element.
@@ -179,8 +181,12 @@ class StepControl:
         """
         tensor = self.as_tensor(loss)
         assert tensor is not None
-        value = tensor.detach().reshape(())
+        value = tensor.detach().reshape(()).to(torch.float32, copy=True)  # what is told may change, and sums round
         self._told = (value, 1) if self._told is None else (self._told[0] + value, self._told[1] + 1)
+
+    def keep_records_of(self, other: StepControl) -> None:
+        """Take over what ``record`` was told by way of ``other``, whose place this control takes."""
+        self._told = other._told
 
     def take_recorded(self) -> Tensor | None:
         """The mean of what ``record`` was told since the last call; None if nothing was."""

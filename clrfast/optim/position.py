@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torch import Tensor
+
 from ..schedules import Schedule
+from ..schedules.curves import is_whole
 
 SCHEDULE, STEP = "schedule", "schedule_step"
 KEYS = (SCHEDULE, STEP)
@@ -27,12 +30,12 @@ def schedule_of(group: Mapping[str, Any]) -> Schedule | None:
 
 
 def written_step(param_groups: Sequence[Mapping[str, Any]]) -> int | None:
-    """The step that the groups show; None where the first one shows none.
+    """The step that the groups show; None where none shows one.
 
     Raises:
-        RuntimeError: they show different ones.
+        RuntimeError: one of them shows no whole number, or they show different ones.
     """
-    steps = {int(group[STEP]) for group in param_groups if group.get(STEP) is not None}
+    steps = {_whole(index, group[STEP]) for index, group in enumerate(param_groups) if group.get(STEP) is not None}
     if len(steps) > 1:
         raise RuntimeError(
             f"param_groups: their {STEP!r} are {sorted(steps)}; all groups follow one schedule, so write one number "
@@ -41,16 +44,25 @@ def written_step(param_groups: Sequence[Mapping[str, Any]]) -> int | None:
     return steps.pop() if steps else None
 
 
+def _whole(index: int, step: Any) -> int:
+    number = step.item() if isinstance(step, Tensor) and step.numel() == 1 else step
+    if not is_whole(number) or number < 0:
+        raise RuntimeError(
+            f"param_groups[{index}][{STEP!r}]: got {step!r}; it is the number of applied updates, at least 0"
+        )
+    return int(number)
+
+
 def saved_run(state_dict: Mapping[str, Any]) -> tuple[Schedule, dict[str, Any]] | None:
     """The schedule and the progress that a ``state_dict`` holds; None if it is of an optimizer without a schedule.
 
     Raises:
         ValueError: the schedule in it is none.
     """
-    ours = state_dict.get("clrfast")
+    ours, groups = state_dict.get("clrfast"), state_dict["param_groups"]
     if ours is not None:
-        return Schedule.from_dict(ours["schedule"]), ours["progress"]
-    groups = state_dict["param_groups"]
+        step = written_step(groups)  # what somebody may have written, or None in a state of before it was there
+        return Schedule.from_dict(ours["schedule"]), {**ours["progress"], **({} if step is None else {"step": step})}
     schedules = [schedule for group in groups if (schedule := schedule_of(group)) is not None]
     if not schedules or len(schedules) < len(groups):
         return None

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import math
+import operator
+import os
 import threading
 import warnings
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -108,8 +111,9 @@ class SGD(torch.optim.Optimizer):
         self._expects_schedule = schedule is not None
         self._mirror: list[list[float]] = []
         self._shown_step = 0
+        self._followed: list[dict[str, Any]] = []  # the parameter groups that the mirror is of
         self._unscales = self._state_asked_for = False
-        self._turn = threading.RLock()  # one step at a time: updates keep what they have found until they are done
+        self._renew_turn()
         self.first_updates = FirstUpdates()
         self._updates: list[backends.Update] = []
         self.generation = 0
@@ -132,6 +136,11 @@ class SGD(torch.optim.Optimizer):
         self.backend  # noqa: B018 - raises where it does not work
         if schedule is not None:
             self.set_schedule(schedule)
+
+    def _renew_turn(self) -> None:
+        """One step at a time: updates keep what they have found until they are done."""
+        self._turn = threading.RLock()
+        _alive.add(self)
 
     def __repr__(self) -> str:
         lines = [type(self).__name__, f"Backend: {self.backend}"]
@@ -184,13 +193,15 @@ class SGD(torch.optim.Optimizer):
             for device in devices_of(self.param_groups)
         }
         control, *_ = controls.values()
+        if self.control is not None:
+            control.keep_records_of(self.control)
         for index, group in enumerate(self.param_groups):
             if group["nesterov"] and not control.moves[index]:
                 raise ValueError("nesterov: it needs momentum > 0; the schedule has none for this group")
         if progress is not None:
             for one in controls.values():
                 one.resume(progress)
-        self.controls, self._schedule = controls, bound
+        self.controls, self._schedule, self._followed = controls, bound, list(self.param_groups)
         self._forget_updates()
         position.write_schedule(self.param_groups, bound)
         self._show_next_row()
@@ -260,6 +271,7 @@ class SGD(torch.optim.Optimizer):
         """Whether ``param`` has float32 master weights."""
         return self.master_weights and needs_master(param)
 
+    @torch._disable_dynamo
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a parameter group; under a schedule it follows it from the current step on.
 
@@ -303,7 +315,8 @@ class SGD(torch.optim.Optimizer):
             given.of_group(index).bound_to([group]).of_group(0) if known is None else known
             for index, (group, known) in enumerate(zip(self.param_groups, own, strict=True))
         ]
-        self._follow(Schedule.of_groups(bound), control.progress())
+        progress, step = control.progress(), self._written_step()
+        self._follow(Schedule.of_groups(bound), progress if step is None else {**progress, "step": step})
 
     # A compiled caller breaks its graph here once, instead of guarding on every number that a step reads. torch does so
     # for its own optimizers' methods; torch.compiler.disable would import the compiler together with this module.
@@ -323,7 +336,8 @@ class SGD(torch.optim.Optimizer):
         # torch wraps the hooks and a profiler range around every step; that costs more than a small model's update,
         # so take it only where somebody hooks or profiles.
         if self.has_hooks() or torch.autograd._profiler_enabled():
-            return _observed_step(self, closure, loss=loss)
+            given: dict[str, Any] = {"closure": closure, "loss": loss}
+            return _observed_step(self, **{name: value for name, value in given.items() if value is not None})
         return self._step(closure, loss=loss)
 
     # Keeps torch.optim.Optimizer from wrapping `step` itself.
@@ -362,6 +376,8 @@ class SGD(torch.optim.Optimizer):
         return result
 
     def _update(self, loss: Tensor | float | None) -> None:
+        if not self.param_groups:
+            return
         grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         if self.controls:
             if self._only_state_is_wanted():
@@ -384,12 +400,12 @@ class SGD(torch.optim.Optimizer):
     def _only_state_is_wanted(self) -> bool:
         """Whether torch.distributed.checkpoint calls, to have a fresh optimizer make its state: it writes 0 as the rate
         of every group and gives zeros as gradients. That must not move the schedule."""
-        if any(isinstance(group["lr"], Tensor) or group["lr"] != 0 for group in self.param_groups):
+        shown = [lr for lr, *_ in self._mirror]
+        rates = [group["lr"] for group in self.param_groups]
+        if len(rates) != len(shown) or any(a is b for a, b in zip(rates, shown, strict=True)):
+            return False  # nobody has written them, though they may be 0
+        if any(isinstance(rate, Tensor) or rate != 0 for rate in rates):
             return False
-        if self.state and not any(lr for lr, *_ in self._mirror):
-            return False  # the schedule's own zeros
-        if capture.is_capturing(devices_of(self.param_groups)):
-            return False  # and the gradients cannot be looked at
         grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
         return bool(grads) and not any(bool(grad.any()) for grad in grads)
 
@@ -451,55 +467,73 @@ class SGD(torch.optim.Optimizer):
         """
         control = self.control
         assert control is not None
-        self._follow_number_of_groups()
-        step = position.written_step(self.param_groups)
-        # Compared with what was shown, not with what the host knows: it may have learnt of skipped updates since.
-        moves = step is not None and step != self._shown_step
-        rows = [self._mirror, control.host_row(step)] if moves else [self._mirror]
+        self._follow_changed_groups()
+        step = self._written_step()
+        rows = [self._mirror] if step is None else [self._mirror, control.host_row(step)]
         for index, group in enumerate(self.param_groups):
             for column, name in enumerate(QUANTITIES):
                 if all(group[name] != row[index][column] for row in rows):
                     raise RuntimeError(
                         f"param_groups[{index}][{name!r}] was set to {group[name]}, but the schedule decides it "
-                        f"({rows[-1][index][column]} at step {step}); put the change into the schedule, or make the "
-                        "optimizer without one (a torch LR scheduler needs that too)"
+                        f"({rows[-1][index][column]} at step {self._shown_step if step is None else step}); put the "
+                        "change into the schedule, or make the optimizer without one (a torch LR scheduler needs that "
+                        "too)"
                     )
-        if moves:
-            for control in self.controls.values():
-                control.resume({"step": step})
-            self._show_next_row()
+        if step is not None:
+            self._move_to(step)
 
-    def _follow_number_of_groups(self) -> None:
-        """Have the schedule follow groups that somebody has put into the list, or taken out of it.
+    def _written_step(self) -> int | None:
+        """The step that somebody has written into the groups; None where they show what was shown there, which need not
+        be what the host knows by now: it may have learnt of skipped updates."""
+        step = position.written_step(self.param_groups)
+        return None if step == self._shown_step else step
+
+    def _move_to(self, step: int) -> None:
+        for control in self.controls.values():
+            control.resume({"step": step})
+        self._show_next_row()
+
+    def _follow_changed_groups(self) -> None:
+        """Have the schedule follow groups that somebody has put into the list, taken out of it, or reordered.
 
         Raises:
             RuntimeError: the schedule has a curve for each of another number of groups.
         """
-        given = self._given
-        if given is None or len(self.param_groups) == len(self._mirror):
+        given, groups = self._given, self.param_groups
+        if given is None or not groups:
             return
-        if given.n_groups not in (1, len(self.param_groups)):
+        if len(groups) == len(self._followed) and all(map(operator.is_, groups, self._followed)):
+            return
+        if given.n_groups not in (1, len(groups)):
             raise RuntimeError(
-                f"param_groups: there are {len(self.param_groups)}, and the schedule has curves for {given.n_groups}; "
+                f"param_groups: there are {len(groups)}, and the schedule has curves for {given.n_groups}; "
                 "add the missing groups with add_param_group, or call set_schedule"
             )
         self._follow_groups()
 
+    @torch._disable_dynamo
     def state_dict(self) -> dict[str, Any]:
         """As ``torch.optim.SGD.state_dict``; waits for the device.
 
         With a schedule, each parameter group holds "schedule" and "schedule_step", which suffice for the run to go on;
         the key "clrfast" holds the record of the losses as well. torch.optim.SGD loads it too, and ignores these.
         """
-        if self._schedule is not None and self.control is not None:
-            self._follow_number_of_groups()
-            self.control.synchronize()
-            self._show_next_row()
-        saved: dict[str, Any] = super().state_dict()
+        if self.control is not None and self.param_groups:
+            self._follow_changed_groups()
+            step = self._written_step()
+            self._move_to(self.control.synchronize() if step is None else step)
+        # Before hooks of the user's, which may make what they like of it.
+        first = self.register_state_dict_post_hook(lambda _, saved: self._complete(saved), prepend=True)
+        try:
+            saved: dict[str, Any] = super().state_dict()
+        finally:
+            first.remove()
+        return saved
+
+    def _complete(self, saved: dict[str, Any]) -> None:
         saved["state"] = {index: self._exported(state) for index, state in saved["state"].items()}
         if self._schedule is not None and self.control is not None:
             saved["clrfast"] = {"schedule": self._schedule.to_dict(), "progress": self.control.progress()}
-        return saved
 
     def _exported(self, state: dict[str, Any]) -> dict[str, Any]:
         """One parameter's state as torch.optim.SGD has it: without a buffer before the first applied update. One that
@@ -509,6 +543,7 @@ class SGD(torch.optim.Optimizer):
         awaits = not needed and self.first_updates.awaits(buffer)
         return {name: value for name, value in state.items() if not (awaits and name == "momentum_buffer")}
 
+    @torch._disable_dynamo
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a ``state_dict`` of this class or of ``torch.optim.SGD``.
 
@@ -516,17 +551,25 @@ class SGD(torch.optim.Optimizer):
         stays in force, from the saved step on, and a warning says so; not for a ``schedule.extended_to(...)``. A
         warning, too, where a scheduled optimizer gets momentum without a step.
         """
-        loaded = [state_dict]
-        last = self.register_load_state_dict_pre_hook(lambda _, final: loaded.append(final))
+        loaded = [state_dict]  # the last one is what hooks of the user's have made of it
+        own_hooks = (
+            self.register_load_state_dict_pre_hook(lambda _, state: loaded.append(state)),
+            # Before post-hooks of the user's, which see and may change the state as it is in force.
+            self.register_load_state_dict_post_hook(lambda _: self._take_over(loaded[-1]), prepend=True),
+        )
         try:
             super().load_state_dict(state_dict)
         finally:
-            last.remove()
-        final = loaded[-1]  # what the user's own hooks have made of it
-        self._restore_float32(final)
+            for hook in own_hooks:
+                hook.remove()
+
+    def _take_over(self, state_dict: dict[str, Any]) -> None:
+        """What torch does not take from a state that it has just loaded."""
+        self._restore_float32(state_dict)
         self._forget_updates()
         self.first_updates.flags.clear()  # what is loaded has been updated
-        run = position.saved_run(final)
+        self._followed = list(self.param_groups)
+        run = position.saved_run(state_dict)
         if run is not None:
             self._resume(*run)
         elif self.control is not None:
@@ -535,7 +578,7 @@ class SGD(torch.optim.Optimizer):
                     "load_state_dict: the state has momentum, but no step of a schedule, so the optimizer's schedule "
                     f"stays at step {self.control.synchronize()}; write the step into param_groups[i]"
                     f"[{position.STEP!r}] if it is another",
-                    stacklevel=2,
+                    stacklevel=6,
                 )
             assert self._schedule is not None
             position.write_schedule(self.param_groups, self._schedule)
@@ -549,7 +592,7 @@ class SGD(torch.optim.Optimizer):
             warnings.warn(
                 "load_state_dict: the saved schedule differs from the optimizer's; the optimizer's own stays in "
                 "force, from the saved step on. Make the optimizer without a schedule to take the saved one.",
-                stacklevel=3,
+                stacklevel=7,
             )
         assert self._schedule is not None
         position.write_schedule(self.param_groups, self._schedule)
@@ -577,12 +620,25 @@ class SGD(torch.optim.Optimizer):
         super().__setstate__(state)
         self._updates = []
         self._unscales = False
-        self._turn = vars(self).get("_turn", threading.RLock())
+        self._followed = list(self.param_groups)
+        self._renew_turn()
         self.generation = vars(self).get("generation", 0)  # load_state_dict comes here as well
         for group in self.param_groups:
             for name in ("nesterov", "maximize"):
                 group.setdefault(name, False)
 
+
+_alive: weakref.WeakSet[SGD] = weakref.WeakSet()
+
+
+def _renew_turns() -> None:
+    """In a forked process, the thread that had its turn does not exist."""
+    for optimizer in _alive:
+        optimizer._renew_turn()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_turns)
 
 _observed_step = torch.optim.Optimizer.profile_hook_step(SGD._step)
 
