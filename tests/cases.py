@@ -14,6 +14,8 @@ from clrfast import _native
 # Backend "cuda" runs its kernels on the CPU, except in tests marked `gpu`; see conftest.py.
 CPP = pytest.param("cpp", marks=pytest.mark.skipif(_native.why_missing is not None, reason="no native backend"))
 GPU = pytest.param("cuda", id="gpu", marks=pytest.mark.gpu)
+past_the_end = pytest.mark.filterwarnings("ignore:the schedule has ended")
+"""For tests of what holds past a schedule's end; that a warning tells of it is a test of its own."""
 KERNELS = ["cuda", GPU]
 NATIVE = [CPP, *KERNELS]
 BACKENDS = ["torch", CPP, "cuda"]

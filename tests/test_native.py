@@ -17,7 +17,18 @@ import clrfast
 from clrfast import _native
 from clrfast.optim.control import StepControl
 
-from .cases import DTYPES, NATIVE, OPTIONS, assert_same, give_grads, make_params, option_id, randn, run_steps
+from .cases import (
+    DTYPES,
+    NATIVE,
+    OPTIONS,
+    assert_same,
+    give_grads,
+    make_params,
+    option_id,
+    past_the_end,
+    randn,
+    run_steps,
+)
 
 pytestmark = pytest.mark.parametrize("backend", NATIVE)
 
@@ -46,6 +57,7 @@ def test_equals_reference(backend, options, dtype):
     both(backend, lambda p, b: clrfast.SGD(p, lr=0.01, backend=b, **options), dtype=dtype)
 
 
+@past_the_end
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_equals_reference_under_a_schedule(backend, dtype, nesterov):
@@ -298,6 +310,7 @@ def test_the_gradient_is_what_the_attribute_is(backend):
     assert_same(*results)
 
 
+@past_the_end
 def test_without_the_exchange_api_the_result_is_the_same(backend, monkeypatch):
     """torch before it had DLPack's exchange API; the option grid stands for all."""
     expected, _ = run_steps(lambda p: clrfast.SGD(p, schedule=clrfast.one_cycle(0.1, 5), backend="torch"), 6, SHAPES)

@@ -1,6 +1,7 @@
 import copy
 import io
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from .cases import (
     give_grads,
     make_params,
     option_id,
+    past_the_end,
     run_steps,
 )
 
@@ -267,6 +269,7 @@ def test_any_found_inf_is_a_skip_and_the_gradient_is_not_written(backend, found_
 # --- with a schedule -----------------------------------------------------------------------------------------------
 
 
+@past_the_end
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_schedule_is_torch_with_the_tables_values(backend, dtype):
     schedule = clrfast.one_cycle(0.1, 6, weight_decay=Linear(0.0, 0.1, 5))
@@ -281,6 +284,7 @@ def test_schedule_is_torch_with_the_tables_values(backend, dtype):
     assert_near(ours, theirs, steps=8)
 
 
+@past_the_end
 def test_groups_show_what_the_next_step_uses(backend):
     schedule = Schedule([Linear(0.0, 1.0, 2), 0.5], momentum=[0.9, Linear(0.5, 0.25, 1)], total_steps=3)
     params = make_params([(2,), (2,)])
@@ -324,6 +328,7 @@ def test_a_skipped_update_does_not_move_the_schedule(backend):
     assert lrs == pytest.approx([0.1, 0.1 * 10 ** (1 / 3), 0.1 * 10 ** (1 / 3), 0.1 * 10 ** (2 / 3)])
 
 
+@past_the_end
 def test_losses_are_recorded(backend):
     params = make_params([(2,)])
     optimizer = clrfast.SGD(params, schedule=clrfast.constant(0.1, 3), backend=backend)
@@ -334,6 +339,68 @@ def test_losses_are_recorded(backend):
     optimizer.step(loss=9.0)  # past the table: no slot, and none is written
     assert optimizer.control.losses.tolist()[:2] == [2.5, 1.5]
     assert optimizer.control.losses[2].isnan()
+
+
+def warned_after(optimizer, params, steps):
+    """The steps, counted from 1, at which a warning came."""
+    told = []
+    for step in range(steps):
+        give_grads(params, step)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            optimizer.step()
+        told += [step + 1] * len(caught)
+        assert all(str(each.message).startswith("the schedule has ended") for each in caught)
+        assert all(each.filename == __file__ for each in caught)
+    return told
+
+
+def test_the_first_update_past_the_end_warns_and_no_other(backend):
+    params = make_params([(2,)])
+    optimizer = clrfast.SGD(params, schedule=clrfast.one_cycle(0.1, 6), backend=backend)
+    assert warned_after(optimizer, params, 10) == [7]
+    optimizer.set_schedule(clrfast.one_cycle(0.1, 3))
+    assert warned_after(optimizer, params, 6) == [4]
+
+
+def test_an_extended_schedule_ends_later(backend):
+    params = make_params([(2,)])
+    optimizer = clrfast.SGD(params, schedule=clrfast.one_cycle(0.1, 6), backend=backend)
+    assert warned_after(optimizer, params, 6) == []
+    longer = clrfast.SGD(params, schedule=clrfast.one_cycle(0.1, 6).extended_to(8), backend=backend)
+    longer.load_state_dict(optimizer.state_dict())
+    assert warned_after(longer, params, 3) == [3]
+
+
+def test_skipped_updates_are_not_past_the_end(backend):
+    params = make_params([(2,)])
+    optimizer = clrfast.SGD(params, schedule=clrfast.one_cycle(0.1, 2), backend=backend)
+    optimizer.found_inf = torch.ones(())
+    if backend == "cuda":  # the host learns of the skipped ones there when somebody waits
+        assert warned_after(optimizer, params, 2) == []
+        optimizer.control.synchronize()
+    else:
+        assert warned_after(optimizer, params, 5) == []
+    optimizer.found_inf = torch.zeros(())
+    assert warned_after(optimizer, params, 3) == [3]
+
+
+def test_a_cycle_that_is_cut_short_warns(backend):
+    params = make_params([(2,)])
+    clrfast.SGD(params, schedule=clrfast.schedules.triangular(0.1, 1.0, 40, step_size=10), backend=backend)
+    with pytest.warns(UserWarning, match="ends in mid-cycle after total_steps=50"):
+        clrfast.SGD(params, schedule=clrfast.schedules.triangular(0.1, 1.0, 50, step_size=10), backend=backend)
+
+
+@pytest.mark.parametrize("loss", [1e300, -1e300, float("inf"), torch.tensor(1e300, dtype=torch.float64)])
+def test_a_loss_beyond_float32_is_infinite(backend, loss):
+    params = make_params([(2,)])
+    optimizer = clrfast.SGD(params, schedule=clrfast.constant(0.1, 3), backend=backend)
+    optimizer.control.watch_divergence()
+    give_grads(params, 0)
+    optimizer.step(loss=loss)
+    assert optimizer.control.losses[0].item() == float(loss) * float("inf")
+    assert optimizer.control.stop
 
 
 @pytest.mark.parametrize("own", [True, False], ids=["same schedule given", "schedule from the checkpoint"])

@@ -23,6 +23,7 @@ from clrfast.schedules import Linear
 from clrfast.step import EagerStep
 
 from . import graphs_on_cpu
+from .cases import past_the_end
 
 DEVICES = ["acted out", pytest.param("cuda", marks=pytest.mark.gpu)]
 CYCLE = clrfast.one_cycle(0.2, 12, weight_decay=Linear(1e-2, 1e-4, 11))
@@ -400,6 +401,7 @@ def test_a_loss_that_is_a_module_is_part_of_the_kind_and_watched(backend):
         step(batch)
 
 
+@past_the_end
 def test_dtype_layout_and_type_of_a_value_make_a_kind(backend):
     """Copied into memory of another kind, a batch would be another one."""
 
@@ -777,6 +779,7 @@ def test_after_reset_it_goes_on_with_what_was_changed(backend):
     assert captured[3].why_eager is None
 
 
+@past_the_end
 def test_after_reset_a_module_and_a_group_of_later_are_known(backend):
     """Clipped with the others, given their gradients, and watched for changes."""
 

@@ -152,7 +152,7 @@ class StepControl:
         self.count_step()
 
     def as_tensor(self, loss: Tensor | float | None) -> Tensor | None:
-        """``loss`` as a tensor of one element.
+        """``loss`` as a tensor of one element; a number too large for float32 is infinite there, as a tensor's is.
 
         Raises:
             ValueError: it has more, or is complex.
@@ -160,7 +160,9 @@ class StepControl:
         if loss is None:
             return None
         if not isinstance(loss, Tensor):
-            return torch.full((), float(loss), device=self.device)
+            # In two steps: torch.full refuses what overflows, and torch.tensor on the device would wait for it.
+            value = torch.tensor(float(loss), dtype=torch.float32, device="cpu").item()
+            return torch.full((), value, dtype=torch.float32, device=self.device)
         if loss.numel() != 1:
             raise ValueError(f"loss: got shape {tuple(loss.shape)}; give a scalar, for example loss.mean()")
         if loss.is_complex():

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.optim import optimizer as optimizer_module
 
 from ..schedules import QUANTITIES, Schedule
+from ..schedules.misuse import warn_of_open_cycle, warn_past_end
 from . import backends, capture, position
 from .control import StepControl
 from .first_updates import FirstUpdates
@@ -51,7 +52,7 @@ class SGD(torch.optim.Optimizer):
     scheduler and ``GradScaler`` work on it. With ``schedule`` there is no ``scheduler.step()``: every ``step()``
     takes its row of the schedule's table, and ``param_groups[i]["lr"]`` (and momentum, weight_decay) shows what the
     next step will use, "schedule_step" how many updates were applied. Past the schedule's end the last row stays in
-    force. A step that ``GradScaler`` skips does not move the schedule.
+    force, and a warning says so once. A step that ``GradScaler`` skips does not move the schedule.
 
     Args:
         params: tensors, named tensors or dicts of parameter groups; float32, float64, float16 or bfloat16, on one
@@ -78,6 +79,8 @@ class SGD(torch.optim.Optimizer):
 
     Source: Sutskever et al. 2013, "On the importance of initialization and momentum in deep learning".
     """
+
+    _told_of_end = False  # whether the warning about the schedule's end was given
 
     def __init__(
         self,
@@ -180,7 +183,9 @@ class SGD(torch.optim.Optimizer):
         rates = [float(group["lr"]) for group in self.param_groups]
         if not isinstance(schedule.lr, tuple) and len(set(rates)) > 1:
             _warn_overridden(rates)
+        warn_of_open_cycle(schedule)
         control = self._follow(bound, None)
+        self._told_of_end = False
         self._given = self.defaults["schedule"] = schedule.without_functions()
         return control
 
@@ -391,6 +396,7 @@ class SGD(torch.optim.Optimizer):
             update.update_(self, loss, grad_scale, found_inf)
         if self.controls:
             self._show_next_row()
+            self._watch_end()
 
     def _recorded(self, loss: Tensor | float | None) -> Tensor | float | None:
         """``loss``, or in place of None what ``control.record`` was told since the last step."""
@@ -449,6 +455,7 @@ class SGD(torch.optim.Optimizer):
             control.host_step += 1
         if self.controls:
             self._show_next_row()
+            self._watch_end()
 
     def _show_next_row(self) -> None:
         """Write the next step's values into the parameter groups, from the host's own copy of the table."""
@@ -458,6 +465,13 @@ class SGD(torch.optim.Optimizer):
             group["lr"], group["momentum"], group["weight_decay"] = lr, momentum, weight_decay
             group[position.STEP] = self.control.host_step
         self._shown_step = self.control.host_step
+
+    def _watch_end(self) -> None:
+        """Warn, once, of an update past the schedule's end, as far as the host knows without waiting for the device."""
+        assert self.control is not None
+        if self._shown_step > self.control.total_steps and not self._told_of_end:
+            self._told_of_end = True
+            warn_past_end(self.control.total_steps)
 
     def _require_untouched_groups(self) -> None:
         """Follow what somebody has done to the groups, or refuse it: a value that is ignored would be silently wrong.
