@@ -1,18 +1,33 @@
 import copy
 import gc
+import io
 import pickle
+import warnings
 import weakref
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.optim import lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
 import clrfast
-from clrfast.schedules import POLICIES, Linear, Schedule, as_lr_scheduler, one_cycle
+from clrfast.schedules import (
+    POLICIES,
+    Cosine,
+    Linear,
+    Repeated,
+    Schedule,
+    Shifted,
+    as_lr_scheduler,
+    cosine_annealing,
+    cosine_restarts,
+    one_cycle,
+    triangular,
+)
 
-from .cases import assert_same, give_grads, make_params
+from .cases import assert_same, give_grads, make_params, past_the_end
 from .test_policies import ARGUMENTS
 
 
@@ -20,6 +35,8 @@ def adam(params, **kwargs):
     return torch.optim.Adam(params, lr=0.1, betas=(0.7, 0.99), **kwargs)
 
 
+@past_the_end
+@pytest.mark.filterwarnings("ignore:the schedule ends in mid-cycle")
 @pytest.mark.parametrize("name", POLICIES)
 def test_same_run_as_the_device_table(name):
     """Bit for bit with the torch backend, past the schedule's end too."""
@@ -273,3 +290,398 @@ def test_state_dict_is_plain_data():
     schedule = Schedule(lambda step: 0.1 + 0 * step, total_steps=3)
     saved = as_lr_scheduler(adam(make_params([(2,)])), schedule).state_dict()
     np.testing.assert_allclose(Schedule.from_dict(saved["schedule"]).table(), schedule.table())
+
+
+# --- what groups have of their own ---------------------------------------------------------------------------------
+
+
+def rates_of(optimizer, scheduler, steps):
+    """The rates of all groups before each of ``steps`` updates: float64 [steps, groups]."""
+    seen = []
+    for step in range(steps):
+        seen.append([float(group["lr"]) for group in optimizer.param_groups])
+        give_grads([param for group in optimizer.param_groups for param in group["params"]], step)
+        optimizer.step()
+        scheduler.step()
+    return np.array(seen)
+
+
+def groups_of(*rates, **options):
+    return [{"params": make_params([(2,)]), "lr": rate, **options} for rate in rates]
+
+
+PLAN = cosine_annealing(0.01, 20)
+PLANNED = PLAN.table()[:, 0, 0].astype(np.float64)
+
+
+@pytest.mark.parametrize("make", [torch.optim.SGD, torch.optim.AdamW, torch.optim.RMSprop, clrfast.SGD])
+def test_groups_keep_the_ratios_of_their_rates(make):
+    optimizer = make(groups_of(1e-3, 1e-2, 0.0))
+    rates = rates_of(optimizer, as_lr_scheduler(optimizer, PLAN), 12)
+    np.testing.assert_allclose(rates, PLANNED[:12, None] * [0.1, 1.0, 0.0], rtol=1e-12)
+
+
+def test_groups_with_tensor_rates_keep_the_ratios():
+    optimizer = torch.optim.AdamW(groups_of(torch.tensor(1e-3), torch.tensor(1e-2)))
+    rates = rates_of(optimizer, as_lr_scheduler(optimizer, PLAN), 12)
+    np.testing.assert_allclose(rates, PLANNED[:12, None] * [0.1, 1.0], rtol=1e-6)
+
+
+def test_curves_of_their_own_are_taken_as_they_are():
+    optimizer = torch.optim.AdamW(groups_of(1e-3, 1e-2))
+    rates = rates_of(optimizer, as_lr_scheduler(optimizer, Schedule([0.5, 0.25], total_steps=3)), 3)
+    assert rates.tolist() == [[0.5, 0.25]] * 3
+
+
+def test_timms_lr_scale_is_a_factor_of_its_group():
+    optimizer = torch.optim.AdamW([*groups_of(1e-2, lr_scale=0.25), *groups_of(1e-2)])
+    rates = rates_of(optimizer, as_lr_scheduler(optimizer, PLAN), 12)
+    np.testing.assert_allclose(rates, PLANNED[:12, None] * [0.25, 1.0], rtol=1e-12)
+
+
+def test_a_group_that_is_added_keeps_its_ratio():
+    """To the rates that the groups were made with, not to what the schedule shows when it comes."""
+    optimizer = torch.optim.AdamW(groups_of(1e-2), lr=1e-2)
+    scheduler = as_lr_scheduler(optimizer, PLAN)
+    rates_of(optimizer, scheduler, 5)
+    for options in (*groups_of(1e-3), *groups_of(2e-2), {"params": make_params([(1,)])}):
+        optimizer.add_param_group(options)
+    rates_of(optimizer, scheduler, 1)
+    np.testing.assert_allclose(
+        rates_of(optimizer, scheduler, 6), PLANNED[6:12, None] * [1.0, 0.1, 2.0, 1.0], rtol=1e-12
+    )
+
+
+@pytest.mark.parametrize("order", ["optimizer first", "scheduler first"])
+def test_an_added_group_keeps_its_ratio_through_a_checkpoint(order):
+    optimizer = torch.optim.AdamW(groups_of(1e-2))
+    scheduler = as_lr_scheduler(optimizer, PLAN)
+    optimizer.add_param_group(*groups_of(2e-2))
+    rates_of(optimizer, scheduler, 5)
+    resumed = torch.optim.AdamW(groups_of(1e-2, 2e-2))
+    following = as_lr_scheduler(resumed, PLAN)
+    states = [(resumed, optimizer.state_dict()), (following, scheduler.state_dict())]
+    for target, state in states if order == "optimizer first" else reversed(states):
+        target.load_state_dict(state)
+    np.testing.assert_allclose(rates_of(resumed, following, 5), PLANNED[5:10, None] * [1.0, 2.0], rtol=1e-12)
+
+
+def test_groups_made_anew_have_ratios_to_each_other():
+    optimizer = torch.optim.AdamW(groups_of(1e-2))
+    scheduler = as_lr_scheduler(optimizer, PLAN)
+    rates_of(optimizer, scheduler, 4)
+    optimizer.param_groups.clear()
+    for options in groups_of(3e-4, 3e-3):
+        optimizer.add_param_group(options)
+    rates_of(optimizer, scheduler, 1)
+    np.testing.assert_allclose(rates_of(optimizer, scheduler, 5), PLANNED[5:10, None] * [0.1, 1.0], rtol=1e-12)
+
+
+def test_groups_keep_the_ratios_of_their_weight_decays():
+    optimizer = torch.optim.AdamW(
+        [{"params": make_params([(2,)]), "weight_decay": decay} for decay in (0.0, 0.1, 0.02)], lr=0.1
+    )
+    scheduler = as_lr_scheduler(optimizer, Schedule(0.1, weight_decay=Linear(0.0, 0.5, 5), total_steps=6))
+    for step in range(6):
+        shown = [group["weight_decay"] for group in optimizer.param_groups]
+        assert shown == pytest.approx([0.0, 0.1 * step, 0.02 * step])
+        rates_of(optimizer, scheduler, 1)
+
+
+@pytest.mark.parametrize(
+    ("make", "own"),
+    [
+        (torch.optim.SGD, {"momentum": 0.5}),
+        (torch.optim.AdamW, {"betas": (0.5, 0.99)}),
+        (clrfast.SGD, {"momentum": 0.5}),
+    ],
+)
+def test_one_momentum_for_different_ones_is_told(make, own):
+    optimizer = make([*groups_of(0.1), *groups_of(0.1, **own)])
+    with pytest.warns(UserWarning, match="own momentum"):
+        as_lr_scheduler(optimizer, one_cycle(0.1, 10))
+    as_lr_scheduler(optimizer, one_cycle(0.1, 10, momentum=None))
+    as_lr_scheduler(make([*groups_of(0.1, **own), *groups_of(0.1, **own)]), one_cycle(0.1, 10))
+
+
+# --- misuse that is noticed ----------------------------------------------------------------------------------------
+
+
+def warned(run):
+    """The texts of the warnings that ``run()`` gave."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run()
+    assert all(each.filename == __file__ for each in caught)
+    return [str(each.message) for each in caught]
+
+
+@pytest.mark.parametrize("follow_updates", [False, True])
+def test_a_step_past_the_end_warns_once(follow_updates):
+    optimizer = torch.optim.SGD(groups_of(0.1))
+    scheduler = as_lr_scheduler(optimizer, PLAN, follow_updates=follow_updates)
+    assert warned(lambda: rates_of(optimizer, scheduler, 20)) == []
+    (told,) = warned(lambda: rates_of(optimizer, scheduler, 30))
+    assert told.startswith("the schedule has ended: its total_steps are 20")
+
+
+def test_an_extended_schedule_goes_on_silently():
+    optimizer = torch.optim.SGD(groups_of(0.1))
+    scheduler = as_lr_scheduler(optimizer, PLAN.extended_to(30))
+    assert warned(lambda: rates_of(optimizer, scheduler, 30)) == []
+
+
+@pytest.mark.parametrize(("total_steps", "n_warnings"), [(10, 1), (20, 0)])
+def test_a_total_that_forgets_accelerates_processes_is_noticed(total_steps, n_warnings):
+    """AcceleratedScheduler.step() with two processes, and 10 updates."""
+    optimizer = torch.optim.SGD(groups_of(0.1))
+    scheduler = as_lr_scheduler(optimizer, cosine_annealing(0.1, total_steps))
+
+    def run():
+        for _ in range(10):
+            optimizer.step()
+            for _ in range(2):
+                if not hasattr(scheduler, "total_steps") or scheduler._step_count <= scheduler.total_steps:
+                    scheduler.step()
+
+    assert len(warned(run)) == n_warnings
+
+
+def train(optimizer, scheduler, updates_per_step):
+    for updates in updates_per_step:
+        for _ in range(updates):
+            optimizer.step()
+        scheduler.step()
+
+
+@pytest.mark.parametrize("make", [torch.optim.SGD, clrfast.SGD])
+@pytest.mark.parametrize("follow_updates", [False, True])
+def test_a_step_per_epoch_warns_once(make, follow_updates):
+    optimizer = make(groups_of(0.1))
+    scheduler = as_lr_scheduler(optimizer, cosine_annealing(0.1, 5 * 20), follow_updates=follow_updates)
+    (told,) = warned(lambda: train(optimizer, scheduler, [20] * 5))
+    assert "call it after every optimizer.step(), not once per epoch" in told
+
+
+@pytest.mark.parametrize(
+    ("total_steps", "updates_per_step"),
+    [
+        (100, [1] * 100),
+        (100, [1, 0, 1, 1, 0, 2, 1]),  # updates that GradScaler skips, and a closure of two
+        (100, [30, *[1] * 50]),  # a first phase at the first rate
+        (1000, [5] * 30),  # a GAN: five updates of the critic for one step
+        (3, [20] * 3),  # a schedule that is made in epochs
+    ],
+)
+def test_other_numbers_of_updates_are_nobodys_epochs(total_steps, updates_per_step):
+    optimizer = torch.optim.SGD(groups_of(0.1))
+    scheduler = as_lr_scheduler(optimizer, cosine_annealing(0.1, total_steps))
+    assert warned(lambda: train(optimizer, scheduler, updates_per_step)) == []
+
+
+def test_updates_are_watched_for_two_steps_only():
+    """A hook on clrfast.SGD has its step take the slower way."""
+    optimizer = clrfast.SGD(groups_of(0.1))
+    scheduler = as_lr_scheduler(optimizer, PLAN)
+    assert optimizer.has_hooks()
+    train(optimizer, scheduler, [1, 1])
+    assert not optimizer.has_hooks()
+    assert not copy.deepcopy((optimizer, scheduler))[0].has_hooks()
+
+
+def cycles(total_steps, step_size=10):
+    return triangular(0.1, 1.0, total_steps, step_size=step_size)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "is_whole"),
+    [
+        (cycles(40), True),
+        (cycles(39), True),  # its last step is the one before the foot
+        (cycles(41), True),  # its last step is the foot
+        (cycles(20, 10 / 3), True),
+        (cycles(50), False),
+        (cycles(12), False),
+        (cycles(5, 10.0), False),
+        (cycles(40).with_warm_up(7), True),
+        (cycles(43).with_warm_up(7), False),
+        (cycles(4, 2).in_steps(100.3), True),
+        (cycles(5, 2).in_steps(100), False),
+        (cycles(40).for_groups([{"lr": 0.1}]), True),
+        (cycles(50).for_groups([{"lr": 0.1}]), False),
+        (cosine_restarts(0.1, 70, period_steps=10, period_mult=2), True),
+        (cosine_restarts(0.1, 71, period_steps=10, period_mult=2), False),  # its last step restarts
+        (Schedule(Repeated(Cosine(1.0, 0.0, 7), 7.1), total_steps=71), True),
+        (Schedule(Repeated(Cosine(1.0, 0.0, 10), 10), total_steps=75), False),
+        (Schedule(Shifted(Linear(0.1, 0.2, 9), 10), total_steps=5), True),
+        (Schedule(Shifted(cosine_restarts(0.1, 20, period_steps=10).lr, 3), total_steps=20), False),
+        (one_cycle(0.1, 33), True),
+    ],
+)
+def test_a_schedule_that_ends_in_mid_cycle_is_told_when_it_is_made(schedule, is_whole):
+    optimizer = torch.optim.SGD(groups_of(0.1), momentum=0.9)
+    told = warned(lambda: lr_scheduler_of(optimizer, schedule))
+    assert [text[: text.index(" after")] for text in told] == ([] if is_whole else ["the schedule ends in mid-cycle"])
+
+
+def lr_scheduler_of(optimizer, schedule):
+    return clrfast.schedules.ScheduleLR(optimizer, schedule)
+
+
+# --- beside other schedulers ---------------------------------------------------------------------------------------
+
+OTHERS = {
+    "MultiStepLR": lambda optimizer: lr_scheduler.MultiStepLR(optimizer, [5, 9], gamma=0.1),
+    "LinearLR": lambda optimizer: lr_scheduler.LinearLR(optimizer, 0.1, total_iters=6),
+    "ConstantLR": lambda optimizer: lr_scheduler.ConstantLR(optimizer, 0.25, total_iters=6),
+    "ExponentialLR": lambda optimizer: lr_scheduler.ExponentialLR(optimizer, 0.9),
+}
+
+
+def chained(optimizer, other, adapter_first):
+    if adapter_first:
+        pair = [as_lr_scheduler(optimizer, PLAN), OTHERS[other](optimizer)]
+    else:
+        pair = [OTHERS[other](optimizer), as_lr_scheduler(optimizer, PLAN)]
+    return lr_scheduler.ChainedScheduler(pair)
+
+
+def factors(other, steps):
+    optimizer = torch.optim.SGD(groups_of(1.0))
+    return rates_of(optimizer, OTHERS[other](optimizer), steps)
+
+
+@pytest.mark.parametrize("as_tensor", [False, True], ids=["number", "tensor"])
+@pytest.mark.parametrize("adapter_first", [True, False])
+@pytest.mark.parametrize("other", OTHERS)
+def test_a_chained_scheduler_multiplies(other, adapter_first, as_tensor):
+    optimizer = torch.optim.AdamW(groups_of(*(torch.tensor(lr) if as_tensor else lr for lr in (1e-2, 1e-3))))
+    rates = rates_of(optimizer, chained(optimizer, other, adapter_first), 18)
+    np.testing.assert_allclose(rates, PLANNED[:18, None] * [1.0, 0.1] * factors(other, 18), rtol=1e-5)
+
+
+@pytest.mark.parametrize("order", ["optimizer first", "scheduler first"])
+def test_a_chained_scheduler_continues_from_a_checkpoint(order):
+    def make():
+        optimizer = torch.optim.AdamW(groups_of(1e-2))
+        return optimizer, chained(optimizer, "MultiStepLR", True)
+
+    optimizer, scheduler = make()
+    rates_of(optimizer, scheduler, 5)  # saved right after a milestone
+    resumed = make()
+    states = [(resumed[0], optimizer.state_dict()), (resumed[1], scheduler.state_dict())]
+    for target, state in states if order == "optimizer first" else reversed(states):
+        target.load_state_dict(copy.deepcopy(state))
+    np.testing.assert_allclose(rates_of(*resumed, 10), (PLANNED[:, None] * factors("MultiStepLR", 20))[5:15], rtol=1e-6)
+
+
+def test_a_factor_outlives_a_rate_of_zero():
+    optimizer = torch.optim.SGD(groups_of(0.1))
+    plan = Schedule(lambda step: np.where(step == 5, 0.0, 0.1), total_steps=20)
+    other = lr_scheduler.MultiStepLR(optimizer, [3], gamma=0.1)
+    rates = rates_of(optimizer, lr_scheduler.ChainedScheduler([as_lr_scheduler(optimizer, plan), other]), 9)
+    np.testing.assert_allclose(rates[3:, 0], 0.1 * plan.table()[3:9, 0, 0], rtol=1e-6)
+
+
+def test_a_second_schedule_starts_from_its_own_first_rate():
+    """Made in place of one that has not run, or for a second phase of the training."""
+    optimizer = torch.optim.SGD(groups_of(0.1), momentum=0.9)
+    for steps_before in (0, 7):
+        rates_of(optimizer, as_lr_scheduler(optimizer, one_cycle(0.1, 10)), steps_before)
+        as_lr_scheduler(optimizer, PLAN)
+        assert optimizer.param_groups[0]["lr"] == PLANNED[0]
+
+
+def test_a_phase_after_another_scheduler_starts_from_its_own_first_rate():
+    optimizer = torch.optim.SGD(groups_of(0.1))
+    rates_of(optimizer, lr_scheduler.CosineAnnealingLR(optimizer, 5), 5)
+    as_lr_scheduler(optimizer, PLAN)
+    assert optimizer.param_groups[0]["lr"] == PLANNED[0]
+
+
+@pytest.mark.filterwarnings("ignore:The epoch parameter")
+@pytest.mark.parametrize("then", [PLAN, one_cycle(0.01, 20, momentum=None)])
+def test_a_sequence_of_warm_up_and_schedule(then):
+    optimizer = torch.optim.SGD(groups_of(1e-2, 1e-3))
+    warm_up = lr_scheduler.LinearLR(optimizer, 0.1, total_iters=5)
+    sequence = lr_scheduler.SequentialLR(optimizer, [warm_up, as_lr_scheduler(optimizer, then)], milestones=[5])
+    rates = rates_of(optimizer, sequence, 15)
+    expected = np.concatenate([1e-2 * (0.1 + 0.9 * np.arange(5) / 5), then.table()[:10, 0, 0]])
+    np.testing.assert_allclose(rates, expected[:, None] * [1.0, 0.1], rtol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:The epoch parameter")
+def test_a_sequence_of_two_schedules():
+    optimizer = torch.optim.SGD(groups_of(1e-2))
+    plans = [one_cycle(0.01, 6, momentum=None), PLAN]
+    pair = [as_lr_scheduler(optimizer, plan) for plan in plans]
+    rates = rates_of(optimizer, lr_scheduler.SequentialLR(optimizer, pair, milestones=[6]), 15)
+    np.testing.assert_array_equal(rates[:, 0], np.concatenate([plans[0].table()[:, 0, 0], PLANNED[:9]]))
+
+
+def test_last_epoch_continues_like_torchs_schedulers():
+    optimizer = torch.optim.AdamW(groups_of(1e-2, 1e-3))
+    rates_of(optimizer, as_lr_scheduler(optimizer, PLAN), 6)
+    resumed = torch.optim.AdamW(groups_of(1e-2, 1e-3))
+    resumed.load_state_dict(optimizer.state_dict())
+    scheduler = as_lr_scheduler(resumed, PLAN, last_epoch=5)
+    assert scheduler.last_epoch == 6
+    np.testing.assert_allclose(rates_of(resumed, scheduler, 8), PLANNED[6:14, None] * [1.0, 0.1], rtol=1e-12)
+
+
+def test_last_epoch_needs_the_initial_rates():
+    with pytest.raises(KeyError, match="initial_lr"):
+        as_lr_scheduler(torch.optim.SGD(groups_of(0.1)), PLAN, last_epoch=5)
+
+
+# --- following an optimizer with a schedule of its own -------------------------------------------------------------
+
+
+def scheduled():
+    optimizer = clrfast.SGD(groups_of(0.1), schedule=PLAN)
+    return optimizer, as_lr_scheduler(optimizer)
+
+
+def test_a_scheduler_without_a_schedule_follows_the_optimizers():
+    optimizer, scheduler = scheduled()
+    assert isinstance(scheduler, LRScheduler)
+    for step in range(12):
+        assert scheduler.get_last_lr() == [PLANNED[step]]
+        assert scheduler.last_epoch == step
+        rates_of(optimizer, scheduler, 1)
+
+
+def test_following_changes_nothing():
+    optimizer, scheduler = scheduled()
+    alone = clrfast.SGD(groups_of(0.1), schedule=PLAN)
+    for step in range(12):
+        for each in (optimizer, alone):
+            give_grads(each.param_groups[0]["params"], step)
+            each.step()
+        for _ in range(3):
+            scheduler.step()
+        ours, theirs = ({**each.param_groups[0], "params": None} for each in (optimizer, alone))
+        assert ours == theirs
+    assert_same(optimizer.param_groups[0]["params"], alone.param_groups[0]["params"])
+
+
+def test_following_continues_from_a_checkpoint():
+    optimizer, scheduler = scheduled()
+    rates_of(optimizer, scheduler, 6)
+    file = io.BytesIO()
+    torch.save((optimizer.state_dict(), scheduler.state_dict()), file)
+    file.seek(0)
+    states = torch.load(file, weights_only=True)
+    resumed, following = scheduled()
+    resumed.load_state_dict(states[0])
+    following.load_state_dict(states[1])
+    assert (following.last_epoch, following.get_last_lr()) == (6, [PLANNED[6]])
+    assert rates_of(resumed, following, 6).tolist() == PLANNED[6:12, None].tolist()
+
+
+def test_nothing_to_follow_is_an_error():
+    for optimizer in (torch.optim.SGD(groups_of(0.1)), clrfast.SGD(groups_of(0.1))):
+        with pytest.raises(ValueError, match="follows no schedule of its own"):
+            as_lr_scheduler(optimizer)
+    with pytest.raises(ValueError, match=r"lacks \['_step_count'"):
+        scheduled()[1].load_state_dict({})

@@ -13,6 +13,7 @@ from .decay import (
     polynomial_decay,
     step_decay,
 )
+from .follow import FollowLR
 from .one_cycle import one_cycle, one_cycle_cos, one_cycle_fastai, one_cycle_linear, one_cycle_three_phase
 from .policies import constant, exp_range, lr_sweep, triangular, triangular2
 from .schedule import QUANTITIES, Schedule
@@ -53,6 +54,7 @@ __all__ = [
     "CurveLike",
     "Exponential",
     "ExponentialDecay",
+    "FollowLR",
     "Function",
     "InverseSqrt",
     "Joined",
