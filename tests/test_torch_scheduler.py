@@ -679,9 +679,11 @@ def test_following_continues_from_a_checkpoint():
     assert rates_of(resumed, following, 6).tolist() == PLANNED[6:12, None].tolist()
 
 
-def test_nothing_to_follow_is_an_error():
+def test_what_cannot_be_followed_is_an_error():
     for optimizer in (torch.optim.SGD(groups_of(0.1)), clrfast.SGD(groups_of(0.1))):
         with pytest.raises(ValueError, match="follows no schedule of its own"):
             as_lr_scheduler(optimizer)
     with pytest.raises(ValueError, match=r"lacks \['_step_count'"):
         scheduled()[1].load_state_dict({})
+    with pytest.raises(ValueError, match="last_epoch: got 3 without a schedule"):
+        as_lr_scheduler(scheduled()[0], last_epoch=3)

@@ -70,7 +70,7 @@ class ScheduleLR(LRScheduler):
         self._told_of_end = False
         self._follow_updates = follow_updates
         self._updated = False
-        self._watch = UnitWatch(len(self._table))
+        self._watch: UnitWatch | None = UnitWatch(len(self._table))
         self.optimizer = optimizer
         self._register()
         super().__init__(optimizer, last_epoch)
@@ -85,10 +85,12 @@ class ScheduleLR(LRScheduler):
         if self.last_epoch > len(self._table) and not self._told_of_end:
             self._told_of_end = True
             warn_past_end(len(self._table))
-        if not self._watch.done and self._step_count > 1:
+        if self._watch is not None and self._step_count > 1:
             self._watch.end_interval()
-            if self._watch.done and not self._follow_updates:
-                self._hook.remove()
+            if self._watch.done:
+                self._watch = None
+                if not self._follow_updates:
+                    self._hook.remove()
 
     def _initial_step(self) -> None:
         self._updated = True  # the first row needs no update before it
@@ -132,17 +134,17 @@ class ScheduleLR(LRScheduler):
 
     def _rates(self, factors: Sequence[float | Tensor]) -> list[float | Tensor]:
         rows = row_at(self._table, self.last_epoch)
+        schedule, ratios = self._schedule, self._ratios["lr"]
         rates: list[float | Tensor] = []
         for index, (group, factor) in enumerate(zip(self.optimizer.param_groups, factors, strict=True)):
             lr, momentum, weight_decay = rows[index if len(rows) > 1 else 0]
-            lr *= self._ratios["lr"][index] * group.get("lr_scale", 1.0)
-            rates.append(write_scheduled(group, lr, factor))
-            if self._schedule.momentum is not None:
+            rates.append(write_scheduled(group, lr * ratios[index] * group.get("lr_scale", 1.0), factor))
+            if schedule.momentum is not None:
                 if "betas" in group:
                     group["betas"] = (momentum, *group["betas"][1:])
                 else:
                     group["momentum"] = momentum
-            if self._schedule.weight_decay is not None:
+            if schedule.weight_decay is not None:
                 group["weight_decay"] = weight_decay * self._ratios["weight_decay"][index]
         return rates
 
@@ -199,7 +201,7 @@ class ScheduleLR(LRScheduler):
 
     def _register(self) -> None:
         """Have the optimizer tell of its updates, as long as they matter, without keeping this scheduler alive."""
-        if self._watch.done and not self._follow_updates:
+        if self._watch is None and not self._follow_updates:
             return
         reference = weakref.ref(self)
 
@@ -211,7 +213,8 @@ class ScheduleLR(LRScheduler):
         self._hook = self.optimizer.register_step_post_hook(note)
 
     def _note_update(self, optimizer: Optimizer) -> None:
-        self._watch.count_update()
+        if self._watch is not None:
+            self._watch.count_update()
         if self._follow_updates:
             # GradScaler calls the step of an optimizer that skips by itself; found_inf then says that it did.
             found_inf = getattr(optimizer, "found_inf", None)
@@ -228,9 +231,17 @@ def as_lr_scheduler(
     Args:
         schedule: None for a ``clrfast.SGD`` with a schedule of its own: the scheduler then follows it and changes
             nothing, for frameworks that want one; see ``FollowLR``.
-        follow_updates, last_epoch: as in ``ScheduleLR``; without ``schedule`` the optimizer decides both.
+        follow_updates: as in ``ScheduleLR``; a scheduled ``clrfast.SGD`` follows its updates in any case.
+        last_epoch: as in ``ScheduleLR``.
+    Raises:
+        ValueError: as ``ScheduleLR`` and ``FollowLR``; or ``last_epoch`` without ``schedule``.
     """
     if schedule is None:
+        if last_epoch != -1:
+            raise ValueError(
+                f"last_epoch: got {last_epoch} without a schedule; a scheduled optimizer's position comes with its own "
+                "load_state_dict"
+            )
         return FollowLR(optimizer)
     return ScheduleLR(optimizer, schedule, follow_updates=follow_updates, last_epoch=last_epoch)
 
