@@ -511,9 +511,9 @@ def cycles(total_steps, step_size=10):
         (cycles(50).for_groups([{"lr": 0.1}]), False),
         (cosine_restarts(0.1, 70, period_steps=10, period_mult=2), True),
         (cosine_restarts(0.1, 71, period_steps=10, period_mult=2), False),  # its last step restarts
-        (Schedule(Repeated(Cosine(1.0, 0.0, 7), 7.1), total_steps=71), True),
+        (Schedule(Repeated(Cosine(1.0, 0.0, 4), 4.6), total_steps=69), True),  # 69 / 4.6 is 15.000000000000002
         (Schedule(Repeated(Cosine(1.0, 0.0, 10), 10), total_steps=75), False),
-        (Schedule(Shifted(Linear(0.1, 0.2, 9), 10), total_steps=5), True),
+        (Schedule(Shifted(cosine_restarts(0.1, 20, period_steps=10).lr, 8), total_steps=5), True),  # has not begun
         (Schedule(Shifted(cosine_restarts(0.1, 20, period_steps=10).lr, 3), total_steps=20), False),
         (one_cycle(0.1, 33), True),
     ],
@@ -608,6 +608,17 @@ def test_a_sequence_of_warm_up_and_schedule(then):
     rates = rates_of(optimizer, sequence, 15)
     expected = np.concatenate([1e-2 * (0.1 + 0.9 * np.arange(5) / 5), then.table()[:10, 0, 0]])
     np.testing.assert_allclose(rates, expected[:, None] * [1.0, 0.1], rtol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:The epoch parameter")
+def test_a_group_that_is_added_before_the_schedule_begins_keeps_its_ratio():
+    optimizer = torch.optim.SGD(groups_of(1e-2))
+    warm_up = lr_scheduler.LinearLR(optimizer, 0.1, total_iters=5)
+    sequence = lr_scheduler.SequentialLR(optimizer, [warm_up, as_lr_scheduler(optimizer, PLAN)], milestones=[5])
+    rates_of(optimizer, sequence, 2)
+    optimizer.add_param_group(*groups_of(1e-3, initial_lr=1e-3))  # the warm-up changes lr before the schedule sees it
+    rates_of(optimizer, sequence, 3)
+    np.testing.assert_allclose(rates_of(optimizer, sequence, 5), PLANNED[:5, None] * [1.0, 0.1], rtol=1e-12)
 
 
 @pytest.mark.filterwarnings("ignore:The epoch parameter")

@@ -101,8 +101,7 @@ def ends_whole(curve: Curve, end: float, step: float = 1.0) -> bool:
 @ends_whole.register
 def _(curve: Triangular, end: float, step: float = 1.0) -> bool:
     length = curve.up_steps + curve.down_steps
-    cycles = max(1, round(end / length))
-    return abs(end - cycles * length) <= step * (1 + ROUNDING)
+    return abs(end - round(end / length) * length) <= step * (1 + ROUNDING)
 
 
 @ends_whole.register

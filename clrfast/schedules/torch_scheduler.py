@@ -27,7 +27,8 @@ class ScheduleLR(LRScheduler):
 
     Groups keep the ratios that their rates and weight decays had when the scheduler was made, as under torch's own
     schedulers; the highest follows the schedule. A quantity with one curve per group has no ratio. A group that is
-    added later is compared with the same highest value, from the next ``step()`` on. ``lr_scale`` is the group's entry
+    added later is compared with the same highest value, from the next ``step()`` on; where another scheduler writes its
+    rate before that, give it "initial_lr", too. ``lr_scale`` is the group's entry
     of that name (timm's layer decay), 1 without one. ``factor`` is what other schedulers multiply the rate by, in a
     ``ChainedScheduler`` or beside this one; while the schedule's rate is 0, such a factor cannot be seen.
 
