@@ -4,6 +4,7 @@ import io
 import pickle
 import warnings
 import weakref
+from functools import partial
 
 import numpy as np
 import pytest
@@ -454,7 +455,7 @@ def train(optimizer, scheduler, updates_per_step):
         scheduler.step()
 
 
-@pytest.mark.parametrize("make", [torch.optim.SGD, clrfast.SGD])
+@pytest.mark.parametrize("make", [torch.optim.SGD, partial(clrfast.SGD, backend="torch")], ids=["torch", "clrfast"])
 @pytest.mark.parametrize("follow_updates", [False, True])
 def test_a_step_per_epoch_warns_once(make, follow_updates):
     optimizer = make(groups_of(0.1))
