@@ -28,9 +28,9 @@ class ScheduleLR(LRScheduler):
     Groups keep the ratios that their rates and weight decays had when the scheduler was made, as under torch's own
     schedulers; the highest follows the schedule. A quantity with one curve per group has no ratio. A group that is
     added later is compared with the same highest value, from the next ``step()`` on; where another scheduler writes its
-    rate before that, give it "initial_lr", too. ``lr_scale`` is the group's entry
-    of that name (timm's layer decay), 1 without one. ``factor`` is what other schedulers multiply the rate by, in a
-    ``ChainedScheduler`` or beside this one; while the schedule's rate is 0, such a factor cannot be seen.
+    rate before that, give it "initial_lr", too. ``lr_scale`` is the group's entry of that name (timm's layer decay), 1
+    without one. ``factor`` is what other schedulers multiply the rate by, in a ``ChainedScheduler`` or beside this one;
+    while the schedule's rate is 0, such a factor cannot be seen.
 
     For optimizers with ``betas`` the momentum goes to the first of them. Past the end the last values stay, and a
     warning says so once. Warnings, too, if the schedule ends in mid-cycle, if it replaces different momenta by one, and
@@ -50,8 +50,8 @@ class ScheduleLR(LRScheduler):
         KeyError: ``last_epoch`` is given, and a group has no "initial_lr".
     """
 
-    # No attribute `total_steps`: Accelerate stops to call a scheduler that has one at its end, which would hide that
-    # the number was chosen wrong.
+    # No attribute `total_steps`: Accelerate stops calling a scheduler that has one at its end, which would hide a
+    # number that was chosen wrong.
 
     def __init__(self, optimizer: Optimizer, schedule: Schedule, *, follow_updates: bool = False, last_epoch: int = -1):
         if not isinstance(schedule, Schedule):
@@ -62,7 +62,7 @@ class ScheduleLR(LRScheduler):
         _require_driven(schedule, optimizer.param_groups)
         self._schedule = schedule.without_functions()
         self._table = schedule.table()
-        warn_of_open_cycle(self._schedule)
+        warn_of_open_cycle(schedule)
         if schedule.momentum is not None and not isinstance(schedule.momentum, tuple):
             _warn_of_one_momentum(optimizer.param_groups)
         self._groups: list[dict[str, Any]] = []
