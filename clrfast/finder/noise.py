@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,11 +20,19 @@ ENOUGH = 10
 """Of fewer values than this the noise is not known; such a loss has to climb by all of its size."""
 
 NOISES = 10
-"""Likewise, so many times its noise: beyond the reach of noise alone."""
+"""Minimum climb of a diverged loss, in standard deviations of its noise: beyond the reach of noise alone."""
 
+PREFIXES = 16
+"""Beginnings of a record whose noise is measured, for each doubling of their length."""
 
 EXPLODED = 10
 """So many times as far above the start as the limit is: no outlier, but a loss that has multiplied within a step."""
+
+MOST_POINTS = 10_000
+"""Of a curve for a suggestion: many times as many as the smoothed curve, which is of ``WIDTH_FRAC``, has turns."""
+
+MOST_PRODUCTS = 2**24
+"""Multiplications of a convolution above which Fourier transforms take its place: about 7,000 losses."""
 
 
 def smoothed(loss: ArrayLike, width_frac: float = WIDTH_FRAC) -> Floats:
@@ -51,8 +60,34 @@ def smoothed(loss: ArrayLike, width_frac: float = WIDTH_FRAC) -> Floats:
     # As a convolution, in memory for n values and not n * n; what is left out of the weights is less than a rounding.
     reach = min(math.ceil(9 * width), len(loss) - 1)
     weights = np.exp(-((np.arange(-reach, reach + 1) / width) ** 2) / 2)
-    total, known = (np.convolve(x, weights)[reach : reach + len(loss)] for x in (np.where(finite, loss, 0), finite))
+    total, known = (_convolved(x, weights, reach) for x in (np.where(finite, loss, 0.0), finite.astype(np.float64)))
     return np.where(finite, total / np.maximum(known, 1.0), math.nan)
+
+
+def _convolved(values: Floats, weights: Floats, reach: int) -> Floats:
+    """``[n]`` sums of ``values`` around each, with ``2 * reach + 1`` weights; in O(n log n) for long records."""
+    n = len(values)
+    if n * len(weights) <= MOST_PRODUCTS:
+        return np.convolve(values, weights)[reach : reach + n]
+    size = 1 << (n + len(weights) - 2).bit_length()
+    product = np.fft.rfft(values, size) * np.fft.rfft(weights, size)
+    return np.fft.irfft(product, size)[reach : reach + n]
+
+
+def thinned(lr: Floats, values: Floats, most: int = MOST_POINTS) -> tuple[Floats, Floats]:
+    """At most ``most`` points of a curve: the means of so many neighbours, each beside the rate in their middle.
+
+    >>> lr, means = thinned(np.arange(1.0, 8.0), np.arange(7.0), most=3)
+    >>> lr.tolist(), means.tolist()
+    ([2.0, 5.0, 7.0], [1.0, 4.0, 6.0])
+    """
+    n = len(values)
+    if n <= most:
+        return lr, values
+    size = -(-n // most)
+    begins = np.arange(0, n, size)
+    sizes = np.diff(begins, append=n)
+    return lr[begins + (sizes - 1) // 2], np.add.reduceat(values, begins) / sizes
 
 
 def noise(loss: ArrayLike) -> float:
@@ -79,8 +114,10 @@ def divergence(loss: ArrayLike, stop_factor: float = 4.0) -> tuple[int | None, f
                                     (of fewer than 10 values, |start| in place of the last)
 
     It has diverged where the median of the last 3 values exceeds the limit, a single one is ten times as far above the
-    start, or is not finite. ``start`` is the first value, ``best`` the lowest such median so far. The scale is the
-    loss's own: neither its sign nor what is added to it matters, and a loss near zero may rise by what it fell before.
+    start, or is not finite. ``start`` is the first value, ``best`` the lowest such median so far, ``noise`` that of the
+    whole record or, where it is larger, of the values until then: a loss that has come to rest does not make a wiggle
+    of its beginning an explosion. The scale is the loss's own: neither its sign nor what is added to it matters, and a
+    loss near zero may rise by what it fell before.
 
     Args:
         loss: ``[n]``, in the order of the steps.
@@ -97,9 +134,29 @@ def divergence(loss: ArrayLike, stop_factor: float = 4.0) -> tuple[int | None, f
     padded = np.concatenate((finite[:1], finite[:1], finite))
     medians = np.median(np.lib.stride_tricks.sliding_window_view(padded, 3), axis=1)
     best = np.minimum(np.minimum.accumulate(medians), start)
-    floor = max(NOISES * noise(finite), (MIN_SCALE if len(finite) >= ENOUGH else 1.0) * abs(start))
+    floor = _floor(finite, start)
     limits = start + (stop_factor - 1) * np.maximum(start - best, floor)
-    over = np.flatnonzero((medians > limits) | (finite - start > EXPLODED * (limits - start)))
-    if len(over):
-        return int(over[0]), float(limits[over[0]])
+    known: dict[int, float] = {}
+    for index in np.flatnonzero(_beyond(finite, medians, start, limits)).tolist():
+        until = _prefix(index + 1)
+        if until not in known:
+            known[until] = _floor(finite[:until], start)
+        limits[index] = max(limits[index], start + (stop_factor - 1) * known[until])
+        if _beyond(finite[index], medians[index], start, limits[index]):
+            return index, float(limits[index])
     return (int(broken[0]) if len(broken) else None), float(limits[-1])
+
+
+def _floor(values: Floats, start: float) -> float:
+    """What ``values`` must climb by in any case: many times their noise, and a part of themselves."""
+    return max(NOISES * noise(values), (MIN_SCALE if len(values) >= ENOUGH else 1.0) * abs(start))
+
+
+def _beyond(values: Any, medians: Any, start: float, limits: Any) -> Any:
+    return (medians > limits) | (values - start > EXPLODED * (limits - start))
+
+
+def _prefix(n: int) -> int:
+    """The longest beginning of ``n`` values whose noise is measured: of few lengths, for a record may be long."""
+    step = max(1, n // PREFIXES)
+    return n // step * step

@@ -22,8 +22,9 @@ from ..schedules.policies import Spacing
 from .bench import Bench
 from .curve import LRCurve, StopReason
 from .held_out import HeldOut, Metric, spread
+from .noise import Floats
 from .sharded import require_alone
-from .suggest import MIN_POINTS, NoSuggestionError, climbs
+from .suggest import LOST_FRAC, MIN_POINTS, NoSuggestionError, climbs
 from .sweep import Recorded, rates_of
 
 COARSE_STEPS, FINE_STEPS, PLAIN_STEPS = 38, 60, 98
@@ -46,6 +47,9 @@ the way."""
 
 COARSE_PATIENCE = 4
 """So many times further must the coarse sweep climb: its leaps of the rate alone can lift a loss above the limit."""
+
+FITTED = 1e-2
+"""A loss that stays below this part of its start: the model fits the data, and its gradients vanish."""
 
 
 def range_test(
@@ -263,26 +267,57 @@ def _coarse_then_fine(
     for repeat in range(repeats):
         done = coarse_sweep.total_steps + repeat * FINE_STEPS
         fine = _curve(fine_sweep, run(fine_sweep, stop_factor=stop_factor, done=done, total=total))
-        if fine.stopped == "completed" != coarse.stopped:
+        fitted = _fitted_from(fine)
+        if fine.stopped != "completed" or coarse.stopped == "completed":
+            curves.append(_joined(coarse, fine, len(fine.lr)))
+        elif fitted is not None:
+            reason = (
+                f"fitted the data at {fine.lr[fitted]:.3g}, where its gradients vanish; the points above the rates that a "
+                f"first, coarse sweep bore are of that: {coarse.stop_reason}"
+            )
+            n = int(np.searchsorted(fine.lr, _unborne_lr(coarse, fine.lr[fitted])))
+            curves.append(replace(_joined(coarse, fine, n), stopped=coarse.stopped, stop_reason=reason))
+        else:
             reason = (
                 f"reached {fine.lr[-1]:.3g} without diverging, where a first, coarse sweep had diverged; steps=100 "
                 "makes a single sweep over all rates"
             )
-            fine = replace(fine, stop_reason=reason)
-        below = coarse.lr < fine.lr[0] * (1 - 1e-9)
-        metric = None
-        if coarse.metric is not None and fine.metric is not None:
-            metric = np.concatenate((coarse.metric[below], fine.metric))
-        curves.append(
-            replace(
-                fine,
-                lr=np.concatenate((coarse.lr[below], fine.lr)),
-                loss=np.concatenate((coarse.loss[below], fine.loss)),
-                initial_loss=coarse.initial_loss,
-                metric=metric,
-            )
-        )
+            curves.append(replace(_joined(coarse, fine, len(fine.lr)), stop_reason=reason))
     return curves
+
+
+def _fitted_from(curve: LRCurve) -> int | None:
+    """The index from which on the loss is next to nothing, for long enough to tell; None for none."""
+    above = np.flatnonzero(~(np.abs(curve.loss) <= FITTED * abs(curve.initial_loss)))
+    first = int(above[-1]) + 1 if len(above) else 0
+    return first if first + MIN_POINTS <= len(curve.loss) else None
+
+
+def _unborne_lr(coarse: LRCurve, fitted_lr: float) -> float:
+    """The first rate above ``fitted_lr`` at which the coarse sweep's smoothed loss, fallen before, is high again."""
+    high = ~(coarse.smoothed <= LOST_FRAC * coarse.initial_loss)
+    had_fallen = np.maximum.accumulate(~high)
+    return float(coarse.lr[high & had_fallen & (coarse.lr > fitted_lr)].min(initial=coarse.lr[-1]))
+
+
+def _joined(coarse: LRCurve, fine: LRCurve, n: int) -> LRCurve:
+    """The first ``n`` points of the fine sweep, with the coarse one's below them; above, too, if there are more."""
+    end = fine.lr[n - 1] * (1 + 1e-9) if n < len(fine.lr) else math.inf
+    below, above = coarse.lr < fine.lr[0] * (1 - 1e-9), coarse.lr > end
+
+    def joined(of_coarse: Floats, of_fine: Floats) -> Floats:
+        return np.concatenate((of_coarse[below], of_fine[:n], of_coarse[above]))
+
+    metric = None
+    if coarse.metric is not None and fine.metric is not None:
+        metric = joined(coarse.metric, fine.metric)
+    return replace(
+        fine,
+        lr=joined(coarse.lr, fine.lr),
+        loss=joined(coarse.loss, fine.loss),
+        initial_loss=coarse.initial_loss,
+        metric=metric,
+    )
 
 
 def _collapse_lr(curve: LRCurve) -> float | None:

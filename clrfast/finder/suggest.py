@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .noise import Floats, smoothed
+from .noise import Floats, smoothed, thinned
 
 MIN_POINTS = 5
 """Fewer points than this say nothing about a slope."""
@@ -138,10 +139,12 @@ def valley(lr: ArrayLike, loss: ArrayLike) -> Suggestion:
     Source: fastai's default suggestion of this name (ESRI's algorithm).
     """
     lrs, losses, lowest = _up_to_minimum(lr, loss)
-    length = np.ones(len(losses), dtype=np.int64)
-    for i in range(1, len(losses)):
-        higher = losses[:i] > losses[i]
-        length[i] += length[:i][higher].max(initial=0)
+    ends: list[float] = []  # the highest last loss, negated, of the descents of 1, 2, ... points
+    length = np.empty(len(losses), dtype=np.int64)
+    for i, negated in enumerate((-losses).tolist()):
+        at = bisect_left(ends, negated)
+        ends[at : at + 1] = [negated]
+        length[i] = at + 1
     end = int(length.argmax())
     begin = end - int(length[end]) + 1
     reason = f"the middle of the longest valley, from {lrs[begin]:.3g} to {lrs[end]:.3g}"
@@ -204,8 +207,7 @@ def clr_bounds(lr: ArrayLike, score: ArrayLike) -> Suggestion:
     """
     lrs, losses, lowest = _up_to_minimum(lr, -np.asarray(score, dtype=np.float64), what="score")
     scores = -losses
-    begin = _descent_begins(losses, lowest)
-    bottom = float(np.median(scores[: (lowest + 2) // 2])) if begin else float(scores[0])
+    begin, bottom = _rise_begins(scores, lowest)
     rise = float(scores[lowest]) - bottom
     reached = np.maximum.accumulate(scores)
     index = np.arange(len(scores))
@@ -215,6 +217,17 @@ def clr_bounds(lr: ArrayLike, score: ArrayLike) -> Suggestion:
     how = "has made nine tenths of its rise" if slowed[end] else "becomes ragged"
     reason = f"the score begins to rise at {lrs[begin]:.3g} and {how} at {lrs[end]:.3g}"
     return Suggestion(float(lrs[end]), float(lrs[begin]), float(lrs[end]), float(lrs[end]), "clr_bounds", reason)
+
+
+def _rise_begins(scores: Floats, highest: int) -> tuple[int, float]:
+    """The last point before the maximum at which a tenth of the rise is not made yet, and the score from which it
+    rises: the median until that point. A score that saturates early has few points below its plateau, or one."""
+    before = scores[: highest + 1]
+    begin, bottom = 0, float(before.min())
+    for _ in range(2):  # from the lowest score, which noise makes too low, and then from the median
+        begin = int(np.flatnonzero(before <= bottom + 0.1 * (before[-1] - bottom))[-1])
+        bottom = float(np.median(before[: begin + 1]))
+    return begin, bottom
 
 
 Method = Callable[[ArrayLike, ArrayLike], Suggestion]
@@ -238,35 +251,36 @@ def resampled(method: Method, curves: Sequence[tuple[Floats, Floats]]) -> Sugges
         loss[i] = smoothed[i] + sign[i] * (loss[i] - smoothed[i]),   sign[i] = -1 or 1 at random
 
     A minimum or a crossing jumps from one point to another with the noise; the median over draws is steadier than
-    the answer of the one draw that was measured, and their range tells how far to trust it. Always the same draws.
+    the answer of the one draw that was measured, and their range tells how far to trust it. Always the same draws. The
+    median is the answer of one draw (of an even number, the lower of the middle two), and the reason is that draw's.
+    Of long curves the means of neighbouring points are drawn; see ``thinned``.
 
     Args:
         curves: ``(lr, loss)`` each, raw losses.
     Raises:
         NoSuggestionError: a curve without answer.
     """
-    plain = [method(lr, smoothed(loss)) for lr, loss in curves]
+    curves = [thinned(lr, loss) for lr, loss in curves]
+    answers = [(method(lr, smoothed(loss)), number) for number, (lr, loss) in enumerate(curves, 1)]
     random = np.random.default_rng(0)
-    answers = []
-    for lr, loss in curves:
+    drawn = []
+    for number, (lr, loss) in enumerate(curves, 1):
         trend = smoothed(loss)
         for _ in range(RESAMPLES):
-            drawn = trend + random.choice((-1.0, 1.0), len(loss)) * (loss - trend)
+            other = trend + random.choice((-1.0, 1.0), len(loss)) * (loss - trend)
             try:
-                answers.append(method(lr, smoothed(drawn)))
+                drawn.append((method(lr, smoothed(other)), number))
             except NoSuggestionError:
                 continue  # the measured curve has an answer; this draw says nothing
-    answers = answers or plain
-    max_lr = _quantile([answer.max_lr for answer in answers], 0.5)
-    base_lr = _quantile([answer.base_lr for answer in answers], 0.5)
-    nearest = min(plain, key=lambda answer: abs(np.log(answer.max_lr / max_lr)))
+    answers = sorted(drawn or answers, key=lambda found: (found[0].max_lr, found[0].base_lr))
+    middle, number = answers[(len(answers) - 1) // 2]
+    of_sweep = "" if len(curves) == 1 else f", of sweep {number} of {len(curves)}"
+    rates = [answer.max_lr for answer, _ in answers]
     return replace(
-        nearest,
-        reason=f"{nearest.reason}; the median of {len(answers)} draws of the noise",
-        max_lr=max_lr,
-        base_lr=min(base_lr, max_lr),
-        low=_quantile([answer.max_lr for answer in answers], 0.05),
-        high=_quantile([answer.max_lr for answer in answers], 0.95),
+        middle,
+        reason=f"{middle.reason}; the median of {len(answers)} draws of the noise{of_sweep}",
+        low=_quantile(rates, 0.05),
+        high=_quantile(rates, 0.95),
     )
 
 
