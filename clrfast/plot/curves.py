@@ -10,7 +10,6 @@ import numpy as np
 from ..finder.suggest import NoSuggestionError
 from .parts import (
     DIVERGED,
-    RATE_AXIS,
     RAW,
     SEVERAL,
     SUGGESTED,
@@ -22,6 +21,7 @@ from .parts import (
     loss_over_rate,
     new_figure,
     plain_axes,
+    rate_axis,
 )
 
 if TYPE_CHECKING:
@@ -80,10 +80,10 @@ def lr_curves(
                 entry.set_label(f"{name}: {'no suggestion' if answer is None else f'{answer.max_lr:.2g}'}")
     plain_axes(ax)
     if listed is None:
-        ax.set_xlabel(RATE_AXIS)
+        ax.set_xlabel(rate_axis(curves.values())[1])
         add_legend(ax, entries, title)
     else:
-        _list_panel(listed, found, entries)
+        _list_panel(listed, found, entries, rate_axis(curves.values())[1])
     return ax
 
 
@@ -133,7 +133,7 @@ def rates(history: Sequence[RateRecord]) -> Figure:
     limits = log_limits or limits_of(curves.values())
     scale = "linear" if log_limits is None else "log"
     loss_over_rate(below, curves.values(), limits)
-    below.set(yscale=scale, xlabel=RATE_AXIS, ylabel="training loss, smoothed")
+    below.set(yscale=scale, xlabel=rate_axis(curves.values())[1], ylabel="training loss, smoothed")
     lines = _several(below, curves, suggested, limits, colors_of(len(curves), ordered=True))
     plain_axes(below)
     add_legend(below, [lines[i] for i in np.unique(np.linspace(0, len(lines) - 1, 6).round().astype(int))], None)
@@ -160,7 +160,7 @@ def _several(
     return lines
 
 
-def _list_panel(ax: Any, found: Mapping[str, Suggestion | None], lines: Sequence[Any]) -> None:
+def _list_panel(ax: Any, found: Mapping[str, Suggestion | None], lines: Sequence[Any], xlabel: str) -> None:
     """A row for each curve: its name with a piece of its line, its suggestion and the interval."""
     across = ax.get_yaxis_transform()
     for row, (suggestion, line) in enumerate(zip(found.values(), lines, strict=True)):
@@ -175,7 +175,7 @@ def _list_panel(ax: Any, found: Mapping[str, Suggestion | None], lines: Sequence
         right = (suggestion.high, row)
         beside = {"xytext": (8, 0), "textcoords": "offset points", "va": "center_baseline", "fontsize": 8.5}
         ax.annotate(f"{suggestion.max_lr:.2g}", right, **beside)
-    ax.set(yticks=range(len(found)), yticklabels=found, ylim=(len(found) - 0.4, -0.6), xlabel=RATE_AXIS)
+    ax.set(yticks=range(len(found)), yticklabels=found, ylim=(len(found) - 0.4, -0.6), xlabel=xlabel)
     ax.tick_params(axis="y", length=0, labelsize=8.5)
     plain_axes(ax)
     ax.grid(visible=False, axis="y")

@@ -7,21 +7,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..finder.curve import VALIDATION_LOSS
-from ..finder.noise import Floats
+from ..finder.noise import Floats, thinned
 from .parts import (
     DIVERGED,
     METRIC,
-    RATE_AXIS,
     RAW,
     SMOOTHED,
     SUGGESTED,
     add_legend,
     draw_line,
     height_at,
+    is_linear,
     loss_over_rate,
     loss_range,
     new_figure,
     plain_axes,
+    rate_axis,
 )
 
 if TYPE_CHECKING:
@@ -32,6 +33,12 @@ if TYPE_CHECKING:
 SLOPE_DECADES = 0.15
 """Width of the weights with which a slope is fitted, in factors of ten of the rate."""
 
+SLOPE_FRAC = 0.02
+"""That width on a linear axis, as a fraction of the range of rates."""
+
+SLOPE_POINTS = 1_000
+"""Points that slopes are fitted to, each with a weight for all others."""
+
 
 def lr_curve(
     curve: LRCurve,
@@ -41,10 +48,11 @@ def lr_curve(
     metric: bool = True,
     title: str | None = None,
 ) -> Axes:
-    """Loss over learning rate on a logarithmic axis: raw and smoothed, the suggestion, and where the loss diverged.
+    """Loss over learning rate: raw and smoothed, the suggestion, and where the loss diverged.
 
-    A held-out loss is drawn on the axis of the loss, any other metric on a second one, and further sweeps
-    (``curve.repeats``) as thin lines. In a figure of its own, the change of the loss per tenfold rate is below.
+    The axis of the rate is logarithmic, for a linear sweep linear. A held-out loss is drawn on the axis of the loss, any other metric on a second one, and further sweeps
+    (``curve.repeats``) as thin lines. In a figure of its own, the change of the loss with the rate is below. Of a line of
+    more than 4,000 points the lowest and the highest of neighbours are drawn.
 
     Args:
         curve: what ``range_test`` returned.
@@ -86,7 +94,7 @@ def lr_curve(
     plain_axes(ax)
     add_legend(ax, entries, title)
     if slim is None:
-        ax.set_xlabel(RATE_AXIS)
+        ax.set_xlabel(rate_axis([curve])[1])
     else:
         _slope_panel(slim, curve, suggestion)
     return ax
@@ -144,8 +152,12 @@ def _mark(ax: Any, curve: LRCurve, lr: float, limits: tuple[float, float], *, co
 
 
 def _slope_panel(ax: Any, curve: LRCurve, suggestion: Suggestion | None) -> None:
-    """The loss's change per tenfold rate, with the marks of the panel above."""
-    change = _change_per_decade(curve)
+    """The loss's change with the rate, with the marks of the panel above."""
+    if is_linear(curve):
+        unit = 10 ** np.floor(np.log10(curve.lr[-1] - curve.lr[0]))
+        change, per = unit * _change_per_rate(curve), f"{unit:g} of rate"
+    else:
+        change, per = _change_per_decade(curve), "tenfold rate"
     ax.axhline(0, color="black", lw=0.7, alpha=0.6)
     draw_line(ax, curve, curve.lr, change, color=SMOOTHED, lw=1.5)
     if suggestion is not None:
@@ -156,23 +168,36 @@ def _slope_panel(ax: Any, curve: LRCurve, suggestion: Suggestion | None) -> None
     # The descent fills the panel; of the explosion only the beginning is seen.
     seen = change if curve.divergence_lr is None else change[curve.lr < curve.divergence_lr]
     deepest = -float(np.nanmin(seen, initial=0.0)) or 1.0
-    ax.set(ylim=(-1.2 * deepest, 0.7 * deepest), xlabel=RATE_AXIS, ylabel="change per\ntenfold rate")
+    ax.set(ylim=(-1.2 * deepest, 0.7 * deepest), xlabel=rate_axis([curve])[1], ylabel=f"change per\n{per}")
     ax.locator_params(axis="y", nbins=4)
     plain_axes(ax)
     ax.figure.align_ylabels()
 
 
 def _change_per_decade(curve: LRCurve) -> Floats:
-    """``[n]``: slopes of the loss over log10(lr), of lines fitted with Gaussian weights around each point.
+    """``[n]``: slopes of the loss over log10(lr), fitted with weights of the width ``SLOPE_DECADES``."""
+    return _slopes(np.log10(curve.lr), curve.bounded, SLOPE_DECADES)
 
-    The weights' width is ``SLOPE_DECADES``, or 0.7 times the distance to the neighbours if that is more: where the
-    points are dense, differences of neighbours are noise. NaN without a second loss to compare with.
+
+def _change_per_rate(curve: LRCurve) -> Floats:
+    """``[n]``: slopes of the loss over lr, fitted with weights of the width ``SLOPE_FRAC`` of its range."""
+    return _slopes(curve.lr, curve.bounded, SLOPE_FRAC * float(curve.lr[-1] - curve.lr[0]))
+
+
+def _slopes(every_x: Floats, loss: Floats, least_width: float) -> Floats:
+    """``[n]``: slopes of lines fitted with Gaussian weights around each point.
+
+    The weights' width is ``least_width``, or 0.7 times the distance to the neighbours if that is more: where the
+    points are dense, differences of neighbours are noise. Between the means of a long curve slopes are interpolated.
+    NaN without a second loss to compare with.
     """
-    x, finite = np.log10(curve.lr), np.isfinite(curve.bounded)
+    x, values = thinned(every_x, loss, SLOPE_POINTS)
+    finite = np.isfinite(values)
     if finite.sum() < 2:
-        return np.full(len(x), np.nan)
-    width = np.maximum(SLOPE_DECADES, 0.7 * np.gradient(x))
+        return np.full(len(every_x), np.nan)
+    width = np.maximum(least_width, 0.7 * np.gradient(x))
     weights = np.exp(-(((x[:, None] - x) / width[:, None]) ** 2) / 2) * finite
     weights /= weights.sum(axis=1, keepdims=True)
     dx = x - (weights @ x)[:, None]
-    return (weights * dx) @ np.where(finite, curve.bounded, 0.0) / (weights * dx**2).sum(axis=1)
+    slopes = (weights * dx) @ np.where(finite, values, 0.0) / (weights * dx**2).sum(axis=1)
+    return np.interp(every_x, x, slopes)

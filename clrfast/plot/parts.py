@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 SMOOTHED, SUGGESTED, DIVERGED, RAW, METRIC = "#0072B2", "#009E73", "#D55E00", "#9A9A9A", "#AA4499"
 SEVERAL = (SMOOTHED, DIVERGED, SUGGESTED, METRIC, "#E69F00", "#56B4E9", "#000000")
 
-RATE_AXIS = "learning rate (log scale)"
+LOG_RATE_AXIS = "learning rate (log scale)"
+
+MOST_DRAWN = 4_000
+"""Points of a line: more than a picture has pixels across."""
 
 
 def new_figure(height: float) -> Any:
@@ -32,13 +35,27 @@ def plain_axes(ax: Any) -> None:
     ax.spines[["top", "right"]].set_visible(False)
 
 
+def is_linear(curve: LRCurve) -> bool:
+    """Whether its rates are equally far apart, as those of a linear sweep."""
+    apart = np.diff(curve.lr)
+    return len(apart) > 1 and np.allclose(apart, apart.mean(), rtol=1e-6, atol=0.0)
+
+
+def rate_axis(curves: Collection[LRCurve]) -> tuple[str, str]:
+    """Scale and label of an axis of the rate: linear for linear sweeps."""
+    linear = all(map(is_linear, curves))
+    return ("linear", "learning rate") if linear else ("log", LOG_RATE_AXIS)
+
+
 def loss_over_rate(ax: Any, curves: Collection[LRCurve], limits: tuple[float, float]) -> None:
     """The two scales, ``limits`` being those of the loss."""
-    ax.set(xscale="log", ylim=limits)
+    ax.set(xscale=rate_axis(curves)[0], ylim=limits)
     ax.ticklabel_format(axis="y", useOffset=False)
-    rates = np.unique(np.concatenate([curve.lr for curve in curves]))
+    firsts = {(curve.lr[0], curve.lr[-1]) for curve in curves if len(curve.lr)}
+    rates = {rate for ends in firsts for rate in ends}
     if len(rates) == 1:  # diverged at once: there is no range to show
-        ax.set_xlim(rates[0] / 10, rates[0] * 10)
+        (rate,) = rates
+        ax.set_xlim(rate / 10, rate * 10)
 
 
 def add_legend(ax: Any, entries: list[Any], title: str | None) -> None:
@@ -86,15 +103,30 @@ def draw_line(
     until = np.inf if curve.divergence_lr is None else curve.divergence_lr
     end = int(np.searchsorted(lr, until, side="right"))
     faint = {**style, "alpha": 0.3 * alpha, "label": None}
-    (line,) = ax.plot(lr[:end], values[:end], fmt, alpha=alpha, **style)
+    (line,) = ax.plot(*_outline(lr[:end], values[:end]), fmt, alpha=alpha, **style)
     if end < len(lr):
-        ax.plot(lr[max(end - 1, 0) :], values[max(end - 1, 0) :], fmt, **faint)
+        ax.plot(*_outline(lr[max(end - 1, 0) :], values[max(end - 1, 0) :]), fmt, **faint)
     return line
+
+
+def _outline(x: Floats, y: Floats) -> tuple[Floats, Floats]:
+    """Both ends and, of neighbours that one pixel shows, the lowest and the highest."""
+    n = len(x)
+    size = -(-2 * n // MOST_DRAWN)
+    if size <= 2:
+        return x, y
+    begins = np.arange(0, n - size + 1, size)
+    parts = y[: len(begins) * size].reshape(-1, size)
+    lowest, highest = (np.where(np.isnan(parts), np.inf, side * parts).argmin(1) for side in (1, -1))
+    kept = np.unique(np.concatenate(([0, n - 1], begins + lowest, begins + highest)))
+    return x[kept], y[kept]
 
 
 def height_at(curve: LRCurve, lr: float, limits: tuple[float, float]) -> float:
     """The smoothed loss at ``lr``, within the axis."""
     smooth = np.nan_to_num(curve.smoothed, nan=limits[1])
+    if is_linear(curve):
+        return float(np.clip(np.interp(lr, curve.lr, smooth), *limits))
     return float(np.clip(np.interp(np.log(lr), np.log(curve.lr), smooth), *limits))
 
 
