@@ -13,6 +13,7 @@ from .optim import SGD
 from .progress import Progress
 from .schedules import Schedule
 from .tasks import Task
+from .trainable import loss_modules, trainable
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def train(
         The loss before each update, float32 ``[total_steps]`` on the model's device.
     """
     model = task.model
-    params = [param for param in model.parameters() if param.requires_grad]
+    params = trainable(model, *loss_modules(task.loss_fn, task.compute_loss))
     optimizer = SGD(params, momentum=momentum, schedule=schedule)
     control = optimizer.control
     assert control is not None

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from clrfast import History, WeightDecays
 from clrfast.finder import RateRecord
 from clrfast.plot import lr_curve, lr_curves, rates, short_runs
-from clrfast.plot.one_curve import _change_per_decade
+from clrfast.plot.one_curve import _change_per_decade, _change_per_rate
 from clrfast.recipe import Pairs
 
 from .test_curve import make_curve
@@ -348,3 +348,48 @@ def test_schedule_draws_what_it_decides():
     assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["group 0", "group 1"]
     assert all(axes.get_ylim()[0] == 0 for axes in figure.axes)
     assert one_cycle(0.5, 20).plot().axes[0].get_ylim()[0] == 0
+
+
+# --- linear sweeps and long curves ------------------------------------------------------------------------------------
+
+
+def linear(n=40):
+    lr = np.linspace(0.004, 0.4, n)
+    return make_curve(lr=lr, loss=2.0 - 1.5 * (1 - np.exp(-lr / 0.05)), stopped="completed")
+
+
+def test_a_linear_sweep_has_a_linear_axis():
+    curve = linear()
+    above = laid_out(curve.plot())
+    below = above.figure.axes[1]
+    assert [axes.get_xscale() for axes in (above, below)] == ["linear", "linear"]
+    assert (below.get_xlabel(), below.get_ylabel()) == ("learning rate", "change per\n0.1 of rate")
+    assert laid_out(lr_curves({"one": curve, "two": curve})).get_xscale() == "linear"
+    assert laid_out(lr_curves({"one": curve, "two": joined()})).get_xscale() == "log"
+
+
+def test_the_change_of_a_linear_sweep_is_that_per_rate():
+    lr = np.linspace(0.1, 1.0, 50)
+    change = _change_per_rate(make_curve(lr=lr, loss=3.0 - 2.0 * lr, stopped="completed", initial_loss=3.0))
+    np.testing.assert_allclose(change, -2.0, rtol=1e-6)
+
+
+def test_a_long_curve_is_drawn_by_its_outline():
+    """Each pixel shows the lowest and the highest of its losses; slopes take no weight for each pair of points."""
+    n = 300_000
+    lr = np.geomspace(1e-7, 0.5, n)
+    loss = 2.0 - 1.5 / (1 + 1e-2 / lr) + 0.05 * np.random.default_rng(0).normal(size=n)
+    loss[[1000, 200_000]] = 1.0, 3.0
+    curve = make_curve(lr=lr, loss=loss, stopped="completed")
+    axes = laid_out(curve.plot())
+    for each in axes.figure.axes:
+        assert max(len(line.get_xdata()) for line in each.get_lines()) <= 4_002
+    raw = drawn(axes, "loss per batch")
+    assert {1.0, 3.0} <= set(raw.get_ydata())
+    assert (raw.get_xdata()[0], raw.get_xdata()[-1]) == (lr[0], lr[-1])
+    assert (np.diff(raw.get_xdata()) > 0).all()
+
+
+def test_lines_of_few_points_are_drawn_as_they_are():
+    curve = make_curve(lr=np.geomspace(1e-3, 0.5, 4_000), loss=np.linspace(2.0, 1.0, 4_000), stopped="completed")
+    np.testing.assert_array_equal(drawn(curve.plot(), "loss per batch").get_ydata(), curve.loss)

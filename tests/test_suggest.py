@@ -1,12 +1,15 @@
 import math
+import re
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from clrfast import LRCurve
 from clrfast.finder import NoSuggestionError, clr_bounds, edge, minimum_tenth, slide, steepest, valley
-from clrfast.finder.noise import divergence, smoothed
+from clrfast.finder import noise as noise_module
+from clrfast.finder.noise import divergence, noise, smoothed, thinned
 from clrfast.finder.suggest import METHODS, climbs, resampled
 
 LR = np.array([1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0])
@@ -274,6 +277,26 @@ def test_divergence(losses, index):
     assert divergence(losses)[0] == index
 
 
+def fitted(n=60, rest=200):
+    """A noisy beginning, and then a loss of 0, which makes the noise of the whole record 0."""
+    return np.concatenate((1.5 + 0.1 * np.random.default_rng(0).normal(size=n), np.zeros(rest)))
+
+
+def test_a_loss_that_has_come_to_rest_does_not_make_its_beginning_an_explosion():
+    losses = fitted()
+    assert noise(losses) == 0
+    assert divergence(losses)[0] is None
+    losses[30:33] = 40.0  # beyond the noise of the beginning as well
+    assert divergence(losses)[0] in (30, 31)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_was_no_divergence_stays_none(seed):
+    """A longer record does not change the judgement of its beginning."""
+    losses = np.concatenate((1.5 + 0.1 * np.random.default_rng(seed).normal(size=40), np.zeros(160)))
+    assert all(divergence(losses[:n])[0] is None for n in range(1, 201))
+
+
 def test_noise_alone_never_diverges():
     for seed in range(200):
         losses = np.random.default_rng(seed).standard_t(3, size=100)
@@ -297,3 +320,77 @@ def test_a_long_sweep_is_smoothed_in_the_memory_of_its_losses():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 100 * loss.nbytes  # one weight for each pair of points would be 4000 times that
+
+
+# --- long curves ------------------------------------------------------------------------------------------------------
+
+
+def long_curve(n):
+    lr = np.geomspace(1e-7, 1.5, n)
+    loss = 2.3 - 1.5 / (1 + 1e-2 / lr) + (lr / 0.8) ** 4
+    return LRCurve(lr, noisy(loss, 0.05), 2.3, "diverged", "made by hand")
+
+
+def test_fourier_transforms_smooth_as_the_sum_of_products_does(monkeypatch):
+    loss = np.random.default_rng(0).normal(size=3000)
+    loss[[5, 700]] = math.nan, math.inf
+    directly = smoothed(loss)
+    monkeypatch.setattr(noise_module, "MOST_PRODUCTS", 0)
+    np.testing.assert_allclose(smoothed(loss), directly, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", ["edge", "steepest", "valley", "slide", "minimum_tenth"])
+def test_a_million_points_suggest_what_a_thousand_do(method):
+    short, long = (long_curve(n).suggest(method).max_lr for n in (1_000, 1_000_000))
+    assert 0.2 < long / short < 5
+
+
+def test_a_curve_of_up_to_ten_thousand_points_is_judged_as_it_is():
+    lr, loss = np.geomspace(1e-3, 1, 10_000), np.ones(10_000)
+    assert thinned(lr, loss)[1] is loss
+
+
+def test_the_longest_valley_is_the_one_that_comparing_all_points_finds():
+    for seed in range(20):
+        loss = np.random.default_rng(seed).integers(0, 8, size=40).astype(float)  # with ties
+        loss[0] = 9.0
+        length = [1] * 40
+        for i in range(40):
+            length[i] += max((length[j] for j in range(i) if loss[j] > loss[i]), default=0)
+        end = int(np.argmax(length))
+        begin = end - length[end] + 1
+        lr = np.geomspace(1e-3, 1, 40)
+        assert valley(lr, loss).max_lr == lr[(begin + end) // 2]
+
+
+# --- reasons ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("repeats", [0, 1, 4])
+def test_the_reason_is_that_of_the_answer(repeats):
+    """A fifth of what it names is the rate, also where the sweeps differ by factors."""
+    first, *others = (stopped(noisy(descent(10.0**-k), 0.1, k)) for k in range(1, repeats + 2))
+    suggestion = replace(first, repeats=tuple(others)).suggest()
+    (of,) = re.findall(r"a fifth of ([0-9.e-]+)", suggestion.reason)
+    assert float(of) / 5 == pytest.approx(suggestion.max_lr, rel=6e-3)  # three digits
+    assert ("of sweep" in suggestion.reason) == (repeats > 0)
+
+
+@pytest.mark.parametrize("noise_size", [0.0, 0.005, 0.02])
+@pytest.mark.parametrize("scale", [0.01, 0.02])
+def test_bounds_of_a_score_that_rises_at_once_lie_on_its_rise(noise_size, scale):
+    lr = np.linspace(0.004, 0.132, 33)
+    rise = 1 - np.exp(-(lr - lr[0]) / scale)
+    score = 0.1 + 0.85 * rise + np.random.default_rng(0).normal(0, noise_size, 33)
+    bounds = clr_bounds(lr, score)
+    made = dict(zip(lr.tolist(), rise.tolist(), strict=True))
+    assert made[bounds.base_lr] < 0.3
+    assert 0.8 < made[bounds.max_lr] < 0.98
+
+
+def test_the_named_bounds_are_those_that_are_given():
+    lr = np.linspace(0.004, 0.132, 33)
+    score = 0.1 + 0.85 * (1 - np.exp(-(lr - lr[0]) / 0.01)) + np.random.default_rng(1).normal(0, 0.03, 33)
+    bounds = resampled(clr_bounds, [(lr, score)])
+    assert f"rise at {bounds.base_lr:.3g} and" in bounds.reason
+    assert f" at {bounds.max_lr:.3g};" in bounds.reason

@@ -320,6 +320,15 @@ def test_progress_covers_all_of_it(max_lr):
     assert told[-1][0] == told[-1][1] >= 80
 
 
+def test_progress_expects_a_round_of_refinement_and_ends_with_what_was_done():
+    told = []
+    model, loss_fn, loader, val = regression(100, 0.1)
+    given = {"max_lr": 0.01, "steps": 20, "grid": (0, 1e-2, 1e-3)}
+    find_weight_decay(model, loss_fn, loader, val_loader=val, progress=lambda *args: told.append(args[:2]), **given)
+    assert all(done < total for done, total in told if done <= 3 * 2 * 20)  # the grid is not all
+    assert told[-1][0] == told[-1][1]
+
+
 def test_disjoint_parts_of_one_dataset_are_fine():
     model, loss_fn, loader, _ = regression(100, 0.1)
     data = loader.dataset

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, Literal
@@ -18,12 +19,20 @@ from ..progress import Progress
 from ..ranks import ALONE, Ranks
 from ..schedules import Schedule
 from ..step import EagerStep
+from ..trainable import loss_modules, trainable
+from .attributes import Attributes
+from .bad_batches import BadBatches, Latest
 from .held_out import HeldOut
+from .record import POLL_EVERY
 from .restore import surroundings_restored, trained_restored
+from .several import Optimizers, joined, parts_of
 from .sweep import Recorded, Sweep
 
 MOMENTUM = 0.9
 """Of the optimizer that is used where none was given."""
+
+LATE_STEPS = 2 * POLL_EVERY + 4
+"""Steps that the host may be ahead of the loss that ends a sweep, where it does not see every loss at once."""
 
 
 class Bench:
@@ -41,7 +50,7 @@ class Bench:
         loader: Iterable[Any] | None,
         *,
         compute_loss: ComputeLoss | None = None,
-        optimizer: torch.optim.Optimizer | None = None,
+        optimizer: Optimizers | None = None,
         accumulate: int = 1,
         autocast: torch.dtype | None = None,
         scaler: torch.amp.GradScaler | None = None,
@@ -55,9 +64,15 @@ class Bench:
             raise ValueError(f"graph: got {graph!r}; give 'auto' or False")
         require_iterable(loader)
         assert loader is not None
-        _require_trainable(model, optimizer)
-        self._model, self._loader, self._optimizer = model, loader, optimizer
-        self._also = (loss_fn,) if isinstance(loss_fn, nn.Module) else ()
+        self._optimizer = joined(optimizer)
+        _require_trainable(model, self._optimizer)
+        self._model, self._loader, self._bad = model, loader, BadBatches()
+        own = set(trainable(model))
+        self.loss_modules = [
+            each for each in loss_modules(loss_fn, compute_loss) if not own.issuperset(trainable(each))
+        ]
+        restored = (*self.loss_modules, loss_fn)
+        self._also = tuple(module for module in restored if isinstance(module, nn.Module))
         self._scaler, self._snapshot_device = scaler, snapshot_device
         self._options: dict[str, Any] = {"accumulate": accumulate, "autocast": autocast, "clip_norm": clip_norm}
         self._ranks = ranks
@@ -73,7 +88,7 @@ class Bench:
         """A block in which passes are made, on the batches that it yields; the order of data and random numbers are
         put back after it, of ``loaders`` too."""
         with surroundings_restored(self._loader, *loaders):
-            batches = endless(self._loader)
+            batches = endless(self._bad.numbered(self._loader))
             yield batches if self._ranks.count == 1 else self._going_on(next(batches), batches)
 
     def _going_on(self, batch: Any, batches: Iterator[Any]) -> Iterator[Any]:
@@ -87,10 +102,11 @@ class Bench:
                 self._ranks.set_aside(error)
 
     def step(self) -> EagerStep:
-        """A training step with the user's optimizer, or else a new SGD over all trainable parameters."""
+        """A training step with the user's optimizer, or else a new SGD over all trainable parameters of the model and
+        of the loss."""
         optimizer = self._optimizer
         if optimizer is None:
-            optimizer = SGD([param for param in self._model.parameters() if param.requires_grad], momentum=MOMENTUM)
+            optimizer = SGD(trainable(self._model, *self.loss_modules), momentum=MOMENTUM)
         step = self._make_step(optimizer=optimizer, scaler=self._scaler, **self._options)
         if self._ranks.count > 1:
             step.share_skips = self._ranks.add
@@ -111,12 +127,17 @@ class Bench:
     @contextlib.contextmanager
     def training(self) -> Iterator[EagerStep]:
         """A block in which the model is trained, by the step that it yields, and after which it is as before."""
+        with self._training() as (step, _):
+            yield step
+
+    @contextlib.contextmanager
+    def _training(self) -> Iterator[tuple[EagerStep, Attributes]]:
         with trained_restored(
             self._model, self._optimizer, self._also, scaler=self._scaler, snapshot_device=self._snapshot_device
-        ):
+        ) as attributes:
             if not self._model.training:
                 self._model.train()
-            yield self.step()
+            yield self.step(), attributes
 
     def sweep(
         self,
@@ -129,13 +150,26 @@ class Bench:
         done: int,
         total: int,
     ) -> Recorded:
-        """One pass over the rates of ``sweep``."""
-        with self.training() as step:
-            one = Sweep(
-                step, sweep, keep_ratios=self._optimizer is not None, stop_factor=stop_factor, ranks=self._ranks
-            )
-            self._ranks.gather("a sweep", None)  # from here on all ranks take the same steps
-            return one.run(prefetched(batches, step.device), held_out, progress, done, total)
+        """One pass over the rates of ``sweep``; made again where a batch, not the rate, ended it."""
+        while True:
+            with self._training() as (step, attributes):
+                at_once = step.device.type == "cpu" and self._ranks.count == 1
+                latest = Latest(self._bad.left_out(batches), step.accumulate * (1 if at_once else LATE_STEPS))
+                one = Sweep(
+                    step,
+                    sweep,
+                    keep_ratios=self._optimizer is not None,
+                    stop_factor=stop_factor,
+                    ranks=self._ranks,
+                    begun=attributes.note_sizes,
+                )
+                self._ranks.gather("a sweep", None)  # from here on all ranks take the same steps
+                recorded = one.run(prefetched(iter(latest), step.device), held_out, progress, done, total)
+            if not recorded.diverged or math.isfinite(recorded.losses[-1]):
+                return recorded
+            with self.training() as step:
+                if not self._bad.found_in(latest, batches, step, self._ranks):
+                    return recorded
 
 
 def _going_on(compute_loss: ComputeLoss, ranks: Ranks) -> ComputeLoss:
@@ -161,13 +195,16 @@ def _going_on(compute_loss: ComputeLoss, ranks: Ranks) -> ComputeLoss:
 def _require_trainable(model: Any, optimizer: Any) -> None:
     if not isinstance(model, nn.Module):
         raise ValueError(f"model: got {type(model).__name__}; give a torch.nn.Module")
-    trainable = {param for param in model.parameters() if param.requires_grad}
-    if not trainable:
+    own = set(trainable(model))
+    if not own:
         raise ValueError("model: it has no trainable parameters; set requires_grad on those to train")
     if optimizer is not None:
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise ValueError(f"optimizer: got {optimizer!r}; give an instance of a torch optimizer, or leave it out")
-        if isinstance(optimizer, torch.optim.LBFGS):
+        if any(isinstance(part, torch.optim.LBFGS) for part in parts_of(optimizer)):
             raise ValueError("optimizer: LBFGS evaluates the model several times a step; a sweep cannot drive it")
-        if trainable.isdisjoint(param for group in optimizer.param_groups for param in group["params"]):
-            raise ValueError("optimizer: it has no trainable parameter of the model; make it from model.parameters()")
+        for part in parts_of(optimizer):
+            if own.isdisjoint(param for group in part.param_groups for param in group["params"]):
+                raise ValueError(
+                    "optimizer: it has no trainable parameter of the model; make it from model.parameters()"
+                )

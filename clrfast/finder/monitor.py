@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from ..schedules.curves import is_whole
 from .bench import Bench
 from .curve import LRCurve
 from .range_test import range_test
+from .several import Optimizers, joined
 from .suggest import METHODS, NoSuggestionError, Suggestion
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class RateMonitor:
 
     Args:
         model, loss_fn, loader: as of ``range_test``; a loader that is an iterator is used up by it.
-        optimizer: the one that trains the model, so that its momentum counts; None: a new SGD each time.
+        optimizer: the one that trains the model, so that its momentum counts, or a list; None: a new SGD each time.
         every_n_epochs: epochs from one test to the next.
         method: see ``LRCurve.suggest``.
         options: any other argument of ``range_test``.
@@ -76,7 +76,7 @@ class RateMonitor:
         loss_fn: Callable[[Any, Any], Tensor] | None = None,
         loader: Iterable[Any] | None = None,
         *,
-        optimizer: torch.optim.Optimizer | None = None,
+        optimizer: Optimizers | None = None,
         every_n_epochs: int = 5,
         method: str = "edge",
         **options: Any,
@@ -99,7 +99,7 @@ class RateMonitor:
             **{name: value for name, value in options.items() if name in of_bench},
         )
         self._arguments = {"model": model, "loss_fn": loss_fn, "loader": loader, "optimizer": optimizer, **options}
-        self._optimizer, self._every_n_epochs, self._method = optimizer, int(every_n_epochs), method
+        self._optimizer, self._every_n_epochs, self._method = joined(optimizer), int(every_n_epochs), method
         self.history: list[RateRecord] = []
 
     def __call__(self, epoch: int) -> Suggestion | None:

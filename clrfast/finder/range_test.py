@@ -23,6 +23,7 @@ from .bench import Bench
 from .curve import LRCurve, StopReason
 from .held_out import HeldOut, Metric, spread
 from .noise import Floats
+from .several import Optimizers
 from .sharded import require_alone
 from .suggest import LOST_FRAC, MIN_POINTS, NoSuggestionError, climbs
 from .sweep import Recorded, rates_of
@@ -58,7 +59,7 @@ def range_test(
     loader: Iterable[Any] | None = None,
     *,
     compute_loss: ComputeLoss | None = None,
-    optimizer: torch.optim.Optimizer | None = None,
+    optimizer: Optimizers | None = None,
     min_lr: float = 1e-7,
     max_lr: float | None = None,
     steps: int | Literal["auto"] = "auto",
@@ -79,11 +80,14 @@ def range_test(
 ) -> LRCurve:
     """Train ``model`` while the rate rises from ``min_lr`` to ``max_lr``, and record the loss.
 
-    Afterwards the model, its buffers, gradients and train/eval flags, the optimizer, the scaler, the order of the
-    loaders' next batches (see ``order_restored``) and all random states are exactly as before, also after an exception
-    or Ctrl-C; other attributes that a module sets on itself are not. Losses stay on the device; the host looks at a
-    copy of them every 10 steps, without waiting for a CUDA device (with ``scaler`` it waits then, and at every step for
-    other optimizers than ours).
+    Afterwards the model, its buffers, plain attributes, gradients and train/eval flags, the loss if it has modules, the
+    optimizer, the scaler, the order of the loaders' next batches (see ``order_restored``) and all random states are
+    exactly as before, also after an exception or Ctrl-C. A warning names an attribute that hangs on the autograd graph
+    or grows. Losses stay on the device; the host looks at a copy of them every 10 steps, without waiting for a CUDA
+    device (with ``scaler`` it waits then, and at every step for other optimizers than ours).
+
+    Where a loss is not finite, its batch is evaluated on the initial weights. If its loss is not finite there either,
+    and that of other batches is, a warning names the batch, and the sweep is made again without it; see ``BadBatches``.
 
     On several ranks of torch.distributed all make this call, each with its own shard of the data, and all get the same
     curve: losses and held-out measures are means over the ranks, and one decision ends a sweep everywhere. Losses are
@@ -98,8 +102,10 @@ def range_test(
             ``compute_loss``, batches are dicts and the model returns its own loss: ``model(**batch).loss``.
         loader: an iterable of batches; one that is shorter than the sweep starts again. An iterator is used up.
         compute_loss: ``compute_loss(model, batch) -> loss`` instead of ``loss_fn``, for every other kind of batch.
-        optimizer: its kind, groups and state are used, its rates replaced (the groups keep their ratios).
-            None: ``clrfast.SGD`` with momentum 0.9.
+        optimizer: its kind, groups and state are used, its rates replaced (the groups keep their ratios). A list of
+            optimizers, as a GAN has them, is stepped together, on one loss; the ratios of all their groups are kept,
+            and the curve's rate is the highest. None: ``clrfast.SGD`` with momentum 0.9, over the trainable parameters
+            of the model and of the loss (see ``clrfast.trainable.loss_modules``).
         min_lr, max_lr, spacing: the sweep, end points included; see ``lr_sweep``. ``max_lr`` None: 10, and with
             "auto" higher, up to 10,000, until the loss diverges.
         steps: updates of the sweep. "auto": for exponential sweeps over more than a factor of 750, a coarse one of
@@ -191,7 +197,9 @@ def range_test(
             run = partial(bench.sweep, batches=batches, held_out=held_out, progress=show)
             curves = _curves(plan, run, stop_factor)
     name = "" if held_out is None else held_out.name
-    first, *others = (replace(curve, metric_name=name, momentum=bench.momentum) for curve in curves)
+    first, *others = (
+        replace(curve, metric_name=name, momentum=bench.momentum, stop_reason=_stop_reason(curve)) for curve in curves
+    )
     return replace(first, repeats=tuple(others), again=partial(range_test, **arguments))
 
 
@@ -272,8 +280,8 @@ def _coarse_then_fine(
             curves.append(_joined(coarse, fine, len(fine.lr)))
         elif fitted is not None:
             reason = (
-                f"fitted the data at {fine.lr[fitted]:.3g}, where its gradients vanish; the points above the rates that a "
-                f"first, coarse sweep bore are of that: {coarse.stop_reason}"
+                f"fitted the data at {fine.lr[fitted]:.3g}, where its gradients vanish; above the rates that a first, "
+                f"coarse sweep bore, the points are of that one: {coarse.stop_reason}"
             )
             n = int(np.searchsorted(fine.lr, _unborne_lr(coarse, fine.lr[fitted])))
             curves.append(replace(_joined(coarse, fine, n), stopped=coarse.stopped, stop_reason=reason))
@@ -327,6 +335,16 @@ def _collapse_lr(curve: LRCurve) -> float | None:
     except NoSuggestionError:
         return None
     return None if last is None else float(curve.lr[last])
+
+
+def _stop_reason(curve: LRCurve) -> str:
+    """``curve.stop_reason``, with the rate at which a picture shows the divergence."""
+    at, end = (None if lr is None else f"{lr:.3g}" for lr in (curve.divergence_lr, curve.lr[-1]))
+    if at is None or at == end:
+        return curve.stop_reason
+    if curve.stopped == "completed":
+        return f"diverged at {at}, and reached the highest rate, {end}, short of the limit that ends a sweep"
+    return f"diverged at {at}; {curve.stop_reason}"
 
 
 def _curve(sweep: Schedule, recorded: Recorded) -> LRCurve:

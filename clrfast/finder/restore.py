@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from ..optim import SGD
+from .attributes import Attributes
 from .loaders import Undo, order_restored
+from .several import parts_of
 from .sharded import gather_no_more, own_part
 
 Copy = Callable[[Any], Any]
@@ -64,13 +66,14 @@ def trained_restored(
     *,
     scaler: torch.amp.GradScaler | None = None,
     snapshot_device: torch.device | str | None = None,
-) -> Iterator[None]:
+) -> Iterator[Attributes]:
     """A block after which the model and what trains it are as before.
 
-    Covers parameters (values, ``grad``, ``requires_grad``), buffers and train/eval flags of ``model`` and of the
-    modules in ``also``, the optimizer's parameters, state and groups, and the scaler. Tensors keep their identity and
-    memory. Holds one copy of the parameters, buffers and optimizer state, on ``snapshot_device`` (None: each on its
-    own device). Within the block, no parameter has a gradient at first, and the optimizer has no step post-hooks.
+    Covers parameters (values, ``grad``, ``requires_grad``), buffers, train/eval flags and plain ``Attributes`` of
+    ``model`` and of the modules in ``also``, the optimizer's parameters, state and groups, and the scaler. Tensors keep
+    their identity and memory. Holds one copy of the parameters, buffers and optimizer state, on ``snapshot_device``
+    (None: each on its own device). Within the block, no parameter has a gradient at first, and the optimizer has no
+    step post-hooks.
 
     Raises:
         ValueError: the model has parameters that are not initialised yet.
@@ -94,13 +97,19 @@ def trained_restored(
             put_back_later(_module(module, copied))
         for param in params.values():
             put_back_later(_parameter(param, copied))
-        if optimizer is not None:
-            put_back_later(_optimizer(optimizer, copied))
+        for part in parts_of(optimizer):
+            put_back_later(_optimizer(part, copied))
         if scaler is not None:
             put_back_later(_scaler(scaler))
         for module in modules.values():
             put_back_later(partial(gather_no_more, module))
-        yield
+        roots = {"": model} | {f"{type(root).__name__} {i}": root for i, root in enumerate(also, 1)}
+        named = {
+            f"{at}.{name}".strip("."): module for at, root in roots.items() for name, module in root.named_modules()
+        }
+        attributes = Attributes(named)
+        put_back_later(attributes.put_back)
+        yield attributes
 
 
 def _random_states() -> list[Undo]:

@@ -52,10 +52,18 @@ class Sweep:
         keep_ratios: the groups keep the ratios of their rates; the sweep's are those of the highest.
         ranks: that make this pass together. An error on one of them is raised on all at the next look; until then
             that rank goes on, because the others wait for it in every step of a model whose ranks communicate.
+        begun: called after the first step.
     """
 
     def __init__(
-        self, step: EagerStep, sweep: Schedule, *, keep_ratios: bool, stop_factor: float, ranks: Ranks = ALONE
+        self,
+        step: EagerStep,
+        sweep: Schedule,
+        *,
+        keep_ratios: bool,
+        stop_factor: float,
+        ranks: Ranks = ALONE,
+        begun: Callable[[], None] | None = None,
     ):
         assert sweep.total_steps is not None
         optimizer = step.optimizer
@@ -75,7 +83,7 @@ class Sweep:
             # The device stops at what is not finite, the host at the rest. On several ranks it stops only where it gets
             # their mean loss, which takes an all-reduce at every step; a scaler takes that in any case.
             control.watch_divergence(stop_factor=math.inf)
-        self._control, self._ranks = control, ranks
+        self._control, self._ranks, self._begun = control, ranks, begun
         self._record: Record = OwnRecord(control) if ranks.count == 1 else SharedRecord(control, ranks)
 
     def run(
@@ -91,6 +99,8 @@ class Sweep:
                 self._look_at(held_out, looks, last)
             at = control.host_step
             loss = self._taken(batches, last)
+            if turn == 0 and self._begun is not None:
+                self._begun()
             if control.host_step > furthest:
                 furthest, reached = control.host_step, turn
             elif turn - reached > MOST_SKIPPED:

@@ -50,9 +50,10 @@ def lr_curve(
 ) -> Axes:
     """Loss over learning rate: raw and smoothed, the suggestion, and where the loss diverged.
 
-    The axis of the rate is logarithmic, for a linear sweep linear. A held-out loss is drawn on the axis of the loss, any other metric on a second one, and further sweeps
-    (``curve.repeats``) as thin lines. In a figure of its own, the change of the loss with the rate is below. Of a line of
-    more than 4,000 points the lowest and the highest of neighbours are drawn.
+    The axis of the rate is logarithmic, or linear for a linear sweep. A held-out loss is drawn on the axis of the loss,
+    any other metric on a second one, and further sweeps (``curve.repeats``) as thin lines. In a figure of its own, the
+    change of the loss with the rate is below. Lines of more than 4,000 points are drawn by the lowest and the highest
+    of neighbours.
 
     Args:
         curve: what ``range_test`` returned.

@@ -39,7 +39,9 @@ def pairs(found: Pairs, ax: Axes | None = None, *, title: str | None = None) -> 
         title = title or "Rate and weight decay"
     assert ax is not None
     ends = [(values.min() / 10**MARGIN, values.max() * 10**MARGIN) for values in (found.max_lr, found.weight_decay)]
-    ax.set(xscale="log", yscale="log", xlim=ends[0], ylim=ends[1], xlabel=LOG_RATE_AXIS, ylabel="weight decay (log scale)")
+    ax.set(
+        xscale="log", yscale="log", xlim=ends[0], ylim=ends[1], xlabel=LOG_RATE_AXIS, ylabel="weight decay (log scale)"
+    )
     plain_axes(ax)
     try:
         chosen = found.best

@@ -132,13 +132,14 @@ def find_momentum(
             ranks=ranks,
             deadline=until,
         )
-        runs = runner([(value, weight_decay) for value in tried])
+        runs = runner([(value, weight_decay) for value in tried], later=1)
         if len(runs) < 2:
             raise TimeIsUp(f"max_seconds: {max_seconds:.3g} sufficed for {len(runs)} of {len(tried)} momenta")
         found = Momenta(np.array(tried[: len(runs)]), runs, runner.max_lr)
         try:
             cycle = found.cycle
         except NoSuggestionError:
+            runner.end()
             return found
         return Momenta(found.values, found.runs, found.max_lr, *runner([(cycle, weight_decay)]))
 

@@ -98,7 +98,8 @@ class Runner:
         require_alike(ranks, model, loader=loader, val_loader=val_loader)
         self._ranks, self._deadline = ranks, deadline
         self._model, self._compute_loss = model, chosen_loss(loss_fn, compute_loss)
-        self._together = may_be_together(device_of(model), options)
+        # Copies of the model would share what the loss has of its own.
+        self._together = may_be_together(device_of(model), options) and not self._bench.loss_modules
         self._steps, self._repeats = int(steps), int(repeats)
         self._val_loader, self._batches_per_run = val_loader, (self._steps + 1) * options.get("accumulate", 1)
         with self._bench.at_work(val_loader):
@@ -119,10 +120,11 @@ class Runner:
             max_lr = curve.suggest().max_lr
         self.max_lr = float(max_lr)
 
-    def __call__(self, settings: Sequence[tuple[Momentum, float]]) -> tuple[Runs, ...]:
-        """The runs with each ``(momentum, weight_decay)``; without the last ones, if these would not end in time."""
+    def __call__(self, settings: Sequence[tuple[Momentum, float]], *, later: int = 0) -> tuple[Runs, ...]:
+        """The runs with each ``(momentum, weight_decay)``; without the last ones, if these would not end in time. The
+        progress counts ``later`` settings as still to come."""
         n, ranks, units = self._repeats, self._ranks, self._units(len(settings))
-        total = self._done + len(settings) * n * self._steps
+        total = self._done + (len(settings) + later) * n * self._steps
         made: dict[tuple[int, int], History] = {}
         for begin in range(0, len(units), ranks.count):
             if self._deadline is not None and not ranks.first("the time", self._deadline.allows_another):
@@ -137,6 +139,11 @@ class Runner:
                 self._done += len(unit) * self._steps
         ended = [index for index in range(len(settings)) if all((index, repeat) in made for repeat in range(n))]
         return tuple(tuple(made[index, repeat] for repeat in range(n)) for index in ended)
+
+    def end(self) -> None:
+        """Tell the progress that no more runs come."""
+        if self._progress is not None:
+            self._progress(self._done, self._done, {})
 
     def _units(self, n_settings: int) -> list[list[tuple[int, int]]]:
         """The settings by their numbers and repeats, in parts for one rank at a time: a single run, or several on the

@@ -22,6 +22,7 @@ from ..progress import Progress
 from ..ranks import Ranks
 from ..schedules.curves import is_whole
 from ..tasks import Task
+from ..trainable import loss_modules, trainable
 from .apart import require_apart
 from .batch_size import checked_loader, find_batch_size
 from .clock import TimeIsUp
@@ -338,7 +339,7 @@ class _Search:
     def _range_test(self, weight_decay: float = 0.0) -> LRCurve:
         optimizer = None
         if weight_decay:
-            params = [param for param in self.task.model.parameters() if param.requires_grad]
+            params = trainable(self.task.model, *loss_modules(self.task.loss_fn, self.task.compute_loss))
             optimizer = SGD(params, lr=1.0, momentum=MOMENTUM, weight_decay=weight_decay)
         given = {**self._given(), "optimizer": optimizer, "group": None}
         if self.time is None:

@@ -31,6 +31,9 @@ WIDE = 4.0
 MOST_ROUNDS = 4
 """Of refinement: enough to get from 1e-3 to 0.1, where the largest value stays as good as any."""
 
+A_ROUND = 2
+"""Values of a round of refinement, or fewer: the progress expects one such round."""
+
 
 @dataclass(frozen=True, eq=False)
 class WeightDecays(ShortRuns):
@@ -123,8 +126,8 @@ def find_weight_decay(
             numbers: each makes a part of the runs, and all return the same. Their models are not trained together, so
             the model is not wrapped in DistributedDataParallel. None: this process makes all runs and waits for no
             other, for nobody can know here whether the other ranks make the call, too.
-        progress: ``progress(done, total, shown)``, the total grows with the refinement; True for a bar, with tqdm. Of
-            a group, the first rank's.
+        progress: ``progress(done, total, shown)``; the total expects one round of refinement, grows with more, and is
+            what was done at the end. True for a bar, with tqdm. Of a group, the first rank's.
         options: accumulate, autocast, scaler, clip_norm, snapshot_device and graph, as of ``range_test``.
     Returns:
         The runs of all values; ``suggest()`` tells the one to take.
@@ -140,6 +143,7 @@ def find_weight_decay(
     tried = checked_values(grid, name="grid", below=math.inf, example=GRID)
     require_repeats(repeats)
     until = deadline(max_seconds)
+    to_come = A_ROUND if refine else 0
     with together(group) as ranks, showing(ranks.only_first(progress), "weight decay") as show:
         runner = Runner(
             model,
@@ -150,13 +154,13 @@ def find_weight_decay(
             max_lr=max_lr,
             steps=steps,
             repeats=repeats,
-            planned=len(tried),
+            planned=len(tried) + to_come,
             progress=show,
             options=options,
             ranks=ranks,
             deadline=until,
         )
-        runs = dict(zip(tried, runner([(momentum, value) for value in tried]), strict=False))
+        runs = dict(zip(tried, runner([(momentum, value) for value in tried], later=to_come), strict=False))
         if len(runs) < 2:
             raise TimeIsUp(f"max_seconds: {max_seconds:.3g} sufficed for {len(runs)} of {len(tried)} weight decays")
         for _ in range(MOST_ROUNDS if refine else 0):
@@ -171,6 +175,7 @@ def find_weight_decay(
             runs |= zip(new, made, strict=False)
             if len(made) < len(new):
                 break
+        runner.end()
     return _of(runs, runner.max_lr)
 
 

@@ -22,6 +22,7 @@ from ..graph import TrainStep, graphs, prefetched
 from ..optim.control import require_divergence_limits
 from ..progress import Progress, showing
 from ..schedules import Schedule
+from ..trainable import loss_modules
 from .stacked import Runs, Stacked
 
 Together = bool | Literal["auto"]
@@ -85,6 +86,11 @@ def sweep(
     Raises:
         ValueError: bad arguments; ``together=True`` for a model that ``vmap`` cannot run, with its reason.
     """
+    if own := loss_modules(loss_fn, compute_loss):
+        raise ValueError(
+            f"loss_fn, compute_loss: got a loss with parameters of its own ({type(own[0]).__name__}), which all copies "
+            "would share; make_model must return them within the model"
+        )
     compute_loss = chosen_loss(loss_fn, compute_loss)
     require_iterable(loader)
     assert loader is not None

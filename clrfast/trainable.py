@@ -1,0 +1,80 @@
+"""What training changes: the parameters of the model, and those that its loss has of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import types
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+MOST_OBJECTS = 1_000
+"""Objects that are searched for the modules of a loss, those near it first."""
+
+_OPAQUE = (Tensor, str, bytes, int, float, complex, type, types.ModuleType)
+
+
+def loss_modules(*losses: Any) -> tuple[nn.Module, ...]:
+    """The modules with trainable parameters that ``losses`` reach, functions or modules each; None is left out.
+
+    Searched are what a function encloses, its defaults and the globals that it names, the object of a bound method or
+    of a callable, what ``functools.partial`` holds, lists, tuples, sets and dicts, and functions among these. Modules
+    are not entered. Parameters outside of modules come as one ``nn.ParameterList``.
+    """
+    modules: list[nn.Module] = []
+    loose: list[nn.Parameter] = []
+    queue: deque[Any] = deque(losses)
+    seen = {id(loss): loss for loss in losses}
+    entered = {id(loss) for loss in losses} | {id(getattr(loss, "__self__", None)) for loss in losses}
+    while queue:
+        found = queue.popleft()
+        if isinstance(found, nn.Module):
+            modules += [found] if trainable(found) else []
+        elif isinstance(found, nn.Parameter):
+            loose += [found] if found.requires_grad else []
+        else:
+            for held in _held_by(found, attributes=id(found) in entered):
+                if id(held) not in seen and len(seen) < MOST_OBJECTS and _leads_on(held):
+                    seen[id(held)] = held
+                    queue.append(held)
+    return (*modules, nn.ParameterList(loose)) if loose else tuple(modules)
+
+
+def trainable(*modules: nn.Module) -> list[nn.Parameter]:
+    """The parameters of all ``modules`` that require a gradient, each once."""
+    params = {id(param): param for module in modules for param in module.parameters() if param.requires_grad}
+    return list(params.values())
+
+
+def _leads_on(held: Any) -> bool:
+    return isinstance(held, nn.Parameter) or not isinstance(held, _OPAQUE)
+
+
+def _held_by(found: Any, *, attributes: bool) -> Iterator[Any]:
+    if isinstance(found, types.MethodType):
+        yield from (found.__self__, found.__func__)
+    elif isinstance(found, functools.partial):
+        yield from (found.func, *found.args, *found.keywords.values())
+    elif isinstance(found, types.FunctionType):
+        yield from _reached_by(found)
+    elif isinstance(found, list | tuple | set | frozenset):
+        yield from found if len(found) <= MOST_OBJECTS else ()
+    elif isinstance(found, dict):
+        yield from list(found.values()) if len(found) <= MOST_OBJECTS else ()
+    elif attributes:
+        yield from list(getattr(found, "__dict__", {}).values())
+        yield vars(type(found)).get("__call__")
+
+
+def _reached_by(function: types.FunctionType) -> Iterator[Any]:
+    if function.__module__ is not None and function.__module__.partition(".")[0] == "torch":
+        return
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):  # it is empty
+            yield cell.cell_contents
+    yield from (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
+    for name in function.__code__.co_names:
+        yield function.__globals__.get(name)
