@@ -132,3 +132,22 @@ def test_an_explosion_within_a_step_or_two_leaves_a_stability_limit(climb, stopp
     # No growth is known from the minimum itself, and 9 is 4 times as far above it as 3.
     known = lr[-1] * 3.8 / (1.9 + 2.0 + 0.45) if climb == [3.0, 9.0] else lr[29]
     assert curve.stability_lr == pytest.approx(known)
+
+
+def test_rates_past_a_perfect_fit_say_nothing():
+    """Once the loss is next to nothing, a sweep may go on for ever: its end is no mark of stability."""
+    found = []
+    for top in (1.0, 10.0, 100.0):
+        lr = np.geomspace(1e-5, top, 200)
+        loss = np.where(lr < 0.1, 2.0 / (1 + (lr / 0.01) ** 2), 0.0) + np.where(lr < 0.1, 0.02, 0.0)
+        curve = make_curve(lr=lr, loss=loss, stopped="completed")
+        assert curve.lr[curve.fitted_from - 1] < 0.1 <= curve.lr[curve.fitted_from]
+        suggestion = curve.suggest()
+        assert "there the data are fitted" in suggestion.reason
+        found.append(suggestion.max_lr)
+    assert max(found) < 1.5 * min(found)
+
+
+def test_a_fit_of_the_last_few_points_is_none_yet():
+    loss = np.concatenate((np.linspace(2.0, 0.1, 50), np.zeros(4)))
+    assert make_curve(lr=np.geomspace(1e-3, 1, 54), loss=loss, stopped="completed").fitted_from is None

@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from html import escape
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from .. import saving
 from .noise import Floats, divergence, noise, smoothed
-from .suggest import METHODS, MIN_POINTS, NoSuggestionError, Suggestion, resampled
+from .suggest import METHODS, MIN_POINTS, NoSuggestionError, Suggestion, edge, resampled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,6 +28,9 @@ VALIDATION_LOSS = "validation loss"
 NOISE_FACTOR = 2.5
 """A fall of fewer median distances of the loss from its smoothed curve is no answer: 94 of 100 curves of 100 points
 that are nothing but noise fall by less."""
+
+FITTED = 1e-2
+"""A loss that stays below this part of its start: the model fits the data, and with its gradients gone no rate harms."""
 
 _FORMAT = "clrfast.LRCurve/1"
 
@@ -82,6 +85,13 @@ class LRCurve:
         return smoothed(self.bounded)
 
     @property
+    def fitted_from(self) -> int | None:
+        """The index from which on the loss is next to nothing, for some points at least; None for none."""
+        above = np.flatnonzero(~(np.abs(self.loss) <= FITTED * abs(self.initial_loss)))
+        first = int(above[-1]) + 1 if len(above) else 0
+        return first if first + MIN_POINTS <= len(self.loss) else None
+
+    @property
     def divergence_lr(self) -> float | None:
         """The rate from which on the smoothed loss, past its minimum, stays above all that it was before it, by more
         than the usual distance of a loss from it; the last rate if the run was stopped before that; None if neither
@@ -131,7 +141,8 @@ class LRCurve:
     def suggest(self, method: str = "edge", *, of: Literal["loss", "metric"] | None = None) -> Suggestion:
         """The learning rate that this curve suggests.
 
-        The answer is the median over curves with the noise drawn anew, with the range of these answers.
+        The answer is the median over curves with the noise drawn anew, with the range of these answers. Where a sweep
+        did not diverge, but fitted the data, points past that say nothing and are left out.
 
         Args:
             method: "edge", "steepest", "valley", "slide", "minimum_tenth" or "clr_bounds"; see the functions of these
@@ -155,7 +166,18 @@ class LRCurve:
             return resampled(METHODS[method], [curve._looks(rises, method) for curve in curves])
         for curve in curves:
             curve._require_descent()
-        return resampled(METHODS[method], [(curve.lr, curve.bounded) for curve in curves])
+        judged = METHODS[method]
+        if method == "edge" and any(curve._telling < len(curve.lr) for curve in curves):
+            judged = partial(edge, beyond="there the data are fitted, and higher rates tell nothing")
+        return resampled(judged, [(curve.lr[: curve._telling], curve.bounded[: curve._telling]) for curve in curves])
+
+    @property
+    def _telling(self) -> int:
+        """The number of points that tell something: of a sweep that did not diverge, those until the data are fitted
+        and a few more."""
+        if self.stopped != "completed" or self.fitted_from is None:
+            return len(self.lr)
+        return self.fitted_from + MIN_POINTS
 
     def _looks(self, rises: bool, method: str) -> tuple[Floats, Floats]:
         """The points at which the metric was measured."""

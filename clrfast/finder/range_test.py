@@ -49,9 +49,6 @@ the way."""
 COARSE_PATIENCE = 4
 """So many times further must the coarse sweep climb: its leaps of the rate alone can lift a loss above the limit."""
 
-FITTED = 1e-2
-"""A loss that stays below this part of its start: the model fits the data, and its gradients vanish."""
-
 
 def range_test(
     model: nn.Module,
@@ -275,7 +272,7 @@ def _coarse_then_fine(
     for repeat in range(repeats):
         done = coarse_sweep.total_steps + repeat * FINE_STEPS
         fine = _curve(fine_sweep, run(fine_sweep, stop_factor=stop_factor, done=done, total=total))
-        fitted = _fitted_from(fine)
+        fitted = fine.fitted_from
         if fine.stopped != "completed" or coarse.stopped == "completed":
             curves.append(_joined(coarse, fine, len(fine.lr)))
         elif fitted is not None:
@@ -292,13 +289,6 @@ def _coarse_then_fine(
             )
             curves.append(replace(_joined(coarse, fine, len(fine.lr)), stop_reason=reason))
     return curves
-
-
-def _fitted_from(curve: LRCurve) -> int | None:
-    """The index from which on the loss is next to nothing, for long enough to tell; None for none."""
-    above = np.flatnonzero(~(np.abs(curve.loss) <= FITTED * abs(curve.initial_loss)))
-    first = int(above[-1]) + 1 if len(above) else 0
-    return first if first + MIN_POINTS <= len(curve.loss) else None
 
 
 def _unborne_lr(coarse: LRCurve, fitted_lr: float) -> float:

@@ -52,7 +52,7 @@ LOST_FRAC = 0.25
 come to rest well below the loss of its start, however high the rate; on the tuning tasks 0.25 to 1 are alike."""
 
 
-def edge(lr: ArrayLike, loss: ArrayLike) -> Suggestion:
+def edge(lr: ArrayLike, loss: ArrayLike, *, beyond: str = "a higher max_lr tells more") -> Suggestion:
     """A fifth of the edge of stability, as three marks on the curve tell it: their geometric mean.
 
         lowest        where the loss is lowest
@@ -61,7 +61,8 @@ def edge(lr: ArrayLike, loss: ArrayLike) -> Suggestion:
 
     The fall is from the median of the first half of the losses before the minimum; a loss that is not finite is above
     all; the last point stands in for what did not happen. Spikes that a model recovers from separate the first climb
-    from the last; where there are none the three lie close together.
+    from the last; where there are none the three lie close together. ``beyond`` is for the reason of a loss that has not
+    climbed back by the last point: what lies past it.
 
     Arguments and errors as of ``steepest``.
 
@@ -81,8 +82,8 @@ def edge(lr: ArrayLike, loss: ArrayLike) -> Suggestion:
         )
     else:
         reason = (
-            f"a fifth of {at:.3g}: the loss is lowest at {marks[0]:.3g}, and the sweep ended at {marks[1]:.3g} before "
-            "it climbed back; a higher max_lr tells more"
+            f"a fifth of {at:.3g}: the loss is lowest at {marks[0]:.3g}, and by {marks[1]:.3g} it had not climbed "
+            f"back; {beyond}"
         )
     return _suggestion(at / EDGE_FRACTION, "edge", reason, lrs, losses, lowest)
 
