@@ -30,7 +30,7 @@ NOISE_FACTOR = 2.5
 that are nothing but noise fall by less."""
 
 FITTED = 1e-2
-"""A loss that stays below this part of its start: the model fits the data, and with its gradients gone no rate harms."""
+"""A loss that stays below this part of its start: the model fits the data, and its gradients vanish."""
 
 _FORMAT = "clrfast.LRCurve/1"
 

@@ -61,8 +61,8 @@ def edge(lr: ArrayLike, loss: ArrayLike, *, beyond: str = "a higher max_lr tells
 
     The fall is from the median of the first half of the losses before the minimum; a loss that is not finite is above
     all; the last point stands in for what did not happen. Spikes that a model recovers from separate the first climb
-    from the last; where there are none the three lie close together. ``beyond`` is for the reason of a loss that has not
-    climbed back by the last point: what lies past it.
+    from the last; where there are none the three lie close together. ``beyond`` tells, in the reason, of what lies past
+    the last point, where the loss has not climbed back by then.
 
     Arguments and errors as of ``steepest``.
 
