@@ -5,6 +5,7 @@ Each rank writes what came of every case to ``FOLDER/COUNT_RANK.json``: a result
 
 import json
 import sys
+import warnings
 from datetime import timedelta
 from pathlib import Path
 
@@ -101,6 +102,27 @@ def sharded_model(rank, count):
 @case
 def alone(rank, count):
     return told(clrfast.range_test(plain(), CROSS_ENTROPY, shard(rank, count), group=None))
+
+
+def with_bad_batches(model, rank, count):
+    """Rank 1's fourth batch has a NaN; what it and the others were told."""
+    batches = [[inputs.clone(), targets] for inputs, targets in shard(rank, count)]
+    if rank == 1:
+        batches[3][0][2, 2] = float("nan")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        curve = clrfast.range_test(model, CROSS_ENTROPY, batches, **SHORT)
+    return {"loss": curve.loss.tolist(), "warned": [str(warning.message) for warning in caught if rank == 1]}
+
+
+@case
+def a_bad_batch(rank, count):
+    return with_bad_batches(wrapped(), rank, count)
+
+
+@case
+def a_bad_batch_of_a_sharded_model(rank, count):
+    return with_bad_batches(sharded(), rank, count)
 
 
 @case

@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import subprocess
 import sys
@@ -218,3 +219,12 @@ def test_an_error_of_a_process_alone_is_raised_as_it_is():
         raise OSError("as it is")
     with pytest.raises(OSError, match="at once"):
         ALONE.set_aside(OSError("at once"))
+
+
+@pytest.mark.parametrize("case", ["a_bad_batch", "a_bad_batch_of_a_sharded_model"])
+def test_a_bad_batch_of_one_rank_is_named_and_left_out_on_all(came, case):
+    everyone = [each[case] for each in came]
+    assert all(each["loss"] == everyone[0]["loss"] for each in everyone)
+    assert all(map(math.isfinite, everyone[0]["loss"]))
+    assert len(everyone[0]["loss"]) == 30
+    assert any("batch 3 of rank 1 gives a loss of nan" in told for told in everyone[1]["warned"])
