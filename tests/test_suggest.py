@@ -394,3 +394,10 @@ def test_the_named_bounds_are_those_that_are_given():
     bounds = resampled(clr_bounds, [(lr, score)])
     assert f"rise at {bounds.base_lr:.3g} and" in bounds.reason
     assert f" at {bounds.max_lr:.3g};" in bounds.reason
+
+
+def test_one_low_score_before_the_rise_does_not_make_it_begin_there():
+    score = np.concatenate((np.full(12, 0.1), np.linspace(0.12, 0.9, 20), np.full(8, 0.9)))
+    score[3] = 0.0
+    lr = np.linspace(0.01, 0.4, 40)
+    assert clr_bounds(lr, score).base_lr == lr[13]  # at 0.161, and a tenth of the rise is made at 0.18
