@@ -89,3 +89,17 @@ def test_digits():
     assert len(validation) == 360
     assert not train.intersection(validation)
     assert isinstance(task.loss_fn, nn.CrossEntropyLoss)
+
+
+def test_a_file_here_named_like_a_library_does_not_shadow_it(modules, monkeypatch):
+    """The current folder is the last on sys.path, and only for a user's task."""
+    before = list(sys.path)
+    make_task("digits")
+    assert sys.path == before
+    (modules / "colorsys.py").write_text("1 / 0")
+    (modules / "good.py").write_text("import colorsys\n" + textwrap.dedent(SOURCES["good.py"]))
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    assert isinstance(make_task("good:make_task"), Task)
+    assert sys.path == [*before, str(modules)]
+    make_task("good:make_task")
+    assert sys.path == [*before, str(modules)]

@@ -49,8 +49,8 @@ def find_maker(name: str) -> Callable[..., Any]:
     module_name, colon, function_name = path.partition(":")
     if not (colon and module_name and function_name):
         raise TaskError(f"task {name!r} is unknown; give one of {sorted(BUILT_IN)}, or my_package.my_module:make_task")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # as `python -m` does
+    if name not in BUILT_IN and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # last, so that a file here named as a library does not take its place
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
