@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 
-from . import doctor
+from . import doctor, saving
 from ._version import __version__
 from .finder import LRCurve, NoSuggestionError, Suggestion, range_test
 from .finder.restore import restored
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UsageError, TaskError, ValueError) as error:
         print(f"clrfast: {error}", file=sys.stderr)
         return 2
-    except RankError as error:
+    except (RankError, saving.NotWrittenError) as error:
         print(f"clrfast: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as interrupt:
@@ -209,7 +209,7 @@ def _find(arguments: argparse.Namespace) -> None:
     written = [data]
     try:
         figure: Any = curve.plot(suggestion=suggestion).figure
-        figure.savefig(picture)
+        saving.write_figure(picture, figure)
         written.append(picture)
     except ModuleNotFoundError as error:
         print(f'no picture: {error.name} is not installed (pip install "clrfast[plot]")', file=sys.stderr)
@@ -260,7 +260,7 @@ def _draw(arguments: argparse.Namespace) -> None:
     if not path.parent.is_dir():
         raise UsageError(f"--out: {path.parent} is no folder; make it first")
     try:
-        schedule.plot().savefig(path)
+        saving.write_figure(path, schedule.plot())
     except ModuleNotFoundError as error:
         raise UsageError(f'{error.name} is not installed (pip install "clrfast[plot]")') from None
     print(f"written: {path}")

@@ -6,7 +6,7 @@ import io
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, partial
 from html import escape
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from .. import saving
+from .._fields import Fields, shown
 from .noise import Floats, divergence, noise, smoothed
 from .suggest import METHODS, MIN_POINTS, NoSuggestionError, Suggestion, edge, resampled
 
@@ -246,19 +247,42 @@ class LRCurve:
         """Read what ``save`` wrote.
 
         Raises:
-            ValueError: the file holds something else.
+            ValueError: the file holds something else; the message names the entry.
+            OSError: there is no such file, or it cannot be read.
         """
         return saving.read(path, _FORMAT, cls.of_plain, "LRCurve")
 
     @classmethod
-    def of_plain(cls, data: dict[str, Any]) -> LRCurve:
-        """The curve of which ``saving.plain`` made ``data``."""
-        for name in ("lr", "loss", "metric"):
-            if data.get(name) is not None:
-                data[name] = np.array([float(x) for x in data[name]])
-        data["initial_loss"] = float(data["initial_loss"])
-        data["repeats"] = tuple(cls.of_plain(repeat) for repeat in data.get("repeats", ()))
-        return cls(**data)
+    def of_plain(cls, data: Fields) -> LRCurve:
+        """The curve of which ``saving.plain`` made ``data``.
+
+        Raises:
+            ValueError: an entry is missing, unknown or no such value; the message names it.
+        """
+        repeats = tuple(map(cls._of_sweep, data.each("repeats"))) if data.holds("repeats") else ()
+        return replace(cls._of_sweep(data.without("repeats")), repeats=repeats)
+
+    @classmethod
+    def _of_sweep(cls, data: Fields) -> LRCurve:
+        """A curve without its repeats, which have none of their own."""
+        if data.holds("repeats") and data.items("repeats"):
+            raise ValueError(f"{data.path('repeats')}: a repeat has repeats of its own; give none")
+        data.only(*(f.name for f in fields(cls) if f.name != "again"))
+        given: dict[str, Any] = {
+            "lr": data.ascending("lr", 0.0),
+            "loss": data.numbers("loss"),
+            "initial_loss": data.number("initial_loss"),
+            "stopped": data.text("stopped"),
+            "stop_reason": data.text("stop_reason"),
+            "metric": data.numbers("metric") if data.holds("metric") else None,
+            "metric_name": data.text("metric_name") if data.holds("metric_name") else "",
+            "momentum": data.finite("momentum", 0.0) if data.holds("momentum") else None,
+        }
+        with data.named():
+            curve = cls(**given)
+        if not len(curve.lr) or curve.lr[0] == 0:
+            raise ValueError(f"{data.path('lr')}: got {shown(data.any('lr'))}; give rates above 0, at least one")
+        return curve
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "again": None}

@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from .. import saving
 from ..ranks import RankError
 from ..tasks import Task
 from .parts import Parts
@@ -126,7 +127,7 @@ def _prepare(arguments: argparse.Namespace) -> None:
 def _reported(recipe: Recipe, arguments: argparse.Namespace) -> Path:
     """The report's path, once it is written."""
     path: Path = arguments.out.with_suffix(".html")
-    path.write_text(recipe.to_html(arguments.task, saved=arguments.out.name), encoding="utf-8")
+    saving.write_text(path, recipe.to_html(arguments.task, saved=arguments.out.name))
     return path
 
 

@@ -56,6 +56,8 @@ class ExponentialDecay(Curve):
     def __post_init__(self) -> None:
         require_finite(start=self.start)
         require_positive(gamma=self.gamma, decay_steps=self.decay_steps)
+        if not isinstance(self.stepwise, bool):
+            raise ValueError(f"stepwise: got {self.stepwise!r}; give True or False")
 
     def _values(self, steps: FloatArray) -> FloatArray:
         exponent = steps / self.decay_steps
@@ -103,7 +105,7 @@ class CosineRestarts(Curve):
             frac = (steps % self.period_steps) / self.period_steps
         else:
             # Whole boundaries, not logarithms: those are off by one at some restarts.
-            starts, lengths = [0], [self.period_steps]
+            starts, lengths = [0.0], [float(self.period_steps)]
             while starts[-1] + lengths[-1] <= steps.max(initial=0.0):
                 starts.append(starts[-1] + lengths[-1])
                 lengths.append(lengths[-1] * self.period_mult)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +34,8 @@ class Joined(Curve):
                 f"boundaries: got {len(self.boundaries)} for {len(self.curves)} curves; "
                 "give one less than there are curves"
             )
-        if not all(low <= high for low, high in zip((0, *self.boundaries), self.boundaries, strict=False)):
+        ascending = zip((0, *self.boundaries), self.boundaries, strict=False)
+        if not _are_numbers(*self.boundaries) or not all(low <= high for low, high in ascending):
             raise ValueError(f"boundaries: got {self.boundaries}; give steps >= 0 in ascending order")
 
     def _values(self, steps: FloatArray) -> FloatArray:
@@ -78,8 +81,8 @@ class Clipped(Modified):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.low <= self.high:
-            raise ValueError(f"low, high: got {self.low} and {self.high}; give low <= high")
+        if not (_are_numbers(self.low, self.high) and self.low <= self.high):
+            raise ValueError(f"low, high: got {self.low} and {self.high}; give numbers, low <= high")
 
     def _values(self, steps: FloatArray) -> FloatArray:
         return np.clip(self.curve(steps), self.low, self.high)
@@ -130,3 +133,7 @@ class Stretched(Modified):
 
     def _values(self, steps: FloatArray) -> FloatArray:
         return self.curve(steps / self.factor)
+
+
+def _are_numbers(*values: Any) -> bool:
+    return all(isinstance(value, Real) for value in values)

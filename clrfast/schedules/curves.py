@@ -17,7 +17,12 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .._fields import Fields, number, shown
+
 FloatArray = NDArray[np.float64]
+
+MAX_DEPTH = 50
+"""Levels of curves in curves and of lists that a dict may have: far from the depth at which Python's recursion ends."""
 
 
 class Curve:
@@ -49,19 +54,12 @@ class Curve:
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Curve:
-        """The curve that ``to_dict`` described.
+        """The curve that ``to_dict`` described; text that reads as a number is one, for YAML reads 1e-3 as text.
 
         Raises:
             ValueError: the dict names no known curve, or its fields do not fit that curve.
         """
-        fields = {name: _revived(value) for name, value in data.items() if name != "kind"}
-        kind = Curve._kinds.get(str(data.get("kind")))
-        if kind is None:
-            raise ValueError(f"curve: {data.get('kind')!r} is unknown; known curves are {sorted(Curve._kinds)}")
-        try:
-            return kind(**fields)
-        except TypeError as error:
-            raise ValueError(f"curve: {dict(data)!r} does not describe a {kind.__name__}: {error}") from None
+        return _curve("curve", data, MAX_DEPTH)
 
 
 CurveLike = Curve | float | Callable[[FloatArray], ArrayLike]
@@ -78,10 +76,34 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _revived(value: Any) -> Any:
+def revived(name: str, value: Any, depth: int = MAX_DEPTH) -> Any:
+    """What ``value``, of a dict by ``to_dict``, stands for: a curve, a tuple, a number, a flag or None.
+
+    Raises:
+        ValueError: it is none of these, or nested more than ``depth`` deep; the message begins with ``name``.
+    """
+    if value is None or isinstance(value, bool | Curve):
+        return value
+    if not isinstance(value, Mapping | list | tuple):
+        value = number(name, value)
+        return int(value) if value.is_integer() and abs(value) < 2**53 else value
+    if depth == 0:
+        raise ValueError(f"{name}: it is nested more than {MAX_DEPTH} deep")
     if isinstance(value, Mapping):
-        return Curve.from_dict(value)
-    return tuple(_revived(item) for item in value) if isinstance(value, Sequence) else value
+        return _curve(name, value, depth)
+    return tuple(revived(name, item, depth - 1) for item in value)
+
+
+def _curve(name: str, data: Mapping[str, Any], depth: int) -> Curve:
+    of = Fields(data, name)
+    kind = Curve._kinds.get(of.text("kind"))
+    if kind is None:
+        raise ValueError(f"{name}: {shown(of.text('kind'))} is unknown; known curves are {sorted(Curve._kinds)}")
+    fields = {key: revived(of.path(key), value, depth - 1) for key, value in data.items() if key != "kind"}
+    try:
+        return kind(**fields)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: {shown(data)} does not describe a {kind.__name__}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -168,6 +190,10 @@ class Function(Curve):
 
     function: Callable[[FloatArray], ArrayLike]
 
+    def __post_init__(self) -> None:
+        if not callable(self.function):
+            raise ValueError(f"function: got {shown(self.function)}; give a function of an array of steps")
+
     def _values(self, steps: FloatArray) -> FloatArray:
         values = np.asarray(self.function(steps), dtype=np.float64)
         if values.shape != steps.shape:
@@ -190,28 +216,36 @@ def as_curve(name: str, value: CurveLike) -> Curve:
         return Function(value)
     try:
         return Constant(float(value))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(
-            f"{name}: got {value!r}; give a curve, a finite number or a function of the array of steps"
+            f"{name}: got {shown(value)}; give a curve, a finite number or a function of the array of steps"
         ) from None
 
 
 def require_finite(**values: Any) -> None:
     """Raise a ValueError that names the first value which is no finite number."""
     for name, value in values.items():
-        if not isinstance(value, numbers.Real) or not math.isfinite(value):
-            raise ValueError(f"{name}: got {value!r}; give a finite number")
+        if not _is_finite(value):
+            raise ValueError(f"{name}: got {shown(value)}; give a finite number")
 
 
 def require_positive(**values: Any) -> None:
     """Raise a ValueError that names the first value which is no finite number above 0."""
     for name, value in values.items():
-        if not isinstance(value, numbers.Real) or not 0 < float(value) < math.inf:
-            raise ValueError(f"{name}: got {value!r}; give a finite number above 0")
+        if not (_is_finite(value) and float(value) > 0):
+            raise ValueError(f"{name}: got {shown(value)}; give a finite number above 0")
 
 
 def is_whole(value: Any) -> bool:
     """Whether ``value`` is a number without a fraction, of whatever type; True and False are none."""
+    return _is_finite(value) and float(value).is_integer()
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether ``value`` is a number within the range of a float; True and False are none."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         return False
-    return math.isfinite(value) and float(value).is_integer()
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return False

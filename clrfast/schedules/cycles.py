@@ -49,6 +49,10 @@ class Triangular(Curve):
             cycle_gamma=self.cycle_gamma,
             step_gamma=self.step_gamma,
         )
+        if self.amplitude is not None and not callable(self.amplitude):
+            raise ValueError(
+                f"amplitude: got {self.amplitude!r}; give a function of the array of cycle numbers, or None"
+            )
 
     def _values(self, steps: FloatArray) -> FloatArray:
         length = self.up_steps + self.down_steps

@@ -10,14 +10,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .._fields import Fields, shown
 from .composition import Joined, Scaled, Shifted, Stretched
-from .curves import Constant, Curve, CurveLike, Linear, Tabulated, as_curve, is_whole, require_positive
+from .curves import Constant, Curve, CurveLike, Linear, Tabulated, as_curve, is_whole, require_positive, revived
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 QUANTITIES = ("lr", "momentum", "weight_decay")
 """The columns of a table, in order."""
+
+MAX_TOTAL_STEPS = 10**8
+"""The longest run: ten times the longest trainings, and 1.2 GB of table for each parameter group."""
 
 
 @dataclass(frozen=True)
@@ -180,15 +184,15 @@ class Schedule:
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Schedule:
-        """The schedule that ``to_dict`` described."""
+        """The schedule that ``to_dict`` described; text that reads as a number is one, for YAML reads 1e-3 as text.
 
-        def revived(value: Any) -> Any:
-            if isinstance(value, Mapping):
-                return Curve.from_dict(value)
-            return [revived(item) for item in value] if isinstance(value, list | tuple) else value
-
-        columns = {name: revived(data.get(name)) for name in QUANTITIES}
-        return Schedule(**columns, total_steps=data.get("total_steps"))
+        Raises:
+            ValueError: an entry is missing, unknown or no such value; the message names it.
+        """
+        of = Fields(data, "schedule")
+        of.only(*QUANTITIES, "total_steps")
+        columns = {name: revived(name, data.get(name)) for name in (*QUANTITIES, "total_steps")}
+        return Schedule(**columns)
 
     def for_groups(self, param_groups: Sequence[Mapping[str, Any]]) -> Schedule:
         """This schedule with the rates' ratios between ``param_groups`` kept (differential learning rates).
@@ -284,10 +288,10 @@ def row_at(table: NDArray[np.float32], step: int) -> list[list[float]]:
 
 def _normalised(name: str, value: Any) -> Any:
     """Everything as curves and sequences as tuples, so that equal schedules compare equal."""
-    if isinstance(value, Sequence) and not isinstance(value, str):
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         if not value:
             raise ValueError(f"{name}: got an empty sequence; give one curve per parameter group")
-        return tuple(_normalised(name, item) for item in value)
+        return tuple(None if item is None and name != "lr" else as_curve(name, item) for item in value)
     return None if value is None else as_curve(name, value)
 
 
@@ -295,10 +299,13 @@ def checked_total_steps(total_steps: Any) -> int:
     """``total_steps`` as an int.
 
     Raises:
-        ValueError: it is no whole number of at least 1.
+        ValueError: it is no whole number from 1 to ``MAX_TOTAL_STEPS``.
     """
-    if not is_whole(total_steps) or total_steps < 1:
-        raise ValueError(f"total_steps: got {total_steps!r}; give a whole number of steps, at least 1")
+    if not is_whole(total_steps) or not 1 <= total_steps <= MAX_TOTAL_STEPS:
+        raise ValueError(
+            f"total_steps: got {shown(total_steps)}; give a whole number of steps, at least 1 and at most "
+            f"{MAX_TOTAL_STEPS:,}"
+        )
     return int(total_steps)
 
 
