@@ -16,7 +16,7 @@ from ..schedules.curves import require_finite
 from .clock import TimeIsUp, deadline
 from .ranks import Group, together
 from .runner import REPEATS, STEPS, Runner, checked_values, require_repeats
-from .runs import Choice, Runs, ShortRuns, final_losses
+from .runs import Choice, Keep, Made, Runs, ShortRuns, final_losses
 
 VALUES = (0.9, 0.95, 0.97, 0.99)
 """The report's."""
@@ -81,6 +81,8 @@ def find_momentum(
     repeats: int = REPEATS,
     max_seconds: float | None = None,
     group: Group = None,
+    found: Made | None = None,
+    keep: Keep | None = None,
     compute_loss: ComputeLoss | None = None,
     progress: Progress | bool | None = None,
     **options: Any,
@@ -97,7 +99,8 @@ def find_momentum(
     after ``range_test``.
 
     Args:
-        model, loss_fn, loader, compute_loss, val_loader, max_lr, repeats, max_seconds, group, progress, options: as of
+        model, loss_fn, loader, compute_loss, val_loader, max_lr, repeats, max_seconds, group, found, keep,
+            progress, options: as of
             ``find_weight_decay``.
         values: momenta in [0, 1), at least 2.
         weight_decay: of all runs, >= 0.
@@ -131,17 +134,19 @@ def find_momentum(
             options=options,
             ranks=ranks,
             deadline=until,
+            found=found,
+            keep=keep,
         )
         runs = runner([(value, weight_decay) for value in tried], later=1)
         if len(runs) < 2:
             raise TimeIsUp(f"max_seconds: {max_seconds:.3g} sufficed for {len(runs)} of {len(tried)} momenta")
-        found = Momenta(np.array(tried[: len(runs)]), runs, runner.max_lr)
+        momenta = Momenta(np.array(tried[: len(runs)]), runs, runner.max_lr)
         try:
-            cycle = found.cycle
+            cycle = momenta.cycle
         except NoSuggestionError:
             runner.end()
-            return found
-        return Momenta(found.values, found.runs, found.max_lr, *runner([(cycle, weight_decay)]))
+            return momenta
+        return Momenta(momenta.values, momenta.runs, momenta.max_lr, *runner([(cycle, weight_decay)]))
 
 
 def _cycle_of(upper: float) -> tuple[float, float]:

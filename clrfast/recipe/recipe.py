@@ -126,7 +126,7 @@ def concluded(parts: Parts) -> Recipe:
     decay, told_decay = _weight_decay(parts, warnings)
     momentum, told_momentum = _momentum(parts, warnings)
     due = rate_is_due(parts) or (parts.momenta is None and momentum_is_affordable(parts))
-    complete = parts.pairs_ended or (parts.weight_decays is not None and not due)
+    complete = parts.pairs_ended or (parts.weight_decays is not None and parts.begun is None and not due)
     if not complete:
         warnings.append("the search was interrupted: the usual values stand for what it had not come to")
     clues = _clues(parts, decay)
@@ -282,7 +282,8 @@ def _momentum(parts: Parts, warnings: list[str]) -> tuple[tuple[float, float], s
         return USUAL_MOMENTUM, f"not tested, for the budget went into long runs with rates and weight decays; {usual}"
     if found is None:
         wanted = MOMENTUM_RUNS * MOMENTUM_STEPS
-        why = "" if left(parts) >= wanted else f", for that takes {wanted} steps, and {left(parts)} were left"
+        missed = parts.begun is None and left(parts) < wanted
+        why = f", for that takes {wanted} steps, and {left(parts)} were left" if missed else ""
         return USUAL_MOMENTUM, f"not tested{why}; {usual}"
     try:
         return found.cycle, found.suggest().reason

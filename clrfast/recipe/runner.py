@@ -28,7 +28,7 @@ from .clock import Deadline
 from .copies import MOST_COPIES, may_be_together, recorded_together
 from .history import History
 from .ranks import require_alike, require_unwrapped
-from .runs import Runs
+from .runs import Job, Keep, Made, Runs
 
 STEPS, REPEATS = 200, 2
 """Of each run, and runs of each value. Beside 2,000 steps of a small network on few digits, 100 were too few to show
@@ -36,9 +36,6 @@ overfitting, and 200 to 300 enough."""
 
 LOOKS = 20
 """At the validation loss in each run, or fewer: looking takes no more forward passes than training."""
-
-Job = tuple[Momentum, float, int]
-"""Of a run: momentum, weight decay and the number of the repeat."""
 
 logger = logging.getLogger("clrfast.recipe")
 
@@ -60,6 +57,8 @@ class Runner:
         options: those of ``range_test`` that say how a step is made, without the optimizer.
         ranks: all of them make the same calls; each gets a part of the runs, and all get the results.
         deadline: no run begins that would not end before it.
+        found: runs of an earlier call with the same arguments, which are not made again.
+        keep: is called on the first rank.
     Raises:
         ValueError: bad arguments; ranks that differ in model or data.
         RankError: another rank failed.
@@ -82,6 +81,8 @@ class Runner:
         options: dict[str, Any],
         ranks: Ranks = ALONE,
         deadline: Deadline | None = None,
+        found: Made | None = None,
+        keep: Keep | None = None,
     ):
         require_unwrapped(model)
         if not is_whole(steps) or steps < LOOKS:
@@ -97,6 +98,7 @@ class Runner:
         require_apart(loader, val_loader)
         require_alike(ranks, model, loader=loader, val_loader=val_loader)
         self._ranks, self._deadline = ranks, deadline
+        self._ended, self._keep = dict(found or {}), keep if ranks.index == 0 else None
         self._model, self._compute_loss = model, chosen_loss(loss_fn, compute_loss)
         # Copies of the model would share what the loss has of its own.
         self._together = may_be_together(device_of(model), options) and not self._bench.loss_modules
@@ -123,22 +125,31 @@ class Runner:
     def __call__(self, settings: Sequence[tuple[Momentum, float]], *, later: int = 0) -> tuple[Runs, ...]:
         """The runs with each ``(momentum, weight_decay)``; without the last ones, if these would not end in time. The
         progress counts ``later`` settings as still to come."""
-        n, ranks, units = self._repeats, self._ranks, self._units(len(settings))
-        total = self._done + (len(settings) + later) * n * self._steps
-        made: dict[tuple[int, int], History] = {}
+        n, ranks = self._repeats, self._ranks
+        jobs: dict[tuple[int, int], Job] = {}
+        for index, (momentum, weight_decay) in enumerate(settings):
+            pair = tuple(momentum) if isinstance(momentum, list) else momentum  # what tells a run apart is hashable
+            jobs |= {(index, repeat): (pair, weight_decay, repeat) for repeat in range(n)}
+        total = self._done + (len(jobs) + later * n) * self._steps
+        self._done += sum(job in self._ended for job in jobs.values()) * self._steps
+        units = [
+            [jobs[place] for place in unit if jobs[place] not in self._ended] for unit in self._units(len(settings))
+        ]
+        units = [unit for unit in units if unit]
         for begin in range(0, len(units), ranks.count):
             if self._deadline is not None and not ranks.first("the time", self._deadline.allows_another):
                 break
             # One for each rank, and then all meet: a failure is known to all after the time of one run.
             turn = units[begin : begin + ranks.count]
-            jobs = [[(*settings[index], repeat) for index, repeat in unit] for unit in turn]
-            own = self._made(jobs[ranks.index], total) if ranks.index < len(turn) else None
-            what = f"short runs with {[job for unit in jobs for job in unit]}"
+            if self._keep is not None:
+                self._keep(dict(self._ended), sum(map(len, turn)) * self._steps)
+            own = self._made(turn[ranks.index], total) if ranks.index < len(turn) else None
+            what = f"short runs with {[job for unit in turn for job in unit]}"
             for unit, histories in zip(turn, ranks.gather(what, own), strict=False):
-                made |= zip(unit, histories, strict=True)
+                self._ended |= zip(unit, histories, strict=True)
                 self._done += len(unit) * self._steps
-        ended = [index for index in range(len(settings)) if all((index, repeat) in made for repeat in range(n))]
-        return tuple(tuple(made[index, repeat] for repeat in range(n)) for index in ended)
+        ended = [index for index in range(len(settings)) if all(jobs[index, r] in self._ended for r in range(n))]
+        return tuple(tuple(self._ended[jobs[index, repeat]] for repeat in range(n)) for index in ended)
 
     def end(self) -> None:
         """Tell the progress that no more runs come."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..finder.noise import Floats
 from ..finder.suggest import FLAT, NoSuggestionError
+from ..schedules.policies import Momentum
 from .history import History
 
 if TYPE_CHECKING:
@@ -18,6 +19,15 @@ if TYPE_CHECKING:
 
 Runs = tuple[History, ...]
 """The repeats of one schedule, each on other batches."""
+
+Job = tuple[Momentum, float, int]
+"""Of a run: momentum, weight decay and the number of the repeat."""
+
+Made = Mapping[Job, History]
+"""The runs that have ended."""
+
+Keep = Callable[[Made, int], None]
+"""Gets all runs so far, before the next begin, and the updates of those that begin now."""
 
 SIGMAS = 2.0
 """Standard errors of a difference, up to which it is noise."""
@@ -40,6 +50,40 @@ class Choice:
     low: float
     high: float
     reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Begun:
+    """Short runs with several values of one setting, some of which are still to be made.
+
+    Attributes:
+        values: to try at first, ascending or not.
+        steps: of each run.
+        max_lr: the highest rate of the runs.
+        refine: whether to try more values around the best, see ``find_weight_decay``.
+        jobs: of the runs that have ended.
+        runs: these, in the same order.
+    """
+
+    values: tuple[float, ...]
+    steps: int
+    max_lr: float
+    refine: bool = False
+    jobs: tuple[Job, ...] = ()
+    runs: Runs = field(default=(), repr=False)
+
+    @property
+    def made(self) -> Made:
+        return dict(zip(self.jobs, self.runs, strict=True))
+
+    @property
+    def updates(self) -> int:
+        """Of the runs that have ended."""
+        return sum(np.size(history.train_loss) for history in self.runs)
+
+    def with_runs(self, made: Made) -> Begun:
+        """The same, after more runs."""
+        return replace(self, jobs=tuple(made), runs=tuple(made.values()))
 
 
 @dataclass(frozen=True, eq=False)

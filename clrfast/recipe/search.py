@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
@@ -20,6 +21,7 @@ from ..finder.bench import MOMENTUM
 from ..optim import SGD
 from ..progress import Progress
 from ..ranks import Ranks
+from ..saving import NotWrittenError
 from ..schedules.curves import is_whole
 from ..tasks import Task
 from ..trainable import loss_modules, trainable
@@ -44,7 +46,7 @@ from .recipe import (
     rate_is_due,
 )
 from .runner import REPEATS, STEPS
-from .runs import Runs
+from .runs import Begun, Made, Runs
 from .weight_decay import GRID, find_weight_decay
 
 PLANNED_STEPS = 10_000
@@ -101,8 +103,11 @@ def find_recipe(
             training tell little; longer ones than that (or 200 steps) are made of a quarter of it and more, or not.
         batch_sizes: whether to look for a faster batch size, up to a 20th of the samples; the ``train_loader`` is then
             a DataLoader over a map-style dataset, and all memory that is free is tried.
-        saved: a JSON file that gets what is found as it comes. A call that was interrupted goes on from it: what it
-            holds is not measured again, whatever the other arguments are.
+        saved: a JSON file that gets what is found as it comes, after each run. A call that was interrupted goes on from
+            it: what it holds is not measured again, whatever the other arguments are. After a kill, which leaves no
+            time to write, the updates of the run that it ended count in the budget in full: they are taken from what
+            has not begun. (The first range test, before which there is no file, does not count; nor does a run that an
+            exception ended, as Ctrl-C does.)
         group: of ``torch.distributed``, whose ranks all make this call, see ``find_weight_decay``. Range tests, batch
             sizes, long runs and the clock are the first rank's. Only there is the file written and the progress told.
         progress: ``progress(done, total, shown)``, with the budget as total, which need not be used up; True for a
@@ -140,13 +145,14 @@ def find_recipe(
         path = None if saved is None else Path(saved)
         search = _Search(task, ranks.only_first(progress), options, path, ranks, time)
         search.begin(budget, planned_steps)
-        search.rate()
-        if batch_sizes or search.parts.batch_sizes is not None:
-            search.batch_size()
-        search.pair()
-        if not search.parts.pairs_ended:
-            search.weight_decay()
-            search.momentum()
+        with search.under_way():
+            search.rate()
+            if batch_sizes or search.parts.batch_sizes is not None:
+                search.batch_size()
+            search.pair()
+            if not search.parts.pairs_ended:
+                search.weight_decay()
+                search.momentum()
     return concluded(search.parts)
 
 
@@ -169,6 +175,8 @@ class _Search:
     ranks: Ranks
     time: TimeBudget | None
     parts: Parts = field(init=False)
+    written: Parts | None = field(default=None, init=False)
+    """What is in ``saved``, where this process has written it."""
 
     def begin(self, budget: int, planned_steps: int) -> None:
         self.parts = self.ranks.first("the saved file", lambda: self._begun(budget, planned_steps))
@@ -189,8 +197,29 @@ class _Search:
                             f"saved: {self.saved} is of another {what} ({of}; this is {this}); give another path, or "
                             "delete the file to begin anew"
                         )
-                parts = replace(found, budget=max(budget, found.steps), planned_steps=planned_steps)
+                if found.under_way:
+                    logger.info("%d steps that a kill has lost count in the budget", found.under_way)
+                steps = found.steps + found.under_way
+                budget = max(budget, steps)
+                parts = replace(found, budget=budget, planned_steps=planned_steps, steps=steps, under_way=0)
         return parts
+
+    @contextlib.contextmanager
+    def under_way(self) -> Iterator[None]:
+        """A block in which runs are made; an exception that ends one, unlike a kill, costs the budget nothing."""
+        try:
+            yield
+        except BaseException:
+            for _ in range(
+                2
+            ):  # a second Ctrl-C, or torchrun's SIGTERM beside a rank's failure, may break off the first
+                with contextlib.suppress(KeyboardInterrupt, NotWrittenError):
+                    self._charge_nothing()
+            raise
+
+    def _charge_nothing(self) -> None:
+        if self.written is not None and self.written.under_way:
+            self._save(replace(self.written, under_way=0))
 
     def rate(self) -> None:
         # Without its pace, a search for a time cannot go on from one for a number of steps.
@@ -230,7 +259,7 @@ class _Search:
     def pair(self) -> None:
         """On the first rank alone: each of these runs follows from those before it."""
         before, time, budget = self.parts.pairs, self.time, left(self.parts)
-        if self.parts.pairs_ended or self.parts.weight_decays is not None:
+        if self.parts.pairs_ended or self.parts.weight_decays is not None or self.parts.begun is not None:
             return
         if time is not None:
             budget = self.ranks.first("the time", lambda: time.updates(self._pace, 1))
@@ -245,8 +274,10 @@ class _Search:
             return
 
         def keep(pairs: Pairs) -> None:
-            self._save(replace(self.parts, steps=self.parts.steps - done + _updates([pairs.runs]), pairs=pairs))
+            made = self.parts.steps - done + _updates([pairs.runs])
+            self._save(replace(self.parts, steps=made, pairs=pairs, under_way=steps))
 
+        self._begin(steps)
         made = partial(
             find_pair,
             **self._given(done),
@@ -264,45 +295,50 @@ class _Search:
 
     def weight_decay(self) -> None:
         if self.parts.weight_decays is None:
-            grid, steps, refine = _runs_within(left(self.parts) - RANGE_STEPS, self.parts.planned_steps)
+            begun, room = self.parts.begun, left(self.parts) - RANGE_STEPS
+            if begun is None:
+                grid, steps, refine = _runs_within(room, self.parts.planned_steps)
+                begun = Begun(grid, steps, self._max_lr, refine)
             try:
                 found = find_weight_decay(
-                    **self._given(),
-                    **self._shared(),
-                    grid=grid,
-                    max_lr=self._max_lr,
+                    **self._given(begun.updates),
+                    **self._of_begun(begun),
+                    grid=begun.values,
                     momentum=USUAL_MOMENTUM,
-                    steps=steps,
-                    refine=refine,
-                    max_steps=GRID_RUNS * steps,
+                    refine=begun.refine,
+                    max_steps=min(GRID_RUNS * begun.steps, begun.updates + room),
                 )
             except TimeIsUp as error:
                 raise ValueError(
                     f"budget: the time is up, earlier than the first range test told ({error}){self._kept}"
                 ) from None
-            self._keep(_updates(found.runs), "weight decay", weight_decays=found)
+            made = _updates(found.runs) - begun.updates
+            self._keep(made, "weight decay", weight_decays=found, begun=None)
         if rate_is_due(self.parts):
             again = self._range_test(concluded(self.parts).weight_decay)
             self._keep(RANGE_STEPS, "learning rate", rate_after_weight_decay=again)
 
     def momentum(self) -> None:
-        if self.parts.momenta is not None or not momentum_is_affordable(self.parts):
+        begun = self.parts.begun
+        if self.parts.momenta is not None or (begun is None and not momentum_is_affordable(self.parts)):
             return
-        steps = min(left(self.parts) // MOMENTUM_RUNS, _longest(self.parts.planned_steps))
+        if begun is None:
+            steps = min(left(self.parts) // MOMENTUM_RUNS, _longest(self.parts.planned_steps))
+            # A momentum shows what it does in several times 1 / (1 - momentum) steps.
+            values = (value for value in VALUES if 3 / (1 - value) <= max(steps, MOMENTUM_STEPS) + 1e-6)
+            begun = Begun(tuple(values), steps, self._max_lr)
         try:
             found = find_momentum(
-                **self._given(),
-                **self._shared(),
-                # A momentum shows what it does in several times 1 / (1 - momentum) steps.
-                values=[value for value in VALUES if 3 / (1 - value) <= max(steps, MOMENTUM_STEPS) + 1e-6],
-                max_lr=self._max_lr,
+                **self._given(begun.updates),
+                **self._of_begun(begun),
+                values=begun.values,
                 weight_decay=concluded(self.parts).weight_decay,
-                steps=steps,
             )
         except TimeIsUp:
-            self._keep(0, "momentum")  # that it was not tested, for too little is left
+            self._keep(0, "momentum", begun=None)  # that it was not tested, for too little is left
             return
-        self._keep(_updates((*found.runs, found.cyclical)), "momentum", momenta=found)
+        made = _updates((*found.runs, found.cyclical)) - begun.updates
+        self._keep(made, "momentum", momenta=found, begun=None)
 
     @property
     def _max_lr(self) -> float:
@@ -313,13 +349,28 @@ class _Search:
         assert self.task.val_loader is not None  # `require_apart` has seen it
         return self.task.val_loader
 
-    def _shared(self) -> dict[str, Any]:
-        """What the short runs are given besides."""
+    def _of_begun(self, begun: Begun) -> dict[str, Any]:
+        """What short runs are given besides."""
+
+        def keep(made: Made, updates: int) -> None:
+            ended = begun.with_runs(made)
+            steps = self.parts.steps + ended.updates - begun.updates
+            self._save(replace(self.parts, steps=steps, begun=ended, under_way=updates))
+
         return {
             "val_loader": self._val_loader,
             "group": self.ranks,
             "max_seconds": None if self.time is None else self.time.left,
+            "max_lr": begun.max_lr,
+            "steps": begun.steps,
+            "found": begun.made,
+            "keep": keep,
         }
+
+    def _begin(self, updates: int) -> None:
+        """Write down that so many updates begin now; before the first answer there is no file."""
+        if self.ranks.index == 0 and self.parts.curves:
+            self._save(replace(self.parts, under_way=updates))
 
     def _given(self, counted: int = 0) -> dict[str, Any]:
         """What all parts are given, with the progress counted on from what was done, but for what the part counts."""
@@ -342,6 +393,7 @@ class _Search:
             params = trainable(self.task.model, *loss_modules(self.task.loss_fn, self.task.compute_loss))
             optimizer = SGD(params, lr=1.0, momentum=MOMENTUM, weight_decay=weight_decay)
         given = {**self._given(), "optimizer": optimizer, "group": None}
+        self._begin(RANGE_STEPS)
         if self.time is None:
             return self.ranks.first("a range test", lambda: range_test(**given))
         timed = partial(self.time.range_test, self.task, self.options, **given)
@@ -366,6 +418,7 @@ class _Search:
         recipe = concluded(parts)
         if self.saved is not None:
             recipe.save(self.saved)
+            self.written = parts
         return recipe
 
     @property

@@ -17,7 +17,7 @@ from ..schedules.policies import Momentum
 from .clock import TimeIsUp, deadline
 from .ranks import Group, together
 from .runner import REPEATS, STEPS, Runner, checked_values, require_repeats
-from .runs import Choice, Runs, ShortRuns
+from .runs import Choice, Keep, Made, Runs, ShortRuns
 
 GRID = (1e-3, 1e-4, 1e-5, 0.0)
 """The report's, for a task of which nothing is known."""
@@ -93,6 +93,8 @@ def find_weight_decay(
     max_steps: int | None = None,
     max_seconds: float | None = None,
     group: Group = None,
+    found: Made | None = None,
+    keep: Keep | None = None,
     compute_loss: ComputeLoss | None = None,
     progress: Progress | bool | None = None,
     **options: Any,
@@ -126,6 +128,10 @@ def find_weight_decay(
             numbers: each makes a part of the runs, and all return the same. Their models are not trained together, so
             the model is not wrapped in DistributedDataParallel. None: this process makes all runs and waits for no
             other, for nobody can know here whether the other ranks make the call, too.
+        found: runs of an earlier call with the same arguments, by ``(momentum, weight decay, repeat)``, which are not
+            made again.
+        keep: ``keep(runs, updates)`` gets all runs so far, in the form of ``found``, before the next begin, and the
+            updates of those that begin now. Of a group, the first rank's.
         progress: ``progress(done, total, shown)``; the total expects one round of refinement, grows with more, and is
             what was done at the end. True for a bar, with tqdm. Of a group, the first rank's.
         options: accumulate, autocast, scaler, clip_norm, snapshot_device and graph, as of ``range_test``.
@@ -159,6 +165,8 @@ def find_weight_decay(
             options=options,
             ranks=ranks,
             deadline=until,
+            found=found,
+            keep=keep,
         )
         runs = dict(zip(tried, runner([(momentum, value) for value in tried], later=to_come), strict=False))
         if len(runs) < 2:
