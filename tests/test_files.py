@@ -1,0 +1,321 @@
+"""Any text in a file, and any dict, gives a value or a ValueError that names the entry.
+
+A valid dict is changed at every path, to every hostile value and by hypothesis; and hypothesis makes up whole files.
+"""
+
+import copy
+import json
+import re
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clrfast import BatchSizes, History, LRCurve, Recipe, Schedule, find_recipe, saving
+from clrfast.recipe.batch_size import StepCost
+from clrfast.recipe.momentum import Momenta
+from clrfast.recipe.pairs import Pairs
+from clrfast.recipe.parts import Parts
+from clrfast.recipe.runs import Begun
+from clrfast.recipe.weight_decay import WeightDecays
+from clrfast.schedules import Curve, one_cycle
+from clrfast.schedules.schedule import MAX_TOTAL_STEPS
+
+from .test_recipe import blobs
+
+GONE, MORE = object(), object()
+"""Instead of a value: the entry is left out; an entry that is unknown stands beside it."""
+
+HOSTILE = [
+    *(GONE, MORE, None, True, False, -1, 0, 1, 0.5, 1e-3, 1e300, -1e300, 10**18, 10**400, float("nan"), float("inf")),
+    *("", "1e-3", "1000", "abc", "nan", "-inf", "\0", [], {}, [[]], [{}], {"kind": "Constant"}, {"kind": "Nothing"}),
+    *([1, "x", None], [3.0, 2.0, 1.0], [[[1.0]]], {"kind": "Scaled", "curve": 1, "factor": [1]}, {"0": 0}),
+]
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(["1e-3", "inf"]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def make_curve(n=12):
+    lr = np.geomspace(1e-3, 1.0, n)
+    loss = np.append(np.linspace(2.0, 1.0, n - 2), [3.0, np.inf])
+    return LRCurve(lr, loss, 2.0, "diverged", "made by hand", np.linspace(2.0, 1.0, n), "validation loss", 0.9)
+
+
+def run(end):
+    return History([2.0, 1.5, end], [2.0, end], [0, 3], lr=[0.1, 0.2, 0.1], weight_decay=1e-3)
+
+
+def make_parts():
+    """Of every part something; no search comes to all of them."""
+    runs = ((run(1.0), run(1.1)), (run(1.2), run(1.3)))
+    sizes = BatchSizes(8, 4, "memory", "it is full", (StepCost(4, 0.1, 10, 5), StepCost(8, 0.3, 20, 5)))
+    begun = Begun((0.0, 1e-3), 20, 0.1, True, (((0.95, 0.85), 0.0, 0), (0.9, 1e-3, 1)), runs[0])
+    curve = make_curve()
+    return Parts(
+        *(1000, 2000, 300, "a model", 8),
+        rate=replace(curve, repeats=(make_curve(13),)),
+        batch_sizes=sizes,
+        rate_after_batch_size=curve,
+        weight_decays=WeightDecays(np.array([0.0, 1e-3]), runs, 0.1),
+        rate_after_weight_decay=curve,
+        momenta=Momenta(np.array([0.9, 0.95]), runs, 0.1, runs[0]),
+        pairs=Pairs(np.array([0.1, 0.3]), np.array([1e-3, 1e-2]), 3, runs[0]),
+        seconds_per_update=0.01,
+        begun=begun,
+        under_way=20,
+    )
+
+
+def loaded_schedule(data):
+    schedule = Schedule.from_dict(data)
+    assert Schedule.from_dict(schedule.to_dict()) == schedule
+    schedule.table(3)
+
+
+def dumped(data, path):
+    path.write_text(json.dumps(data))
+    return path
+
+
+def schedule_data():
+    """Every kind of curve, one inside another."""
+    kinds = [
+        {"kind": "Constant", "value": 0.1},
+        {"kind": "Linear", "start": 0.1, "end": 0.2, "transition_steps": 4},
+        {"kind": "Exponential", "start": 0.1, "end": 0.2, "transition_steps": 4},
+        {"kind": "Cosine", "start": 0.1, "end": 0.2, "transition_steps": 4},
+        {"kind": "Polynomial", "start": 0.2, "end": 0.1, "transition_steps": 4, "power": 2.0},
+        {"kind": "ExponentialDecay", "start": 0.1, "gamma": 0.5, "decay_steps": 2, "stepwise": True},
+        {"kind": "InverseSqrt", "start": 0.1, "scale_steps": 4},
+        {"kind": "CosineRestarts", "start": 0.1, "end": 0.0, "period_steps": 2, "period_mult": 2},
+        {"kind": "Tabulated", "values": [0.1, 0.2]},
+        {"kind": "Triangular", "base": 0.1, "peak": 0.2, "up_steps": 2, "down_steps": 2, "amplitude": None},
+        {"kind": "Clipped", "curve": {"kind": "Constant", "value": 0.1}, "low": 0.0, "high": 0.5},
+        {"kind": "Repeated", "curve": {"kind": "Constant", "value": 0.1}, "period_steps": 3},
+        {"kind": "Shifted", "curve": {"kind": "Constant", "value": 0.1}, "by_steps": -3},
+        {"kind": "Stretched", "curve": 0.1, "factor": 3},
+        {"kind": "Scaled", "curve": 0.1, "factor": 3},
+    ]
+    missing = set(Curve._kinds) - {kind["kind"] for kind in kinds} - {"Joined", "Function"}
+    assert not {name for name in missing if Curve._kinds[name].__module__.startswith("clrfast.")}
+    joined = {"kind": "Joined", "curves": kinds, "boundaries": list(range(1, len(kinds)))}
+    return {"total_steps": 9, "lr": [joined, kinds[1]], "momentum": 0.9, "weight_decay": [None, "1e-4"]}
+
+
+FORMATS = ["curve", "recipe", "schedule"]
+
+
+@pytest.fixture(scope="module")
+def formats(tmp_path_factory):
+    """For each format a valid dict, and what loads one."""
+    path = tmp_path_factory.mktemp("files") / "x.json"
+
+    def written(save):
+        save(path)
+        return json.loads(path.read_text())
+
+    return {
+        "curve": (written(make_parts().rate.save), lambda data: LRCurve.load(dumped(data, path)).save(path)),
+        "recipe": (written(make_parts().write), lambda data: str(Recipe.load(dumped(data, path)))),
+        "schedule": (schedule_data(), loaded_schedule),
+    }
+
+
+def paths(data):
+    """The ways to all entries; of lists the first and the last."""
+    if isinstance(data, dict):
+        entries = data.items()
+    elif isinstance(data, list):
+        entries = {i: data[i] for i in (0, len(data) - 1)}.items() if data else ()
+    else:
+        return
+    for key, value in entries:
+        yield (key,)
+        for path in paths(value):
+            yield (key, *path)
+
+
+def changed(data, path, value):
+    data = copy.deepcopy(data)
+    *way, last = path
+    entry = data
+    for key in way:
+        entry = entry[key]
+    if value is GONE:
+        del entry[last]
+    elif value is MORE and isinstance(entry, dict):
+        entry["unknown"] = 1
+    else:
+        entry[last] = None if value is MORE else value
+    return data
+
+
+def require_value_or_named(load, data, *names):
+    """A ValueError names one of ``names``."""
+    problem = None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # NumPy's, of hostile losses
+        try:
+            load(data)
+        except ValueError as error:
+            problem = str(error)
+    if problem is not None:
+        assert len(problem) < 1500
+        assert not names or any(re.search(rf"\b{re.escape(name)}\b", problem) for name in names), problem
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_unchanged_data_load(name, formats):
+    data, load = formats[name]
+    load(data)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_hostile_value_at_any_path_gives_a_value_or_names_the_entry(name, formats):
+    data, load = formats[name]
+    ways = list(paths(data))
+    assert len(ways) > 20
+    apart = 18 if name == "recipe" else 1  # a recipe takes long to conclude: each path gets two values, in turns
+    for index, way in enumerate(ways):
+        for value in HOSTILE[index % apart :: apart]:
+            require_value_or_named(load, changed(data, way, value), way[0], "unknown")
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@given(draw=st.data())
+@settings(deadline=None, max_examples=50)
+def test_whatever_stands_at_a_path_gives_a_value_or_names_the_entry(name, formats, draw):
+    data, load = formats[name]
+    way = draw.draw(st.sampled_from(list(paths(data))))
+    require_value_or_named(load, changed(data, way, draw.draw(JSON)), way[0])
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@given(made_up=JSON)
+@settings(deadline=None, max_examples=100)
+def test_whatever_json_gives_a_value_or_a_value_error(name, formats, made_up):
+    require_value_or_named(formats[name][1], made_up)
+
+
+@pytest.mark.parametrize("load", [LRCurve.load, Recipe.load])
+@given(content=st.binary(max_size=64) | st.text().map(str.encode))
+@settings(deadline=None, max_examples=50)
+def test_whatever_bytes_are_refused_by_the_path(load, content, tmp_path_factory):
+    path = tmp_path_factory.getbasetemp() / "bytes.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"path: .*bytes\.json does not hold a saved"):
+        load(path)
+
+
+@pytest.mark.parametrize("load", [LRCurve.load, Recipe.load])
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b"", "Expecting value"),
+        (b"\xff\xfe\x00", "codec can't decode"),
+        ('{"format": "x"}'.encode("utf-16"), "codec can't decode"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"a":' * 100_000, "nested too deeply"),
+        (b"9" * 5000, "integer string conversion"),
+        (b"[1]", r"all of it: got \[1\]; give a dict"),
+        (b"{}", "format: this entry is missing"),
+        (b'{"format": ["clrfast.LRCurve/1"]}', "format: got .* give text"),
+    ],
+)
+def test_files_that_are_no_json_of_ours_are_refused(load, content, named, tmp_path):
+    path = tmp_path / "x.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"x\.json does not hold a saved .*{named}"):
+        load(path)
+
+
+@pytest.mark.parametrize("load", [LRCurve.load, Recipe.load])
+def test_a_folder_is_refused_and_a_missing_file_is_missing(load, tmp_path):
+    with pytest.raises(ValueError, match=r"does not hold a saved .*it is a folder"):
+        load(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        load(tmp_path / "x.json")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lr": [0.1, True]}, r"lr\[1\]: got True; give a number"),
+        ({"lr": [0.2, 0.1]}, "lr: got .*ascending"),
+        ({"loss": [1.0, {}]}, r"loss\[1\]: got {}"),
+        ({"metric": 5}, "metric: got 5; give a list"),
+        ({"losses": []}, "losses: this entry is unknown; known are lr, loss"),
+        ({"repeats": [{"lr": [0.1]}]}, r"repeats\[0\].loss: this entry is missing"),
+    ],
+)
+def test_an_entry_of_a_curve_is_named_by_its_path(changes, message, tmp_path):
+    saving.write(tmp_path / "x.json", "clrfast.LRCurve/1", saving.plain(make_curve(2)) | {"metric": None} | changes)
+    with pytest.raises(ValueError, match=rf"does not hold a saved LRCurve \({message}"):
+        LRCurve.load(tmp_path / "x.json")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ([], r"schedule: got \[\]; give a dict"),
+        ({"lr": 0.1, "weight_dacay": 0.1}, "schedule.weight_dacay: this entry is unknown; known are lr, momentum"),
+        ({"lr": "fast"}, "lr: got 'fast'"),
+        ({"lr": b"\1\2"}, "lr: got b'"),
+        ({"lr": [[0.1]]}, "lr: got .*give a curve"),
+        ({"lr": [None]}, "lr: got None; give a curve"),
+        ({"lr": 10**400}, "lr: got "),
+        ({"lr": 10**5000}, "lr: got a value of type int"),
+        ({"lr": 0.1, "total_steps": "many"}, "total_steps: got 'many'"),
+        ({"lr": 0.1, "total_steps": 10**18}, r"total_steps: got 1e\+18; .* at most 100,000,000"),
+        ({"lr": {"kind": "Linear", "start": "x", "end": 1, "transition_steps": 2}}, "lr.start: got 'x'"),
+        (
+            {"lr": {"kind": "Joined", "curves": [{"kind": "Zigzag"}], "boundaries": []}},
+            "lr.curves.*'Zigzag' is unknown",
+        ),
+        ({"lr": {"kind": "Function", "function": 3}}, "function: got 3; give a function"),
+        ({"lr": {"kind": "Clipped", "curve": 1, "low": [1], "high": [2]}}, "low, high: got .* give numbers"),
+    ],
+)
+def test_an_entry_of_a_schedule_is_named(data, message):
+    with pytest.raises(ValueError, match=message):
+        Schedule.from_dict(data)
+
+
+def test_numbers_that_yaml_reads_as_text_are_numbers():
+    read = {"lr": "1e-3", "momentum": {"kind": "Constant", "value": "9e-1"}, "total_steps": "1e2"}
+    assert Schedule.from_dict(read) == Schedule(1e-3, momentum=0.9, total_steps=100)
+
+
+@pytest.mark.parametrize("nest", [lambda inner: [inner], lambda inner: {"kind": "Scaled", "curve": inner, "factor": 1}])
+def test_deep_nesting_is_refused(nest):
+    deep = 0.1
+    for _ in range(10_000):
+        deep = nest(deep)
+    with pytest.raises(ValueError, match=r"lr.*: it is nested more than 50 deep"):
+        Schedule.from_dict({"lr": deep})
+
+
+def test_a_table_of_terabytes_is_refused_before_it_is_made():
+    schedule = Schedule(0.1)
+    with pytest.raises(ValueError, match=r"total_steps: got 1000000000000000000; .* at most"):
+        schedule.table(10**18)
+    with pytest.raises(ValueError, match="total_steps: got"):
+        one_cycle(0.1, 10**400)
+    assert Schedule(0.1, total_steps=MAX_TOTAL_STEPS).total_steps == MAX_TOTAL_STEPS
+
+
+def test_a_search_does_not_go_on_from_a_file_that_does_not_fit(tmp_path):
+    path = tmp_path / "x.json"
+    make_parts().write(path)
+    text = path.read_text().replace('"steps": 300', '"steps": "many"')
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"\(steps: got 'many'.*\); give another path, or delete the file"):
+        find_recipe(blobs(), saved=path)
+    assert path.read_text() == text
