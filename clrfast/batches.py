@@ -15,7 +15,7 @@ def chosen_loss(loss_fn: Callable[[Any, Any], Tensor] | None, compute_loss: Comp
     """The form of loss that was given, as ``compute_loss(model, batch) -> loss``; neither: the model's own loss.
 
     Raises:
-        ValueError: both were given, or what was given cannot be called.
+        ValueError: both were given, or what was given is a class or cannot be called.
     """
     if loss_fn is not None and compute_loss is not None:
         raise ValueError(
@@ -26,6 +26,8 @@ def chosen_loss(loss_fn: Callable[[Any, Any], Tensor] | None, compute_loss: Comp
     name, given = ("loss_fn", loss_fn) if compute_loss is None else ("compute_loss", compute_loss)
     if given is not None and not callable(given):
         raise ValueError(f"{name}: got {type(given).__name__}, which cannot be called; are the arguments in order?")
+    if isinstance(given, type):
+        raise ValueError(f"{name}: got the class {given.__name__}; give an instance of it, {given.__name__}()")
     if compute_loss is not None:
         return compute_loss
     if loss_fn is None:

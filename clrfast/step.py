@@ -48,6 +48,7 @@ class EagerStep:
             raise ValueError(f"scaler: got {type(scaler).__name__}; give a torch.amp.GradScaler")
         if clip_norm is not None and not (math.isfinite(clip_norm) and clip_norm > 0):
             raise ValueError(f"clip_norm: got {clip_norm!r}; give a number above 0, or None")
+        require_trains(optimizer, model)
         self.model, self.optimizer, self.accumulate = model, optimizer, int(accumulate)
         self.scaler, self.clip_norm = scaler, clip_norm
         self._compute_loss, self._autocast = compute_loss, autocast
@@ -116,6 +117,13 @@ class EagerStep:
             with contextlib.nullcontext() if ours is None else ours.unscaling():
                 self.scaler.step(self.optimizer, **own)
             self.scaler.update()
+
+
+def require_trains(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+    """Raises ValueError if ``optimizer`` holds no trainable parameter of ``model``, as after making the model again."""
+    trainable = {param for param in model.parameters() if param.requires_grad}
+    if trainable.isdisjoint(param for group in optimizer.param_groups for param in group["params"]):
+        raise ValueError("optimizer: it has no trainable parameter of the model; make it from model.parameters()")
 
 
 def device_of(model: nn.Module) -> torch.device:

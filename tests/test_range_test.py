@@ -304,6 +304,7 @@ ONES = [(torch.ones(4, 5), torch.zeros(4, dtype=torch.long))]
         (lambda: range_test(MODEL, LOSS, LOADER, min_lr="a"), "min_lr, max_lr: got 'a'"),
         (lambda: range_test(MODEL, LOSS, LOADER, max_lr=1e39), "min_lr, max_lr: got 1e-07 and 1e"),
         (lambda: range_test(MODEL, LOADER, LOSS), "loss_fn: got DataLoader, which cannot be called"),
+        (lambda: range_test(MODEL, nn.MSELoss, LOADER), r"loss_fn: got the class MSELoss; give .* MSELoss\(\)"),
         (lambda: range_test(MODEL, LOSS, 3), "loader: got int"),
         (lambda: range_test("model", LOSS, LOADER), "model: got str"),
         (lambda: range_test(MODEL, LOSS, LOADER, optimizer="sgd"), "optimizer: got 'sgd'"),

@@ -275,6 +275,15 @@ def test_one_model_for_all_is_refused():
         clrfast.sweep(lambda: model, LOSS, data(), SCHEDULES)
 
 
+def test_one_network_in_several_models_is_refused_and_a_frozen_one_is_not():
+    network = mlp()
+    with pytest.raises(ValueError, match="make_model: it returned models that share parameters"):
+        clrfast.sweep(lambda: nn.Sequential(network, nn.Linear(3, 3)), LOSS, data(), SCHEDULES)
+    network.requires_grad_(False)
+    found = clrfast.sweep(lambda: nn.Sequential(network, nn.Linear(3, 3)), LOSS, data(), SCHEDULES, together=False)
+    assert found.steps.tolist() == [STEPS] * len(SCHEDULES)
+
+
 def test_random_numbers_outside_go_on():
     torch.manual_seed(0)
     before = torch.get_rng_state()

@@ -496,6 +496,7 @@ def test_parameters_on_several_devices_are_refused(backend):
         ({"nesterov": True, "momentum": 0.9, "dampening": 0.1}, "nesterov: it needs momentum"),
         ({"lr": "0.1"}, "lr: got '0.1'"),
         ({"lr": None}, "lr: got None"),
+        ({"lr": clrfast.constant(0.1, 3)}, r"lr: got a Schedule; give it by name: .*schedule=schedule\)"),
         ({"nesterov": True, "schedule": clrfast.constant(0.1, 3)}, "nesterov: it needs momentum > 0; the schedule"),
         ({"schedule": 0.1}, "schedule: got 0.1"),
         ({"schedule": Schedule(0.1)}, "schedule: it has no total_steps"),

@@ -609,6 +609,16 @@ def test_other_optimizers_step_eagerly(backend):
     assert not torch.equal(before, model[0].weight)
 
 
+@pytest.mark.parametrize("make", [clrfast.SGD, torch.optim.AdamW])
+def test_an_optimizer_of_another_model_is_refused(make):
+    optimizer = make(net().parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="optimizer: it has no trainable parameter of the model"):
+        TrainStep(net(), LOSS, optimizer)
+    partly = net()
+    optimizer.add_param_group({"params": partly[0].parameters()})
+    TrainStep(partly, LOSS, optimizer)
+
+
 # ------------------------------------------------------------ changes after the capture
 
 CHANGES = {

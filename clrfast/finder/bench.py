@@ -18,7 +18,7 @@ from ..optim import SGD
 from ..progress import Progress
 from ..ranks import ALONE, Ranks
 from ..schedules import Schedule
-from ..step import EagerStep
+from ..step import EagerStep, require_trains
 from ..trainable import loss_modules, trainable
 from .attributes import Attributes
 from .bad_batches import BadBatches, Latest
@@ -195,8 +195,7 @@ def _going_on(compute_loss: ComputeLoss, ranks: Ranks) -> ComputeLoss:
 def _require_trainable(model: Any, optimizer: Any) -> None:
     if not isinstance(model, nn.Module):
         raise ValueError(f"model: got {type(model).__name__}; give a torch.nn.Module")
-    own = set(trainable(model))
-    if not own:
+    if not trainable(model):
         raise ValueError("model: it has no trainable parameters; set requires_grad on those to train")
     if optimizer is not None:
         if not isinstance(optimizer, torch.optim.Optimizer):
@@ -204,7 +203,4 @@ def _require_trainable(model: Any, optimizer: Any) -> None:
         if any(isinstance(part, torch.optim.LBFGS) for part in parts_of(optimizer)):
             raise ValueError("optimizer: LBFGS evaluates the model several times a step; a sweep cannot drive it")
         for part in parts_of(optimizer):
-            if own.isdisjoint(param for group in part.param_groups for param in group["params"]):
-                raise ValueError(
-                    "optimizer: it has no trainable parameter of the model; make it from model.parameters()"
-                )
+            require_trains(part, model)

@@ -42,6 +42,14 @@ class Suggestion:
     method: str
     reason: str
 
+    def __str__(self) -> str:
+        """
+        >>> print(Suggestion(0.21, 0.0123, 0.18, 0.25, "edge", "a fifth of 1.05"))
+        0.21 (0.18 to 0.25), lower bound 0.012; edge: a fifth of 1.05
+        """
+        interval = f"{self.low:.2g} to {self.high:.2g}"
+        return f"{self.max_lr:.3g} ({interval}), lower bound {self.base_lr:.2g}; {self.method}: {self.reason}"
+
 
 EDGE_FRACTION = 5
 """Chosen on the tuning tasks of benchmarks/regret.py, where 4 to 5.5 are alike; at the mean of the marks itself, 6 of

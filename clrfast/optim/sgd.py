@@ -100,6 +100,8 @@ class SGD(torch.optim.Optimizer):
         master_weights: bool = False,
         backend: str = "auto",
     ):
+        if isinstance(lr, Schedule):
+            raise ValueError("lr: got a Schedule; give it by name: clrfast.SGD(params, schedule=schedule)")
         if differentiable:
             raise ValueError(
                 "differentiable: got True, but autograd does not record this update; use torch.optim.SGD for that"

@@ -135,8 +135,6 @@ def _made(make_model: Any, seeds: Any, n: int) -> list[nn.Module]:
         for seed in each:
             torch.manual_seed(seed)
             models.append(make_model())
-    if len({id(model) for model in models}) < n:
-        raise ValueError("make_model: it returned the same model again; it must make a new one at every call")
     for model in models:
         if not isinstance(model, nn.Module):
             raise ValueError(f"make_model: it returned {type(model).__name__}; return a torch.nn.Module")
@@ -145,7 +143,17 @@ def _made(make_model: Any, seeds: Any, n: int) -> list[nn.Module]:
         if not any(param.requires_grad for param in model.parameters()):
             raise ValueError("make_model: it returned a model without trainable parameters")
         model.train()
+    _require_apart(models)
     return models
+
+
+def _require_apart(models: Sequence[nn.Module]) -> None:
+    """Raises ValueError if two of ``models`` would train the same parameters."""
+    if len({id(model) for model in models}) < len(models):
+        raise ValueError("make_model: it returned the same model again; it must make a new one at every call")
+    trained = [id(param) for model in models for param in model.parameters() if param.requires_grad]
+    if len(set(trained)) < len(trained):
+        raise ValueError("make_model: it returned models that share parameters; it must make new ones at every call")
 
 
 def _in_sequence(runs: Runs, begun: _Begun, loader: Iterable[Any], total_steps: int, show: Progress | None) -> Replicas:
