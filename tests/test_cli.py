@@ -1,10 +1,13 @@
+import os
 import subprocess
 import sys
 import textwrap
 
 import pytest
 
-from clrfast import LRCurve, Recipe, cli
+from clrfast import LRCurve, Recipe, _arguments, cli
+from clrfast.__main__ import BROKEN_PIPE
+from clrfast.finder.suggest import METHODS
 from clrfast.recipe import search
 from clrfast.schedules import POLICIES
 
@@ -59,6 +62,8 @@ def test_own_task_without_validation(modules, capsys):  # noqa: F811
         (["recipe", "digits", "--budget", "0s"], "budget: got datetime.timedelta(0); give a time above 0"),
         (["recipe", "digits", "--out", "missing/recipe.json"], "--out: missing is no folder"),
         (["recipe", "digits", "--out", "recipe.html"], "--out: got recipe.html; give a path that ends in .json"),
+        (["find", "digits", "--steps", "5"], "--steps: got 5; give at least 15, or auto"),
+        (["train", "digits", "--steps", "3", "--min-lr", "0.01", "--max-lr", "1"], "--steps: got 3; give at least 5"),
     ],
 )
 def test_wrong_use_gives_one_line_and_exit_code_2(modules, capsys, arguments, message):  # noqa: F811
@@ -93,6 +98,64 @@ def test_help(arguments, wanted, capsys):
     assert caught.value.code == 0
     printed = capsys.readouterr().out
     assert all(word in printed for word in wanted)
+
+
+TORCH_FREE = """
+import sys
+class NoTorch:
+    def find_spec(self, name, path=None, target=None):
+        assert name.split(".")[0] not in ("torch", "numpy"), name
+sys.meta_path.insert(0, NoTorch())
+from clrfast.__main__ import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "wanted"),
+    [
+        (["--help"], 0, "find a learning rate"),
+        (["--version"], 0, "clrfast "),
+        (["find", "--help"], 0, "--max-lr"),
+        (["train", "--help"], 0, "--epochs"),
+        (["recipe", "--help"], 0, f"at least {search.MIN_BUDGET}, or its time"),
+        (["recipe", "--help"], 0, f"(default: {search.PLANNED_STEPS})"),
+        (["doctor", "--help"], 0, "backends"),
+        (["fly"], 2, "invalid choice: 'fly'"),
+        (["find", "digits", "--out", "missing"], 2, "clrfast: --out: missing is no folder; make it first"),
+        (["recipe", "digits", "--out", "missing/x.json"], 2, "clrfast: --out: missing is no folder; make it first"),
+        (["find", "digits", "--steps", "5"], 2, "clrfast: --steps: got 5"),
+    ],
+)
+def test_help_and_wrong_arguments_do_not_wait_for_torch(arguments, code, wanted):
+    command = [sys.executable, "-c", TORCH_FREE, *arguments]
+    ended = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"})
+    assert ended.returncode == code, ended.stderr
+    assert wanted in (ended.stderr if code else ended.stdout)
+    assert "Traceback" not in ended.stderr
+
+
+def test_the_methods_on_offer_are_those_that_a_curve_of_losses_answers():
+    assert tuple(sorted(set(METHODS) - {"clr_bounds"})) == _arguments.METHODS
+
+
+def test_neighbouring_rates_are_at_most_a_factor_apart():
+    for steps in (2, 7, 15, 40):
+        widest = _arguments.LARGEST_LEAP ** (steps - 1)
+        assert _arguments.least_steps(1.0, widest) == steps
+        assert _arguments.least_steps(1.0, 1.01 * widest) == steps + 1
+
+
+@pytest.mark.parametrize("arguments", [["doctor"], ["--help"]])
+def test_a_reader_that_closes_the_pipe_is_no_error(arguments):
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "clrfast", *arguments]
+    buffered = {**os.environ, "PYTHONUNBUFFERED": ""}
+    ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, env=buffered)
+    os.close(writing)
+    assert ended.stderr == ""
+    assert ended.returncode == BROKEN_PIPE
 
 
 def test_schedule_is_drawn(tmp_path, capsys):

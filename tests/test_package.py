@@ -18,10 +18,19 @@ MODULES = sorted(
 
 
 def test_import_loads_nothing_that_is_used_only_somewhere():
-    code = "import sys, torch; before = set(sys.modules); import clrfast; print(*(set(sys.modules) - before))"
+    code = "import sys, torch; before = set(sys.modules); from clrfast import *; print(*(set(sys.modules) - before))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "clrfast.optim.sgd" in loaded
     assert not [name for name in loaded if name.split(".")[0] in ("matplotlib", "sklearn", "tqdm", "pandas", "scipy")]
+
+
+def test_packages_are_attributes_without_an_import_of_their_own():
+    code = "import clrfast; print(clrfast.recipe.find_pair.__name__, clrfast.plot.__name__)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert shown == "find_pair clrfast.plot\n"
+    with pytest.raises(AttributeError, match="module 'clrfast' has no attribute 'nothing'"):
+        clrfast.nothing  # noqa: B018
+    assert set(clrfast.__all__) <= set(dir(clrfast))
 
 
 @pytest.mark.parametrize("name", MODULES)

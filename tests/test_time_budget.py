@@ -9,10 +9,10 @@ from torch.utils.data import DataLoader
 
 import clrfast
 from clrfast import Recipe, find_momentum, find_recipe, find_weight_decay
+from clrfast._arguments import _budget
 from clrfast.finder.held_out import HeldOut
 from clrfast.recipe import TimeIsUp, clock
 from clrfast.recipe.clock import Deadline
-from clrfast.recipe.command import _budget
 from clrfast.recipe.pace import _besides, speedup
 from clrfast.recipe.recipe import RANGE_STEPS, USUAL_MOMENTUM
 from clrfast.recipe.search import SMALL_GRID

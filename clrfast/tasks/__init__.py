@@ -12,6 +12,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+__all__ = ["BUILT_IN", "Task", "TaskError", "find_maker", "make_task"]
+
 BUILT_IN = {"digits": "clrfast.tasks.digits:make_task"}
 
 
