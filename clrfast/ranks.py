@@ -95,7 +95,7 @@ class Ranks:
 
     def only_first(self, progress: Progress | bool | None) -> Progress | bool | None:
         """Who is told on this rank: nobody but on the first."""
-        return progress if self.index == 0 else None
+        return progress if self.index == 0 else False
 
     def require_same(self, what: str, **values: Any) -> None:
         """Raises ValueError, on all ranks, unless all give equal ``values``."""

@@ -199,6 +199,20 @@ def test_a_range_test_takes_no_more_than_it_is_charged_with():
     assert max(told) == RANGE_STEPS
 
 
+def test_a_training_shorter_than_the_search_is_told_what_that_needs(monkeypatch):
+    monkeypatch.setattr(searching._Search, "begin", lambda self, *args: (_ for _ in ()).throw(RuntimeError(args[0])))
+    told = f"planned_steps: got 66, and the search itself needs {MIN_BUDGET} updates"
+    with pytest.warns(UserWarning, match=told), pytest.raises(RuntimeError, match=f"^{MIN_BUDGET}$"):
+        find_recipe(blobs(), planned_steps=66)
+    with pytest.raises(RuntimeError, match=f"^{MIN_BUDGET}$"):  # whoever gives the budget knows it
+        find_recipe(blobs(), MIN_BUDGET, planned_steps=66)
+
+
+def test_a_time_as_text_is_refused_with_the_form_that_python_has():
+    with pytest.raises(ValueError, match=r"budget: got '5min'; .* datetime.timedelta\(minutes=5\)"):
+        find_recipe(blobs(), "5min")
+
+
 @pytest.mark.parametrize(("planned", "wanted"), [(None, 1000), (2000, MIN_BUDGET), (30_000, 3000)])
 def test_the_default_budget_is_a_tenth_of_the_training(planned, wanted, monkeypatch):
     monkeypatch.setattr(searching._Search, "begin", lambda self, *args: (_ for _ in ()).throw(RuntimeError(args[0])))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -130,7 +131,17 @@ def find_recipe(
         )
     if "optimizer" in options:
         raise ValueError("optimizer: the recipe is one for clrfast.SGD; leave it out")
+    if isinstance(budget, str):
+        raise ValueError(
+            f"budget: got {budget!r}; give updates, as 600, or a time as datetime.timedelta(minutes=5) or (seconds=90)"
+        )
     planned_steps = _whole("planned_steps", planned_steps, PLANNED_STEPS, 1, "the updates of the training")
+    if budget is None and planned_steps < MIN_BUDGET:
+        warnings.warn(
+            f"planned_steps: got {planned_steps}, and the search itself needs {MIN_BUDGET} updates, more than the "
+            f"training; give budget={MIN_BUDGET} to make it all the same, or call range_test, which needs about 100",
+            stacklevel=2,
+        )
     least = f"two range tests and {len(SMALL_GRID) * REPEATS} runs of {LEAST_STEPS} updates; fewer say nothing"
     time = None
     if isinstance(budget, timedelta):
