@@ -7,6 +7,7 @@ import platform
 
 import torch
 
+from . import _native
 from ._version import __version__
 from .optim import SGD, backends, cuda, native
 
@@ -18,6 +19,7 @@ def report() -> list[str]:
     lines = [
         f"clrfast {__version__}, torch {torch.__version__}, Python {platform.python_version()}, "
         f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs, {torch.get_num_threads()} threads",
+        f"  imported from {_native.HERE}",
         "",
     ]
     cpu = torch.device("cpu")

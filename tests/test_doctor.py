@@ -1,8 +1,15 @@
+import os
+import shutil
+import subprocess
+import sys
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+import clrfast
 from clrfast import _native, doctor
 from clrfast.optim import cuda, native
 
@@ -35,6 +42,28 @@ def test_the_way_to_the_tensors_memory_is_told(monkeypatch, has_api, told):
 @pytest.mark.skipif(_native.why_missing is not None, reason="no native backend")
 def test_the_exchange_api_is_used_where_torch_has_it():
     assert native.has_exchange_api == hasattr(torch.Tensor, "__dlpack_c_exchange_api__")
+
+
+@pytest.mark.parametrize("built", [True, False])
+def test_a_checkout_that_hides_an_installed_build_is_named(tmp_path, built):
+    """As after ``pip install .`` in a checkout, for ``python -m``, pytest and torchrun in it."""
+    checkout, installed = tmp_path / "checkout" / "clrfast", tmp_path / "site" / "clrfast"
+    shutil.copytree(Path(clrfast.__file__).parent, checkout, ignore=shutil.ignore_patterns("_C*", "__pycache__"))
+    installed.mkdir(parents=True)
+    if built:
+        (installed / f"_C{EXTENSION_SUFFIXES[0]}").touch()
+    others = [path for path in sys.path if path and not Path(path, "clrfast").exists()]
+    paths = [str(installed.parent), *others]
+    # Without the site module, by which an editable install would take part.
+    command = [sys.executable, "-S", "-c", "import sys; from clrfast.cli import main; sys.exit(main(['doctor']))"]
+    told = subprocess.run(
+        command, cwd=checkout.parent, env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)}, capture_output=True
+    ).stdout.decode()
+    assert f"imported from {checkout}" in told
+    hides = f"this clrfast, in {checkout}, was not built, and it hides the one in {installed}, which was"
+    advice = "start Python in another folder, or build the checkout, too: pip install -e ."
+    assert (f"{hides}; {advice}" in told) == built
+    assert ("clrfast._C was not built; install a C++17 compiler" in told) == (not built)
 
 
 def test_missing_cuda_is_explained(monkeypatch):
