@@ -48,7 +48,6 @@ class EagerStep:
             raise ValueError(f"scaler: got {type(scaler).__name__}; give a torch.amp.GradScaler")
         if clip_norm is not None and not (math.isfinite(clip_norm) and clip_norm > 0):
             raise ValueError(f"clip_norm: got {clip_norm!r}; give a number above 0, or None")
-        require_trains(optimizer, model)
         self.model, self.optimizer, self.accumulate = model, optimizer, int(accumulate)
         self.scaler, self.clip_norm = scaler, clip_norm
         self._compute_loss, self._autocast = compute_loss, autocast

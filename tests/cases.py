@@ -11,6 +11,12 @@ from torch import Tensor, nn
 
 from clrfast import _native
 
+NO_NATIVE = "the native backend 'cpp' is missing"
+"""How the warning begins that every optimizer gives in an install without the native module, a supported one."""
+
+COMPARES_QUICKLY = _native.why_missing is None and hasattr(torch.Tensor, "__dlpack_c_exchange_api__")
+"""Whether a replay's checks are the compiled ones."""
+
 # Backend "cuda" runs its kernels on the CPU, except in tests marked `gpu`; see conftest.py.
 CPP = pytest.param("cpp", marks=pytest.mark.skipif(_native.why_missing is not None, reason="no native backend"))
 GPU = pytest.param("cuda", id="gpu", marks=pytest.mark.gpu)

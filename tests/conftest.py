@@ -14,10 +14,18 @@ from types import ModuleType
 import pytest
 import torch
 
+from clrfast import _native
+
+from .cases import NO_NATIVE
 from .cuda_default_device import cuda_by_default
 from .cuda_on_cpu import build
 
 ACTED_OUT = os.environ.get("CLRFAST_ACT_OUT_CUDA") == "1" and not torch.cuda.is_available()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if _native.why_missing is not None:
+        config.addinivalue_line("filterwarnings", f"ignore:{NO_NATIVE}")
 
 
 @pytest.fixture(scope="session")

@@ -181,4 +181,5 @@ def install(patch: pytest.MonkeyPatch) -> None:
         "set_sync_debug_mode": modes.append,
     }.items():
         patch.setattr(torch.cuda, name, value)
-    patch.setattr(torch._C, "_cuda_endAllocateToPool", lambda device, pool: pools.remove(pool), raising=False)
+    for name in ("_cuda_endAllocateToPool", "_cuda_endAllocateCurrentStreamToPool"):  # from torch 2.8 on, and before
+        patch.setattr(torch._C, name, lambda device, pool: pools.remove(pool), raising=False)

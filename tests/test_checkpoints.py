@@ -22,6 +22,8 @@ from torch.distributed.checkpoint.state_dict import (
 
 import clrfast
 
+from .cases import NO_NATIVE
+
 pytestmark = pytest.mark.filterwarnings("ignore:.*(process group|torch.jit|ShardedTensor|TypedStorage).*")
 
 SCHEDULE = clrfast.one_cycle(0.2, total_steps=24, weight_decay=1e-3)
@@ -566,6 +568,7 @@ def test_a_compiled_step_is_the_eager_one_and_is_compiled_for_once(backend):
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", NO_NATIVE)
         (ours, breaks), (wanted, _) = run(True), run(False)
     assert_equal(ours, wanted)
     assert breaks <= 1

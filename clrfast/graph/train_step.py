@@ -15,7 +15,7 @@ from ..batches import ComputeLoss, chosen_loss
 from ..optim import SGD
 from ..optim.parameters import devices_of
 from ..schedules.curves import is_whole
-from ..step import EagerStep, device_of
+from ..step import EagerStep, device_of, require_trains
 from . import graphs
 from .captured import CapturedStep
 from .graphs import MAX_GRAPHS, Graphs
@@ -70,6 +70,7 @@ class TrainStep(EagerStep):
             scaler=scaler,
             clip_norm=clip_norm,
         )
+        require_trains(optimizer, model)
         if not is_whole(max_graphs) or max_graphs < 1:
             raise ValueError(f"max_graphs: got {max_graphs!r}; give a whole number of kinds of batches, at least 1")
         self._roots = [root for root in (model, loss_fn) if isinstance(root, nn.Module)]

@@ -50,7 +50,7 @@ class _LoaderOnCpu(DataLoader[Any]):
     """Draws its order on the CPU: a DataLoader does it on the default device, for which its generator may not be."""
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        on_cpu = torch.get_default_device().type == "cpu"
+        on_cpu = torch.empty(0).device.type == "cpu"  # torch 2.4 cannot be asked after set_default_device(None)
         context = contextlib.nullcontext if on_cpu else partial(torch.device, "cpu")
         with context():
             batches = super().__iter__()
