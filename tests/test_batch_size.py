@@ -44,6 +44,10 @@ def data(n=400):
     return TensorDataset(torch.randn(n, 4, **options), torch.arange(n, device="cpu") % 2)
 
 
+class Noted(list):
+    """What a test sees: a plain list of a module is put back."""
+
+
 class Guarded(nn.Module):
     """A small network of which ``at(size)`` is asked before each forward pass."""
 
@@ -51,7 +55,7 @@ class Guarded(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.layers = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
-        self.at, self.sizes = at, []
+        self.at, self.sizes = at, Noted()
 
     def forward(self, x):
         if not self.sizes or self.sizes[-1] != len(x):
