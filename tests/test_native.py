@@ -406,8 +406,9 @@ class Unwrapped(torch.Tensor):
 
     @staticmethod
     def __new__(cls, held):
+        alike = {"strides": held.stride(), "dtype": held.dtype, "device": held.device}
         return torch.Tensor._make_wrapper_subclass(
-            cls, held.shape, strides=held.stride(), storage_offset=3, dtype=held.dtype, requires_grad=held.requires_grad
+            cls, held.shape, storage_offset=3, requires_grad=held.requires_grad, **alike
         )
 
     def __init__(self, held):
@@ -421,6 +422,7 @@ class Unwrapped(torch.Tensor):
         return func(*plain[0], **plain[1])
 
 
+@pytest.mark.hardware
 @pytest.mark.parametrize("what", ["param", "buffer"])
 def test_tensors_that_become_wrappers_in_place(backend, what):
     """As torch.utils.swap_tensors does it, with which modules can convert their parameters."""
@@ -460,6 +462,7 @@ def test_parameters_that_share_memory_are_updated_one_after_the_other(backend):
     assert_same(run(backend), run("torch"))
 
 
+@pytest.mark.hardware
 @pytest.mark.parametrize(
     ("name", "changed"),
     [

@@ -89,7 +89,7 @@ class CapturedStep:
         optimizer.init_state()
         self._optimizer = weakref.ref(optimizer)
         # Memory that the graph works on, whatever the optimizer is given meanwhile.
-        self._alive = [*_tensors(optimizer.state.values()), *_tensors(optimizer.param_groups)]
+        self._alive = [*optimizer.state_tensors(), *_tensors(optimizer.param_groups)]
         self._taken, self._places = _taken(optimizer), _state_places(optimizer)
         self._snapshot_state(optimizer)
         self._graph = Graph(step, stream, pool)
@@ -121,15 +121,16 @@ class CapturedStep:
         taken = _taken(optimizer)
         if taken != self._taken:
             return next(name for name, value in taken.items() if value != self._taken[name])
-        if optimizer.state is not self._state or not self._snapshot.holds():
+        same = optimizer.state is self._state and optimizer.first_updates.flags is self._flags
+        if not same or not self._snapshot.holds():
             if _state_places(optimizer) != self._places:
                 return "has got other momentum buffers"
             self._snapshot_state(optimizer)
         return None
 
     def _snapshot_state(self, optimizer: SGD) -> None:
-        self._state = optimizer.state
-        self._snapshot = Snapshot(dicts=[self._state, *self._state.values()])
+        self._state, self._flags = optimizer.state, optimizer.first_updates.flags
+        self._snapshot = Snapshot(dicts=[self._state, *self._state.values(), self._flags])
 
 
 def _taken(optimizer: SGD) -> dict[str, Any]:
@@ -148,7 +149,7 @@ def _taken(optimizer: SGD) -> dict[str, Any]:
 
 def _state_places(optimizer: SGD) -> list[tuple[int, int]]:
     """The tensors of the optimizer's state, and where they lie."""
-    return [(id(tensor), tensor.data_ptr()) for tensor in _tensors(optimizer.state.values())]
+    return [(id(tensor), tensor.data_ptr()) for tensor in optimizer.state_tensors()]
 
 
 def _tensors(dicts: Iterable[dict[str, Any]]) -> list[Tensor]:

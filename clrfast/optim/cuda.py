@@ -122,8 +122,8 @@ class CudaUpdate(NativeUpdate):
                 where = described(first.index, first.group, first.param)
                 raise RuntimeError(f"{where} and those launched with it were not updated: {error}") from error
             if capture.is_capturing(self._devices):
-                states = [tensor for state in optimizer.state.values() for tensor in state.values()]
-                used += [*self._updated, *self._grads, self._rest, *states, *rates, grad_scale, found_inf]
+                used += [*self._updated, *self._grads, self._rest, *optimizer.state_tensors()]
+                used += [*rates, grad_scale, found_inf]
                 _hold_for_graph(self._device, used)
         if control is not None:
             control.count_step()

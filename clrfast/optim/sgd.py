@@ -239,6 +239,11 @@ class SGD(torch.optim.Optimizer):
                 if param.requires_grad:
                     self.ensure_state(index, param)
 
+    def state_tensors(self) -> list[Tensor]:
+        """All that updates keep from step to step: the state's tensors, and the flags of first updates."""
+        kept = [value for state in self.state.values() for value in state.values() if isinstance(value, Tensor)]
+        return kept + [flag for flag in self.first_updates.flags.values() if flag is not None]
+
     def ensure_state(self, group: int, param: Tensor) -> dict[str, Any]:
         """The state of ``param``, with all in it that its update needs."""
         moving, mastered = self._needs(group, param)

@@ -406,12 +406,13 @@ def test_a_capture_with_a_missing_state_is_refused(backend, capturing):
 
 
 def test_what_a_graph_points_at_lives_as_long_as_the_graph(backend, capturing, emulation):
-    params, optimizer, _ = prepared(backend, schedule=clrfast.one_cycle(0.1, 4))
+    params, optimizer, _ = prepared(backend, schedule=clrfast.one_cycle(0.1, 4), dampening=0.3)
     optimizer.init_state()
     loss, control = torch.tensor(1.0), optimizer.control
     optimizer.step(loss=loss)
     wanted = [*params, *(p.grad for p in params), *control.tensors(), control.ticket, control.tick, loss]
-    wanted += [state["momentum_buffer"] for state in optimizer.state.values()]
+    wanted += optimizer.state_tensors()
+    assert len(optimizer.state_tensors()) == 4  # buffers, and flags of their first updates
     memory = [StorageWeakRef(tensor.untyped_storage()) for tensor in wanted]
     for param in params:
         param.grad = None
