@@ -10,7 +10,7 @@ from clrfast import LRCurve
 from clrfast.finder import NoSuggestionError, clr_bounds, edge, minimum_tenth, slide, steepest, valley
 from clrfast.finder import noise as noise_module
 from clrfast.finder.noise import divergence, noise, smoothed, thinned
-from clrfast.finder.suggest import METHODS, climbs, resampled
+from clrfast.finder.suggest import METHODS, Suggestion, climbs, resampled
 
 LR = np.array([1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0])
 OF_LOSS = [edge, steepest, valley, slide, minimum_tenth]
@@ -401,3 +401,11 @@ def test_one_low_score_before_the_rise_does_not_make_it_begin_there():
     score[3] = 0.0
     lr = np.linspace(0.01, 0.4, 40)
     assert clr_bounds(lr, score).base_lr == lr[13]  # at 0.161, and a tenth of the rise is made at 0.18
+
+
+@pytest.mark.parametrize("max_lr", np.geomspace(1e-4, 10.0, 50).tolist())
+def test_an_answer_is_in_its_interval_where_all_draws_agree(max_lr):
+    lr, loss = np.geomspace(1e-5, 1.0, 30), np.linspace(2.0, 1.0, 30)
+    always = Suggestion(max_lr, max_lr / 4, max_lr, max_lr, "always", "always")
+    found = resampled(lambda *_: always, [(lr, loss)])
+    assert found.low <= found.max_lr == max_lr <= found.high

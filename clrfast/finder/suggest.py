@@ -288,8 +288,9 @@ def resampled(method: Method, curves: Sequence[tuple[Floats, Floats]]) -> Sugges
     return replace(
         middle,
         reason=f"{middle.reason}; the median of {len(answers)} draws of the noise{of_sweep}",
-        low=_quantile(rates, 0.05),
-        high=_quantile(rates, 0.95),
+        # The answer is in its interval, also where the draws are few, or all alike but for the rounding of logarithms.
+        low=min(_quantile(rates, 0.05), middle.max_lr),
+        high=max(_quantile(rates, 0.95), middle.max_lr),
     )
 
 
