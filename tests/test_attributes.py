@@ -14,6 +14,8 @@ from clrfast.finder import attributes
 from clrfast.finder.attributes import Attributes
 from clrfast.finder.restore import restored
 
+from .cases import NO_NATIVE
+
 
 class Writer(nn.Module):
     """Calls ``write(self, h)`` in every forward."""
@@ -130,6 +132,7 @@ def test_an_attribute_that_grows_is_named(kind):
 def test_a_state_of_one_size_is_nothing_to_warn_of(write):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", NO_NATIVE)
         range_test(Writer(write, state=torch.zeros(1, 4)), nn.functional.mse_loss, loader(), steps=10)
 
 
