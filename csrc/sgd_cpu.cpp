@@ -15,6 +15,7 @@
 #endif
 
 #include "sgd_math.h"
+#include "shared_memory.h"
 
 namespace clrfast {
 namespace {

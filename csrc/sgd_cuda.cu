@@ -11,6 +11,7 @@
 #include "fill_launch.h"
 #include "kernels.h"
 #include "launch_plan.h"
+#include "shared_memory.h"
 
 namespace clrfast {
 namespace {

@@ -1,10 +1,7 @@
 // The tensors of one optimizer step, as the host hands them over.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
-#include <utility>
-#include <vector>
 
 #include "dtypes.h"
 
@@ -32,23 +29,6 @@ struct Types {
     return param() == Dtype::float64 || grad() == Dtype::float64 || buffer() == Dtype::float64;
   }
 };
-
-inline std::int64_t itemsize(Dtype type) {
-  return type == Dtype::float64 ? 8 : type == Dtype::float32 ? 4 : 2;
-}
-
-// Whether parameters of one step share memory: then they have to be updated one after the other.
-inline bool share_memory(const Tensor* tensors, std::int64_t n_tensors) {
-  std::vector<std::pair<std::int64_t, std::int64_t>> spans;  // begin, end
-  spans.reserve(static_cast<std::size_t>(n_tensors));
-  for (const Tensor* t = tensors; t != tensors + n_tensors; ++t)
-    if (t->grad && t->numel)
-      spans.emplace_back(t->param, t->param + t->numel * itemsize(Types{static_cast<unsigned>(t->types)}.param()));
-  std::sort(spans.begin(), spans.end());
-  for (std::size_t i = 1; i < spans.size(); ++i)
-    if (spans[i].first < spans[i - 1].second) return true;
-  return false;
-}
 
 inline std::int64_t packed(Dtype param, Dtype grad, Dtype buffer) {
   return static_cast<std::int64_t>(param) | static_cast<std::int64_t>(grad) << 2 |
