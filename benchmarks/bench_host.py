@@ -32,7 +32,10 @@ from torch import Tensor, nn
 
 import clrfast
 from clrfast import _native
-from clrfast.graph import TrainStep, graphs, snapshot, train_step
+from clrfast.training import TrainStep
+from clrfast.training import _graphs as graphs
+from clrfast.training import _snapshot as snapshot
+from clrfast.training import _train_step as train_step
 from tests import graphs_on_cpu
 
 from . import measure, shapes

@@ -22,7 +22,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.data import DataLoader, TensorDataset
 
 import clrfast
-from clrfast.batches import endless
+from clrfast.training._batches import endless
 
 from . import measure
 from .conftest import Setting

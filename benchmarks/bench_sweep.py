@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import clrfast
-from clrfast.batches import endless
+from clrfast.training._batches import endless
 
 from . import measure
 from .conftest import Setting

@@ -19,9 +19,9 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader, TensorDataset
 
 import clrfast
-from clrfast.batches import endless
-from clrfast.graph import DeviceDataset, TrainStep, prefetched
-from clrfast.step import EagerStep
+from clrfast.training import DeviceDataset, TrainStep, prefetched
+from clrfast.training._batches import endless
+from clrfast.training._eager_step import EagerStep
 
 from . import measure
 from .conftest import Setting

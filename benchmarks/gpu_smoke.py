@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 import clrfast
-from clrfast import doctor
-from clrfast.graph import TrainStep
-from clrfast.step import EagerStep
+from clrfast.cli import _doctor as doctor
+from clrfast.training import TrainStep
+from clrfast.training._eager_step import EagerStep
 
 from .models import mlp
 

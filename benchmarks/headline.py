@@ -28,10 +28,10 @@ from torch import Tensor
 
 import clrfast
 from clrfast import NoSuggestionError, Schedule, Task
-from clrfast.batches import endless
-from clrfast.graph import TrainStep
 from clrfast.tasks import cifar10
-from clrfast.training import evaluate
+from clrfast.training import TrainStep
+from clrfast.training._batches import endless
+from clrfast.training._train import evaluate
 
 from . import cifar10_jpeg, measure
 from .super_convergence import PUBLISHED, published_cycle

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from clrfast import Schedule, constant, one_cycle, range_test
 from clrfast.tasks.digits import make_task
-from clrfast.training import evaluate, steps_per_epoch, train
+from clrfast.training._train import evaluate, steps_per_epoch, train
 
 from . import measure
 

@@ -40,7 +40,7 @@ import torch
 from torch import Tensor
 
 import clrfast
-from clrfast.recipe.search import MIN_BUDGET
+from clrfast.recipe._find_recipe import MIN_BUDGET
 
 from . import measure
 from .recipe_tasks import HALVES

@@ -32,7 +32,7 @@ import numpy as np
 import torch
 
 import clrfast
-from clrfast.batches import endless
+from clrfast.training._batches import endless
 
 from . import measure
 from .peers import PEERS, Answer, forward_passes

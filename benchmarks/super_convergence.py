@@ -26,7 +26,7 @@ from clrfast import Schedule, one_cycle, range_test
 from clrfast.schedules import Constant, Joined
 from clrfast.tasks import Task
 from clrfast.tasks.digits import make_task as digits
-from clrfast.training import evaluate, train
+from clrfast.training._train import evaluate, train
 
 from . import measure
 from .regret_tasks.data import PACKED_DATA

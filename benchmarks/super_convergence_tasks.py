@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from clrfast.graph import DeviceDataset, crop_and_flip
 from clrfast.tasks import Task, cifar10
+from clrfast.training import DeviceDataset, crop_and_flip
 
 from .models import resnet56
 from .regret_tasks import data

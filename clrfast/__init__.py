@@ -10,10 +10,8 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from . import schedules
-    from .finder import LRCurve, NoSuggestionError, RateMonitor, Suggestion, Trials, trial_cycles
-    from .finder.range_test import range_test
-    from .optim import SGD, StepControl
-    from .optim.layer_groups import layer_groups
+    from .finder import LRCurve, NoSuggestionError, RateMonitor, Suggestion, Trials, range_test, trial_cycles
+    from .optim import SGD, StepControl, layer_groups
     from .recipe import (
         BatchSizes,
         Choice,
@@ -28,11 +26,9 @@ if TYPE_CHECKING:
         find_recipe,
         find_weight_decay,
     )
-    from .replicas import Replicas
-    from .replicas.sweep import sweep
-    from .schedules import Schedule, as_lr_scheduler, constant, lr_sweep
-    from .schedules.one_cycle import one_cycle
+    from .schedules import Schedule, as_lr_scheduler, constant, lr_sweep, one_cycle
     from .tasks import Task
+    from .training import Replicas, sweep
 
 __all__ = [
     "SGD",
@@ -89,6 +85,6 @@ if not TYPE_CHECKING:  # a type checker would take any name for one of the packa
 
     def _public(name: str) -> Any:
         """What one of the packages exports as ``name``, if this one does, too; else None."""
-        packages = ("finder", "optim", "recipe", "replicas", "schedules", "tasks") if name in __all__ else ()
+        packages = ("finder", "optim", "recipe", "schedules", "tasks", "training") if name in __all__ else ()
         homes = (import_module(f"{__name__}.{package}") for package in packages)
         return next((getattr(home, name) for home in homes if name in home.__all__), None)

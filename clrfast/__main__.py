@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from ._arguments import UsageError, parsed
+from .cli._arguments import UsageError, parsed
 
 BROKEN_PIPE = 141
 """Exit code, as of a program that SIGPIPE has ended."""
@@ -29,7 +29,7 @@ def _run() -> int:
     except UsageError as error:
         print(f"clrfast: {error}", file=sys.stderr)
         return 2
-    from . import cli  # not before the arguments are known to be good, because this imports torch
+    from .cli import _commands as cli  # not before the arguments are known to be good, because this imports torch
 
     return cli.main()
 

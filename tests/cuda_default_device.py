@@ -15,8 +15,9 @@ from torch.utils._device import DeviceContext, _device_constructors
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._pytree import tree_iter, tree_map_only
 
-from clrfast.graph import graphs
-from clrfast.optim import capture, cuda, reference
+from clrfast.optim import _capture as capture
+from clrfast.optim._backends import cuda, reference
+from clrfast.training import _graphs as graphs
 
 from . import graphs_on_cpu
 

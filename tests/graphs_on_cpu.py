@@ -13,8 +13,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from clrfast.graph import graphs
-from clrfast.optim import StepControl, capture
+from clrfast.optim import StepControl
+from clrfast.optim import _capture as capture
+from clrfast.training import _graphs as graphs
 
 pools: list[object] = []
 """Into which memory is being allocated, because a capture is under way."""

@@ -12,10 +12,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import clrfast
 from clrfast import LRCurve, NoSuggestionError, range_test
-from clrfast.batches import moved
-
-from .test_range_test import blobs, quadratic
-from .test_restore import everything
+from clrfast.training._batches import moved
+from tests.finder.test_range_test import blobs, quadratic
+from tests.training.test_restore import everything
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -12,12 +12,14 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import clrfast
-from clrfast import training
-from clrfast.graph import DeviceDataset, TrainStep, crop_and_flip
 from clrfast.optim import StepControl
 from clrfast.tasks import cifar10, make_task
+from clrfast.training import DeviceDataset, TrainStep, crop_and_flip
+from clrfast.training import _train as training
+from tests import test_gpu
+from tests.finder import test_range_test
+from tests.recipe import test_batch_size, test_copies
 
-from . import test_batch_size, test_copies, test_gpu, test_range_test
 from .cuda_default_device import cuda_by_default
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -14,17 +14,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clrfast import BatchSizes, History, LRCurve, Recipe, Schedule, find_recipe, saving
-from clrfast.recipe.batch_size import StepCost
-from clrfast.recipe.momentum import Momenta
-from clrfast.recipe.pairs import Pairs
-from clrfast.recipe.parts import Parts
-from clrfast.recipe.runs import Begun
-from clrfast.recipe.weight_decay import WeightDecays
+from clrfast import BatchSizes, History, LRCurve, Recipe, Schedule, find_recipe
+from clrfast import _saving as saving
+from clrfast.recipe._batch_size import StepCost
+from clrfast.recipe._measurements import Parts
+from clrfast.recipe._momentum import Momenta
+from clrfast.recipe._pair_search import Pairs
+from clrfast.recipe._short_runs import Begun
+from clrfast.recipe._weight_decay import WeightDecays
 from clrfast.schedules import Curve, one_cycle
-from clrfast.schedules.schedule import MAX_TOTAL_STEPS
-
-from .test_recipe import blobs
+from clrfast.schedules._schedule import MAX_TOTAL_STEPS
+from tests.recipe.test_recipe import blobs
 
 GONE, MORE = object(), object()
 """Instead of a value: the entry is left out; an entry that is unknown stands beside it."""

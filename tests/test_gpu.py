@@ -20,10 +20,10 @@ from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
 import clrfast
-from clrfast.graph import CapturedStep, TrainStep
-from clrfast.optim import cuda
+from clrfast.optim._backends import cuda
 from clrfast.schedules import Linear
-from clrfast.step import EagerStep
+from clrfast.training import CapturedStep, TrainStep
+from clrfast.training._eager_step import EagerStep
 
 from .cases import DTYPES, OPTIONS, assert_near, assert_same, give_grads, make_params, option_id, randn, run_steps
 

@@ -13,9 +13,8 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import clrfast
 from clrfast import LRCurve, range_test
-
-from .test_range_test import blobs, quadratic
-from .test_restore import everything
+from tests.finder.test_range_test import blobs, quadratic
+from tests.training.test_restore import everything
 
 OPTIMIZERS = {
     "clrfast": lambda p: clrfast.SGD(p, lr=0.1),

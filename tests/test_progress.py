@@ -2,14 +2,14 @@ import logging
 
 import pytest
 
-from clrfast import progress
+from clrfast import _progress as progress
 
 
 @pytest.fixture
 def told(caplog):
     """The log of what the library says on progress, as in a process of its own."""
     progress._tell_of_the_bar.cache_clear()
-    caplog.set_level(logging.INFO, "clrfast.progress")
+    caplog.set_level(logging.INFO, "clrfast._progress")
     yield caplog
     progress._tell_of_the_bar.cache_clear()
 

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clrfast import LRCurve, cli, saving
+from clrfast import LRCurve
+from clrfast import _saving as saving
+from clrfast.cli import _commands as cli
 
 posix = pytest.mark.skipif(os.name != "posix", reason="permissions and links of POSIX")
 

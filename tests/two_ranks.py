@@ -13,9 +13,9 @@ import torch
 import torch.distributed as dist
 
 import clrfast
-from clrfast import cli
-from clrfast.ranks import Ranks
-from clrfast.recipe.ranks import together
+from clrfast._ranks import Ranks
+from clrfast.cli import _commands as cli
+from clrfast.recipe._distributed import together
 
 CASES = {}
 

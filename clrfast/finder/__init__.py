@@ -1,19 +1,10 @@
 """The learning-rate range test, its recorded curve, what the curve suggests, and short runs around that."""
 
-from .curve import LRCurve
-from .monitor import RateMonitor, RateRecord
-from .range_test import range_test
-from .suggest import (
-    NoSuggestionError,
-    Suggestion,
-    clr_bounds,
-    edge,
-    minimum_tenth,
-    slide,
-    steepest,
-    valley,
-)
-from .trials import Trials, trial_cycles
+from ._curve import LRCurve
+from ._monitor import RateMonitor, RateRecord
+from ._range_test import range_test
+from ._suggest import NoSuggestionError, Suggestion, clr_bounds, edge, minimum_tenth, slide, steepest, valley
+from ._trials import Trials, trial_cycles
 
 __all__ = [
     "LRCurve",

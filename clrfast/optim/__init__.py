@@ -1,7 +1,7 @@
 """The fused SGD and the device-side control that drives it."""
 
-from .control import StepControl
-from .layer_groups import layer_groups
-from .sgd import SGD
+from ._control import StepControl
+from ._layer_groups import layer_groups
+from ._sgd import SGD
 
 __all__ = ["SGD", "StepControl", "layer_groups"]

@@ -1,17 +1,17 @@
 """The short recipe of Smith 2018: settings found before the training, and what to read off a run."""
 
-from ..ranks import RankError
-from .batch_size import BatchSizes, StepCost, find_batch_size
-from .clock import TimeIsUp
-from .clues import Clue, diagnose
-from .history import History
-from .momentum import Momenta, find_momentum
-from .pairs import Pair, Pairs, find_pair
-from .parts import Parts
-from .recipe import Recipe
-from .runs import Choice, ShortRuns
-from .search import find_recipe
-from .weight_decay import WeightDecays, find_weight_decay
+from .._ranks import RankError
+from ._batch_size import BatchSizes, StepCost, find_batch_size
+from ._deadline import TimeIsUp
+from ._diagnosis import Clue, diagnose
+from ._find_recipe import find_recipe
+from ._history import History
+from ._measurements import Parts
+from ._momentum import Momenta, find_momentum
+from ._pair_search import Pair, Pairs, find_pair
+from ._recipe import Recipe
+from ._short_runs import Choice, ShortRuns
+from ._weight_decay import WeightDecays, find_weight_decay
 
 __all__ = [
     "BatchSizes",

@@ -1,10 +1,10 @@
 """Schedules as data: curves ``step -> value``, and the policies made of them."""
 
-from .annealing import Cosine, CosineRestarts, ExponentialDecay, InverseSqrt, Polynomial
-from .composition import Clipped, Joined, Repeated, Scaled, Shifted, Stretched
-from .curves import Constant, Curve, CurveLike, Exponential, Function, Linear, Tabulated
-from .cycles import Triangular
-from .decay import (
+from ._annealing import Cosine, CosineRestarts, ExponentialDecay, InverseSqrt, Polynomial
+from ._composition import Clipped, Joined, Repeated, Scaled, Shifted, Stretched
+from ._curves import Constant, Curve, CurveLike, Exponential, Function, Linear, Tabulated
+from ._cycles import Triangular
+from ._decay import (
     cosine_annealing,
     cosine_restarts,
     exponential_decay,
@@ -13,11 +13,11 @@ from .decay import (
     polynomial_decay,
     step_decay,
 )
-from .follow import FollowLR
-from .one_cycle import one_cycle, one_cycle_cos, one_cycle_fastai, one_cycle_linear, one_cycle_three_phase
-from .policies import constant, exp_range, lr_sweep, triangular, triangular2
-from .schedule import QUANTITIES, Schedule
-from .torch_scheduler import ScheduleLR, as_lr_scheduler
+from ._follow_lr import FollowLR
+from ._lr_scheduler import ScheduleLR, as_lr_scheduler
+from ._one_cycle import one_cycle, one_cycle_cos, one_cycle_fastai, one_cycle_linear, one_cycle_three_phase
+from ._policies import constant, exp_range, lr_sweep, triangular, triangular2
+from ._schedule import QUANTITIES, Schedule
 
 POLICIES = {
     policy.__name__: policy

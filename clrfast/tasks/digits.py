@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from . import Task
+from ._task import Task
 
 N_VALIDATION = 360
 

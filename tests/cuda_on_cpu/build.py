@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from clrfast import _native
-from clrfast.optim import cuda
+from clrfast.optim._backends import cuda
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent

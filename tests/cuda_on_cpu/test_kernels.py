@@ -16,7 +16,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 import clrfast
 from clrfast import _native
-from clrfast.optim import capture, cuda
+from clrfast.optim import _capture as capture
+from clrfast.optim._backends import cuda
 from clrfast.schedules import Linear
 
 from ..cases import DTYPES, KERNELS, assert_same, give_grads, make_params, randn

@@ -1,0 +1,62 @@
+"""Which backends work here, and why the others do not."""
+
+from __future__ import annotations
+
+import os
+import platform
+
+import torch
+
+from .. import _native
+from .._version import __version__
+from ..optim import SGD
+from ..optim import _backends as backends
+from ..optim._backends import cuda, native
+
+_BACKENDS = {"torch": "pure torch, any device", "cpp": "native, CPU", "cuda": "native, CUDA devices"}
+
+
+def report() -> list[str]:
+    """The findings, a line each."""
+    lines = [
+        f"clrfast {__version__}, torch {torch.__version__}, Python {platform.python_version()}, "
+        f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs, {torch.get_num_threads()} threads",
+        f"  imported from {_native.HERE}",
+        "",
+    ]
+    cpu = torch.device("cpu")
+    reasons = {name: backends.why_not(name, cpu) for name in ("torch", "cpp")}
+    reasons["cuda"] = cuda.why_not_built() or cuda.why_no_device()
+    for name, what in _BACKENDS.items():
+        lines.append(f"  {name:6} {_state(name) if reasons[name] is None else f'no      {what}: {reasons[name]}'}")
+    on_cpu, on_cuda = (name if reasons[name] is None else "torch" for name in ("cpp", "cuda"))
+    if reasons["cpp"] is None:
+        lines += ["", f"  native backends find the tensors' memory by: {_memory_path()}"]
+    lines += ["", f"  backend='auto' takes: {on_cpu} on the CPU, {on_cuda} on CUDA devices, torch elsewhere"]
+    return lines
+
+
+def _memory_path() -> str:
+    if native.has_exchange_api:
+        return "DLPack exchange API"
+    return "Python (this torch has no exchange API: slower)"
+
+
+def _state(backend: str) -> str:
+    """Whether one step of ``backend`` does what it must, on every device that it is for."""
+    devices = [f"cuda:{index}" for index in range(torch.cuda.device_count())] if backend == "cuda" else ["cpu"]
+    for device in devices:
+        param = torch.nn.Parameter(torch.ones(3, device=device))
+        param.grad = torch.ones_like(param)
+        try:
+            SGD([param], lr=0.5, backend=backend).step()
+            result = param.tolist()
+        except RuntimeError as error:
+            return f"no      {_BACKENDS[backend]}: {error}"
+        if result != [0.5] * 3:
+            return (
+                f"BROKEN  {_BACKENDS[backend]}: a step from 1 with gradient 1 and lr 0.5 on {device} gave {result}; "
+                "please report this"
+            )
+    names = {torch.cuda.get_device_name(device) for device in devices} if backend == "cuda" else set()
+    return f"works   {_BACKENDS[backend]}{''.join(f', {name}' for name in sorted(names))}"

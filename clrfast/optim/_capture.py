@@ -1,0 +1,47 @@
+"""What a CUDA graph capture asks of a step: everything has to be there before it begins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from ._parameters import Parameter, described
+
+if TYPE_CHECKING:
+    from ._sgd import SGD
+
+
+def is_capturing(devices: Sequence[torch.device]) -> bool:
+    """Whether what is launched on ``devices`` now goes into a graph."""
+    if devices[0].type != "cuda":
+        return False
+    if devices[0].index == torch.cuda.current_device():
+        return torch.cuda.is_current_stream_capturing()
+    with torch.cuda.device(devices[0]):
+        return torch.cuda.is_current_stream_capturing()
+
+
+def require_complete(optimizer: SGD, parameters: Iterable[Parameter]) -> None:
+    """Refuse to capture a step that would do something else when it is replayed.
+
+    Raises:
+        RuntimeError: a trainable parameter has no gradient, so no replay would ever update it; or a state is missing,
+            so every replay would begin with new zeros. Nothing has changed then.
+    """
+    with_gradient = {parameter.index for parameter in parameters}
+    index = 0
+    for group, options in enumerate(optimizer.param_groups):
+        for param in options["params"]:
+            if index not in with_gradient and param.requires_grad:
+                raise RuntimeError(
+                    f"{described(index, group, param)} has no gradient, so the graph that is being captured would "
+                    "never update it; run the backward pass inside the capture, or set requires_grad_(False) on it"
+                )
+            if index in with_gradient and optimizer.lacks_state(group, param):
+                raise RuntimeError(
+                    f"{described(index, group, param)} has no momentum buffer or master weights yet, and a graph would "
+                    "begin with new ones at every replay; call optimizer.init_state() before the capture"
+                )
+            index += 1

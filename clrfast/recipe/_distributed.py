@@ -1,0 +1,168 @@
+"""Many processes that search together: each makes its part of the short runs, and all learn of results and failures.
+
+All ranks make the same calls in the same order. What must not differ between them by rounding, or is measured only
+once (range tests, times, what a file holds), the first rank finds out and tells the others; the short runs are shared
+out, one to each rank at a time, so that a failure is known everywhere after the length of one run.
+
+What ranks tell each other are Python objects of some kilobytes, which go through gloo, also on machines with GPUs: it
+works there beside NCCL, which would need every object on a GPU and could win nothing with it. The models, each on its
+own rank's device, exchange nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import signal
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Union
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from .._ranks import ALONE, Failed, RankError, Ranks
+from ..tasks import TaskError
+from ..training._preserve import surroundings_restored
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+Group = Union["ProcessGroup", "Ranks", None]
+"""Of ranks that search together, or None for a process alone; ``Ranks`` where a call within such a search is meant."""
+
+TIMEOUT = timedelta(hours=3)
+"""The longest that a rank of ``torchrun`` waits for the others, which may be in a range test or a run. One that ends is
+noticed at once; this is for machines that vanish."""
+
+
+def require_alike(ranks: Ranks, model: nn.Module, **loaders: Any) -> None:
+    """Raises ValueError unless model, random numbers and first batches are the same for all ranks."""
+    if ranks.count == 1:
+        return
+    devices = {param.device for param in model.parameters() if param.device.type == "cuda"}
+    states = [torch.get_rng_state(), *map(torch.cuda.get_rng_state, devices)]
+    told = {"model": _digest(model.state_dict()), "random numbers": _digest(states)}
+    for name, loader in loaders.items():
+        with surroundings_restored(loader):
+            told[name] = _digest(next(iter(loader), None))
+    everyone = ranks.gather("the start", told)
+    differ = [name for name in told if len({each[name] for each in everyone}) > 1]
+    if differ:
+        raise ValueError(
+            f"group: the ranks differ in {', '.join(differ)}, and their runs could not be compared; make them with "
+            "the same seed everywhere, each over all of the data (no DistributedSampler)"
+        )
+
+
+@contextlib.contextmanager
+def _failing_together(ranks: Ranks) -> Iterator[Ranks]:
+    """A block whose exceptions reach all ranks, and which none leaves before all have come to its end."""
+    try:
+        yield ranks
+        ranks.gather("the end", None)
+    except RankError:
+        raise
+    except Exception as error:
+        # In place of what the others wait for next. What interrupts (Ctrl-C) is not told: the ranks may be long in
+        # coming, and learn of it when this one has ended.
+        with contextlib.suppress(RankError):
+            ranks.gather("", Failed.with_(error))
+        raise
+
+
+@contextlib.contextmanager
+def together(group: Group) -> Iterator[Ranks]:
+    """The ranks of ``group``, which all make the call that this surrounds.
+
+    Raises:
+        ValueError: this process is not in the group, or the group passes nothing between CPUs.
+        RankError: see ``Ranks.gather``.
+    """
+    if group is None or isinstance(group, Ranks):
+        yield group or ALONE  # a search that has begun tells failures by itself
+        return
+    if group is dist.GroupMember.NON_GROUP_MEMBER:
+        raise ValueError("group: this process is not in it; make the call only on ranks of the group")
+    backends = dist.get_backend_config(group)
+    if "cpu:" not in backends:
+        raise ValueError(
+            f"group: got one of {backends}, and what ranks tell each other here are objects in the CPU's memory; give "
+            'torch.distributed.new_group(backend="gloo"), which works beside NCCL'
+        )
+    with _failing_together(Ranks(group)) as ranks:
+        yield ranks
+
+
+@contextlib.contextmanager
+def of_torchrun() -> Iterator[Ranks]:
+    """The ranks that ``torchrun`` started, this process among them; else a process alone.
+
+    Each rank gets a CUDA device of its own as its current one, where there are so many. The first rank takes SIGTERM,
+    which torchrun sends to all when one has ended, for Ctrl-C. The others tell nothing: the first does.
+    """
+    if not dist.is_available() or not dist.is_torchelastic_launched() or os.environ["WORLD_SIZE"] == "1":
+        yield ALONE
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    dist.init_process_group("gloo", timeout=TIMEOUT)
+    ranks = Ranks(dist.group.WORLD)
+    if ranks.index == 0:
+        signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with _failing_together(ranks):
+            yield ranks
+    except (RankError, TaskError, ValueError, KeyboardInterrupt):
+        if ranks.index == 0:
+            raise
+        raise SystemExit(1) from None
+    finally:
+        dist.destroy_process_group()
+
+
+def ignore_signals() -> None:
+    """For the rest of this process, which is about to end: torchrun hands on a Ctrl-C that the terminal has sent."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt("SIGTERM, as from torchrun where a rank has ended or all are to end")
+
+
+def require_unwrapped(model: Any) -> None:
+    """Raises ValueError for a model whose ranks wait for each other in every step: they may stop at different ones."""
+    if isinstance(model, nn.Module):
+        for module in model.modules():
+            if isinstance(module, nn.parallel.DistributedDataParallel):
+                raise ValueError(
+                    "model: got a DistributedDataParallel, whose ranks wait for each other at every step, and short "
+                    "runs may end at different ones; give the model in it (model.module), and group= to share them out"
+                )
+
+
+def _digest(value: Any) -> str:
+    """Of all numbers and texts in ``value``; other objects count by their type."""
+    digest = hashlib.sha256()
+    for piece in _pieces(value):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def _pieces(value: Any) -> Iterator[bytes]:
+    if isinstance(value, Tensor) and value.layout is torch.strided:
+        yield f"{value.dtype}{tuple(value.shape)}".encode()
+        yield value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    elif isinstance(value, str | bytes | int | float | None):
+        yield repr(value).encode()
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from (*_pieces(key), *_pieces(item))
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _pieces(item)
+    else:
+        yield type(value).__name__.encode()

@@ -1,0 +1,248 @@
+"""Short 1cycles from one start, each with its own momentum and weight decay, on the same batches."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import numbers
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+from torch import Tensor, nn
+
+from .._progress import Progress
+from .._ranks import ALONE, Ranks
+from ..finder._experiment import Bench
+from ..finder._ramp import Recorded, rates_of
+from ..finder._range_test import range_test
+from ..finder._validation import HeldOut
+from ..schedules import Schedule, one_cycle
+from ..schedules._curves import is_whole, require_positive
+from ..schedules._policies import Momentum
+from ..training._batches import ComputeLoss, chosen_loss
+from ..training._eager_step import device_of
+from ._deadline import Deadline
+from ._disjoint import require_apart
+from ._distributed import require_alike, require_unwrapped
+from ._history import History
+from ._short_runs import Job, Keep, Made, Runs
+from ._stacked_runs import MOST_COPIES, may_be_together, recorded_together
+
+STEPS, REPEATS = 200, 2
+"""Of each run, and runs of each value. Beside 2,000 steps of a small network on few digits, 100 were too few to show
+overfitting, and 200 to 300 enough."""
+
+LOOKS = 20
+"""At the validation loss in each run, or fewer: looking takes no more forward passes than training."""
+
+logger = logging.getLogger("clrfast.recipe")
+
+
+class Runner:
+    """Makes short runs of the model as it is now, all from the same weights, random numbers and place in the data.
+
+    Only the repeats of a run follow each other in the data. Afterwards all is as before, as after ``range_test``. On a
+    CUDA device runs on the same batches are made together by copies of the model, where vmap can and memory allows.
+
+    Args:
+        model, loss_fn, loader, compute_loss: as of ``range_test``; the loader can be iterated anew.
+        val_loader: what the runs are judged on: its first batches, at most a tenth as many as a run has steps.
+        max_lr: the highest rate; None: what a range test suggests, which is made first.
+        steps: of each run, at least 20.
+        repeats: of each run.
+        planned: settings to come, for the progress.
+        progress: told about all steps.
+        options: those of ``range_test`` that say how a step is made, without the optimizer.
+        ranks: all of them make the same calls; each gets a part of the runs, and all get the results.
+        deadline: no run begins that would not end before it.
+        found: runs of an earlier call with the same arguments, which are not made again.
+        keep: is called on the first rank.
+    Raises:
+        ValueError: bad arguments; ranks that differ in model or data.
+        RankError: another rank failed.
+        NoSuggestionError: the range test has no valid answer.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_fn: Callable[[Any, Any], Tensor] | None,
+        loader: Iterable[Any] | None,
+        val_loader: Any,
+        *,
+        compute_loss: ComputeLoss | None,
+        max_lr: float | None,
+        steps: int,
+        repeats: int,
+        planned: int,
+        progress: Progress | None,
+        options: dict[str, Any],
+        ranks: Ranks = ALONE,
+        deadline: Deadline | None = None,
+        found: Made | None = None,
+        keep: Keep | None = None,
+    ):
+        require_unwrapped(model)
+        if not is_whole(steps) or steps < LOOKS:
+            raise ValueError(f"steps: got {steps!r}; give a whole number of updates for each run, at least {LOOKS}")
+        if max_lr is not None:
+            require_positive(max_lr=max_lr)
+        if "optimizer" in options:
+            raise ValueError(
+                f"optimizer: got {type(options['optimizer']).__name__}; the short runs are made with clrfast.SGD, "
+                "whose schedule has a curve for every setting; leave it out"
+            )
+        self._bench = Bench(model, loss_fn, loader, compute_loss=compute_loss, **options)
+        require_apart(loader, val_loader)
+        require_alike(ranks, model, loader=loader, val_loader=val_loader)
+        self._ranks, self._deadline = ranks, deadline
+        self._ended, self._keep = dict(found or {}), keep if ranks.index == 0 else None
+        self._model, self._compute_loss = model, chosen_loss(loss_fn, compute_loss)
+        # Copies of the model would share what the loss has of its own.
+        self._together = may_be_together(device_of(model), options) and not self._bench.loss_modules
+        self._steps, self._repeats = int(steps), int(repeats)
+        self._val_loader, self._batches_per_run = val_loader, (self._steps + 1) * options.get("accumulate", 1)
+        with self._bench.at_work(val_loader):
+            self._held_out = held_out(val_loader, self._steps, own=loss_fn is None)
+            with self._bench.training() as step:
+                loss = float(self._held_out.look(step))
+        self._initial_loss = ranks.first("the loss at the start", lambda: loss)
+        self._progress, self._done, ahead = progress, 0, planned * self._repeats * self._steps
+
+        def of_sweep(done: int, total: int, shown: dict[str, float]) -> None:
+            self._done = total
+            if progress is not None:
+                progress(done, total + ahead, shown)
+
+        if max_lr is None:
+            given = {"compute_loss": compute_loss, "progress": of_sweep, "group": None, **options}
+            curve = ranks.first("the range test", lambda: range_test(model, loss_fn, loader, **given))
+            max_lr = curve.suggest().max_lr
+        self.max_lr = float(max_lr)
+
+    def __call__(self, settings: Sequence[tuple[Momentum, float]], *, later: int = 0) -> tuple[Runs, ...]:
+        """The runs with each ``(momentum, weight_decay)``; without the last ones, if these would not end in time. The
+        progress counts ``later`` settings as still to come."""
+        n, ranks = self._repeats, self._ranks
+        jobs: dict[tuple[int, int], Job] = {}
+        for index, (momentum, weight_decay) in enumerate(settings):
+            pair = tuple(momentum) if isinstance(momentum, list) else momentum  # what tells a run apart is hashable
+            jobs |= {(index, repeat): (pair, weight_decay, repeat) for repeat in range(n)}
+        total = self._done + (len(jobs) + later * n) * self._steps
+        self._done += sum(job in self._ended for job in jobs.values()) * self._steps
+        units = [
+            [jobs[place] for place in unit if jobs[place] not in self._ended] for unit in self._units(len(settings))
+        ]
+        units = [unit for unit in units if unit]
+        for begin in range(0, len(units), ranks.count):
+            if self._deadline is not None and not ranks.first("the time", self._deadline.allows_another):
+                break
+            # One for each rank, and then all meet: a failure is known to all after the time of one run.
+            turn = units[begin : begin + ranks.count]
+            if self._keep is not None:
+                self._keep(dict(self._ended), sum(map(len, turn)) * self._steps)
+            own = self._made(turn[ranks.index], total) if ranks.index < len(turn) else None
+            what = f"short runs with {[job for unit in turn for job in unit]}"
+            for unit, histories in zip(turn, ranks.gather(what, own), strict=False):
+                self._ended |= zip(unit, histories, strict=True)
+                self._done += len(unit) * self._steps
+        ended = [index for index in range(len(settings)) if all(jobs[index, r] in self._ended for r in range(n))]
+        return tuple(tuple(self._ended[jobs[index, repeat]] for repeat in range(n)) for index in ended)
+
+    def end(self) -> None:
+        """Tell the progress that no more runs come."""
+        if self._progress is not None:
+            self._progress(self._done, self._done, {})
+
+    def _units(self, n_settings: int) -> list[list[tuple[int, int]]]:
+        """The settings by their numbers and repeats, in parts for one rank at a time: a single run, or several on the
+        same batches, which copies of the model make together."""
+        size = min(MOST_COPIES, math.ceil(n_settings / self._ranks.count)) if self._together else 1
+        parts = [range(begin, min(begin + size, n_settings)) for begin in range(0, n_settings, size)]
+        return [[(index, repeat) for index in part] for part in parts for repeat in range(self._repeats)]
+
+    def _made(self, jobs: list[Job], total: int) -> list[History]:
+        if len(jobs) > 1 and self._together:
+            try:
+                return self._made_together(jobs, total)
+            except Exception as error:  # vmap's, or of memory; what is wrong with model or data raises below as well
+                logger.info("copies of this model are not trained together: %s: %s", type(error).__name__, error)
+                self._together = False
+        return [self._run(*job, self._done + index * self._steps, total) for index, job in enumerate(jobs)]
+
+    def _made_together(self, jobs: list[Job], total: int) -> list[History]:
+        schedules = [self._schedule(momentum, weight_decay) for momentum, weight_decay, _ in jobs]
+
+        def tell(done: int) -> None:
+            if self._progress is not None:
+                self._progress(self._done + done * len(jobs), total, {})
+
+        with self._batches(jobs[0][-1]) as batches:
+            recorded = recorded_together(self._model, self._compute_loss, schedules, batches, self._held_out, tell)
+        return [self._history(*made) for made in zip(schedules, recorded, jobs, strict=True)]
+
+    def _run(self, momentum: Momentum, weight_decay: float, repeat: int, done: int, total: int) -> History:
+        schedule = self._schedule(momentum, weight_decay)
+        with self._batches(repeat) as batches:
+            recorded = self._bench.sweep(
+                schedule,
+                batches=batches,
+                stop_factor=math.inf,  # a run that recovers is judged by its end
+                held_out=self._held_out,
+                progress=self._progress,
+                done=done,
+                total=total,
+            )
+        return self._history(schedule, recorded, (momentum, weight_decay, repeat))
+
+    def _schedule(self, momentum: Momentum, weight_decay: float) -> Schedule:
+        return one_cycle(self.max_lr, self._steps, momentum=momentum, weight_decay=weight_decay)
+
+    @contextlib.contextmanager
+    def _batches(self, repeat: int) -> Iterator[Iterator[Any]]:
+        with self._bench.at_work(self._val_loader) as batches:
+            yield islice(batches, repeat * self._batches_per_run, None)
+
+    def _history(self, schedule: Schedule, recorded: Recorded, job: Job) -> History:
+        train = recorded.losses[: self._steps]
+        looks = {0: self._initial_loss} | {step: float(loss) for step, loss in recorded.looks.items()}
+        if recorded.diverged:
+            looks = {step: loss for step, loss in looks.items() if step < len(train)} | {len(train): math.inf}
+        lr = rates_of(schedule, len(train))
+        return History(train, list(looks.values()), list(looks), lr=lr, weight_decay=job[1])
+
+
+def held_out(val_loader: Any, steps: int, *, own: bool) -> HeldOut:
+    """What is looked at in runs of ``steps``, and how often; ``own`` as of ``HeldOut``."""
+    looked_at = HeldOut(val_loader, None, steps, None, own=own)
+    looked_at.every = max(looked_at.every, steps // LOOKS)
+    return looked_at
+
+
+def checked_values(values: Any, *, name: str, below: float, example: Sequence[float]) -> list[float]:
+    """The values to try, ascending.
+
+    Raises:
+        ValueError: fewer than 2 different ones, or one that is not in ``[0, below)``.
+    """
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ValueError(f"{name}: got {values!r}; give several numbers, as {example}")
+    given = list(values)
+    for value in given:
+        if not isinstance(value, numbers.Real) or not 0 <= float(value) < below:
+            raise ValueError(f"{name}: got {value!r} among them; give numbers in [0, {below:g})")
+    ascending = sorted({float(value) for value in given})
+    if len(ascending) < 2:
+        raise ValueError(f"{name}: got {given}; give at least two different values to compare, as {example}")
+    return ascending
+
+
+def require_repeats(repeats: Any) -> None:
+    """Raises ValueError unless the noise can be told from so many runs of each value."""
+    if not is_whole(repeats) or repeats < 2:
+        raise ValueError(
+            f"repeats: got {repeats!r}; give a whole number of runs for each value, at least 2: what differs between "
+            "them tells the noise"
+        )

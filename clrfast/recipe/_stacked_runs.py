@@ -1,0 +1,79 @@
+"""Short runs made together: copies of the model, stacked, each by its own schedule, on the same batches."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..finder._ramp import Recorded
+from ..finder._validation import HeldOut
+from ..optim import StepControl
+from ..schedules import Schedule
+from ..training import _graphs as graphs
+from ..training import prefetched
+from ..training._batches import ComputeLoss
+from ..training._eager_step import EagerStep
+from ..training._stacked import Runs, Stacked
+
+MOST_COPIES = 8
+"""At a time: each takes the memory of a training of its own."""
+
+
+def may_be_together(device: torch.device, options: dict[str, Any]) -> bool:
+    """Whether runs with these options of ``range_test`` are to be made together, where vmap can.
+
+    On a CUDA device, which a small model leaves idle, and where steps are those of plain models. On a CPU it depends on
+    the model which way is faster, and to try both would have the answers depend on the clock, if only by rounding.
+    """
+    usual = {"accumulate": 1, "autocast": None, "scaler": None, "clip_norm": None, "graph": "auto"}
+    plain = all(options.get(name, value) == value for name, value in usual.items())
+    return plain and graphs.why_no_graphs(device) is None
+
+
+def recorded_together(
+    model: nn.Module,
+    compute_loss: ComputeLoss,
+    schedules: Sequence[Schedule],
+    batches: Iterator[Any],
+    held_out: HeldOut,
+    tell: Callable[[int], None],
+) -> list[Recorded]:
+    """What ``Sweep.run`` records of runs by ``schedules``, without the loss after the last update.
+
+    All copies start as ``model`` is now, which stays so, and draw the same random numbers. ``tell`` gets the steps that
+    are done, after each.
+
+    Raises:
+        Exception: vmap cannot run this model or loss, or the memory is too small for the copies.
+    """
+    copies = [copy.deepcopy(model) for _ in schedules]
+    if not model.training:
+        for each in copies:
+            each.train()
+    runs = Runs(copies, compute_loss, schedules, momentum=0.0, smoothing=0.98, stop_factor=math.inf)
+    stacked = Stacked(runs, randomness="same")
+    optimizers = stacked.optimizers
+    steps = [EagerStep(each, compute_loss, own) for each, own in zip(copies, optimizers, strict=True)]
+    looks: list[dict[int, Tensor]] = [{} for _ in copies]
+    n = schedules[0].total_steps
+    assert n is not None
+    for done, batch in zip(range(1, n + 1), prefetched(batches, stacked.device), strict=False):
+        stacked.train(batch)
+        tell(done)
+        if held_out.due(done, n):
+            stacked.write_back()
+            for of, step in zip(looks, steps, strict=True):
+                of[done] = held_out.look(step)
+    return [_recorded(optimizer.control, of) for optimizer, of in zip(optimizers, looks, strict=True)]
+
+
+def _recorded(control: StepControl | None, looks: dict[int, Tensor]) -> Recorded:
+    assert control is not None
+    stopped = bool(control.stop)
+    losses = control.losses[: control.synchronize() + stopped].double().cpu().numpy()
+    return Recorded(losses, stopped, looks)

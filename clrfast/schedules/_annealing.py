@@ -1,0 +1,114 @@
+"""Annealing curves: ways from a high value to a low one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ._curves import Curve, FloatArray, Transition, is_whole, require_finite, require_positive
+
+
+@dataclass(frozen=True)
+class Cosine(Transition):
+    """Half a cosine: ``end + (start - end) * (1 + cos(pi * frac)) / 2`` with frac = min(step / transition_steps, 1).
+
+    >>> Cosine(1.0, 0.0, 2)([0, 1, 2, 3]).round(12).tolist()
+    [1.0, 0.5, 0.0, 0.0]
+    """
+
+    def _values(self, steps: FloatArray) -> FloatArray:
+        weight = (1.0 + np.cos(np.pi * self._frac(steps))) / 2.0
+        return self.start * weight + self.end * (1.0 - weight)  # exact at both ends
+
+
+@dataclass(frozen=True)
+class Polynomial(Transition):
+    """``end + (start - end) * (1 - frac) ** power`` with frac = min(step / transition_steps, 1).
+
+    >>> Polynomial(1.0, 0.0, 2, power=2.0)([0, 1, 2, 3]).tolist()
+    [1.0, 0.25, 0.0, 0.0]
+    """
+
+    power: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive(power=self.power)
+
+    def _values(self, steps: FloatArray) -> FloatArray:
+        return self.end + (self.start - self.end) * (1.0 - self._frac(steps)) ** self.power
+
+
+@dataclass(frozen=True)
+class ExponentialDecay(Curve):
+    """``start * gamma ** (step / decay_steps)``, without end; ``stepwise``: with the fraction rounded down.
+
+    >>> ExponentialDecay(1.0, 0.5, 2, stepwise=True)([0, 1, 2, 3, 4]).tolist()
+    [1.0, 1.0, 0.5, 0.5, 0.25]
+    """
+
+    start: float
+    gamma: float
+    decay_steps: float = 1.0
+    stepwise: bool = False
+
+    def __post_init__(self) -> None:
+        require_finite(start=self.start)
+        require_positive(gamma=self.gamma, decay_steps=self.decay_steps)
+        if not isinstance(self.stepwise, bool):
+            raise ValueError(f"stepwise: got {self.stepwise!r}; give True or False")
+
+    def _values(self, steps: FloatArray) -> FloatArray:
+        exponent = steps / self.decay_steps
+        return self.start * self.gamma ** (np.floor(exponent) if self.stepwise else exponent)
+
+
+@dataclass(frozen=True)
+class InverseSqrt(Curve):
+    """``start * sqrt(scale_steps / (scale_steps + step))``: half of ``start`` after 3 * scale_steps, without end."""
+
+    start: float
+    scale_steps: float
+
+    def __post_init__(self) -> None:
+        require_finite(start=self.start)
+        require_positive(scale_steps=self.scale_steps)
+
+    def _values(self, steps: FloatArray) -> FloatArray:
+        return self.start * np.sqrt(self.scale_steps / (self.scale_steps + steps))
+
+
+@dataclass(frozen=True)
+class CosineRestarts(Curve):
+    """Cosine annealing from ``start`` to ``end`` over and over; each period is ``period_mult`` times as long as the
+    one before, and restarts at ``start``.
+
+    >>> CosineRestarts(1.0, 0.0, 2, 2)([0, 1, 2, 3, 4, 6]).round(4).tolist()
+    [1.0, 0.5, 1.0, 0.8536, 0.5, 1.0]
+    """
+
+    start: float
+    end: float
+    period_steps: int
+    period_mult: int = 1
+
+    def __post_init__(self) -> None:
+        require_finite(start=self.start, end=self.end)
+        for name in ("period_steps", "period_mult"):
+            value = getattr(self, name)
+            if not is_whole(value) or value < 1:
+                raise ValueError(f"{name}: got {value}; give a whole number, at least 1")
+
+    def _values(self, steps: FloatArray) -> FloatArray:
+        if self.period_mult == 1:
+            frac = (steps % self.period_steps) / self.period_steps
+        else:
+            # Whole boundaries, not logarithms: those are off by one at some restarts.
+            starts, lengths = [0.0], [float(self.period_steps)]
+            while starts[-1] + lengths[-1] <= steps.max(initial=0.0):
+                starts.append(starts[-1] + lengths[-1])
+                lengths.append(lengths[-1] * self.period_mult)
+            index = np.searchsorted(starts, steps, side="right") - 1
+            frac = (steps - np.array(starts)[index]) / np.array(lengths)[index]
+        return self.end + (self.start - self.end) * (1.0 + np.cos(np.pi * frac)) / 2.0

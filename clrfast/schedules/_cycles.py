@@ -1,0 +1,64 @@
+"""The triangular cycle of cyclical learning rates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ._curves import Curve, FloatArray, require_finite, require_positive
+
+Amplitude = Callable[[FloatArray], Any]
+
+
+@dataclass(frozen=True)
+class Triangular(Curve):
+    """Linear cycles between ``base`` and ``peak``, without end.
+
+        position = step mod (up_steps + down_steps)
+        height   = position / up_steps                                      on the way up
+                   (up_steps + down_steps - position) / down_steps          on the way down
+        value    = base + (peak - base) * height * amplitude(cycle) * gamma ** step
+
+    Args:
+        base, peak: values at the start and in the middle of a cycle; ``peak`` below ``base`` cycles downwards.
+        up_steps, down_steps: lengths of the two parts, > 0.
+        cycle_gamma: factor of the amplitude from one cycle to the next (triangular2: 0.5).
+        step_gamma: factor of the amplitude from one step to the next (exp_range).
+        amplitude: any function of the array of cycle numbers 0, 1, ..., multiplied in; such a curve has no dict form.
+
+    >>> Triangular(0.0, 1.0, 2, 2)([0, 1, 2, 3, 4]).tolist()
+    [0.0, 0.5, 1.0, 0.5, 0.0]
+    """
+
+    base: float
+    peak: float
+    up_steps: float
+    down_steps: float
+    cycle_gamma: float = 1.0
+    step_gamma: float = 1.0
+    amplitude: Amplitude | None = None
+
+    def __post_init__(self) -> None:
+        require_finite(base=self.base, peak=self.peak)
+        require_positive(
+            up_steps=self.up_steps,
+            down_steps=self.down_steps,
+            cycle_gamma=self.cycle_gamma,
+            step_gamma=self.step_gamma,
+        )
+        if self.amplitude is not None and not callable(self.amplitude):
+            raise ValueError(
+                f"amplitude: got {self.amplitude!r}; give a function of the array of cycle numbers, or None"
+            )
+
+    def _values(self, steps: FloatArray) -> FloatArray:
+        length = self.up_steps + self.down_steps
+        cycle, position = np.floor(steps / length), steps % length
+        height = np.minimum(position / self.up_steps, (length - position) / self.down_steps)
+        scale = self.cycle_gamma**cycle * self.step_gamma**steps
+        if self.amplitude is not None:
+            scale = scale * np.asarray(self.amplitude(cycle), dtype=np.float64)
+        return self.base + (self.peak - self.base) * height * scale

@@ -1,0 +1,265 @@
+"""A schedule for any other optimizer: an ordinary torch LR scheduler."""
+
+from __future__ import annotations
+
+import operator
+import warnings
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from ._follow_lr import FollowLR
+from ._group_values import factor_at_start, factor_of_others, note_initial, write_scheduled
+from ._misuse import UnitWatch, warn_of_open_cycle, warn_past_end, warn_user
+from ._schedule import Schedule, row_at
+
+
+class ScheduleLR(LRScheduler):
+    """Sets lr, momentum and weight decay of an optimizer's groups to a schedule's values, on the host.
+
+        lr           = schedule.lr(step) * initial_lr / highest initial_lr * lr_scale * factor
+        momentum     = schedule.momentum(step)
+        weight_decay = schedule.weight_decay(step) * initial_weight_decay / highest initial_weight_decay
+
+    Groups keep the ratios that their rates and weight decays had when the scheduler was made, as under torch's own
+    schedulers; the highest follows the schedule. A quantity with one curve per group has no ratio. A group that is
+    added later is compared with the same highest value, from the next ``step()`` on; where another scheduler writes its
+    rate before that, give it "initial_lr", too. ``lr_scale`` is the group's entry of that name (timm's layer decay), 1
+    without one. ``factor`` is what other schedulers multiply the rate by, in a ``ChainedScheduler`` or beside this one;
+    while the schedule's rate is 0, such a factor cannot be seen.
+
+    For optimizers with ``betas`` the momentum goes to the first of them. Past the end the last values stay, and a
+    warning says so once. Warnings, too, if the schedule ends in mid-cycle, if it replaces different momenta by one, and
+    if ``step()`` is called once per epoch.
+
+    Args:
+        optimizer: any torch optimizer, without a schedule of its own.
+        schedule: with ``total_steps``; a quantity that is None is left alone.
+        follow_updates: let ``step()`` move the schedule only if ``optimizer.step()`` has run since the last call. For
+            loops that call both always: an update that ``GradScaler`` skips, or a micro-batch whose gradients are
+            only accumulated, then does not move the schedule.
+        last_epoch: as in torch: the last step that was made, -1 for a new run. Otherwise the groups must have
+            "initial_lr", which the optimizer's ``load_state_dict`` brings.
+    Raises:
+        ValueError: the schedule has no ``total_steps``, does not fit the groups, or cycles something that a group
+            does not have.
+        KeyError: ``last_epoch`` is given, and a group has no "initial_lr".
+    """
+
+    # No attribute `total_steps`: Accelerate stops calling a scheduler that has one at its end, which would hide a
+    # number that was chosen wrong.
+
+    def __init__(self, optimizer: Optimizer, schedule: Schedule, *, follow_updates: bool = False, last_epoch: int = -1):
+        if not isinstance(schedule, Schedule):
+            raise ValueError(f"schedule: got {schedule!r}; give a clrfast.Schedule, for example clrfast.one_cycle(...)")
+        if getattr(optimizer, "schedule", None) is not None:
+            raise ValueError("optimizer: it follows a schedule of its own already; make it without one")
+        schedule.require_groups(len(optimizer.param_groups))
+        _require_driven(schedule, optimizer.param_groups)
+        self._schedule = schedule.without_functions()
+        self._table = schedule.table()
+        warn_of_open_cycle(schedule)
+        if schedule.momentum is not None and not isinstance(schedule.momentum, tuple):
+            _warn_of_one_momentum(optimizer.param_groups)
+        self._groups: list[dict[str, Any]] = []
+        self._highest: dict[str, float] = {}
+        self._ratios: dict[str, list[float]] = {}
+        self._told_of_end = False
+        self._follow_updates = follow_updates
+        self._updated = False
+        self._watch: UnitWatch | None = UnitWatch(len(self._table))
+        self.optimizer = optimizer
+        self._register()
+        super().__init__(optimizer, last_epoch)
+
+    def step(self, epoch: int | None = None) -> None:
+        """Go on to the next row of the table."""
+        if self._follow_updates and not self._updated:
+            return
+        self._note_groups()
+        self._updated = False
+        super().step(epoch)
+        if self.last_epoch > len(self._table) and not self._told_of_end:
+            self._told_of_end = True
+            warn_past_end(len(self._table))
+        if self._watch is not None and self._step_count > 1:
+            self._watch.end_interval()
+            if self._watch.done:
+                self._watch = None
+                if not self._follow_updates:
+                    self._hook.remove()
+
+    def _initial_step(self) -> None:
+        self._updated = True  # the first row needs no update before it
+        super()._initial_step()
+
+    def _note_groups(self) -> None:
+        """Learn the ratios of the parameter groups, where these are others than at the last step.
+
+        Raises:
+            ValueError: the schedule has a curve for each of another number of groups.
+        """
+        groups = self.optimizer.param_groups
+        if len(groups) == len(self._groups) and all(map(operator.is_, groups, self._groups)):
+            return
+        self._schedule.require_groups(len(groups))
+        # Made anew, or loaded from a run without a scheduler.
+        all_anew = not any("initial_lr" in group for group in groups)
+        for name in ("lr", "weight_decay"):
+            curves = getattr(self._schedule, name)
+            if curves is None or isinstance(curves, tuple):
+                self._ratios[name] = [1.0] * len(groups)
+                continue
+            values = note_initial(groups, name)
+            if all_anew or name not in self._highest:
+                self._highest[name] = max(values)
+            highest = self._highest[name]
+            self._ratios[name] = [value / highest if highest else 1.0 for value in values]
+        self._groups = list(groups)
+
+    def get_lr(self) -> list[float | Tensor]:
+        """The rates of the current row; its momentum and weight decay are written into the groups."""
+        if self.last_epoch > 0:
+            return self._rates([factor_of_others(group) for group in self.optimizer.param_groups])
+        has_begun = bool(self.optimizer.state) or getattr(self.optimizer, "_opt_called", False)
+        return self._rates([1.0 if has_begun else factor_at_start(group) for group in self.optimizer.param_groups])
+
+    def _get_closed_form_lr(self) -> list[float | Tensor]:
+        """The rates where a caller names the step, as ``SequentialLR`` does: without factors of others."""
+        self._note_groups()
+        return self._rates([1.0] * len(self.optimizer.param_groups))
+
+    def _rates(self, factors: Sequence[float | Tensor]) -> list[float | Tensor]:
+        rows = row_at(self._table, self.last_epoch)
+        schedule, ratios = self._schedule, self._ratios["lr"]
+        rates: list[float | Tensor] = []
+        for index, (group, factor) in enumerate(zip(self.optimizer.param_groups, factors, strict=True)):
+            lr, momentum, weight_decay = rows[index if len(rows) > 1 else 0]
+            rates.append(write_scheduled(group, lr * ratios[index] * group.get("lr_scale", 1.0), factor))
+            if schedule.momentum is not None:
+                if "betas" in group:
+                    group["betas"] = (momentum, *group["betas"][1:])
+                else:
+                    group["momentum"] = momentum
+            if schedule.weight_decay is not None:
+                group["weight_decay"] = weight_decay * self._ratios["weight_decay"][index]
+        return rates
+
+    def state_dict(self) -> dict[str, Any]:
+        """The schedule and the step, as plain data."""
+        return {
+            "schedule": self._schedule.to_dict(),
+            "last_epoch": self.last_epoch,
+            "_step_count": self._step_count,
+            "updated": self._updated,
+            "highest": dict(self._highest),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue at the saved step, and show its values in the optimizer's groups.
+
+        This scheduler's own schedule stays in force; a warning says so if the saved one differs in more than a
+        shorter run. Load the optimizer's state first: it brings the groups' saved values with it.
+
+        Raises:
+            ValueError: the state is another scheduler's.
+        """
+        if "schedule" not in state_dict:
+            raise ValueError(
+                f"state_dict: it is not a ScheduleLR's (it has {sorted(state_dict)}); load that of the same scheduler"
+            )
+        if not self._schedule.continues(Schedule.from_dict(state_dict["schedule"])):
+            warnings.warn(
+                "load_state_dict: the saved schedule differs from the one given; the given one stays in force, "
+                "from the saved step on.",
+                stacklevel=2,
+            )
+        self.last_epoch, self._step_count = state_dict["last_epoch"], state_dict["_step_count"]
+        self._updated = state_dict["updated"]
+        self._note_groups()
+        self._highest.update(state_dict.get("highest", {}))
+        self._groups = []  # their ratios are to this highest value
+        self._note_groups()
+        rates = self._rates([factor_of_others(group) for group in self.optimizer.param_groups])
+        for group, lr in zip(self.optimizer.param_groups, rates, strict=True):
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(lr)
+            else:
+                group["lr"] = lr
+        shown = [group["lr"] for group in self.optimizer.param_groups]
+        self._last_lr = [lr.clone() if isinstance(lr, Tensor) else lr for lr in shown]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_hook"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._register()  # a copied optimizer has lost its hooks
+
+    def _register(self) -> None:
+        """Have the optimizer tell of its updates, as long as they matter, without keeping this scheduler alive."""
+        if self._watch is None and not self._follow_updates:
+            return
+        reference = weakref.ref(self)
+
+        def note(optimizer: Optimizer, *_: Any) -> None:
+            scheduler = reference()
+            if scheduler is not None:
+                scheduler._note_update(optimizer)
+
+        self._hook = self.optimizer.register_step_post_hook(note)
+
+    def _note_update(self, optimizer: Optimizer) -> None:
+        if self._watch is not None:
+            self._watch.count_update()
+        if self._follow_updates:
+            # GradScaler calls the step of an optimizer that skips by itself; found_inf then says that it did.
+            found_inf = getattr(optimizer, "found_inf", None)
+            self._updated |= found_inf is None or not found_inf.item()
+
+
+def as_lr_scheduler(
+    optimizer: Optimizer, schedule: Schedule | None = None, *, follow_updates: bool = False, last_epoch: int = -1
+) -> ScheduleLR | FollowLR:
+    """``schedule`` as a ``torch.optim.lr_scheduler.LRScheduler`` for ``optimizer``; see ``ScheduleLR``.
+
+    Call its ``step()`` after every ``optimizer.step()``, not once an epoch.
+
+    Args:
+        schedule: None for a ``clrfast.SGD`` with a schedule of its own: the scheduler then follows it and changes
+            nothing, for frameworks that want one; see ``FollowLR``.
+        follow_updates: as in ``ScheduleLR``; a scheduled ``clrfast.SGD`` follows its updates in any case.
+        last_epoch: as in ``ScheduleLR``.
+    Raises:
+        ValueError: as ``ScheduleLR`` and ``FollowLR``; or ``last_epoch`` without ``schedule``.
+    """
+    if schedule is None:
+        if last_epoch != -1:
+            raise ValueError(
+                f"last_epoch: got {last_epoch} without a schedule; a scheduled optimizer's position comes with its own "
+                "load_state_dict"
+            )
+        return FollowLR(optimizer)
+    return ScheduleLR(optimizer, schedule, follow_updates=follow_updates, last_epoch=last_epoch)
+
+
+def _require_driven(schedule: Schedule, param_groups: Sequence[dict[str, Any]]) -> None:
+    """Raise a ValueError unless the groups have what ``schedule`` drives."""
+    for index, group in enumerate(param_groups):
+        if schedule.momentum is not None and not ("momentum" in group or "betas" in group):
+            raise ValueError(f"schedule: param_groups[{index}] has neither momentum nor betas; give momentum=None")
+        if schedule.weight_decay is not None and "weight_decay" not in group:
+            raise ValueError(f"schedule: param_groups[{index}] has no weight_decay; give weight_decay=None")
+
+
+def _warn_of_one_momentum(param_groups: Sequence[dict[str, Any]]) -> None:
+    own = [float(group["betas"][0] if "betas" in group else group["momentum"]) for group in param_groups]
+    if len(set(own)) > 1:
+        warn_user(
+            f"the schedule replaces the parameter groups' own momentum ({', '.join(f'{value:g}' for value in own)}) by "
+            "one for all; give a sequence with a curve per group, or momentum=None"
+        )

@@ -1,0 +1,317 @@
+"""Schedule: one curve each for lr, momentum and weight decay, for one or several parameter groups."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._fields import Fields, shown
+from ._composition import Joined, Scaled, Shifted, Stretched
+from ._curves import Constant, Curve, CurveLike, Linear, Tabulated, as_curve, is_whole, require_positive, revived
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+QUANTITIES = ("lr", "momentum", "weight_decay")
+"""The columns of a table, in order."""
+
+MAX_TOTAL_STEPS = 10**8
+"""The longest run: ten times the longest trainings, and 1.2 GB of table for each parameter group."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The hyper-parameters of a run as functions of the step.
+
+    Args:
+        lr, momentum, weight_decay: a curve, a number (constant), a function of an array of steps, or a
+            sequence of these with one entry per parameter group. ``momentum`` and ``weight_decay`` may be
+            None: the optimizer then keeps the values that its parameter groups have.
+        total_steps: length of the run in optimizer steps, >= 1. Policies such as ``one_cycle`` set it.
+
+    A single entry serves every parameter group. Past the last step every value stays what it was there.
+
+    >>> Schedule(lr=0.1, momentum=0.5, total_steps=2).table().tolist()  # [total_steps, n_groups, 3]
+    [[[0.10000000149011612, 0.5, 0.0]], [[0.10000000149011612, 0.5, 0.0]]]
+    """
+
+    lr: CurveLike | Sequence[CurveLike]
+    momentum: CurveLike | Sequence[CurveLike] | None = None
+    weight_decay: CurveLike | Sequence[CurveLike] | None = None
+    total_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.lr is None:
+            raise ValueError("lr: got None; a schedule needs a curve or a number for lr")
+        if self.total_steps is not None:
+            object.__setattr__(self, "total_steps", checked_total_steps(self.total_steps))
+        for name in QUANTITIES:
+            object.__setattr__(self, name, _normalised(name, getattr(self, name)))
+        self.n_groups  # noqa: B018 - raises where the quantities disagree
+
+    @property
+    def n_groups(self) -> int:
+        """Number of parameter groups that the schedule tells apart: 1 if it is the same for all."""
+        lengths = {name: len(getattr(self, name)) for name in QUANTITIES if isinstance(getattr(self, name), tuple)}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"schedule: the quantities disagree about the number of groups: {lengths}")
+        return next(iter(lengths.values()), 1)
+
+    def table(self, total_steps: int | None = None) -> NDArray[np.float32]:
+        """The schedule as numbers.
+
+        Args:
+            total_steps: rows wanted, >= 1; None takes the schedule's own.
+        Returns:
+            float32 ``[total_steps, n_groups, 3]``; the last axis is lr, momentum, weight_decay. A quantity
+            that is None is 0.
+        Raises:
+            ValueError: no or a bad ``total_steps``; a value that is negative or not finite in float32.
+        """
+        total_steps = self.total_steps if total_steps is None else checked_total_steps(total_steps)
+        if total_steps is None:
+            raise ValueError("total_steps: got None, and the schedule has none of its own; give the length in steps")
+        steps = np.arange(total_steps, dtype=np.float64)
+        table = np.zeros((total_steps, self.n_groups, len(QUANTITIES)), dtype=np.float32)
+        for column, name in enumerate(QUANTITIES):
+            for group, curve in enumerate(self._curves(name)):
+                if curve is not None:
+                    values = curve(steps)
+                    _require_valid(name, values)
+                    table[:, group, column] = values
+        return table
+
+    def bound_to(self, param_groups: Sequence[Mapping[str, Any]]) -> Schedule:
+        """This schedule with one explicit curve per parameter group, ready for a checkpoint.
+
+        Quantities that are None become the groups' own constants, and plain functions become tables.
+
+        Raises:
+            ValueError: the schedule tells another number of groups apart, or has no ``total_steps``.
+        """
+        self.require_groups(len(param_groups))
+        plain = self.without_functions()
+        columns = {}
+        for name in QUANTITIES:
+            curves = plain._curves(name)
+            curves = curves * (len(param_groups) if len(curves) == 1 else 1)
+            columns[name] = tuple(
+                Constant(float(group[name])) if curve is None else curve
+                for curve, group in zip(curves, param_groups, strict=True)
+            )
+        return Schedule(**columns, total_steps=self.total_steps)
+
+    def of_group(self, group: int) -> Schedule:
+        """The schedule of one parameter group of those that this one tells apart."""
+        columns = [self._curves(name) for name in QUANTITIES]
+        lr, momentum, weight_decay = (curves[group if len(curves) > 1 else 0] for curves in columns)
+        assert lr is not None
+        return Schedule(lr, momentum, weight_decay, self.total_steps)
+
+    @staticmethod
+    def of_groups(schedules: Sequence[Schedule]) -> Schedule:
+        """One schedule with a curve per parameter group; the inverse of ``of_group``.
+
+        Args:
+            schedules: one per group, bound (see ``bound_to``), all of one length.
+        Raises:
+            ValueError: there is none, or their ``total_steps`` differ.
+        """
+        lengths = {schedule.total_steps for schedule in schedules}
+        if len(lengths) != 1:
+            raise ValueError(f"schedules: their total_steps are {sorted(map(str, lengths))}; give one length for all")
+        columns = {name: tuple(getattr(schedule, name) for schedule in schedules) for name in QUANTITIES}
+        return Schedule(**columns, total_steps=lengths.pop())
+
+    def require_groups(self, n_groups: int) -> None:
+        """Raise a ValueError unless the schedule is the same for all groups or tells ``n_groups`` of them apart."""
+        if self.n_groups not in (1, n_groups):
+            raise ValueError(
+                f"schedule: it has {self.n_groups} groups, but the optimizer has {n_groups}; "
+                "give one curve for all groups, or exactly one per group"
+            )
+
+    def without_functions(self) -> Schedule:
+        """The same schedule with tables in place of plain functions, so that it has a dict form.
+
+        Raises:
+            ValueError: it has no ``total_steps``.
+        """
+        total_steps = self.total_steps
+        if total_steps is None:
+            raise ValueError("schedule: it has no total_steps; give it, for example Schedule(lr=..., total_steps=1000)")
+
+        def plain(curve: Curve) -> Curve:
+            try:
+                curve.to_dict()
+            except ValueError:
+                return Tabulated(tuple(curve(np.arange(total_steps)).tolist()))
+            return curve
+
+        return self._mapped(plain, total_steps)
+
+    def continues(self, saved: Schedule) -> bool:
+        """Whether this is ``saved``, or ``saved`` extended to a longer run."""
+
+        def same(own: Curve | None, theirs: Curve | None) -> bool:
+            if isinstance(own, Tabulated) and isinstance(theirs, Tabulated):
+                return own.values[: len(theirs.values)] == theirs.values
+            return own == theirs
+
+        if (self.total_steps or 0) < (saved.total_steps or 0):
+            return False
+        pairs = [(self._curves(name), saved._curves(name)) for name in QUANTITIES]
+        return all(len(own) == len(theirs) and all(map(same, own, theirs)) for own, theirs in pairs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dicts, lists, strings and numbers; ``from_dict`` reads it back.
+
+        Raises:
+            ValueError: a curve is or holds a plain function; ``bound_to`` turns those into tables first.
+        """
+
+        def plain(value: Any) -> Any:
+            if isinstance(value, tuple):
+                return [plain(item) for item in value]
+            return None if value is None else value.to_dict()
+
+        return {"total_steps": self.total_steps, **{name: plain(getattr(self, name)) for name in QUANTITIES}}
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Schedule:
+        """The schedule that ``to_dict`` described; text that reads as a number is one, for YAML reads 1e-3 as text.
+
+        Raises:
+            ValueError: an entry is missing, unknown or no such value; the message names it.
+        """
+        of = Fields(data, "schedule")
+        of.only(*QUANTITIES, "total_steps")
+        columns = {name: revived(name, data.get(name)) for name in (*QUANTITIES, "total_steps")}
+        return Schedule(**columns)
+
+    def for_groups(self, param_groups: Sequence[Mapping[str, Any]]) -> Schedule:
+        """This schedule with the rates' ratios between ``param_groups`` kept (differential learning rates).
+
+        The group with the highest ``lr`` follows the schedule, the others follow it times lr / highest lr. A curve for
+        weight decay leaves out the groups that have ``weight_decay`` 0 beside others that have not.
+
+        Raises:
+            ValueError: the schedule already tells groups apart, or no group has an ``lr`` above 0.
+        """
+        if isinstance(self.lr, tuple):
+            raise ValueError(f"schedule: it already has {len(self.lr)} curves for lr; give one for all groups")
+        assert isinstance(self.lr, Curve)
+        rates = [float(group["lr"]) for group in param_groups]
+        highest = max(rates, default=0.0)
+        if not highest > 0:
+            raise ValueError(f"param_groups: their lr are {rates}; give at least one above 0, for the ratios")
+        lr = [Scaled(self.lr, rate / highest) for rate in rates]
+        exempt = [group.get("weight_decay") == 0 for group in param_groups]
+        weight_decay = self.weight_decay
+        if isinstance(weight_decay, Curve) and any(exempt) and not all(exempt):
+            weight_decay = [Constant(0.0) if spared else weight_decay for spared in exempt]
+        return dataclasses.replace(self, lr=lr, weight_decay=weight_decay)
+
+    def with_warm_up(self, warm_up_steps: int, *, start_frac: float = 0.0) -> Schedule:
+        """The same schedule after ``warm_up_steps`` steps in which lr rises linearly to its first value.
+
+        Args:
+            warm_up_steps: >= 1; the run becomes longer by them.
+            start_frac: where lr begins, as a fraction of its first value, in [0, 1].
+        """
+        if not is_whole(warm_up_steps) or warm_up_steps < 1:
+            raise ValueError(f"warm_up_steps: got {warm_up_steps!r}; give a whole number of steps, at least 1")
+        if not 0 <= start_frac <= 1:
+            raise ValueError(f"start_frac: got {start_frac}; give a fraction in [0, 1]")
+
+        def risen(curve: Curve) -> Curve:
+            first = float(curve(0))
+            return Joined((Linear(start_frac * first, first, warm_up_steps), curve), (warm_up_steps,))
+
+        longer = None if self.total_steps is None else self.total_steps + warm_up_steps
+        later = self._mapped(lambda curve: Shifted(curve, warm_up_steps), longer)
+        lr = [risen(curve) for curve in self._curves("lr") if curve is not None]
+        return dataclasses.replace(later, lr=lr if isinstance(self.lr, tuple) else lr[0])
+
+    def in_steps(self, steps_per_epoch: float) -> Schedule:
+        """A schedule that was given in epochs, in steps: its curves at ``step / steps_per_epoch``.
+
+        For policies that are functions of time, such as the annealing ones. Those that put their ends on the first
+        and the last step (``one_cycle`` and its forms, ``lr_sweep``) must be given steps: ``total_steps=epochs *
+        steps_per_epoch``.
+        """
+        require_positive(steps_per_epoch=steps_per_epoch)
+        total = None if self.total_steps is None else round(self.total_steps * steps_per_epoch)
+        return self._mapped(lambda curve: Stretched(curve, steps_per_epoch), total)
+
+    def extended_to(self, total_steps: int) -> Schedule:
+        """The same curves over a longer run; a curve that has ended keeps its last value.
+
+        A checkpoint of the shorter run goes on under the longer schedule without a warning.
+
+        Raises:
+            ValueError: ``total_steps`` is less than before.
+        """
+        if self.total_steps is not None and total_steps < self.total_steps:
+            raise ValueError(f"total_steps: got {total_steps}, less than the {self.total_steps} before; give more")
+        return dataclasses.replace(self, total_steps=total_steps)
+
+    def plot(self, *, total_steps: int | None = None) -> Figure:
+        """Draw lr, momentum and weight decay over the run; see ``clrfast.plot.schedule``."""
+        from ..plot import schedule
+
+        return schedule(self, total_steps=total_steps)
+
+    def _mapped(self, change: Callable[[Curve], Curve], total_steps: int | None) -> Schedule:
+        def mapped(value: Any) -> Any:
+            if isinstance(value, tuple):
+                return tuple(mapped(item) for item in value)
+            return None if value is None else change(value)
+
+        return Schedule(**{name: mapped(getattr(self, name)) for name in QUANTITIES}, total_steps=total_steps)
+
+    def _curves(self, name: str) -> tuple[Curve | None, ...]:
+        value = getattr(self, name)
+        return value if isinstance(value, tuple) else (value,)
+
+
+def row_at(table: NDArray[np.float32], step: int) -> list[list[float]]:
+    """lr, momentum and weight decay of each group at ``step``, or at the table's last one if that is earlier."""
+    row: list[list[float]] = table[min(step, len(table) - 1)].tolist()
+    return row
+
+
+def _normalised(name: str, value: Any) -> Any:
+    """Everything as curves and sequences as tuples, so that equal schedules compare equal."""
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        if not value:
+            raise ValueError(f"{name}: got an empty sequence; give one curve per parameter group")
+        return tuple(None if item is None and name != "lr" else as_curve(name, item) for item in value)
+    return None if value is None else as_curve(name, value)
+
+
+def checked_total_steps(total_steps: Any) -> int:
+    """``total_steps`` as an int.
+
+    Raises:
+        ValueError: it is no whole number from 1 to ``MAX_TOTAL_STEPS``.
+    """
+    if not is_whole(total_steps) or not 1 <= total_steps <= MAX_TOTAL_STEPS:
+        raise ValueError(
+            f"total_steps: got {shown(total_steps)}; give a whole number of steps, at least 1 and at most "
+            f"{MAX_TOTAL_STEPS:,}"
+        )
+    return int(total_steps)
+
+
+def _require_valid(name: str, values: NDArray[np.float64]) -> None:
+    with np.errstate(over="ignore"):
+        bad = ~(np.isfinite(values.astype(np.float32)) & (values >= 0))
+    if bad.any():
+        step = int(bad.argmax())
+        raise ValueError(f"{name}: got {values[step]} at step {step}; every value must be finite (float32) and >= 0")

@@ -1,0 +1,22 @@
+"""One training step in all its forms: eager, captured in a CUDA graph, several copies at once; and its batches."""
+
+from ._captured_step import CapturedStep
+from ._device_dataset import DeviceDataset, crop_and_flip
+from ._prefetch import prefetched
+from ._sweep import Replicas, sweep
+from ._train import Score, evaluate, steps_per_epoch, train
+from ._train_step import TrainStep
+
+__all__ = [
+    "CapturedStep",
+    "DeviceDataset",
+    "Replicas",
+    "Score",
+    "TrainStep",
+    "crop_and_flip",
+    "evaluate",
+    "prefetched",
+    "steps_per_epoch",
+    "sweep",
+    "train",
+]

@@ -1,0 +1,100 @@
+"""Train a task with a schedule, and judge the result on its validation data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .._progress import Progress
+from ..optim import SGD
+from ..schedules import Schedule
+from ..tasks import Task
+from ._batches import as_pair, chosen_loss, endless, moved
+from ._loss_modules import loss_modules, trainable
+from ._prefetch import prefetched
+from ._train_step import TrainStep
+
+
+@dataclass(frozen=True)
+class Score:
+    """Result of a run on data that it did not train on.
+
+    Attributes:
+        loss: mean loss over the samples; over the batches where the task has no ``loss_fn``.
+        accuracy: share of samples whose highest output is the target, in [0, 1]; None where the task is no
+            classification.
+    """
+
+    loss: float
+    accuracy: float | None
+
+
+def steps_per_epoch(task: Task) -> int:
+    """Batches in one pass over the training data."""
+    try:
+        return len(task.train_loader)  # type: ignore[arg-type]
+    except TypeError:  # it has no length; a DataLoader over an IterableDataset has one that raises
+        return sum(1 for _ in task.train_loader)
+
+
+def train(
+    task: Task,
+    schedule: Schedule,
+    *,
+    momentum: float = 0.9,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Train ``task.model`` in place over the whole of ``schedule`` with ``clrfast.SGD``; on a CUDA device its steps are
+    replays of one CUDA graph, where that can be.
+
+    Args:
+        schedule: with ``total_steps``; the data is passed as often as that takes.
+        momentum: for schedules that leave it to the optimizer.
+        progress: ``progress(done, total, shown)``, called after every step.
+    Returns:
+        The loss before each update, float32 ``[total_steps]`` on the model's device.
+    """
+    model = task.model
+    params = trainable(model, *loss_modules(task.loss_fn, task.compute_loss))
+    optimizer = SGD(params, momentum=momentum, schedule=schedule)
+    control = optimizer.control
+    assert control is not None
+    step = TrainStep(model, task.loss_fn, optimizer, compute_loss=task.compute_loss)
+    model.train()
+    batches = prefetched(endless(task.train_loader), step.device)
+    for done, batch in zip(range(control.total_steps), batches, strict=False):
+        step(batch)
+        if progress is not None:
+            progress(done + 1, control.total_steps, {})
+    return control.losses
+
+
+@torch.no_grad()
+def evaluate(task: Task) -> Score | None:
+    """The task's score on its validation data; None without such data. The model is left in eval mode."""
+    if task.val_loader is None:
+        return None
+    model = task.model.eval()
+    device = next(model.parameters()).device
+    compute_loss = chosen_loss(task.loss_fn, task.compute_loss)
+    total, correct, n_samples, classifies = 0.0, 0, 0, True
+    for batch in task.val_loader:
+        batch = moved(batch, device)
+        if task.loss_fn is None:
+            total, n_samples, classifies = total + float(compute_loss(model, batch)), n_samples + 1, False
+            continue
+        inputs, targets = as_pair(batch)
+        outputs = model(inputs)
+        total += float(task.loss_fn(outputs, targets)) * len(targets)
+        n_samples += len(targets)
+        classifies = classifies and _classifies(outputs, targets)
+        correct += int((outputs.argmax(-1) == targets).sum()) if classifies else 0
+    if n_samples == 0:
+        raise ValueError("val_loader: it is empty; give at least one batch, or None")
+    return Score(total / n_samples, correct / n_samples if classifies else None)
+
+
+def _classifies(outputs: Tensor, targets: Tensor) -> bool:
+    return outputs.dim() == 2 and targets.dim() == 1 and not targets.is_floating_point()

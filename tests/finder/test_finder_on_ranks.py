@@ -1,0 +1,230 @@
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+import clrfast
+from clrfast._ranks import ALONE, RankError, Ranks, ranks_of
+from clrfast.finder._loss_record import SharedRecord
+from clrfast.optim import StepControl
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(
+    scope="module",
+    params=[2, 3],
+    ids="{} ranks".format,
+)
+def came(request, tmp_path_factory):
+    """What came of all cases of ``finder_on_ranks`` on each rank; all in one job, for its start takes seconds."""
+    if sys.platform == "win32" or not (dist.is_available() and dist.is_gloo_available()):
+        pytest.skip("needs gloo")
+    folder, count = tmp_path_factory.mktemp("ranks"), request.param
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")]),
+    }
+    command = [sys.executable, str(HERE / "finder_on_ranks.py"), str(folder)]
+    jobs = [
+        subprocess.Popen([*command, str(rank), str(count)], env=environment, stderr=subprocess.PIPE, text=True)
+        for rank in range(count)
+    ]
+    try:
+        for job in jobs:
+            _, errors = job.communicate(timeout=120)
+            assert job.returncode == 0, errors
+    finally:
+        for job in jobs:
+            job.kill()
+    return [json.loads((folder / f"{count}_{rank}.json").read_text()) for rank in range(count)]
+
+
+def same(came, name):
+    """What all ranks got."""
+    first, *others = (each[name] for each in came)
+    assert all(other == first for other in others)
+    return first
+
+
+@pytest.mark.parametrize("case", ["distributed_data_parallel", "sharded_model"])
+def test_all_ranks_get_one_curve_and_one_suggestion(came, case):
+    found = same(came, case)
+    assert 1e-4 < found["rate"] < 1
+
+
+def test_a_run_that_diverges_ends_at_the_same_loss_on_all_ranks(came):
+    found = same(came, "diverging")
+    assert found["stopped"] == "diverged"
+    assert len(found["loss"]) < 60
+
+
+def test_a_sharded_model_is_as_before(came):
+    assert same(came, "sharded_model")["as before"]
+
+
+def test_the_curve_is_that_of_one_process_where_all_ranks_have_the_same_data(came):
+    assert same(came, "same_data") < 1e-3
+
+
+def test_without_a_group_each_rank_has_its_own_answer(came):
+    assert len({each["alone"]["rate"] for each in came}) == len(came)
+
+
+def test_held_out_measures_are_means_over_the_samples_of_all_ranks(came):
+    metric = same(came, "held_out")["metric"]
+    assert len(metric) >= 5
+    assert metric == pytest.approx([(len(came) - 1) / 2] * len(metric))  # as many batches of each rank
+
+
+def test_trials_are_the_same_on_all_ranks(came):
+    found = same(came, "trials")
+    assert len(found["rates"]) == 3
+    assert min(found["loss"]) < found["start"]
+
+
+def test_a_monitor_tells_the_same_on_all_ranks(came):
+    assert same(came, "monitor").startswith("a fifth of ")
+
+
+def test_ranks_whose_loaders_have_other_lengths_stay_together(came):
+    assert same(came, "unequal_loaders")["stopped"] == "completed"
+
+
+def test_a_nan_on_one_rank_ends_the_sweep_of_all_where_it_was_seen(came):
+    assert same(came, "a_nan_on_one") == {"losses": 13, "stopped": "non-finite", "finite": True}
+
+
+def test_an_update_that_one_rank_has_to_skip_is_skipped_by_all(came):
+    assert [losses for losses, _ in same(came, "a_skipped_update")] == [30, 30]
+
+
+@pytest.mark.parametrize(
+    ("case", "rank", "text"),
+    [
+        ("an_empty_loader", 1, "ValueError: loader: it is empty; "),
+        ("a_loader_that_ends", 1, "ValueError: loader: it was used up after 9 batches"),
+        ("a_loss_that_fails", 1, "IndexError: no such class"),
+        ("a_sharded_models_loss_that_fails", 1, "IndexError: no such class"),
+        ("batches_that_do_not_fit", 1, "RuntimeError: mat1 and mat2 shapes cannot be multiplied"),
+        ("a_loss_that_always_fails", 1, "IndexError: no such class"),
+        ("a_metric_that_fails", 1, "IndexError: no such class"),
+        ("progress_that_fails", 0, "IndexError: no such class"),
+        ("a_bad_argument_on_one", 1, "ValueError: steps: got -1; "),
+    ],
+)
+def test_what_fails_on_one_rank_is_one_error_on_all(came, case, rank, text):
+    kind, told = same(came, case)
+    assert kind == "RankError"
+    assert told.startswith(f"rank {rank} failed: {text}")
+
+
+@pytest.mark.parametrize(
+    ("case", "kind", "text"),
+    [
+        ("a_bad_argument_on_all", "ValueError", "steps: got -1; "),
+        ("other_arguments", "ValueError", "min_lr: not the same on all ranks; "),
+        (
+            "wrapped_and_alone",
+            "ValueError",
+            "group: got a single rank, and the ranks of this Distributed",
+        ),
+        ("sharded_and_alone", "ValueError", "group: got a single rank, and the ranks of this FSDPSequ"),
+        ("no_answer", "NoSuggestionError", "the loss never falls"),
+    ],
+)
+def test_what_fails_alike_on_all_ranks_is_raised_as_it_is(came, case, kind, text):
+    found = same(came, case)
+    assert found[0] == kind
+    assert found[1].startswith(text)
+
+
+def test_a_group_of_some_ranks_finds_its_own_rate(came):
+    members, others = came[:2], came[2:]
+    assert same(members, "a_group_of_some")["stopped"] == "completed"
+    assert all(each["a_group_of_some"][1].startswith("group: this process is not in it") for each in others)
+
+
+# ------------------------------------------------------------ in one process
+
+
+@pytest.mark.parametrize("group", [None, "auto"])
+def test_a_process_without_others_is_alone(group):
+    ranks = ranks_of(group)
+    assert (ranks.index, ranks.count) == (0, 1)
+    ranks.require_same("arguments", steps=3)
+
+
+def test_what_is_no_group_is_named():
+    with pytest.raises(ValueError, match="group: got 'world'; give 'auto', "):
+        clrfast.range_test(nn.Linear(2, 2), nn.MSELoss(), [], group="world")
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:6113",
+        "Application timeout caused pair closure",
+    ],
+)
+def test_ranks_out_of_reach_are_told_as_such(told):
+    ranks = Ranks()
+    ranks.count = 2
+    with (
+        pytest.raises(RankError, match="another rank has ended, is out of reach or does not make this call"),
+        ranks.alike(),
+    ):
+        raise RuntimeError(told)
+    with pytest.raises(RankError, match="another rank has ended"):
+        ranks.set_aside(RuntimeError(told))
+    ranks.set_aside(RuntimeError("an error of its own"))
+    assert str(ranks.failure) == "an error of its own"
+
+
+def test_the_host_waits_for_the_look_before_on_a_cuda_device(monkeypatch):
+    """Acted out: which losses a rank sees must not depend on how far its device has come."""
+    waited, empty = [], torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *size, pin_memory, **options: empty(*size, **options))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: "its stream")
+    monkeypatch.setattr(
+        torch.cuda, "Event", lambda: SimpleNamespace(record=waited.append, synchronize=lambda: waited.append("waits"))
+    )
+    control = StepControl(clrfast.constant(0.1, 5).table(), backend="torch")
+    control.device = torch.device("cuda")
+    ranks = Ranks()
+    ranks.count, ranks.add = 2, lambda tensor: tensor.mul_(2)
+    record, seen = SharedRecord(control, ranks), []
+    for loss in (4.0, 3.0, 2.0):
+        control.losses[control.step] = loss
+        control.step += 1
+        seen.append(record.look().tolist())
+    assert seen == [[], [4.0], [4.0, 3.0]]
+    assert waited == ["its stream", "its stream", "waits", "its stream", "waits"]
+    assert record.complete().tolist() == [4.0, 3.0, 2.0]
+
+
+def test_an_error_of_a_process_alone_is_raised_as_it_is():
+    with pytest.raises(OSError, match="as it is"), Ranks().alike():
+        raise OSError("as it is")
+    with pytest.raises(OSError, match="at once"):
+        ALONE.set_aside(OSError("at once"))
+
+
+@pytest.mark.parametrize("case", ["a_bad_batch", "a_bad_batch_of_a_sharded_model"])
+def test_a_bad_batch_of_one_rank_is_named_and_left_out_on_all(came, case):
+    everyone = [each[case] for each in came]
+    assert all(each["loss"] == everyone[0]["loss"] for each in everyone)
+    assert all(map(math.isfinite, everyone[0]["loss"]))
+    assert len(everyone[0]["loss"]) == 30
+    assert any("batch 3 of rank 1 gives a loss of nan" in told for told in everyone[1]["warned"])

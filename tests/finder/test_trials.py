@@ -1,0 +1,155 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import clrfast
+from clrfast import LRCurve, NoSuggestionError, Trials, trial_cycles
+from clrfast.finder._trials import _next
+from tests.finder.test_range_test import blobs
+from tests.training.test_restore import everything
+
+LR = np.geomspace(1e-7, 10, 100)
+CURVE = LRCurve(LR, 2.0 - 1 / (1 + (1e-2 / LR) ** 2) + LR**4, 2.0, "completed", "made by hand")
+AROUND = CURVE.suggest().max_lr
+
+
+def trials(losses, first=-2, initial=2.0):
+    places = np.arange(first, first + len(losses))
+    return Trials(AROUND * 2.0**places, np.array(losses), initial, CURVE)
+
+
+def test_the_middle_of_what_is_as_good_as_the_best():
+    # The limit is 1.1, half way between the trials: low = around * 2 ** -1.5, high = around * 2 ** 0.5.
+    suggestion = trials([1.2, 1.0, 1.0, 1.2, 2.0]).suggest()
+    assert suggestion.max_lr == pytest.approx(AROUND * 2**-0.5 / 1.2)
+    assert suggestion.low == pytest.approx(AROUND * 2**-1.5 / 1.2)
+    assert suggestion.high == pytest.approx(AROUND * 2**0.5 / 1.2)
+    assert suggestion.base_lr <= suggestion.max_lr / 4
+    assert suggestion.method == "trials"
+
+
+def test_half_way_to_a_trial_that_diverged_is_taken_to_diverge():
+    suggestion = trials([1.5, 1.2, 1.0, math.inf]).suggest()
+    assert suggestion.high == pytest.approx(AROUND * 2**0.5 / 1.2)
+
+
+def test_trials_are_believed_so_far_above_the_sweep_only():
+    suggestion = trials([2.0, 1.8, 1.6, 1.4, 1.0, 1.5], first=-1).suggest()
+    assert suggestion.max_lr == pytest.approx(1.2 * AROUND)
+    assert "is the most" in suggestion.reason
+
+
+def test_no_trial_better_than_none_is_no_answer():
+    with pytest.raises(NoSuggestionError, match="none of 3 short runs"):
+        trials([2.0, math.inf, math.inf]).suggest()
+
+
+@pytest.mark.parametrize(
+    ("losses", "place"),
+    [
+        ({}, 0),
+        ({0: 1.0}, -1),
+        ({0: 1.0, -1: 1.0}, 1),
+        ({0: 1.0, -1: 2.0, 1: 0.5}, 2),
+        ({0: 1.0, -1: 0.5, 1: 2.0}, -2),
+        ({0: 1.0, -1: 2.0, 1: 0.5, 2: 0.4}, 3),
+        ({0: 1.0, -1: 2.0, 1: 0.5, 2: 0.7}, 3),  # one neighbour above, two below
+        ({0: 0.5, -1: 2.0, 1: math.inf}, -2),  # as many on both sides: the safe one
+    ],
+)
+def test_the_next_trial_goes_where_the_best_has_fewer_neighbours(losses, place):
+    assert _next(losses) == place
+
+
+@pytest.mark.parametrize("optimizer", [None, "sgd", "adam"])
+def test_all_is_as_before(optimizer):
+    model, loss_fn, loader = blobs()
+    made = {
+        None: lambda: None,
+        "sgd": lambda: clrfast.SGD(model.parameters(), lr=0.1, momentum=0.9),
+        "adam": lambda: torch.optim.Adam(model.parameters(), lr=1e-3),
+    }[optimizer]()
+    shown = made or torch.optim.SGD(model.parameters(), lr=0.1)
+    before, order = everything(model, shown), loader.generator.get_state()
+    found = trial_cycles(model, loss_fn, loader, optimizer=made, trial_steps=20, n_trials=3)
+    assert everything(model, shown) == before
+    assert torch.equal(loader.generator.get_state(), order)
+    assert len(found.lr) == len(found.loss) == 3
+    np.testing.assert_allclose(found.lr, found.curve.suggest().max_lr * 2.0 ** np.arange(-1, 2))
+    assert found.loss.min() < found.initial_loss
+    assert 1e-4 < found.suggest().max_lr < 10
+
+
+def recorded_batches(batches, **options):
+    """Which batches were trained on, and which only looked at; batch i has all inputs i."""
+    model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 2))
+    trained, looked = [], []
+
+    def compute_loss(model, batch):
+        (trained if model.training else looked).append(float(batch[0][0, 0]))
+        return nn.functional.cross_entropy(model(batch[0] / 100), batch[1])
+
+    generator = torch.Generator().manual_seed(0)
+    data = [(torch.full((8, 5), float(i)), torch.randint(2, (8,), generator=generator)) for i in range(batches)]
+    torch.manual_seed(0)
+    curve = LRCurve(CURVE.lr, CURVE.loss, 2.0, "completed", "")
+    import clrfast.finder._trials as module
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "range_test", lambda *_, **__: curve)
+        trial_cycles(model, loader=data, compute_loss=compute_loss, trial_steps=20, n_trials=3, **options)
+    return trained, looked
+
+
+def test_what_is_held_out_of_a_short_loader_is_never_trained_on():
+    trained, looked = recorded_batches(14)
+    assert len(set(looked)) == 2  # a tenth of 20 steps
+    assert not set(trained) & set(looked)
+    assert set(trained) | set(looked) == set(range(14))
+
+
+def test_held_out_batches_of_a_long_loader_are_its_next_ones():
+    trained, looked = recorded_batches(200)
+    assert set(looked) == {0, 1}
+    assert not set(trained) & set(looked)
+    assert len(trained) == 3 * 21
+
+
+def test_validation_data_of_ones_own_are_taken_instead():
+    own = [(torch.full((8, 5), 99.0), torch.zeros(8, dtype=torch.int64))]
+    trained, looked = recorded_batches(14, val_loader=own)
+    assert set(looked) == {99.0}
+    assert set(trained) == set(range(14))
+
+
+def test_a_single_batch_is_judged_on_itself():
+    trained, looked = recorded_batches(1)
+    assert set(trained) == set(looked) == {0.0}
+
+
+def test_progress_covers_all_of_it():
+    told = []
+    model, loss_fn, loader = blobs()
+    trial_cycles(model, loss_fn, loader, trial_steps=20, n_trials=3, progress=lambda *args: told.append(args[:2]))
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert {total for _, total in told} == {52 + 60 + 60}
+    assert told[-1][0] == 52 + 60 + 60
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"trial_steps": 5}, "trial_steps: got 5"),
+        ({"n_trials": 2}, "n_trials: got 2"),
+        ({"val_loader": []}, "val_loader: it is empty"),
+        ({"accumulate": 0}, "accumulate: got 0"),
+        ({"val_loader": blobs()[2], "metric": "accuracy"}, "metric: got 'accuracy'; trials are judged by the loss"),
+        ({"val_loader": blobs()[2], "val_every": 2}, "val_every: got 2; trials are judged by the loss"),
+    ],
+)
+def test_bad_input_is_named(options, named):
+    with pytest.raises(ValueError, match=named):
+        trial_cycles(*blobs(), **options)

@@ -1,0 +1,53 @@
+"""The first links of the chain of trust: hand-written values, then torch.optim.SGD."""
+
+import pytest
+import torch
+
+import clrfast
+from clrfast.optim._backends.reference import update_
+from tests.cases import DTYPES, OPTIONS, assert_near, option_id, run_steps
+
+NOTHING = {"momentum": 0.0, "weight_decay": 0.0, "dampening": 0.0, "nesterov": False, "maximize": False}
+
+
+@pytest.mark.parametrize(
+    ("options", "started", "expected_p", "expected_b"),
+    [
+        ({}, True, 2 - 0.5 * 3, 8),
+        ({"maximize": True}, True, 2 + 0.5 * 3, 8),
+        ({"weight_decay": 0.25}, True, 2 - 0.5 * 3.5, 8),
+        ({"momentum": 0.5}, True, 2 - 0.5 * 7, 7),
+        ({"momentum": 0.5}, False, 2 - 0.5 * 3, 3),
+        ({"momentum": 0.5, "dampening": 0.75}, True, 2 - 0.5 * 4.75, 4.75),
+        ({"momentum": 0.5, "dampening": 0.75}, False, 2 - 0.5 * 3, 3),
+        ({"momentum": 0.5, "nesterov": True}, True, 2 - 0.5 * (3 + 3.5), 7),
+        ({"momentum": 0.5, "weight_decay": 0.25, "maximize": True}, True, 2 - 0.5 * (4 - 2.5), 4 - 2.5),
+        ({"grad_scale": torch.tensor(4.0)}, True, 2 - 0.5 * 0.75, 8),
+        ({"momentum": 0.5, "apply": False}, True, 2, 8),
+        ({"momentum": 0.5, "apply": torch.tensor(False)}, False, 2, 8),
+        ({"momentum": torch.tensor(0.5), "weight_decay": torch.tensor(0.25)}, True, 2 - 0.5 * 7.5, 7.5),
+        ({"momentum": torch.tensor(0.0)}, True, 2 - 0.5 * 3, 8),
+    ],
+)
+def test_one_update_by_hand(options, started, expected_p, expected_b):
+    """From p = 2, g = 3, b = 8 with lr = 0.5."""
+    p, g, b = torch.tensor([2.0]), torch.tensor([3.0]), torch.tensor([8.0])
+    flag = torch.tensor(int(started))
+    update_(p, g, b, flag, lr=0.5, **{**NOTHING, **options})
+    assert (p.item(), g.item(), b.item()) == (expected_p, 3.0, expected_b)
+    applied = bool(options.get("apply", True)) and bool(options.get("momentum", 0))
+    assert flag.item() == (started or applied)
+
+
+def test_weight_decay_of_zero_leaves_infinite_parameters_out():
+    p = torch.tensor([float("inf")])
+    update_(p, torch.tensor([1.0]), None, None, lr=torch.tensor(0.5), **{**NOTHING, "weight_decay": torch.tensor(0.0)})
+    assert p.item() == float("inf")
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=option_id)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_against_torch(options, dtype):
+    ours, _ = run_steps(lambda p: clrfast.SGD(p, lr=0.1, backend="torch", **options), 5, dtype=dtype)
+    theirs, _ = run_steps(lambda p: torch.optim.SGD(p, lr=0.1, foreach=False, **options), 5, dtype=dtype)
+    assert_near(ours, theirs, steps=5)

@@ -1,0 +1,715 @@
+import copy
+import io
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import clrfast
+from clrfast import Schedule, _native
+from clrfast.schedules import Linear
+from tests.cases import (
+    BACKENDS,
+    DTYPES,
+    OPTIONS,
+    assert_near,
+    assert_same,
+    give_grads,
+    make_params,
+    option_id,
+    past_the_end,
+    run_steps,
+)
+
+pytestmark = pytest.mark.parametrize("backend", BACKENDS)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=option_id)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_numbers_of_torch(backend, options, dtype):
+    ours, _ = run_steps(lambda p: clrfast.SGD(p, lr=0.1, backend=backend, **options), 5, dtype=dtype)
+    theirs, _ = run_steps(lambda p: torch.optim.SGD(p, lr=0.1, **options), 5, dtype=dtype)
+    assert_near(ours, theirs, steps=5)
+
+
+shapes = st.lists(st.lists(st.integers(0, 5), max_size=3).map(tuple), min_size=1, max_size=5)
+options = st.fixed_dictionaries(
+    {
+        "lr": st.floats(0, 1),
+        "momentum": st.sampled_from([0.0, 0.5, 0.9]),
+        "dampening": st.sampled_from([0.0, 0.1, 1.0]),
+        "weight_decay": st.sampled_from([0.0, 1e-4, 0.1]),
+        "maximize": st.booleans(),
+    }
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(shapes=shapes, options=options, dtype=st.sampled_from(DTYPES), late=st.integers(0, 4), data=st.data())
+def test_numbers_of_torch_on_random_models(backend, shapes, options, dtype, late, data):
+    """Random options, shapes and dtypes; one parameter gets its first gradient late, another is frozen at times."""
+    frozen = data.draw(st.sets(st.integers(0, 4)))
+    if options["momentum"] and not options["dampening"]:
+        options = {**options, "nesterov": data.draw(st.booleans())}
+
+    def before(step, optimizer, params):
+        if step < late:
+            params[-1].grad = None
+        if step in frozen:
+            params[0].grad = None
+
+    ours, _ = run_steps(lambda p: clrfast.SGD(p, backend=backend, **options), 5, shapes, dtype, before)
+    theirs, _ = run_steps(lambda p: torch.optim.SGD(p, **options), 5, shapes, dtype, before)
+    assert_near(ours, theirs, steps=5)
+
+
+def test_groups_have_their_own_options(backend):
+    def make(cls, params, **kwargs):
+        groups = [
+            {"params": params[:1], "lr": 0.5, "momentum": 0.9, "nesterov": True},
+            {"params": params[1:3], "weight_decay": 0.1, "maximize": True},
+            {"params": params[3:], "lr": 0.0},
+        ]
+        return cls(groups, lr=0.1, momentum=0.5, **kwargs)
+
+    ours, _ = run_steps(lambda p: make(clrfast.SGD, p, backend=backend), 5, [(3,)] * 5)
+    theirs, _ = run_steps(lambda p: make(torch.optim.SGD, p), 5, [(3,)] * 5)
+    assert_near(ours, theirs, steps=5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("lr", [torch.tensor(0.1), torch.tensor([0.1]), torch.tensor(0.1, dtype=torch.float64)])
+def test_lr_may_be_a_tensor(backend, dtype, lr):
+    def halve_tensor(step, optimizer, params):
+        if step == 2:
+            optimizer.param_groups[0]["lr"].mul_(0.5)
+
+    def halve_number(step, optimizer, params):
+        if step == 2:
+            optimizer.param_groups[0]["lr"] *= 0.5
+
+    value = lr.item()
+    ours, _ = run_steps(
+        lambda p: clrfast.SGD(p, lr=lr.clone(), backend=backend), 4, dtype=dtype, before_step=halve_tensor
+    )
+    theirs, _ = run_steps(lambda p: torch.optim.SGD(p, lr=value), 4, dtype=dtype, before_step=halve_number)
+    assert_near(ours, theirs, steps=4)
+
+
+def test_add_param_group(backend):
+    def run(cls, **kwargs):
+        params = make_params([(3,), (4,), (5,)])
+        optimizer = cls(params[:2], lr=0.1, momentum=0.9, **kwargs)
+        for step in range(4):
+            if step == 2:
+                optimizer.add_param_group({"params": params[2:], "lr": 0.2})
+            give_grads(params, step)
+            optimizer.step()
+        return params
+
+    assert_near(run(clrfast.SGD, backend=backend), run(torch.optim.SGD), steps=4)
+
+
+def test_closure(backend):
+    param = nn.Parameter(torch.tensor([3.0]))
+    optimizer = clrfast.SGD([param], lr=0.5, backend=backend)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = (param**2).sum()
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure).item() == 9.0
+    assert param.item() == 0.0
+    with torch.no_grad():
+        assert optimizer.step(closure).item() == 0.0
+
+
+def test_step_hooks_run_in_order_and_may_change_the_arguments(backend):
+    param = nn.Parameter(torch.tensor([1.0]))
+    param.grad = torch.tensor([1.0])
+    optimizer = clrfast.SGD([param], lr=0.5, backend=backend)
+    seen = []
+    optimizer.register_step_pre_hook(lambda o, args, kwargs: seen.append(("before", param.item())))
+    handle = optimizer.register_step_post_hook(lambda o, args, kwargs: seen.append(("after", param.item())))
+    optimizer.step()
+    handle.remove()
+    optimizer.step()
+    assert seen == [("before", 1.0), ("after", 0.5), ("before", 0.5)]
+
+
+def test_profiler_sees_the_step(backend):
+    param = nn.Parameter(torch.ones(3))
+    param.grad = torch.ones(3)
+    optimizer = clrfast.SGD([param], lr=0.5, backend=backend)
+    with torch.profiler.profile() as profiler:
+        optimizer.step()
+    assert "Optimizer.step#SGD.step" in {event.key for event in profiler.key_averages()}
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("direction", ["from torch", "to torch"])
+def test_state_dict_is_torchs(backend, momentum, direction):
+    def ours(params):
+        return clrfast.SGD(params, lr=0.3, momentum=momentum, dampening=0.1, weight_decay=0.01, backend=backend)
+
+    def theirs(params):
+        return torch.optim.SGD(params, lr=0.3, momentum=momentum, dampening=0.1, weight_decay=0.01)
+
+    first, second = (theirs, ours) if direction == "from torch" else (ours, theirs)
+    before, saved = run_steps(first, 3)
+    expected, _ = run_steps(theirs, 6)
+    params = [nn.Parameter(p.detach().clone()) for p in before]
+    resumed = second(params)
+    resumed.load_state_dict(copy.deepcopy(saved.state_dict()))
+    for step in range(3, 6):
+        give_grads(params, step)
+        resumed.step()
+    assert_near(params, expected, steps=6)
+    entry = ours(params).state_dict()["param_groups"][0]
+    assert set(entry) <= set(theirs(params).state_dict()["param_groups"][0])
+    for state in saved.state_dict()["state"].values():
+        assert set(state) == {"momentum_buffer"}
+
+
+@pytest.mark.parametrize("dampening", [0.0, 0.5])
+def test_state_of_a_skipped_first_step_is_not_exported(backend, dampening):
+    """torch would take a buffer of zeros for a momentum, and dampen the first gradient."""
+    params = make_params([(3,)])
+    optimizer = clrfast.SGD(params, lr=0.1, momentum=0.9, dampening=dampening, backend=backend)
+    give_grads(params, 0)
+    optimizer.found_inf = torch.tensor(1.0)
+    optimizer.step()
+    assert optimizer.state_dict()["state"] == {0: {}}
+    theirs = torch.optim.SGD(params, lr=0.1, momentum=0.9, dampening=0.5)
+    theirs.load_state_dict(optimizer.state_dict())
+    before = params[0].detach().clone()
+    theirs.step()
+    torch.testing.assert_close(params[0].detach(), before - 0.1 * params[0].grad)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize("schedule", [None, clrfast.one_cycle(0.1, 8)], ids=["stock", "scheduled"])
+def test_copies_go_on_alike_and_apart(backend, copied, schedule):
+    params, optimizer = run_steps(
+        lambda p: clrfast.SGD(p, lr=0.1, momentum=0.9, dampening=0.1, schedule=schedule, backend=backend), 3
+    )
+    params_copy, optimizer_copy = copied((params, optimizer))
+    at_copy = [param.detach().clone() for param in params_copy]
+    give_grads(params, 3)
+    optimizer.step()
+    assert_same(params_copy, at_copy)
+    give_grads(params_copy, 3)
+    optimizer_copy.step()
+    assert_same(params, params_copy)
+    assert optimizer_copy.param_groups[0]["lr"] == optimizer.param_groups[0]["lr"]
+
+
+SCHEDULERS = {
+    "one cycle": lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 0.5, total_steps=12, base_momentum=0.7),
+    "step": lambda o: torch.optim.lr_scheduler.StepLR(o, 2, gamma=0.5),
+    "cosine": lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 10),
+    "cyclic": lambda o: torch.optim.lr_scheduler.CyclicLR(o, 0.01, 0.3, step_size_up=3),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_torch_schedulers_work_on_top(backend, name):
+    def run(cls, **kwargs):
+        params = make_params([(3,), (4,)])
+        optimizer = cls(params, lr=0.1, momentum=0.9, **kwargs)
+        scheduler = SCHEDULERS[name](optimizer)
+        for step in range(10):
+            give_grads(params, step)
+            optimizer.step()
+            scheduler.step()
+        return params
+
+    assert_near(run(clrfast.SGD, backend=backend), run(torch.optim.SGD), steps=10)
+
+
+def test_grad_scaler_overflow_in_the_first_step_and_later(backend):
+    """GradScaler halves the scale and skips; the first applied update then starts the momentum."""
+    param = nn.Parameter(torch.tensor([1.0]))
+    optimizer = clrfast.SGD([param], lr=0.5, momentum=0.9, dampening=0.5, backend=backend)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=1000)
+    values = []
+    for factor in (float("inf"), 1.0, float("nan"), 1.0):
+        optimizer.zero_grad()
+        scaler.scale((param * factor).sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        values.append(param.item())
+    # 1 -> skipped -> b = 1: 0.5 -> skipped -> b = 0.9 + 0.5: -0.2
+    assert values == pytest.approx([1.0, 0.5, 0.5, -0.2])
+    assert scaler.get_scale() == 2.0
+
+
+@pytest.mark.parametrize("found_inf", [1.0, 2.0])
+def test_any_found_inf_is_a_skip_and_the_gradient_is_not_written(backend, found_inf):
+    param = nn.Parameter(torch.tensor([1.0]))
+    param.grad = torch.tensor([8.0])
+    optimizer = clrfast.SGD([param], lr=0.5, momentum=0.9, backend=backend)
+    optimizer.grad_scale, optimizer.found_inf = torch.tensor(4.0), torch.tensor(found_inf)
+    optimizer.step()
+    assert (param.item(), param.grad.item()) == (1.0, 8.0)
+    optimizer.found_inf = torch.tensor(0.0)
+    optimizer.step()
+    assert (param.item(), param.grad.item()) == (0.0, 8.0)
+
+
+# --- with a schedule -----------------------------------------------------------------------------------------------
+
+
+@past_the_end
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_schedule_is_torch_with_the_tables_values(backend, dtype):
+    schedule = clrfast.one_cycle(0.1, 6, weight_decay=Linear(0.0, 0.1, 5))
+    table = schedule.table()
+
+    def by_hand(step, optimizer, params):
+        lr, momentum, weight_decay = table[min(step, 5), 0].tolist()
+        optimizer.param_groups[0].update(lr=lr, momentum=momentum, weight_decay=weight_decay)
+
+    ours, _ = run_steps(lambda p: clrfast.SGD(p, schedule=schedule, backend=backend), 8, dtype=dtype)
+    theirs, _ = run_steps(lambda p: torch.optim.SGD(p, lr=1.0, momentum=0.9), 8, dtype=dtype, before_step=by_hand)
+    assert_near(ours, theirs, steps=8)
+
+
+@past_the_end
+def test_groups_show_what_the_next_step_uses(backend):
+    schedule = Schedule([Linear(0.0, 1.0, 2), 0.5], momentum=[0.9, Linear(0.5, 0.25, 1)], total_steps=3)
+    params = make_params([(2,), (2,)])
+    optimizer = clrfast.SGD(
+        [{"params": params[:1]}, {"params": params[1:], "weight_decay": 0.125}], schedule=schedule, backend=backend
+    )
+    shown = []
+    for step in range(4):
+        shown.append(
+            [tuple(round(g[n], 6) for n in ("lr", "momentum", "weight_decay")) for g in optimizer.param_groups]
+        )
+        give_grads(params, step)
+        optimizer.step()
+    assert shown == [
+        [(0.0, 0.9, 0.0), (0.5, 0.5, 0.125)],
+        [(0.5, 0.9, 0.0), (0.5, 0.25, 0.125)],
+        [(1.0, 0.9, 0.0), (0.5, 0.25, 0.125)],
+        [(1.0, 0.9, 0.0), (0.5, 0.25, 0.125)],
+    ]
+
+
+def test_schedule_leaves_what_it_does_not_name_to_the_groups(backend):
+    params = make_params([(2,)])
+    optimizer = clrfast.SGD(
+        params, momentum=0.7, weight_decay=0.01, schedule=Schedule(0.1, total_steps=2), backend=backend
+    )
+    group = optimizer.param_groups[0]
+    assert (group["lr"], group["momentum"], group["weight_decay"]) == pytest.approx((0.1, 0.7, 0.01))
+
+
+def test_a_skipped_update_does_not_move_the_schedule(backend):
+    params = make_params([(2,)])
+    optimizer = clrfast.SGD(params, schedule=clrfast.lr_sweep(0.1, 1.0, 4), backend=backend)
+    lrs = []
+    for step, skip in enumerate((True, False, True, False)):
+        give_grads(params, step)
+        optimizer.found_inf = torch.tensor(float(skip))
+        optimizer.step()
+        lrs.append(optimizer.param_groups[0]["lr"])
+    assert int(optimizer.control.step) == 2
+    assert lrs == pytest.approx([0.1, 0.1 * 10 ** (1 / 3), 0.1 * 10 ** (1 / 3), 0.1 * 10 ** (2 / 3)])
+
+
+@past_the_end
+def test_losses_are_recorded(backend):
+    params = make_params([(2,)])
+    optimizer = clrfast.SGD(params, schedule=clrfast.constant(0.1, 3), backend=backend)
+    give_grads(params, 0)
+    optimizer.step(loss=torch.tensor(2.5))
+    optimizer.step(lambda: torch.tensor(1.5, requires_grad=True))
+    optimizer.step()
+    optimizer.step(loss=9.0)  # past the table: no slot, and none is written
+    assert optimizer.control.losses.tolist()[:2] == [2.5, 1.5]
+    assert optimizer.control.losses[2].isnan()
+
+
+def warned_after(optimizer, params, steps):
+    """The steps, counted from 1, at which a warning came."""
+    told = []
+    for step in range(steps):
+        give_grads(params, step)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            optimizer.step()
+        told += [step + 1] * len(caught)
+        assert all(str(each.message).startswith("the schedule has ended") for each in caught)
+        assert all(each.filename == __file__ for each in caught)
+    return told
+
+
+def test_the_first_update_past_the_end_warns_and_no_other(backend):
+    params = make_params([(2,)])
+    optimizer = clrfast.SGD(params, schedule=clrfast.one_cycle(0.1, 6), backend=backend)
+    assert warned_after(optimizer, params, 10) == [7]
+    optimizer.set_schedule(clrfast.one_cycle(0.1, 3))
+    assert warned_after(optimizer, params, 6) == [4]
+
+
+def test_an_extended_schedule_ends_later(backend):
+    params = make_params([(2,)])
+    optimizer = clrfast.SGD(params, schedule=clrfast.one_cycle(0.1, 6), backend=backend)
+    assert warned_after(optimizer, params, 6) == []
+    longer = clrfast.SGD(params, schedule=clrfast.one_cycle(0.1, 6).extended_to(8), backend=backend)
+    longer.load_state_dict(optimizer.state_dict())
+    assert warned_after(longer, params, 3) == [3]
+
+
+def test_skipped_updates_are_not_past_the_end(backend):
+    params = make_params([(2,)])
+    optimizer = clrfast.SGD(params, schedule=clrfast.one_cycle(0.1, 2), backend=backend)
+    optimizer.found_inf = torch.ones(())
+    if backend == "cuda":  # the host learns of the skipped ones there when somebody waits
+        assert warned_after(optimizer, params, 2) == []
+        optimizer.control.synchronize()
+    else:
+        assert warned_after(optimizer, params, 5) == []
+    optimizer.found_inf = torch.zeros(())
+    assert warned_after(optimizer, params, 3) == [3]
+
+
+def test_a_cycle_that_is_cut_short_warns(backend):
+    params = make_params([(2,)])
+    clrfast.SGD(params, schedule=clrfast.schedules.triangular(0.1, 1.0, 40, step_size=10), backend=backend)
+    with pytest.warns(UserWarning, match="ends in mid-cycle after total_steps=50"):
+        clrfast.SGD(params, schedule=clrfast.schedules.triangular(0.1, 1.0, 50, step_size=10), backend=backend)
+
+
+@pytest.mark.parametrize("loss", [1e300, -1e300, float("inf"), torch.tensor(1e300, dtype=torch.float64)])
+def test_a_loss_beyond_float32_is_infinite(backend, loss):
+    params = make_params([(2,)])
+    optimizer = clrfast.SGD(params, schedule=clrfast.constant(0.1, 3), backend=backend)
+    optimizer.control.watch_divergence()
+    give_grads(params, 0)
+    optimizer.step(loss=loss)
+    assert optimizer.control.losses[0].item() == float(loss) * float("inf")
+    assert optimizer.control.stop
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["same schedule given", "schedule from the checkpoint"])
+def test_resumed_run_continues_bit_for_bit(backend, own):
+    schedule = clrfast.one_cycle(0.1, 8, weight_decay=Linear(0.0, 0.1, 7))
+
+    def make(params, schedule=schedule):
+        return clrfast.SGD(params, momentum=0.9, dampening=0.2, schedule=schedule, backend=backend)
+
+    expected, whole = run_steps(make, 8)
+    params, optimizer = run_steps(make, 4)
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    file.seek(0)
+    params = [nn.Parameter(p.detach().clone()) for p in params]
+    resumed = make(params, schedule if own else None)
+    resumed.load_state_dict(torch.load(file, weights_only=True))
+    assert resumed.param_groups[0]["lr"] == optimizer.param_groups[0]["lr"]
+    for step in range(4, 8):
+        give_grads(params, step)
+        resumed.step()
+    assert_same(params, expected)
+    assert_same([resumed.control.step, resumed.control.losses], [whole.control.step, whole.control.losses])
+
+
+def test_another_schedule_at_resume_stays_and_is_told(backend):
+    params, optimizer = run_steps(lambda p: clrfast.SGD(p, schedule=clrfast.constant(0.1, 4), backend=backend), 2)
+    other = clrfast.SGD(params, schedule=clrfast.lr_sweep(0.1, 1.0, 10), backend=backend)
+    with pytest.warns(UserWarning, match="saved schedule differs"):
+        other.load_state_dict(optimizer.state_dict())
+    assert int(other.control.step) == 2
+    assert other.param_groups[0]["lr"] == pytest.approx(0.1 * 10 ** (2 / 9))
+
+
+def test_add_param_group_under_a_schedule(backend):
+    params = make_params([(2,), (3,)])
+    optimizer = clrfast.SGD(params[:1], schedule=clrfast.lr_sweep(0.1, 1.0, 4), backend=backend)
+    give_grads(params, 0)
+    optimizer.step(loss=3.0)
+    optimizer.add_param_group({"params": params[1:]})
+    assert [g["lr"] for g in optimizer.param_groups] == pytest.approx([0.1 * 10 ** (1 / 3)] * 2)
+    before = params[1].detach().clone()
+    optimizer.step()
+    torch.testing.assert_close(params[1].detach(), before - 0.1 * 10 ** (1 / 3) * params[1].grad)
+    assert optimizer.control.losses[0] == 3.0
+
+
+# --- bad input -----------------------------------------------------------------------------------------------------
+
+
+def with_bad_gradient(kind, params):
+    if kind == "sparse":
+        params[1].grad = torch.ones_like(params[1]).to_sparse()
+    elif kind == "complex":
+        params[1] = nn.Parameter(torch.ones(3, dtype=torch.complex64))
+        params[1].grad = torch.ones_like(params[1])
+    return params
+
+
+@pytest.mark.parametrize("kind", ["sparse", "complex"])
+@pytest.mark.parametrize("schedule", [None, clrfast.one_cycle(0.1, 8)], ids=["stock", "scheduled"])
+def test_unusable_gradient_changes_nothing(backend, kind, schedule):
+    params = make_params([(3,), (3,), (3,)])
+    give_grads(params, 0)
+    params = with_bad_gradient(kind, params)
+    before = [param.detach().clone() for param in params]
+    optimizer = clrfast.SGD(params, lr=0.1, momentum=0.9, schedule=schedule, backend=backend)
+    with pytest.raises(RuntimeError, match=rf"parameter 1 \(group 0, shape \(3,\)\): .*{kind}"):
+        optimizer.step()
+    assert_same(params, before)
+    assert not optimizer.state
+    assert optimizer.control is None or int(optimizer.control.step) == 0
+
+
+def test_parameters_on_several_devices_are_refused(backend):
+    params = [nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2, device="meta"))]
+    with pytest.raises(RuntimeError, match="several devices"):
+        clrfast.SGD(params, lr=0.1, backend=backend)
+    optimizer = clrfast.SGD(params[:1], lr=0.1, backend=backend)
+    with pytest.raises(RuntimeError, match="several devices"):
+        optimizer.add_param_group({"params": params[1:]})
+    assert len(optimizer.param_groups) == 1
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "named"),
+    [
+        ({"lr": -0.1}, "lr: got -0.1"),
+        ({"lr": torch.ones(2)}, r"lr: got a tensor of shape \(2,\)"),
+        ({"momentum": -0.1}, "momentum: got -0.1"),
+        ({"weight_decay": float("nan")}, "weight_decay: got nan"),
+        ({"nesterov": True}, "nesterov: it needs momentum"),
+        ({"nesterov": True, "momentum": 0.9, "dampening": 0.1}, "nesterov: it needs momentum"),
+        ({"lr": "0.1"}, "lr: got '0.1'"),
+        ({"lr": None}, "lr: got None"),
+        ({"lr": clrfast.constant(0.1, 3)}, r"lr: got a Schedule; give it by name: .*schedule=schedule\)"),
+        ({"nesterov": True, "schedule": clrfast.constant(0.1, 3)}, "nesterov: it needs momentum > 0; the schedule"),
+        ({"schedule": 0.1}, "schedule: got 0.1"),
+        ({"schedule": Schedule(0.1)}, "schedule: it has no total_steps"),
+        ({"schedule": Schedule([0.1, 0.2], total_steps=3)}, "it has 2 groups, but the optimizer has 1"),
+        ({"schedule": Schedule(lambda s: -s, total_steps=3)}, "lr: got -1.0 at step 1"),
+    ],
+)
+def test_bad_arguments_are_named(backend, kwargs, named):
+    with pytest.raises(ValueError, match=named):
+        clrfast.SGD(make_params([(2,)]), backend=backend, **kwargs)
+
+
+def test_total_steps_of_zero_is_refused(backend):
+    with pytest.raises(ValueError, match="total_steps: got 0"):
+        clrfast.SGD(make_params([(2,)]), schedule=clrfast.constant(0.1, 0), backend=backend)
+
+
+def test_writing_into_a_scheduled_group_is_refused(backend):
+    """The schedule would overwrite it, silently: a torch LR scheduler on top, for example."""
+    params = make_params([(2,)])
+    give_grads(params, 0)
+    before = params[0].detach().clone()
+    optimizer = clrfast.SGD(params, schedule=clrfast.constant(0.1, 3), backend=backend)
+    optimizer.param_groups[0]["lr"] = 0.5
+    with pytest.raises(RuntimeError, match=r"param_groups\[0\]\['lr'\] was set to 0.5"):
+        optimizer.step()
+    assert_same(params, [before])
+
+
+def test_loss_must_be_one_number(backend):
+    params = make_params([(2,)])
+    give_grads(params, 0)
+    optimizer = clrfast.SGD(params, schedule=clrfast.constant(0.1, 3), backend=backend)
+    before = params[0].detach().clone()
+    with pytest.raises(ValueError, match=r"loss: got shape \(2,\)"):
+        optimizer.step(loss=torch.ones(2))
+    assert_same(params, [before])
+
+
+def test_backends_are_chosen_and_checked(backend, monkeypatch):
+    params = make_params([(2,)])
+    assert clrfast.SGD(params, backend=backend).backend == backend
+    with pytest.raises(ValueError, match="backend: got 'gpu'"):
+        clrfast.SGD(params, backend="gpu")
+    meta = [nn.Parameter(torch.ones(2, device="meta"))]
+    assert clrfast.SGD(meta).backend == "torch"
+    monkeypatch.setattr(_native, "_C", None)
+    monkeypatch.setattr(_native, "why_missing", "it was not built")
+    with pytest.warns(UserWarning, match="native backend 'cpp' is missing.*it was not built.*install a C"):
+        assert clrfast.SGD(params).backend == "torch"
+    with pytest.raises(RuntimeError, match=r"backend: 'cpp' cannot update parameter 0 .*it was not built"):
+        clrfast.SGD(params, backend="cpp")
+
+
+def test_nesterov_takes_its_momentum_from_the_schedule(backend):
+    schedule = clrfast.one_cycle(0.1, 6)
+    ours, _ = run_steps(lambda p: clrfast.SGD(p, nesterov=True, schedule=schedule, backend=backend), 6)
+    dummy, _ = run_steps(lambda p: clrfast.SGD(p, momentum=0.5, nesterov=True, schedule=schedule, backend=backend), 6)
+    assert_same(ours, dummy)
+
+
+def test_a_new_group_under_a_schedule_keeps_what_the_schedule_leaves_open(backend):
+    params = make_params([(2,), (3,)])
+    optimizer = clrfast.SGD(params[:1], weight_decay=0.5, schedule=clrfast.one_cycle(0.1, 8), backend=backend)
+    with pytest.warns(UserWarning, match="replaces the parameter groups' own lr"):
+        optimizer.add_param_group({"params": params[1:], "weight_decay": 0.0, "lr": 0.5})
+    assert [g["weight_decay"] for g in optimizer.param_groups] == [0.5, 0.0]
+    by_group = clrfast.SGD(params[:1], schedule=Schedule([0.1], total_steps=2), backend=backend)
+    by_group.set_schedule(Schedule([0.1], total_steps=2))
+    two = clrfast.SGD([{"params": [p]} for p in params], schedule=Schedule([0.1, 0.2], total_steps=2), backend=backend)
+    with pytest.raises(ValueError, match="curves for exactly 2 groups"):
+        two.add_param_group({"params": make_params([(1,)])})
+    assert len(two.param_groups) == 2
+
+
+def test_groups_with_rates_of_their_own_are_told_that_the_schedule_replaces_them(backend):
+    params = make_params([(2,), (3,)])
+
+    def groups():
+        return [{"params": params[:1], "lr": 0.1}, {"params": params[1:], "lr": 0.2}]
+
+    with pytest.warns(UserWarning, match=r"own lr \(0.1, 0.2\)"):
+        clrfast.SGD(groups(), schedule=clrfast.one_cycle(0.1, 8), backend=backend)
+    optimizer = clrfast.SGD(groups(), schedule=clrfast.constant(0.4, 8).for_groups(groups()), backend=backend)
+    assert [g["lr"] for g in optimizer.param_groups] == pytest.approx([0.2, 0.4])
+
+
+def test_empty_groups_are_accepted_and_duplicates_refused(backend):
+    clrfast.SGD([{"params": []}], lr=0.1, backend=backend).step()
+    param = make_params([(2,)])[0]
+    with (
+        pytest.warns(UserWarning, match="duplicate parameters"),
+        pytest.raises(ValueError, match="params: a parameter is there twice"),
+    ):
+        clrfast.SGD([param, param], lr=0.1, backend=backend)
+
+
+def test_state_of_another_model_is_refused(backend):
+    """torch does not check shapes when it loads a state."""
+    _, small = run_steps(lambda p: clrfast.SGD(p, lr=0.1, momentum=0.9, backend=backend), 1, [(8, 8)])
+    params = make_params([(80, 80)])
+    optimizer = clrfast.SGD(params, lr=0.1, momentum=0.9, backend=backend)
+    optimizer.load_state_dict(small.state_dict())
+    give_grads(params, 0)
+    before = params[0].detach().clone()
+    with pytest.raises(RuntimeError, match=r"momentum_buffer has shape \(8, 8\).*another model"):
+        optimizer.step()
+    assert_same(params, [before])
+
+
+def test_negated_gradients(backend):
+    """Complex arithmetic leaves a real gradient that is a view with the opposite sign."""
+    a, b = (nn.Parameter(torch.tensor(1.0)) for _ in range(2))
+    (torch.complex(a, b).conj() * (1 + 2j)).real.backward()
+    assert b.grad.is_neg()
+    expected = 1.0 - 0.1 * b.grad.item()
+    clrfast.SGD([a, b], lr=0.1, backend=backend).step()
+    assert b.item() == pytest.approx(expected)
+
+
+def test_checkpoint_of_numpy_numbers_loads_as_weights_only(backend):
+    schedule = Schedule(clrfast.schedules.Tabulated([0.1, 0.2]), momentum=np.float64(0.9), total_steps=np.int64(4))
+    for chosen in (schedule, clrfast.one_cycle(np.float32(0.1), 10), clrfast.one_cycle(np.float64(0.1), 10)):
+        params = make_params([(2,)])
+        optimizer = clrfast.SGD(params, schedule=chosen, backend=backend)
+        file = io.BytesIO()
+        torch.save(optimizer.state_dict(), file)
+        file.seek(0)
+        optimizer.load_state_dict(torch.load(file, weights_only=True))
+        assert Schedule.from_dict(chosen.to_dict()) == chosen
+
+
+def test_wrappers_without_memory_of_their_own(backend):
+    """Of the kind of DTensor: a native loop over their memory would silently do nothing."""
+    two_tensor = pytest.importorskip("torch.testing._internal.two_tensor")
+    results = []
+    for chosen in ("torch", backend):
+        param = nn.Parameter(two_tensor.TwoTensor(torch.ones(3), torch.ones(3)))
+        optimizer = clrfast.SGD([param, *make_params([(2,)])], lr=0.5, momentum=0.9, backend=chosen)
+        for _ in range(2):
+            param.grad = two_tensor.TwoTensor(torch.ones(3), torch.ones(3))
+            optimizer.step()
+        results.append(param.a.detach())
+    assert_same([results[0]], [results[1]])
+    assert results[0][0] == pytest.approx(1 - 0.5 - 0.5 * 1.9)
+
+
+def test_a_model_that_was_moved_before_its_first_step(backend):
+    """The control follows the parameters, whenever they were moved."""
+    params = make_params([(3,)])
+    give_grads(params, 0)
+    expected = [params[0].detach() - torch.tensor(0.1) * params[0].grad]
+    optimizer = clrfast.SGD(params, schedule=clrfast.Schedule(Linear(0.1, 0.5, 4), total_steps=5), backend=backend)
+    optimizer.controls = {torch.device("meta"): optimizer.control}
+    optimizer.step()
+    assert list(optimizer.controls) == [torch.device("cpu")]
+    assert int(optimizer.control.step) == 1
+    assert_near(params, expected, steps=1)
+
+
+def test_dampening_switched_on_after_skipped_updates(backend):
+    param = nn.Parameter(torch.zeros(1))
+    optimizer = clrfast.SGD([param], lr=1.0, momentum=0.9, backend=backend)
+    for step in range(3):
+        param.grad = torch.ones(1)
+        optimizer.found_inf = torch.tensor(1.0 if step == 0 else 0.0)
+        optimizer.step()
+        optimizer.param_groups[0]["dampening"] = 0.5
+    assert param.item() == pytest.approx(-1 - (0.9 + 0.5))
+
+
+def test_numbers_of_updates_go_on_when_the_schedule_changes(backend):
+    """Buffers remember by number which update was their first."""
+
+    def run(chosen):
+        params = make_params([(5,), (3,)])
+        optimizer = clrfast.SGD(params, lr=0.1, momentum=0.9, dampening=0.5, backend=chosen)
+        for step in range(9):
+            if step % 3 == 0:
+                optimizer.set_schedule(clrfast.one_cycle(0.1, 10))
+            give_grads(params, step)
+            params[1].grad = None if step < 4 else params[1].grad
+            optimizer.step()
+        return params
+
+    assert_same(run(backend), run("torch"))
+
+
+def test_master_weights_are_exported_before_the_first_momentum(backend):
+    param = nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
+    schedule = Schedule(1e-4, momentum=Linear(0.0, 0.9, 9), total_steps=10)
+    optimizer = clrfast.SGD([param], schedule=schedule, master_weights=True, backend=backend)
+    param.grad = torch.ones_like(param)
+    optimizer.step()
+    state = optimizer.state_dict()["state"][0]
+    assert set(state) == {"master_param"}
+    assert state["master_param"][0].item() == pytest.approx(1 - 1e-4)
+    plain = clrfast.SGD([param], lr=0.1, backend=backend)
+    plain.load_state_dict(optimizer.state_dict())
+    assert "master_param" not in plain.state_dict()["state"].get(0, {})
+
+
+def test_a_group_that_does_not_fit_leaves_the_optimizer_whole(backend):
+    params = make_params([(2,), (3,)])
+    optimizer = clrfast.SGD(params[:1], schedule=clrfast.constant(0.1, 5), backend=backend)
+    with pytest.raises(ValueError, match="nesterov"):
+        optimizer.add_param_group({"params": params[1:], "nesterov": True})
+    assert len(optimizer.param_groups) == 1
+    give_grads(params, 0)
+    optimizer.step()
+    assert int(optimizer.control.step) == 1
+
+
+def test_a_complex_loss_is_refused(backend):
+    optimizer = clrfast.SGD(make_params([(2,)]), schedule=clrfast.one_cycle(0.1, 5), backend=backend)
+    with pytest.raises(ValueError, match="loss: got a complex number"):
+        optimizer.step(loss=torch.tensor(1j))

@@ -1,0 +1,138 @@
+"""Short runs that copies of the model make together, as on a CUDA device."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from clrfast import find_momentum, find_weight_decay
+from clrfast.recipe import _runner as runner
+from clrfast.recipe import _stacked_runs as copies
+from tests.finder.test_range_test import blobs
+from tests.training.test_restore import everything
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+OPTIONS = {"max_lr": 0.3, "steps": 24}
+
+
+def plain():
+    _, loss_fn, loader = blobs()
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 2)), loss_fn, loader
+
+
+@pytest.fixture
+def together(monkeypatch):
+    """Runs are made together from now on; the calls are noted."""
+    calls = []
+
+    def noted(model, compute_loss, schedules, *others):
+        calls.append(len(schedules))
+        return copies.recorded_together(model, compute_loss, schedules, *others)
+
+    monkeypatch.setattr(runner, "may_be_together", lambda device, options: True)
+    monkeypatch.setattr(runner, "recorded_together", noted)
+    return calls
+
+
+def same(found, expected):
+    """But for rounding: vmap adds up in another order; the tolerance is that of test_replicas."""
+    assert found.values.tolist() == expected.values.tolist()
+    for runs, of in zip(found.runs, expected.runs, strict=True):
+        for one, other in zip(runs, of, strict=True):
+            assert one.val_steps.tolist() == other.val_steps.tolist()
+            for name in ("train_loss", "val_loss", "lr"):
+                np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=2e-4, atol=2e-5)
+
+
+def test_together_they_are_what_they_are_one_by_one(together, monkeypatch):
+    """The same batches and weights; vmap draws the random numbers of dropout in another way."""
+    model, loss_fn, loader = plain()
+    given = {"val_loader": blobs()[2], "grid": (1e-1, 1e-2, 0), "refine": False, **OPTIONS}
+    unused = torch.optim.SGD(model.parameters(), lr=1.0)
+    before = everything(model, unused)
+    found = find_weight_decay(model, loss_fn, loader, **given)
+    assert together == [3, 3]  # all values at once, for each repeat
+    assert everything(model, unused) == before
+    monkeypatch.setattr(runner, "may_be_together", lambda device, options: False)
+    same(found, find_weight_decay(model, loss_fn, loader, **given))
+
+
+def test_momenta_are_tried_together_and_the_cycle_alone(together):
+    model, loss_fn, loader = blobs()
+    found = find_momentum(model, loss_fn, loader, val_loader=blobs()[2], values=(0.5, 0.9), **OPTIONS)
+    assert together == [2, 2]
+    assert len(found.cyclical) == 2
+
+
+def test_a_run_that_diverges_ends_alone(together):
+    model, loss_fn, loader = blobs()
+    given = {"val_loader": blobs()[2], "grid": (1e4, 1e-2, 0), "refine": False, **OPTIONS}
+    found = find_weight_decay(model, loss_fn, loader, **given)
+    assert np.isinf(found.loss[-1]).all()
+    assert np.isfinite(found.loss[:-1]).all()
+    assert len(found.runs[-1][0].train_loss) < OPTIONS["steps"] == len(found.runs[0][0].train_loss)
+
+
+def test_dropout_draws_the_same_for_all(together):
+    model, loss_fn, loader = blobs()
+    given = {"val_loader": blobs()[2], "grid": (1e-9, 0), "refine": False, **OPTIONS}
+    found = find_weight_decay(model, loss_fn, loader, **given)
+    np.testing.assert_allclose(found.runs[0][0].train_loss, found.runs[1][0].train_loss, rtol=1e-3)
+
+
+def test_a_model_that_vmap_cannot_run_is_tried_once(together, monkeypatch):
+    class Branching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Linear(5, 2)
+
+        def forward(self, x):
+            outputs = self.net(x)
+            return outputs if outputs.mean().item() < 1e9 else -outputs
+
+    _, loss_fn, loader = blobs()
+    model = Branching()
+    given = {"val_loader": blobs()[2], "grid": (1e-2, 0), "refine": False, **OPTIONS}
+    found = find_weight_decay(model, loss_fn, loader, **given)
+    assert together == [2]
+    monkeypatch.setattr(runner, "may_be_together", lambda device, options: False)
+    same(found, find_weight_decay(model, loss_fn, loader, **given))
+
+
+@pytest.mark.parametrize(
+    ("options", "together"),
+    [
+        ({}, True),
+        ({"accumulate": 1, "autocast": None, "snapshot_device": "cpu"}, True),
+        ({"accumulate": 2}, False),
+        ({"clip_norm": 1.0}, False),
+        ({"autocast": torch.bfloat16}, False),
+        ({"graph": False}, False),
+    ],
+)
+def test_where_runs_may_be_made_together(options, together):
+    assert copies.may_be_together(torch.device("cuda"), options) == together
+    assert not copies.may_be_together(torch.device("cpu"), options)
+
+
+def test_a_momentum_may_be_a_list():
+    model, loss_fn, loader = plain()
+    given = {"val_loader": blobs()[2], "grid": (1e-2, 0), "refine": False, **OPTIONS}
+    same(*(find_weight_decay(model, loss_fn, loader, momentum=m, **given) for m in ([0.95, 0.85], (0.95, 0.85))))
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_they_are_made_together_and_are_the_same(monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        runner,
+        "recorded_together",
+        lambda *given: calls.append(len(given[2])) or copies.recorded_together(*given),
+    )
+    model, loss_fn, loader = plain()
+    given = {"val_loader": blobs()[2], "grid": (1e-1, 1e-2, 0), "refine": False, **OPTIONS}
+    found = find_weight_decay(model.cuda(), loss_fn, loader, **given)
+    assert calls == [3, 3]
+    same(found, find_weight_decay(model, loss_fn, loader, **given, graph=False))

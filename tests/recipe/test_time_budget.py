@@ -1,0 +1,255 @@
+"""A budget that is a time, by a clock that goes on with the work and not by itself."""
+
+import argparse
+import json
+from datetime import timedelta
+
+import pytest
+from torch.utils.data import DataLoader
+
+import clrfast
+from clrfast import Recipe, find_momentum, find_recipe, find_weight_decay
+from clrfast.cli._arguments import _budget
+from clrfast.finder._validation import HeldOut
+from clrfast.recipe import TimeIsUp
+from clrfast.recipe import _deadline as clock
+from clrfast.recipe._deadline import Deadline
+from clrfast.recipe._find_recipe import SMALL_GRID
+from clrfast.recipe._recipe import RANGE_STEPS, USUAL_MOMENTUM
+from clrfast.recipe._time_budget import _besides, speedup
+from tests.recipe.test_recipe import blobs
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class Clock:
+    """Seconds of an update, of a look at the validation data, and of a batch that is loaded."""
+
+    def __init__(self, monkeypatch):
+        self.now, self.update, self.look, self.load = 1000.0, 0.01, 0.0, 0.0
+        monkeypatch.setattr(clock, "now", lambda: self.now)
+        self._goes_on(monkeypatch, clrfast.SGD, "step", "update")
+        self._goes_on(monkeypatch, HeldOut, "measured", "look")  # which every look ends in
+        self._goes_on(monkeypatch, Slow, "__getitem__", "load")
+
+    def _goes_on(self, monkeypatch, owner, name, what):
+        real = getattr(owner, name)
+
+        def spent(*args, **options):
+            self.now += getattr(self, what)
+            return real(*args, **options)
+
+        monkeypatch.setattr(owner, name, spent)
+
+
+class Slow:
+    """A dataset whose samples take time."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getitem__(self, index):
+        return self.data[index]
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    return Clock(monkeypatch)
+
+
+@pytest.mark.parametrize("look", [0.0, 0.05])
+def test_it_ends_in_time_and_uses_it(look, fake, tmp_path):
+    fake.look = look
+    begin = fake.now
+    recipe = find_recipe(blobs(), timedelta(seconds=27), planned_steps=2000, saved=tmp_path / "x.json")
+    assert 0.5 < (fake.now - begin) / 27 <= 1
+    assert recipe.complete
+    assert (recipe.parts.momenta is None) == (look > 0)
+    assert recipe.parts.seconds_per_update == pytest.approx(0.01 + look / 2, rel=0.1)  # a look every second update
+    assert Recipe.load(tmp_path / "x.json").complete
+    assert json.loads((tmp_path / "x.json").read_text())["seconds_per_update"] == recipe.parts.seconds_per_update
+
+
+def test_less_time_is_for_the_small_grid(fake):
+    begin = fake.now
+    recipe = find_recipe(blobs(), timedelta(seconds=5))
+    assert fake.now - begin <= 5
+    assert set(recipe.parts.weight_decays.values) == set(SMALL_GRID)
+    assert recipe.parts.momenta is None
+    assert recipe.momentum == USUAL_MOMENTUM
+    assert recipe.complete
+    assert "for that takes 1000 steps, and" in recipe.evidence["momentum"]
+
+
+def test_too_little_time_is_told_with_what_it_takes_and_the_rate_is_kept(fake, tmp_path):
+    path = tmp_path / "x.json"
+    message = (
+        r"budget: got 2 s; an update takes about 10 ms here, .* about (4\.\d) s; less says nothing, so give more "
+        r"\(what was found is in .*x\.json; the next call goes on from there\)"
+    )
+    with pytest.raises(ValueError, match=message) as caught:
+        find_recipe(blobs(), timedelta(seconds=2), saved=path)
+    found = Recipe.load(path)
+    assert found.steps == RANGE_STEPS
+    assert not found.complete
+    begin = fake.now
+    recipe = find_recipe(blobs(), timedelta(seconds=3.6), saved=path)  # that of the first range test is not needed now
+    assert recipe.complete
+    assert fake.now - begin <= 3.6
+    assert recipe.steps <= RANGE_STEPS + 360
+    needed = float(str(caught.value).partition("about 10 ms")[2].partition("about ")[2].split()[0])
+    assert find_recipe(blobs(), timedelta(seconds=1.05 * needed)).complete
+    with pytest.raises(ValueError, match="less says nothing"):
+        find_recipe(blobs(), timedelta(seconds=0.9 * needed))
+
+
+def test_a_search_for_steps_goes_on_for_a_time(fake, tmp_path, monkeypatch):
+    path = tmp_path / "x.json"
+    real = clrfast.recipe._find_recipe.find_weight_decay
+    monkeypatch.setattr(clrfast.recipe._find_recipe, "find_weight_decay", lambda **options: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        find_recipe(blobs(), 464, saved=path)
+    monkeypatch.setattr(clrfast.recipe._find_recipe, "find_weight_decay", real)
+    assert Recipe.load(path).parts.seconds_per_update is None
+    recipe = find_recipe(blobs(), timedelta(seconds=5), saved=path)
+    assert recipe.complete
+    assert recipe.parts.seconds_per_update == pytest.approx(0.01, rel=0.1)
+
+
+def test_updates_that_become_slow_end_the_search_early(fake, tmp_path, monkeypatch):
+    path = tmp_path / "x.json"
+    real = clrfast.recipe._find_recipe.find_weight_decay
+
+    def slower(factor):
+        def found(**options):
+            fake.update = 0.01 * factor
+            return real(**options)
+
+        return found
+
+    monkeypatch.setattr(clrfast.recipe._find_recipe, "find_weight_decay", slower(100))
+    begin = fake.now
+    with pytest.raises(ValueError, match=r"budget: the time is up, .*sufficed for 0 of 3 weight decays\) \(what was"):
+        find_recipe(blobs(), timedelta(seconds=5), saved=path)
+    assert fake.now - begin <= 5 + 1.0 * 79  # by one run, of at most so many updates with the small grid
+    assert not Recipe.load(path).complete
+    fake.update = 0.01
+    monkeypatch.setattr(clrfast.recipe._find_recipe, "find_weight_decay", slower(1.5))
+    begin = fake.now
+    recipe = find_recipe(blobs(), timedelta(seconds=5))
+    assert fake.now - begin <= 5
+    assert len(recipe.parts.weight_decays.values) == 2
+    assert {len(runs) for runs in recipe.parts.weight_decays.runs} == {2}
+
+
+def test_momenta_that_come_too_late_are_left_out(fake, monkeypatch, tmp_path):
+    real = clrfast.recipe._find_recipe.find_momentum
+
+    def slow(**options):
+        fake.update = 1.0
+        return real(**options)
+
+    monkeypatch.setattr(clrfast.recipe._find_recipe, "find_momentum", slow)
+    recipe = find_recipe(blobs(), timedelta(seconds=27), planned_steps=2000, saved=tmp_path / "x.json")
+    assert recipe.parts.momenta is None
+    assert recipe.momentum == USUAL_MOMENTUM
+    assert recipe.complete
+    assert "not tested" in recipe.evidence["momentum"]
+    assert Recipe.load(tmp_path / "x.json").complete
+
+
+@pytest.mark.parametrize("slower", [1.0, 1.5])
+def test_long_runs_end_in_time_too(slower, fake, monkeypatch):
+    real = clrfast.recipe._find_recipe.find_pair
+
+    def found(**options):
+        fake.update = 0.01 * slower
+        return real(**options)
+
+    monkeypatch.setattr(clrfast.recipe._find_recipe, "find_pair", found)
+    begin = fake.now
+    recipe = find_recipe(blobs(), timedelta(seconds=9), planned_steps=100)
+    assert recipe.complete
+    assert recipe.parts.pairs.steps > 80
+    assert 0.7 < (fake.now - begin) / 9 <= 1
+
+
+def test_a_search_that_ended_with_long_runs_needs_no_more_time(fake, tmp_path):
+    path = tmp_path / "x.json"
+    ended = find_recipe(blobs(), timedelta(seconds=9), planned_steps=100, saved=path)
+    assert ended.parts.pairs is not None
+    again = find_recipe(blobs(), timedelta(seconds=1), planned_steps=100, saved=path)
+    assert (again.steps, again.max_lr, again.weight_decay) == (ended.steps, ended.max_lr, ended.weight_decay)
+
+
+def test_what_an_update_takes_besides(fake):
+    fake.look, fake.load = 0.06, 0.001
+    task = blobs()
+    task.train_loader = DataLoader(Slow(task.train_loader.dataset), 20)
+    # A look at the only batch every second step of 40; 20 samples to a batch, which a second repeat passes over.
+    assert _besides(task, 40, {}) == pytest.approx(0.06 / 2 + 20 * 0.001 / 2)
+    assert _besides(task, 200, {"accumulate": 3}) == pytest.approx(0.06 / 10 + 3 * 20 * 0.001 / 2)
+
+
+@pytest.mark.parametrize("find", [find_weight_decay, find_momentum])
+def test_the_parts_end_in_time_too(find, fake):
+    task = blobs()
+    given = {"val_loader": task.val_loader, "max_lr": 0.1, "steps": 20, "repeats": 2}
+    begin = fake.now
+    found = find(task.model, task.loss_fn, task.train_loader, **given, max_seconds=1.1)  # 5 runs of 20 updates
+    assert len(found.values) == 2
+    assert fake.now - begin <= 1.1
+    with pytest.raises(TimeIsUp, match=r"max_seconds: 0\.5 sufficed for 1 of 4"):
+        find(task.model, task.loss_fn, task.train_loader, **given, max_seconds=0.5)
+    for wrong in (0, -1.0, float("nan"), "5", True):
+        with pytest.raises(ValueError, match=r"max_seconds: got .*; give a number of seconds above 0, or None"):
+            find(task.model, task.loss_fn, task.train_loader, **given, max_seconds=wrong)
+
+
+def test_a_run_begins_only_if_it_would_end_in_time(fake):
+    until = Deadline(10.0)
+    fake.now += 9.0
+    assert until.allows_another()  # nothing tells yet what one takes
+    until = Deadline(10.0)
+    answers = []
+    for seconds in (3.0, 2.0, 2.0, 1.0, 1.0):
+        answers.append(until.allows_another())
+        fake.now += seconds
+    assert answers == [True, True, True, True, False]  # 2 are left, and the longest took 3
+    assert until.left == pytest.approx(1.0)
+    assert until.gone == pytest.approx(9.0)
+
+
+def test_many_ranks_are_as_fast_as_their_turns():
+    parts = ((6,), (8, 4), (8, 2))
+    assert [speedup(n, parts) for n in (1, 2, 3, 4)] == [1, 2, 2.4, 3]
+
+
+@pytest.mark.parametrize("budget", [timedelta(0), timedelta(seconds=-1)])
+def test_no_time_is_refused(budget):
+    with pytest.raises(ValueError, match=r"budget: got .*; give a time above 0, as datetime\.timedelta"):
+        find_recipe(blobs(), budget)
+
+
+@pytest.mark.parametrize(
+    ("text", "budget"),
+    [
+        ("600", 600),
+        ("90s", timedelta(seconds=90)),
+        ("5min", timedelta(minutes=5)),
+        ("1.5h", timedelta(minutes=90)),
+        ("2 min", timedelta(minutes=2)),
+        ("-3", -3),  # which `find_recipe` refuses
+    ],
+)
+def test_budgets_of_the_command_line(text, budget):
+    assert _budget(text) == budget
+
+
+@pytest.mark.parametrize("text", ["", "s", "5m", "1e3s", "x", "-5s", "1,5h"])
+def test_other_budgets_are_refused(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="give updates, as 600, or a time"):
+        _budget(text)

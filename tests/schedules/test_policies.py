@@ -1,0 +1,158 @@
+import numpy as np
+import pytest
+from torch.optim.lr_scheduler import CyclicLR
+
+from clrfast import constant, lr_sweep
+from clrfast.schedules import POLICIES, Schedule, exp_range, triangular, triangular2
+from tests.torch_schedulers import assert_equal_curves
+
+
+def columns(schedule):
+    table = schedule.table()
+    return [table[:, 0, k].astype(float).round(6).tolist() for k in range(3)]
+
+
+def test_exponential_sweep():
+    assert columns(lr_sweep(0.01, 1.0, 5))[0] == [0.01, 0.031623, 0.1, 0.316228, 1.0]
+
+
+def test_linear_sweep():
+    assert columns(lr_sweep(1.0, 3.0, 5, spacing="linear"))[0] == [1.0, 1.5, 2.0, 2.5, 3.0]
+
+
+def test_sweep_leaves_momentum_and_weight_decay_alone():
+    sweep = lr_sweep(0.1, 1.0, 5)
+    assert sweep.momentum is None
+    assert sweep.weight_decay is None
+
+
+def test_constant():
+    assert columns(constant(0.5, 3, momentum=0.25)) == [[0.5] * 3, [0.25] * 3, [0.0] * 3]
+
+
+def test_triangular_by_hand():
+    lr, momentum, weight_decay = columns(triangular(0.1, 0.5, 6, step_size=2, weight_decay=0.25))
+    assert lr == [0.1, 0.3, 0.5, 0.3, 0.1, 0.3]
+    assert momentum == [0.95, 0.9, 0.85, 0.9, 0.95, 0.9]
+    assert weight_decay == [0.25] * 6
+
+
+def test_triangular_with_another_way_down():
+    assert columns(triangular(0.0, 1.0, 7, step_size=1, down_size=4))[0] == [0.0, 1.0, 0.75, 0.5, 0.25, 0.0, 1.0]
+
+
+def test_triangular2_halves_and_exp_range_decays():
+    assert columns(triangular2(0.0, 1.0, 9, step_size=2))[0] == [0, 0.5, 1, 0.5, 0, 0.25, 0.5, 0.25, 0]
+    assert columns(exp_range(0.0, 1.0, 5, step_size=2, gamma=0.5))[0] == [0, 0.25, 0.25, 0.0625, 0]
+
+
+def test_custom_amplitude():
+    schedule = triangular(0.0, 1.0, 9, step_size=2, amplitude=lambda cycle: 1 / (1 + cycle) ** 2)
+    assert columns(schedule)[0] == [0, 0.5, 1, 0.5, 0, 0.125, 0.25, 0.125, 0]
+    tabulated = schedule.without_functions()
+    np.testing.assert_array_equal(Schedule.from_dict(tabulated.to_dict()).table(), schedule.table())
+
+
+STEPS = 4000
+CYCLES = {
+    "triangular": (
+        triangular(0.01, 0.3, STEPS, step_size=170, momentum=(0.9, 0.7)),
+        {"step_size_up": 170, "mode": "triangular"},
+    ),
+    "triangular2": (
+        triangular2(0.01, 0.3, STEPS, step_size=170, momentum=(0.9, 0.7)),
+        {"step_size_up": 170, "mode": "triangular2"},
+    ),
+    "exp_range": (
+        exp_range(0.01, 0.3, STEPS, step_size=170, gamma=0.9995, momentum=(0.9, 0.7)),
+        {"step_size_up": 170, "mode": "exp_range", "gamma": 0.9995},
+    ),
+    "asymmetric": (
+        triangular(0.01, 0.3, STEPS, step_size=30, down_size=110, momentum=(0.9, 0.7)),
+        {"step_size_up": 30, "step_size_down": 110},
+    ),
+    "amplitude": (
+        triangular(0.01, 0.3, STEPS, step_size=50, amplitude=lambda c: 0.9**c, momentum=(0.9, 0.7)),
+        {"step_size_up": 50, "scale_fn": lambda cycle: 0.9 ** (cycle - 1), "scale_mode": "cycle"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CYCLES)
+def test_equals_torchs_cyclic_lr(name):
+    """To 1e-11: torch computes the place in a cycle as a difference of numbers near the count of cycles."""
+    schedule, options = CYCLES[name]
+
+    def make(optimizer):
+        return CyclicLR(optimizer, 0.01, 0.3, base_momentum=0.7, max_momentum=0.9, **options)
+
+    assert_equal_curves(schedule, make, STEPS, lr=0.01, momentum=True, rtol=1e-11)
+
+
+ARGUMENTS = {
+    "constant": {"lr": 0.1},
+    "lr_sweep": {"min_lr": 0.01, "max_lr": 1.0},
+    "triangular": {"base_lr": 0.1, "max_lr": 1.0, "step_size": 10},
+    "triangular2": {"base_lr": 0.1, "max_lr": 1.0, "step_size": 10},
+    "exp_range": {"base_lr": 0.1, "max_lr": 1.0, "step_size": 10, "gamma": 0.99},
+    **{name: {"max_lr": 1.0} for name in POLICIES if name.startswith("one_cycle")},
+    "step_decay": {"lr": 0.1, "step_size": 10},
+    "exponential_decay": {"lr": 0.1, "gamma": 0.99},
+    "polynomial_decay": {"lr": 0.1, "power": 2.0},
+    "cosine_annealing": {"lr": 0.1},
+    "cosine_restarts": {"lr": 0.1, "period_steps": 7, "period_mult": 2},
+    "flat_cosine": {"lr": 0.1},
+    "inverse_sqrt": {"lr": 0.1, "scale_steps": 10},
+}
+
+
+@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("total_steps", [1, 2, 3, 50, 1000])
+def test_every_policy_at_every_length(name, total_steps):
+    """A table for every length (a sweep needs two steps), a dict form, and no motion past the end of the table."""
+    if name == "lr_sweep" and total_steps == 1:
+        pytest.skip("a sweep of one step is refused")
+    schedule = POLICIES[name](total_steps=total_steps, **ARGUMENTS[name])
+    table = schedule.table()
+    assert table.shape == (total_steps, 1, 3)
+    assert Schedule.from_dict(schedule.to_dict()) == schedule
+    assert POLICIES[name](total_steps=float(total_steps), **ARGUMENTS[name]) == schedule
+
+
+@pytest.mark.parametrize("momentum", [None, 0.8, (0.9, 0.8), [0.9, 0.8], (0.8, 0.8)])
+@pytest.mark.parametrize("name", [name for name in POLICIES if "cycle" in name or name.startswith("tri")])
+def test_momentum_is_left_fixed_or_cycled(name, momentum):
+    schedule = POLICIES[name](total_steps=100, **{**ARGUMENTS[name], "momentum": momentum})
+    if momentum is None:
+        assert schedule.momentum is None
+        return
+    values = schedule.momentum(np.arange(100))
+    upper, lower = momentum if not isinstance(momentum, float) else (momentum, momentum)
+    assert values[0] == upper
+    # One cos peaks between two steps: its lowest value is not quite reached.
+    assert values.min() == pytest.approx(lower, abs=1e-3)
+    lr = schedule.lr(np.arange(100))
+    if upper != lower:
+        assert np.corrcoef(lr[: lr.argmax() + 1], values[: lr.argmax() + 1])[0, 1] < -0.999
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda: lr_sweep(1.0, 1.0, 5), "min_lr, max_lr: got 1.0 and 1.0"),
+        (lambda: lr_sweep(0.0, 1.0, 5), "min_lr, max_lr: got 0.0"),
+        (lambda: lr_sweep(0.1, float("inf"), 5), "min_lr, max_lr"),
+        (lambda: lr_sweep(0.1, 1.0, 1), "total_steps: got 1"),
+        (lambda: lr_sweep(0.1, 1.0, 5, spacing="cubic"), "spacing: got 'cubic'"),
+        (lambda: triangular(0.5, 0.1, 10, step_size=2), "base_lr, max_lr: got 0.5 and 0.1"),
+        (lambda: triangular(0.1, 0.5, 10, step_size=0), "step_size: got 0"),
+        (lambda: triangular(0.1, 0.5, 10, step_size=2, down_size=-1), "down_size: got -1"),
+        (lambda: triangular(0.1, 0.5, 10, step_size=2, momentum=(0.8, 0.9)), "momentum: got .0.8, 0.9."),
+        (lambda: triangular(0.1, 0.5, 10, step_size=2, momentum=1.0), "momentum: got 1.0"),
+        (lambda: exp_range(0.1, 0.5, 10, step_size=2, gamma=0), "step_gamma: got 0"),
+        (lambda: constant(-1, 3).table(), "lr: got -1.0"),
+    ],
+)
+def test_bad_input_is_named(make, named):
+    with pytest.raises(ValueError, match=named):
+        make()

@@ -1,0 +1,168 @@
+"""Plain attributes that a module writes while it is trained are put back, and those that would not last are named."""
+
+import contextlib
+import warnings
+from collections import deque
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from clrfast import range_test
+from clrfast.training import _module_attributes as attributes
+from clrfast.training._module_attributes import Attributes
+from clrfast.training._preserve import restored
+from tests.cases import NO_NATIVE
+
+
+class Writer(nn.Module):
+    """Calls ``write(self, h)`` in every forward."""
+
+    def __init__(self, write, **held):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.write = nn.Linear(4, 4), write
+        vars(self).update(held)
+
+    def forward(self, x):
+        h = self.layer(x)
+        self.write(self, h)
+        return h
+
+
+def replaced(module, h):
+    module.state = h.detach()
+
+
+def written(module, h):
+    module.state.copy_(h.detach())
+
+
+def appended(module, h):
+    module.state.append(h.detach())
+
+
+def in_a_dict(module, h):
+    module.state["h"] = (h.detach(), len(module.state))
+
+
+def in_an_array(module, h):
+    module.state[:] = h.detach().numpy()
+
+
+def added(module, h):
+    module.another = h.detach()
+
+
+def removed(module, h):
+    vars(module).pop("state", None)
+
+
+WRITES = {
+    "a tensor replaced": (replaced, lambda: torch.zeros(8, 4)),
+    "a tensor written": (written, lambda: torch.zeros(8, 4)),
+    "a list appended to": (appended, list),
+    "a deque appended to": (appended, lambda: deque(maxlen=3)),
+    "a dict written": (in_a_dict, dict),
+    "an array written": (in_an_array, lambda: np.zeros((8, 4))),
+    "an attribute added": (added, lambda: None),
+    "an attribute removed": (removed, lambda: torch.ones(2)),
+}
+
+
+def loader(n=6):
+    generator = torch.Generator().manual_seed(0)
+    return [(torch.randn(8, 4, generator=generator), torch.randn(8, 4, generator=generator)) for _ in range(n)]
+
+
+@contextlib.contextmanager
+def unwarned():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
+
+
+def plain(value):
+    """As values that compare with ==."""
+    if isinstance(value, dict):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, list | deque | tuple):
+        return [plain(each) for each in value]
+    return value.tolist() if isinstance(value, torch.Tensor | np.ndarray) else value
+
+
+@pytest.mark.parametrize("case", WRITES)
+def test_what_forward_writes_is_as_before_and_every_sweep_begins_with_it(case):
+    write, make = WRITES[case]
+    state = make()
+    model, held = Writer(write, state=state), plain(state)
+    before = set(vars(model))
+    with unwarned():
+        first = range_test(model, nn.functional.mse_loss, loader(), steps=10)
+        assert set(vars(model)) == before
+        assert model.state is state
+        assert plain(state) == held
+        np.testing.assert_array_equal(range_test(model, nn.functional.mse_loss, loader(), steps=10).loss, first.loss)
+
+
+def test_an_attribute_on_the_graph_is_named():
+    def hang(module, h):
+        module.state = [h]
+
+    with pytest.warns(UserWarning, match="'0.state', which forward writes, hangs on the autograd graph"):
+        range_test(nn.Sequential(Writer(hang)), nn.functional.mse_loss, loader(), steps=10)
+
+
+@pytest.mark.parametrize("kind", ["list", "tensor"])
+def test_an_attribute_that_grows_is_named(kind):
+    def grow(module, h):
+        if kind == "list":
+            module.state.append(h.detach())
+        else:
+            module.state = torch.cat((module.state, h.detach()))
+
+    held = [] if kind == "list" else torch.zeros(0, 4)
+    with pytest.warns(UserWarning, match="'state', which forward writes, grows with every batch"):
+        range_test(Writer(grow, state=held), nn.functional.mse_loss, loader(), steps=10)
+
+
+@pytest.mark.parametrize("write", [replaced, added])
+def test_a_state_of_one_size_is_nothing_to_warn_of(write):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", NO_NATIVE)
+        range_test(Writer(write, state=torch.zeros(1, 4)), nn.functional.mse_loss, loader(), steps=10)
+
+
+def test_large_tensors_are_not_copied_and_named_where_they_are_written(monkeypatch):
+    monkeypatch.setattr(attributes, "MOST_BYTES", 100)
+    model = Writer(written, state=torch.zeros(8, 4), small=torch.zeros(2))
+
+    def disturb():
+        with restored(model):
+            model.small.fill_(1)
+            model(torch.ones(8, 4))
+
+    with pytest.warns(UserWarning, match="'state', which forward writes, is too large to be put back"):
+        disturb()
+    assert model.state.any()
+    assert not model.small.any()
+
+
+def test_parameters_and_buffers_in_lists_are_left_to_others():
+    model = Writer(replaced, state=None)
+    model.all = [model.layer.weight]
+    kept = Attributes(dict(model.named_modules()))
+    with torch.no_grad():
+        model.layer.weight.fill_(3)
+    kept.put_back()
+    assert (model.layer.weight == 3).all()
+
+
+def test_attributes_of_torchs_own_modules_are_not_touched():
+    layer = nn.Linear(2, 2)
+    kept = Attributes({"": layer})
+    layer.note = 1
+    kept.put_back()
+    assert layer.note == 1

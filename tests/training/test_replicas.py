@@ -1,0 +1,290 @@
+import functools
+import importlib
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import clrfast
+from clrfast import Schedule, one_cycle
+from clrfast.schedules import constant
+from clrfast.training import _graphs as graphs
+from clrfast.training import _stacked as stacked
+from tests import graphs_on_cpu
+
+STEPS = 12
+
+
+def data(n=96, batch_size=16, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, 6, generator=generator)
+    y = (x.sum(1) > 0).long() + (x[:, 0] > 1).long()
+    return DataLoader(TensorDataset(x, y), batch_size=batch_size, shuffle=True, generator=generator)
+
+
+def mlp():
+    return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
+
+
+def batch_norm():
+    return nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 3))
+
+
+def frozen():
+    model = mlp()
+    model[0].weight.requires_grad_(False)
+    return model
+
+
+class Tied(nn.Module):
+    """One weight used twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.head = nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.head(self.first(self.first(x).relu()))
+
+
+LOSS = nn.CrossEntropyLoss()
+SCHEDULES = [
+    one_cycle(0.1, STEPS),
+    one_cycle(0.3, STEPS, weight_decay=1e-2),
+    constant(0.05, STEPS),
+    one_cycle(0.1, STEPS, momentum=None),
+]
+
+
+def both(make_model, schedules=SCHEDULES, **options):
+    return [
+        clrfast.sweep(make_model, LOSS, data(), schedules, together=together, **options) for together in (True, False)
+    ]
+
+
+def same(a, b, rtol=2e-4, atol=2e-5):
+    torch.testing.assert_close(a.losses, b.losses, rtol=rtol, atol=atol, equal_nan=True)
+    assert a.steps.tolist() == b.steps.tolist()
+    assert a.stopped.tolist() == b.stopped.tolist()
+    for one, other in zip(a.models, b.models, strict=True):
+        torch.testing.assert_close(one.state_dict(), other.state_dict(), rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize("make_model", [mlp, batch_norm, frozen, Tied])
+@pytest.mark.parametrize("seeds", [0, [3, 1, 4, 1]])
+def test_together_and_in_sequence_are_equal(make_model, seeds):
+    together, in_sequence = both(make_model, seeds=seeds)
+    assert together.why_sequential is None
+    assert in_sequence.why_sequential == "together=False was given"
+    same(together, in_sequence)
+    assert together.losses.shape == (4, STEPS)
+    assert together.steps.tolist() == [STEPS] * 4
+
+
+@pytest.mark.parametrize("device", ["acted out", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("make_model", [mlp, batch_norm])
+def test_captured_copies_are_the_eager_ones(make_model, device, monkeypatch):
+    options = {"generator": torch.Generator("cpu").manual_seed(0), "device": "cpu"}
+    batches = [(torch.randn(16, 6, **options), torch.randint(3, (16,), **options)) for _ in range(5)]
+
+    def trained():
+        return clrfast.sweep(make_model, LOSS, batches, SCHEDULES, together=True)
+
+    if device == "acted out":
+        monkeypatch.setattr(stacked, "SGD", functools.partial(clrfast.SGD, backend="torch"))
+    with monkeypatch.context() as patch:
+        patch.setattr(graphs, "why_no_graphs", lambda device: "not this time")
+        eager = trained()
+    if device == "acted out":
+        graphs_on_cpu.install(monkeypatch)
+    captured = trained()
+    if device == "acted out":
+        assert graphs_on_cpu.CUDAGraph.last.replays == STEPS - graphs.WARM_UP
+    assert torch.equal(captured.losses, eager.losses)
+    for one, other in zip(captured.models, eager.models, strict=True):
+        for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_each_run_is_an_ordinary_training():
+    found = clrfast.sweep(mlp, LOSS, data(), SCHEDULES, seeds=[5, 6, 7, 8], together=True)
+    for index, schedule in enumerate(SCHEDULES):
+        torch.manual_seed(5 + index)
+        model = mlp()
+        optimizer = clrfast.SGD(model.parameters(), momentum=0.9, schedule=schedule)
+        losses = []
+        while len(losses) < STEPS:
+            if not losses:
+                loader = data()
+            for x, y in loader:
+                optimizer.zero_grad()
+                loss = LOSS(model(x), y)
+                losses.append(loss.item())
+                loss.backward()
+                optimizer.step(loss=loss)
+                if len(losses) == STEPS:
+                    break
+        torch.testing.assert_close(found.losses[index], torch.tensor(losses), rtol=2e-4, atol=2e-5)
+        torch.testing.assert_close(found.models[index].state_dict(), model.state_dict(), rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_copy_that_diverges_stops_and_the_others_go_on(together):
+    schedules = [constant(0.05, STEPS), constant(1e4, STEPS), constant(0.01, STEPS)]
+    found = clrfast.sweep(mlp, LOSS, data(), schedules, together=together)
+    alone = clrfast.sweep(mlp, LOSS, data(), schedules[::2], together=together)
+    assert found.stopped.tolist() == [False, True, False]
+    assert found.steps[1] < STEPS
+    steps = int(found.steps[1])
+    assert found.losses[1, : steps + 1].isfinite().sum() >= steps
+    assert found.losses[1, steps + 1 :].isnan().all()
+    torch.testing.assert_close(found.losses[::2], alone.losses)
+    assert all(param.isfinite().all() for param in found.models[1].parameters())
+
+
+def test_together_and_in_sequence_stop_at_the_same_step():
+    same(*both(mlp, [constant(0.05, STEPS), constant(30.0, STEPS), constant(1e30, STEPS)]), rtol=1e-2)
+
+
+def test_a_range_test_for_each_weight_decay():
+    decays = [0.0, 1e-3, 1e-1]
+    schedules = [
+        Schedule(lr=clrfast.lr_sweep(1e-4, 1.0, 30).lr, weight_decay=decay, total_steps=30) for decay in decays
+    ]
+    together, in_sequence = both(mlp, schedules)
+    same(together, in_sequence, rtol=1e-3)
+    assert not torch.equal(together.losses[0], together.losses[2])
+
+
+def test_a_model_that_vmap_cannot_run_is_trained_in_sequence():
+    class Branching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = mlp()
+
+        def forward(self, x):
+            outputs = self.net(x)
+            return outputs if outputs.mean().item() < 1e9 else -outputs
+
+    found = clrfast.sweep(Branching, LOSS, data(), SCHEDULES)
+    assert "vmap cannot run this model or loss" in found.why_sequential
+    same(found, clrfast.sweep(Branching, LOSS, data(), SCHEDULES, together=False))
+    with pytest.raises(ValueError, match=r"together: got True, and torch\.func\.vmap cannot run"):
+        clrfast.sweep(Branching, LOSS, data(), SCHEDULES, together=True)
+
+
+def test_auto_takes_one_of_both_and_tells_why():
+    found = clrfast.sweep(mlp, LOSS, data(), SCHEDULES)
+    assert found.why_sequential is None or "times as fast as together" in found.why_sequential
+    same(found, clrfast.sweep(mlp, LOSS, data(), SCHEDULES, together=False))
+    assert clrfast.sweep(mlp, LOSS, data(), SCHEDULES[:1]).why_sequential == "there is only one copy"
+
+
+@pytest.mark.parametrize("make_model", [mlp, batch_norm, frozen])
+@pytest.mark.parametrize("faster", ["_at_once", "_in_sequence"])
+def test_the_steps_that_are_tried_both_ways_count(make_model, faster, monkeypatch):
+    sweep_module = importlib.import_module("clrfast.training._sweep")
+    tried, finish = [], getattr(sweep_module, faster)
+
+    def seconds(train, batches, untimed, device):
+        for batch in batches:
+            train(batch)
+        tried.append(len(batches))
+        return {"_at_once": (2.0, 1.0), "_in_sequence": (1.0, 2.0)}[faster][len(tried) - 1]
+
+    monkeypatch.setattr(sweep_module, "_seconds", seconds)
+    monkeypatch.setattr(
+        sweep_module, faster, lambda runs, begun, *others: tried.append(begun) or finish(runs, begun, *others)
+    )
+    found = clrfast.sweep(make_model, LOSS, data(), SCHEDULES)
+    *tried, begun = tried
+    assert tried == [2, 2]
+    assert begun.done == 4
+    same(found, clrfast.sweep(make_model, LOSS, data(), SCHEDULES, together=False))
+
+
+@pytest.mark.parametrize("together", [True, False, "auto"])
+def test_the_loader_goes_on_as_after_one_run(together):
+    orders = []
+    for run in (True, False):
+        loader = data()
+        torch.manual_seed(1)
+        if run:
+            clrfast.sweep(mlp, LOSS, loader, SCHEDULES, together=together)
+        else:
+            model = mlp()
+            clrfast.sweep(lambda model=model: model, LOSS, loader, SCHEDULES[:1], together=False)
+        orders.append([y.tolist() for _, y in loader])
+    assert orders[0] == orders[1]
+
+
+def test_own_losses_and_dict_batches():
+    x = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
+    batches = [{"x": part, "name": ["a"]} for part in x.split(8)]
+    found = [
+        clrfast.sweep(
+            mlp,
+            loader=batches,
+            schedules=SCHEDULES,
+            compute_loss=lambda model, batch: model(batch["x"]).square().mean(),
+            together=together,
+        )
+        for together in (True, False)
+    ]
+    same(*found)
+
+
+def test_progress_is_told():
+    told = []
+    for together in (True, False):
+        clrfast.sweep(mlp, LOSS, data(), SCHEDULES[:2], together=together, progress=lambda *args: told.append(args[:2]))
+    assert told == [(i, STEPS) for i in range(2, STEPS + 1)] + [(i, 2 * STEPS) for i in range(1, 2 * STEPS + 1)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"schedules": []}, "schedules: got \\[\\]"),
+        ({"schedules": [0.1]}, "schedules: got 0.1 among them"),
+        ({"schedules": [constant(0.1, 3), constant(0.1, 4)]}, "schedules: got total_steps of"),
+        ({"schedules": [Schedule(lr=0.1)]}, r"schedules: got total_steps of \['None'\]"),
+        ({"seeds": [1, 2]}, "seeds: got 2 for 4 schedules"),
+        ({"make_model": mlp()}, "make_model: got Sequential"),
+        ({"make_model": lambda: 3}, "make_model: it returned"),
+        ({"make_model": lambda: nn.LazyLinear(3)}, "make_model: it returned lazy modules"),
+        ({"make_model": lambda: nn.ReLU()}, "without trainable parameters"),
+        ({"loader": 3}, "loader: got int"),
+        ({"loader": []}, "loader: it is empty"),
+        ({"together": "yes"}, "together: got 'yes'"),
+        ({"loss_fn": nn.CrossEntropyLoss(reduction="none"), "together": False}, r"loss: got shape \(16,\)"),
+        ({"stop_factor": 1.0, "together": False}, "stop_factor: got 1"),
+        ({"stop_factor": 1.0, "together": True}, "stop_factor: got 1"),
+    ],
+)
+def test_bad_input_is_named(changes, named):
+    arguments = {"make_model": mlp, "loss_fn": LOSS, "loader": data(), "schedules": SCHEDULES, **changes}
+    with pytest.raises(ValueError, match=named):
+        clrfast.sweep(**arguments)
+
+
+def test_one_model_for_all_is_refused():
+    model = mlp()
+    with pytest.raises(ValueError, match="make_model: it returned the same model again"):
+        clrfast.sweep(lambda: model, LOSS, data(), SCHEDULES)
+
+
+def test_one_network_in_several_models_is_refused_and_a_frozen_one_is_not():
+    network = mlp()
+    with pytest.raises(ValueError, match="make_model: it returned models that share parameters"):
+        clrfast.sweep(lambda: nn.Sequential(network, nn.Linear(3, 3)), LOSS, data(), SCHEDULES)
+    network.requires_grad_(False)
+    found = clrfast.sweep(lambda: nn.Sequential(network, nn.Linear(3, 3)), LOSS, data(), SCHEDULES, together=False)
+    assert found.steps.tolist() == [STEPS] * len(SCHEDULES)
+
+
+def test_random_numbers_outside_go_on():
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    clrfast.sweep(mlp, LOSS, [next(iter(data()))], SCHEDULES, together=True)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -1,0 +1,158 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, RandomSampler, TensorDataset
+
+import clrfast
+from clrfast.training._preserve import restored
+
+OPTIMIZERS = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
+    "adam with tensor lr": lambda p: torch.optim.Adam(p, lr=torch.tensor(0.1), foreach=False),
+    "clrfast": lambda p: clrfast.SGD(p, lr=0.1, momentum=0.9),
+    "clrfast scheduled": lambda p: clrfast.SGD(p, momentum=0.9, schedule=clrfast.one_cycle(0.1, 10)),
+}
+
+
+def make(optimizer="sgd"):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 1))
+    model[1].eval()
+    model[3].bias.requires_grad_(False)
+    model.register_buffer("extra", torch.zeros(2), persistent=False)
+    made = OPTIMIZERS[optimizer](model.parameters())
+    model(torch.randn(16, 4)).mean().backward()
+    made.step()
+    return model, made
+
+
+def everything(model, optimizer):
+    """All that could have changed, as values that compare with ==."""
+    state = [
+        {k: v.tolist() if isinstance(v, torch.Tensor) else v for k, v in s.items()} for s in optimizer.state.values()
+    ]
+    groups = [{k: str(v) for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+    return {
+        "params": [p.tolist() for p in model.parameters()],
+        "memory": [p.data_ptr() for p in model.parameters()],
+        "grads": [None if p.grad is None else (p.grad.data_ptr(), p.grad.tolist()) for p in model.parameters()],
+        "requires_grad": [p.requires_grad for p in model.parameters()],
+        "buffers": {name: (b.data_ptr(), b.tolist()) for name, b in model.named_buffers()},
+        "training": [m.training for m in model.modules()],
+        "state": state,
+        "state tensors": [
+            [v.data_ptr() for v in s.values() if isinstance(v, torch.Tensor)] for s in optimizer.state.values()
+        ],
+        "groups": groups,
+        "attributes": sorted(vars(optimizer)),
+        "control": None if getattr(optimizer, "control", None) is None else int(optimizer.control.step),
+        "random": (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()),  # noqa: NPY002
+    }
+
+
+def disturb(model, optimizer):
+    model.train()
+    model[3].bias.requires_grad_(True)
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(torch.randn(16, 4)).square().mean().backward()
+        optimizer.step()
+    if isinstance(optimizer, clrfast.SGD):
+        optimizer.set_schedule(clrfast.constant(0.5, 3))
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(7.0)
+        else:
+            group["lr"] = 7.0
+    optimizer.added = 1
+    model.extra = torch.ones(2)
+    model.register_buffer("another", torch.ones(1))
+    model[0].weight.data = torch.zeros(8, 4)
+    random.random(), np.random.rand(), torch.rand(1)  # noqa: NPY002
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("error", [None, ValueError, KeyboardInterrupt])
+def test_everything_is_put_back(optimizer, error):
+    model, made = make(optimizer)
+    before = everything(model, made)
+
+    def run():
+        with restored(model, made):
+            disturb(model, made)
+            assert everything(model, made) != before
+            if error is not None:
+                raise error
+
+    if error is None:
+        run()
+    else:
+        with pytest.raises(error):
+            run()
+    assert everything(model, made) == before
+
+
+def test_what_cannot_be_put_back_does_not_keep_the_rest():
+    model, optimizer = make()
+    model.register_buffer("overlapping", torch.ones(1).expand(8))
+    before = [p.tolist() for p in model.parameters()]
+
+    def overwrite():
+        with restored(model, optimizer):
+            disturb(model, optimizer)
+            model.overlapping[:1] += 1
+
+    with pytest.raises(RuntimeError, match="more than one element"):
+        overwrite()
+    assert [p.tolist() for p in model.parameters()] == before
+
+
+def test_gradients_that_are_views_into_other_memory_keep_their_values():
+    """As those of a DistributedDataParallel with ``gradient_as_bucket_view``, which writes all gradients there."""
+    model, bucket = nn.Linear(4, 1, bias=False), torch.arange(8.0)
+    model.weight.grad = bucket[4:].view(1, 4)
+    with restored(model):
+        bucket.zero_()
+    assert model.weight.grad.tolist() == [[4.0, 5.0, 6.0, 7.0]]
+    assert bucket.tolist() == [0.0, 0.0, 0.0, 0.0, 4.0, 5.0, 6.0, 7.0]
+
+
+def test_overlapping_buffers_that_nobody_writes_are_fine():
+    model, optimizer = make()
+    model.register_buffer("overlapping", torch.ones(1).expand(8))
+    with restored(model, optimizer):
+        disturb(model, optimizer)
+    assert model.overlapping.tolist() == [1.0] * 8
+
+
+def test_training_goes_on_as_if_nothing_had_been():
+    def train(disturbed):
+        model, optimizer = make("clrfast scheduled")
+        if disturbed:
+            with restored(model, optimizer):
+                disturb(model, optimizer)
+        model.train()
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(torch.randn(16, 4)).square().mean().backward()
+            optimizer.step()
+        return [p.tolist() for p in model.parameters()]
+
+    assert train(True) == train(False)
+
+
+@pytest.mark.parametrize("where", ["loader", "sampler"])
+def test_order_of_the_next_epoch(where):
+    data, generator = TensorDataset(torch.arange(10)), torch.Generator().manual_seed(3)
+    if where == "loader":
+        loader = DataLoader(data, batch_size=2, shuffle=True, generator=generator)
+    else:
+        loader = DataLoader(data, batch_size=2, sampler=RandomSampler(data, generator=generator))
+    state = generator.get_state()
+    with restored(nn.Linear(1, 1), loader=loader):
+        list(loader)
+        assert not torch.equal(generator.get_state(), state)
+    assert torch.equal(generator.get_state(), state)
