@@ -60,7 +60,7 @@ def one_by_one(workload: Workload, device: torch.device, data: DataLoader, decay
 def ours(
     workload: Workload, device: torch.device, data: DataLoader, decays: list[float], steps: int, *, together: Any
 ) -> None:
-    lr = clrfast.lr_sweep(1e-5, 1e-5 * 1.1**steps, steps).lr
+    lr = clrfast.lr_ramp(1e-5, 1e-5 * 1.1**steps, steps).lr
     schedules = [clrfast.Schedule(lr=lr, weight_decay=decay, total_steps=steps) for decay in decays]
     found = clrfast.sweep(lambda: workload.make().to(device), nn.CrossEntropyLoss(), data, schedules, together=together)
     assert found.steps.tolist() == [steps] * len(decays)

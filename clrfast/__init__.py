@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         find_recipe,
         find_weight_decay,
     )
-    from .schedules import Schedule, as_lr_scheduler, constant, lr_sweep, one_cycle
+    from .schedules import Schedule, as_lr_scheduler, constant, lr_ramp, one_cycle
     from .tasks import Task
     from .training import Replicas, sweep
 
@@ -57,7 +57,7 @@ __all__ = [
     "find_recipe",
     "find_weight_decay",
     "layer_groups",
-    "lr_sweep",
+    "lr_ramp",
     "one_cycle",
     "range_test",
     "schedules",

@@ -4,41 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import math
-import numbers
-import reprlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ._checks import parse_float, short_repr
+
 MOST = 2**53
 """Whole numbers beyond this are none that a file of this package holds, and not exact as floats."""
-
-
-def shown(value: Any) -> str:
-    """``value`` in a message: its ``repr``, cut where it is long."""
-    try:
-        return reprlib.repr(value)
-    except Exception:  # a whole number of more digits than Python prints, or somebody's own __repr__
-        return f"a value of type {type(value).__name__}"
-
-
-def number(name: str, value: Any) -> float:
-    """``value`` as a float; text that reads as a number is one, for YAML reads 1e-3 as text, and JSON has no inf.
-
-    Raises:
-        ValueError: it is neither, or beyond the range of a float.
-
-    >>> number("lr", 3), number("lr", "1e-3"), number("loss", "inf")
-    (3.0, 0.001, inf)
-    """
-    if isinstance(value, numbers.Real | str) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except (ValueError, OverflowError):
-            pass
-    raise ValueError(f"{name}: got {shown(value)}; give a number within the range of a float")
 
 
 class Fields:
@@ -53,7 +28,7 @@ class Fields:
 
     def __init__(self, data: Any, at: str = ""):
         if not isinstance(data, Mapping):
-            raise ValueError(f"{at or 'all of it'}: got {shown(data)}; give a dict")
+            raise ValueError(f"{at or 'all of it'}: got {short_repr(data)}; give a dict")
         self._data, self._at = data, at
 
     def only(self, *names: str) -> None:
@@ -68,7 +43,7 @@ class Fields:
 
     def path(self, name: Any) -> str:
         """Where the entry is, in messages."""
-        entry = name if isinstance(name, str) else shown(name)
+        entry = name if isinstance(name, str) else short_repr(name)
         return f"{self._at}.{entry}" if self._at else entry
 
     def holds(self, name: str) -> bool:
@@ -90,14 +65,14 @@ class Fields:
         return self._data[name]
 
     def number(self, name: str) -> float:
-        return number(self.path(name), self.any(name))
+        return parse_float(self.path(name), self.any(name))
 
     def finite(self, name: str, least: float) -> float:
         """A finite number, at least ``least``."""
         value = self.number(name)
         if not least <= value < math.inf:
             raise ValueError(
-                f"{self.path(name)}: got {shown(self.any(name))}; give a finite number, at least {least:g}"
+                f"{self.path(name)}: got {short_repr(self.any(name))}; give a finite number, at least {least:g}"
             )
         return value
 
@@ -112,7 +87,9 @@ class Fields:
         """A whole number, at least ``least``."""
         value = self.number(name)
         if not (least <= value <= MOST and value.is_integer()):
-            raise ValueError(f"{self.path(name)}: got {shown(self.any(name))}; give a whole number, at least {least}")
+            raise ValueError(
+                f"{self.path(name)}: got {short_repr(self.any(name))}; give a whole number, at least {least}"
+            )
         return int(value)
 
     def text(self, name: str) -> str:
@@ -140,32 +117,34 @@ class Fields:
     def numbers(self, name: str) -> NDArray[np.float64]:
         """float64 ``[n]``, of a list of numbers."""
         path = self.path(name)
-        return np.array([number(f"{path}[{i}]", item) for i, item in enumerate(self.items(name))], dtype=np.float64)
+        return np.array(
+            [parse_float(f"{path}[{i}]", item) for i, item in enumerate(self.items(name))], dtype=np.float64
+        )
 
     def finite_numbers(self, name: str, least: float) -> NDArray[np.float64]:
         """float64 ``[n]``: finite numbers, at least ``least``."""
         values = self.numbers(name)
         if not (np.isfinite(values) & (values >= least)).all():
-            raise ValueError(f"{self.path(name)}: got {shown(self.any(name))}; give finite numbers >= {least:g}")
+            raise ValueError(f"{self.path(name)}: got {short_repr(self.any(name))}; give finite numbers >= {least:g}")
         return values
 
     def ascending(self, name: str, least: float) -> NDArray[np.float64]:
         """float64 ``[n]``: finite numbers, at least ``least``, none below the one before it."""
         values = self.finite_numbers(name, least)
         if (np.diff(values) < 0).any():
-            raise ValueError(f"{self.path(name)}: got {shown(self.any(name))}; give numbers in ascending order")
+            raise ValueError(f"{self.path(name)}: got {short_repr(self.any(name))}; give numbers in ascending order")
         return values
 
     def _of_type(self, name: str, kind: type, what: str) -> Any:
         value = self.any(name)
         if not isinstance(value, kind):
-            raise ValueError(f"{self.path(name)}: got {shown(value)}; give {what}")
+            raise ValueError(f"{self.path(name)}: got {short_repr(value)}; give {what}")
         return value
 
 
 def _list(path: str, value: Any) -> list[Any]:
     if not isinstance(value, list | tuple):
-        raise ValueError(f"{path}: got {shown(value)}; give a list")
+        raise ValueError(f"{path}: got {short_repr(value)}; give a list")
     return list(value)
 
 

@@ -20,7 +20,7 @@ FORMS = {
 }
 ARGUMENTS = {
     "constant": {"lr": 1.0},
-    "lr_sweep": {"min_lr": 1e-4, "max_lr": 1.0},
+    "lr_ramp": {"min_lr": 1e-4, "max_lr": 1.0},
     "triangular": {"base_lr": 0.1, "max_lr": 1.0, "step_size": 125},
     "triangular2": {"base_lr": 0.1, "max_lr": 1.0, "step_size": 125},
     "exp_range": {"base_lr": 0.1, "max_lr": 1.0, "step_size": 125, "gamma": 0.998},

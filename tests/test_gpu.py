@@ -304,7 +304,7 @@ def test_a_captured_1cycle_is_the_eager_one(dtype, options):
 
 def test_a_captured_run_stops_where_the_eager_one_does():
     def run(captured):
-        net, optimizer, step, warm_up, load = training(clrfast.schedules.lr_sweep(1e-3, 1e4, 40))
+        net, optimizer, step, warm_up, load = training(clrfast.schedules.lr_ramp(1e-3, 1e4, 40))
         optimizer.control.watch_divergence(smoothing=0.5)
         warm_up()
         step = CapturedStep(step, optimizer).replay if captured else step

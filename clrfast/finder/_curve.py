@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from .. import _saving as saving
-from .._fields import Fields, shown
+from .._checks import short_repr
+from .._fields import Fields
 from ._noise import Floats, divergence, noise, smoothed
 from ._suggest import METHODS, MIN_POINTS, NoSuggestionError, Suggestion, edge, resampled
 
@@ -281,7 +282,7 @@ class LRCurve:
         with data.named():
             curve = cls(**given)
         if not len(curve.lr) or curve.lr[0] == 0:
-            raise ValueError(f"{data.path('lr')}: got {shown(data.any('lr'))}; give rates above 0, at least one")
+            raise ValueError(f"{data.path('lr')}: got {short_repr(data.any('lr'))}; give rates above 0, at least one")
         return curve
 
     def __getstate__(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from ..schedules._curves import is_whole
+from .._checks import is_whole
 from ..training._joined_optimizer import Optimizers, joined
 from ._curve import LRCurve
 from ._experiment import Bench

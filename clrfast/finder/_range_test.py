@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .._checks import is_whole
 from .._progress import Progress, showing
 from .._ranks import GroupOption, ranks_of
 from ..optim._control import require_divergence_limits
-from ..schedules import Schedule, lr_sweep
-from ..schedules._curves import is_whole
+from ..schedules import Schedule, lr_ramp
 from ..schedules._policies import Spacing
 from ..training._batches import ComputeLoss
 from ..training._joined_optimizer import Optimizers
@@ -103,7 +103,7 @@ def range_test(
             optimizers, as a GAN has them, is stepped together, on one loss; the ratios of all their groups are kept,
             and the curve's rate is the highest. None: ``clrfast.SGD`` with momentum 0.9, over the trainable parameters
             of the model and of the loss (see ``clrfast.training._loss_modules.loss_modules``).
-        min_lr, max_lr, spacing: the sweep, end points included; see ``lr_sweep``. ``max_lr`` None: 10, and with
+        min_lr, max_lr, spacing: the ramp, end points included; see ``lr_ramp``. ``max_lr`` None: 10, and with
             "auto" higher, up to 10,000, until the loss diverges.
         steps: updates of the sweep. "auto": for exponential sweeps over more than a factor of 750, a coarse one of
             38 steps, then one of 60 from a 500th to 1.5 times the rate at which it diverged, from the same initial
@@ -227,12 +227,12 @@ def _planned(min_lr: float, max_lr: float | None, steps: Any, spacing: Spacing, 
         )
     usual_max_lr = USUAL_MAX_LR if max_lr is None else max_lr
     plain = PLAIN_STEPS if steps == "auto" else steps
-    sweep = lr_sweep(min_lr, usual_max_lr, plain, spacing=spacing)
+    sweep = lr_ramp(min_lr, usual_max_lr, plain, spacing=spacing)
     if steps != "auto" or spacing != "exponential" or usual_max_lr / min_lr <= FINE_RANGE[1] / FINE_RANGE[0]:
         return _Plan(sweep, None, repeats, repeats * plain)
     top = LARGEST_MAX_LR if max_lr is None else max_lr
     coarse_steps = round(COARSE_STEPS * math.log10(top / min_lr) / COARSE_DECADES)
-    return _Plan(sweep, lr_sweep(min_lr, top, coarse_steps), repeats, coarse_steps + repeats * FINE_STEPS)
+    return _Plan(sweep, lr_ramp(min_lr, top, coarse_steps), repeats, coarse_steps + repeats * FINE_STEPS)
 
 
 def _curves(plan: _Plan, run: Callable[..., Recorded], stop_factor: float) -> list[LRCurve]:
@@ -267,7 +267,7 @@ def _coarse_then_fine(
     else:
         climb = coarse.divergence_lr or _collapse_lr(coarse)
         top = max_lr / high if climb is None else min(ABOVE_EDGE * climb, max_lr / high)
-    fine_sweep = lr_sweep(top * low, min(top * high, max_lr), FINE_STEPS)
+    fine_sweep = lr_ramp(top * low, min(top * high, max_lr), FINE_STEPS)
     curves = []
     for repeat in range(repeats):
         done = coarse_sweep.total_steps + repeat * FINE_STEPS

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from .._checks import is_whole
 from .._progress import Progress, showing
 from .._ranks import GroupOption, ranks_of
 from ..schedules import one_cycle
-from ..schedules._curves import is_whole
 from ._curve import LRCurve
 from ._experiment import Bench
 from ._noise import Floats

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._checks import is_whole
 from .._ranks import ALONE, Ranks
-from ..schedules._curves import is_whole
 from ..training._batches import as_pair, moved
 from ..training._eager_step import EagerStep, evaluating
 from ._curve import VALIDATION_LOSS

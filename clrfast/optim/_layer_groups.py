@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from ..schedules._curves import is_whole, require_positive
+from .._checks import is_whole, require_positive
 
 _NORMS = (
     nn.modules.batchnorm._NormBase,

@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
+from .._checks import is_whole
 from ..schedules import Schedule
-from ..schedules._curves import is_whole
 
 SCHEDULE, STEP = "schedule", "schedule_step"
 KEYS = (SCHEDULE, STEP)

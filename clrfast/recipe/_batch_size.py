@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from .._checks import is_whole
 from ..finder._experiment import Bench
-from ..schedules._curves import is_whole
 from ..training._batches import ComputeLoss
 from ..training._eager_step import EagerStep
 from ._memory import Budget, CudaMeter, DoesNotFit, Meter, in_words, is_out_of_memory, release

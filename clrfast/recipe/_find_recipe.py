@@ -17,13 +17,13 @@ import numpy as np
 from torch import nn
 from torch.utils.data import DataLoader
 
+from .._checks import is_whole
 from .._progress import Progress
 from .._ranks import Ranks
 from .._saving import NotWrittenError
 from ..finder import LRCurve, range_test
 from ..finder._experiment import MOMENTUM
 from ..optim import SGD
-from ..schedules._curves import is_whole
 from ..tasks import Task
 from ..training._loss_modules import loss_modules, trainable
 from ._batch_size import checked_loader, find_batch_size

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .._checks import is_whole
 from ..finder._noise import Floats, noise, smoothed
 from ..finder._suggest import FLAT
-from ..schedules._curves import is_whole
 
 TREND_FRAC = 0.03
 """Width of the smoothing, as a fraction of the points: at its ends an even fall looks a fortieth of the run behind,

@@ -10,7 +10,8 @@ from typing import Any, cast, get_args
 import numpy as np
 
 from .. import _saving as saving
-from .._fields import Fields, number, shown
+from .._checks import parse_float, short_repr
+from .._fields import Fields
 from ..finder import LRCurve, NoSuggestionError
 from ._batch_size import BatchSizes, LimitedBy, StepCost
 from ._history import History
@@ -111,7 +112,9 @@ def _history(data: Fields) -> History:
     with data.named():
         history = History(train_loss, val_loss, val_steps, lr, weight_decay)
     if val_steps[0] != 0:
-        raise ValueError(f"{data.path('val_steps')}: got {shown(val_steps.tolist())}; give steps that begin with 0")
+        raise ValueError(
+            f"{data.path('val_steps')}: got {short_repr(val_steps.tolist())}; give steps that begin with 0"
+        )
     return history
 
 
@@ -170,11 +173,13 @@ def _job(path: str, value: Any) -> Job:
     try:
         momentum, weight_decay, repeat = value
         if isinstance(momentum, list):
-            upper, lower = (number(path, bound) for bound in momentum)
-            return (upper, lower), number(path, weight_decay), int(number(path, repeat))
-        return number(path, momentum), number(path, weight_decay), int(number(path, repeat))
+            upper, lower = (parse_float(path, bound) for bound in momentum)
+            return (upper, lower), parse_float(path, weight_decay), int(parse_float(path, repeat))
+        return parse_float(path, momentum), parse_float(path, weight_decay), int(parse_float(path, repeat))
     except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"{path}: got {shown(value)}; give momentum, weight decay and number of the repeat") from None
+        raise ValueError(
+            f"{path}: got {short_repr(value)}; give momentum, weight decay and number of the repeat"
+        ) from None
 
 
 def _batch_sizes(data: Fields, name: str) -> BatchSizes:
@@ -182,7 +187,7 @@ def _batch_sizes(data: Fields, name: str) -> BatchSizes:
     of.only(*(f.name for f in fields(BatchSizes)))
     limited_by = of.text("limited_by")
     if limited_by not in get_args(LimitedBy):
-        raise ValueError(f"{of.path('limited_by')}: got {shown(limited_by)}; give one of {get_args(LimitedBy)}")
+        raise ValueError(f"{of.path('limited_by')}: got {short_repr(limited_by)}; give one of {get_args(LimitedBy)}")
     return BatchSizes(
         of.whole("largest", 1),
         of.whole("fastest", 1),

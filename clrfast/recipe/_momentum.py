@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from .._checks import require_finite
 from .._progress import Progress, showing
 from ..finder._suggest import NoSuggestionError
-from ..schedules._curves import require_finite
 from ..training._batches import ComputeLoss
 from ._deadline import TimeIsUp, deadline
 from ._distributed import Group, together

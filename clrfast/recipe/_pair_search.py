@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor, nn
 
+from .._checks import is_whole, require_positive
 from .._progress import Progress, showing
 from ..finder._noise import Floats
 from ..finder._suggest import NoSuggestionError
-from ..schedules._curves import is_whole, require_positive
 from ..schedules._policies import Momentum
 from ..training._batches import ComputeLoss
 from ._deadline import Deadline, deadline

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .._checks import is_whole, require_positive
 from .._progress import Progress
 from .._ranks import ALONE, Ranks
 from ..finder._experiment import Bench
@@ -19,7 +20,6 @@ from ..finder._ramp import Recorded, rates_of
 from ..finder._range_test import range_test
 from ..finder._validation import HeldOut
 from ..schedules import Schedule, one_cycle
-from ..schedules._curves import is_whole, require_positive
 from ..schedules._policies import Momentum
 from ..training._batches import ComputeLoss, chosen_loss
 from ..training._eager_step import device_of

@@ -16,14 +16,14 @@ from ._decay import (
 from ._follow_lr import FollowLR
 from ._lr_scheduler import ScheduleLR, as_lr_scheduler
 from ._one_cycle import one_cycle, one_cycle_cos, one_cycle_fastai, one_cycle_linear, one_cycle_three_phase
-from ._policies import constant, exp_range, lr_sweep, triangular, triangular2
+from ._policies import constant, exp_range, lr_ramp, triangular, triangular2
 from ._schedule import QUANTITIES, Schedule
 
 POLICIES = {
     policy.__name__: policy
     for policy in (
         constant,
-        lr_sweep,
+        lr_ramp,
         triangular,
         triangular2,
         exp_range,
@@ -76,7 +76,7 @@ __all__ = [
     "exponential_decay",
     "flat_cosine",
     "inverse_sqrt",
-    "lr_sweep",
+    "lr_ramp",
     "one_cycle",
     "one_cycle_cos",
     "one_cycle_fastai",

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ._curves import Curve, FloatArray, Transition, is_whole, require_finite, require_positive
+from .._checks import is_whole, require_finite, require_positive
+from ._curves import Curve, FloatArray, Transition
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,6 @@ past its last transition it holds its end value.
 from __future__ import annotations
 
 import dataclasses
-import math
-import numbers
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -17,7 +15,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._fields import Fields, number, shown
+from .._checks import parse_float, require_finite, require_positive, short_repr
+from .._fields import Fields
 
 FloatArray = NDArray[np.float64]
 
@@ -85,7 +84,7 @@ def revived(name: str, value: Any, depth: int = MAX_DEPTH) -> Any:
     if value is None or isinstance(value, bool | Curve):
         return value
     if not isinstance(value, Mapping | list | tuple):
-        value = number(name, value)
+        value = parse_float(name, value)
         return int(value) if value.is_integer() and abs(value) < 2**53 else value
     if depth == 0:
         raise ValueError(f"{name}: it is nested more than {MAX_DEPTH} deep")
@@ -98,12 +97,12 @@ def _curve(name: str, data: Mapping[str, Any], depth: int) -> Curve:
     of = Fields(data, name)
     kind = Curve._kinds.get(of.text("kind"))
     if kind is None:
-        raise ValueError(f"{name}: {shown(of.text('kind'))} is unknown; known curves are {sorted(Curve._kinds)}")
+        raise ValueError(f"{name}: {short_repr(of.text('kind'))} is unknown; known curves are {sorted(Curve._kinds)}")
     fields = {key: revived(of.path(key), value, depth - 1) for key, value in data.items() if key != "kind"}
     try:
         return kind(**fields)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{name}: {shown(data)} does not describe a {kind.__name__}: {error}") from None
+        raise ValueError(f"{name}: {short_repr(data)} does not describe a {kind.__name__}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -192,7 +191,7 @@ class Function(Curve):
 
     def __post_init__(self) -> None:
         if not callable(self.function):
-            raise ValueError(f"function: got {shown(self.function)}; give a function of an array of steps")
+            raise ValueError(f"function: got {short_repr(self.function)}; give a function of an array of steps")
 
     def _values(self, steps: FloatArray) -> FloatArray:
         values = np.asarray(self.function(steps), dtype=np.float64)
@@ -218,34 +217,5 @@ def as_curve(name: str, value: CurveLike) -> Curve:
         return Constant(float(value))
     except (TypeError, ValueError, OverflowError):
         raise ValueError(
-            f"{name}: got {shown(value)}; give a curve, a finite number or a function of the array of steps"
+            f"{name}: got {short_repr(value)}; give a curve, a finite number or a function of the array of steps"
         ) from None
-
-
-def require_finite(**values: Any) -> None:
-    """Raise a ValueError that names the first value which is no finite number."""
-    for name, value in values.items():
-        if not _is_finite(value):
-            raise ValueError(f"{name}: got {shown(value)}; give a finite number")
-
-
-def require_positive(**values: Any) -> None:
-    """Raise a ValueError that names the first value which is no finite number above 0."""
-    for name, value in values.items():
-        if not (_is_finite(value) and float(value) > 0):
-            raise ValueError(f"{name}: got {shown(value)}; give a finite number above 0")
-
-
-def is_whole(value: Any) -> bool:
-    """Whether ``value`` is a number without a fraction, of whatever type; True and False are none."""
-    return _is_finite(value) and float(value).is_integer()
-
-
-def _is_finite(value: Any) -> bool:
-    """Whether ``value`` is a number within the range of a float; True and False are none."""
-    if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # a whole number of hundreds of digits
-        return False

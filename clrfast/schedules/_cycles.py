@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ._curves import Curve, FloatArray, require_finite, require_positive
+from .._checks import require_finite, require_positive
+from ._curves import Curve, FloatArray
 
 Amplitude = Callable[[FloatArray], Any]
 

@@ -8,9 +8,10 @@ them.
 
 from __future__ import annotations
 
+from .._checks import require_finite, require_positive
 from ._annealing import Cosine, CosineRestarts, ExponentialDecay, InverseSqrt, Polynomial
 from ._composition import Joined
-from ._curves import Constant, CurveLike, require_finite, require_positive
+from ._curves import Constant, CurveLike
 from ._schedule import Schedule, checked_total_steps
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from .._checks import require_positive
 from ._annealing import Cosine
 from ._composition import Joined
-from ._curves import Constant, Curve, CurveLike, Linear, require_positive
+from ._curves import Constant, Curve, CurveLike, Linear
 from ._policies import Momentum, momentum_curve
 from ._schedule import Schedule, checked_total_steps
 

@@ -1,4 +1,4 @@
-"""Policies for finding a rate and for cycling it: constant, sweep, cyclical learning rates.
+"""Policies for finding a rate and for cycling it: constant, ramp, cyclical learning rates.
 
 Shared by all policies: ``momentum`` is None (the parameter groups keep theirs), a number (fixed), or a pair
 (upper, lower) that cycles against the rate; ``weight_decay`` is None or a curve, as in ``Schedule``.
@@ -12,7 +12,8 @@ from typing import Literal
 
 import numpy as np
 
-from ._curves import Constant, Curve, CurveLike, Exponential, Linear, require_finite, require_positive
+from .._checks import require_finite, require_positive
+from ._curves import Constant, Curve, CurveLike, Exponential, Linear
 from ._cycles import Amplitude, Triangular
 from ._schedule import Schedule, checked_total_steps
 
@@ -30,7 +31,7 @@ def constant(
     return Schedule(lr, momentum, weight_decay, total_steps)
 
 
-def lr_sweep(
+def lr_ramp(
     min_lr: float,
     max_lr: float,
     total_steps: int,
@@ -39,7 +40,7 @@ def lr_sweep(
     momentum: CurveLike | None = None,
     weight_decay: CurveLike | None = None,
 ) -> Schedule:
-    """The learning-rate range test's sweep: from ``min_lr`` at step 0 to ``max_lr`` at the last step, both included.
+    """The learning-rate range test's ramp: from ``min_lr`` at step 0 to ``max_lr`` at the last step, both included.
 
         exponential: lr = min_lr * (max_lr / min_lr) ** (step / (total_steps - 1))
         linear:      lr = min_lr + (max_lr - min_lr) * step / (total_steps - 1)
@@ -60,7 +61,7 @@ def lr_sweep(
             f"min_lr, max_lr: got {min_lr!r} and {max_lr!r}; give rates with 0 < min_lr < max_lr <= {MAX_LR:.3g}"
         )
     if checked_total_steps(total_steps) < 2:
-        raise ValueError(f"total_steps: got {total_steps}; a sweep needs at least 2 steps")
+        raise ValueError(f"total_steps: got {total_steps}; a ramp needs at least 2 steps")
     kinds: dict[str, type[Exponential] | type[Linear]] = {"exponential": Exponential, "linear": Linear}
     if spacing not in kinds:
         raise ValueError(f"spacing: got {spacing!r}; give one of {sorted(kinds)}")

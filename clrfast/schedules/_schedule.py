@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._fields import Fields, shown
+from .._checks import is_whole, require_positive, short_repr
+from .._fields import Fields
 from ._composition import Joined, Scaled, Shifted, Stretched
-from ._curves import Constant, Curve, CurveLike, Linear, Tabulated, as_curve, is_whole, require_positive, revived
+from ._curves import Constant, Curve, CurveLike, Linear, Tabulated, as_curve, revived
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -242,7 +243,7 @@ class Schedule:
         """A schedule that was given in epochs, in steps: its curves at ``step / steps_per_epoch``.
 
         For policies that are functions of time, such as the annealing ones. Those that put their ends on the first
-        and the last step (``one_cycle`` and its forms, ``lr_sweep``) must be given steps: ``total_steps=epochs *
+        and the last step (``one_cycle`` and its forms, ``lr_ramp``) must be given steps: ``total_steps=epochs *
         steps_per_epoch``.
         """
         require_positive(steps_per_epoch=steps_per_epoch)
@@ -303,7 +304,7 @@ def checked_total_steps(total_steps: Any) -> int:
     """
     if not is_whole(total_steps) or not 1 <= total_steps <= MAX_TOTAL_STEPS:
         raise ValueError(
-            f"total_steps: got {shown(total_steps)}; give a whole number of steps, at least 1 and at most "
+            f"total_steps: got {short_repr(total_steps)}; give a whole number of steps, at least 1 and at most "
             f"{MAX_TOTAL_STEPS:,}"
         )
     return int(total_steps)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..schedules._curves import is_whole
+from .._checks import is_whole
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._checks import is_whole
 from ..optim import SGD
-from ..schedules._curves import is_whole
 from ._batches import ComputeLoss, checked_loss, moved
 
 

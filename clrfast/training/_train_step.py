@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .. import _native
+from .._checks import is_whole
 from ..optim import SGD
 from ..optim._parameters import devices_of
-from ..schedules._curves import is_whole
 from . import _graphs as graphs
 from ._batches import ComputeLoss, chosen_loss
 from ._captured_step import CapturedStep

@@ -316,7 +316,7 @@ def test_schedule_leaves_what_it_does_not_name_to_the_groups(backend):
 
 def test_a_skipped_update_does_not_move_the_schedule(backend):
     params = make_params([(2,)])
-    optimizer = clrfast.SGD(params, schedule=clrfast.lr_sweep(0.1, 1.0, 4), backend=backend)
+    optimizer = clrfast.SGD(params, schedule=clrfast.lr_ramp(0.1, 1.0, 4), backend=backend)
     lrs = []
     for step, skip in enumerate((True, False, True, False)):
         give_grads(params, step)
@@ -427,7 +427,7 @@ def test_resumed_run_continues_bit_for_bit(backend, own):
 
 def test_another_schedule_at_resume_stays_and_is_told(backend):
     params, optimizer = run_steps(lambda p: clrfast.SGD(p, schedule=clrfast.constant(0.1, 4), backend=backend), 2)
-    other = clrfast.SGD(params, schedule=clrfast.lr_sweep(0.1, 1.0, 10), backend=backend)
+    other = clrfast.SGD(params, schedule=clrfast.lr_ramp(0.1, 1.0, 10), backend=backend)
     with pytest.warns(UserWarning, match="saved schedule differs"):
         other.load_state_dict(optimizer.state_dict())
     assert int(other.control.step) == 2
@@ -436,7 +436,7 @@ def test_another_schedule_at_resume_stays_and_is_told(backend):
 
 def test_add_param_group_under_a_schedule(backend):
     params = make_params([(2,), (3,)])
-    optimizer = clrfast.SGD(params[:1], schedule=clrfast.lr_sweep(0.1, 1.0, 4), backend=backend)
+    optimizer = clrfast.SGD(params[:1], schedule=clrfast.lr_ramp(0.1, 1.0, 4), backend=backend)
     give_grads(params, 0)
     optimizer.step(loss=3.0)
     optimizer.add_param_group({"params": params[1:]})

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from torch.optim.lr_scheduler import CyclicLR
 
-from clrfast import constant, lr_sweep
+from clrfast import constant, lr_ramp
 from clrfast.schedules import POLICIES, Schedule, exp_range, triangular, triangular2
 from tests.torch_schedulers import assert_equal_curves
 
@@ -12,18 +12,18 @@ def columns(schedule):
     return [table[:, 0, k].astype(float).round(6).tolist() for k in range(3)]
 
 
-def test_exponential_sweep():
-    assert columns(lr_sweep(0.01, 1.0, 5))[0] == [0.01, 0.031623, 0.1, 0.316228, 1.0]
+def test_exponential_ramp():
+    assert columns(lr_ramp(0.01, 1.0, 5))[0] == [0.01, 0.031623, 0.1, 0.316228, 1.0]
 
 
-def test_linear_sweep():
-    assert columns(lr_sweep(1.0, 3.0, 5, spacing="linear"))[0] == [1.0, 1.5, 2.0, 2.5, 3.0]
+def test_linear_ramp():
+    assert columns(lr_ramp(1.0, 3.0, 5, spacing="linear"))[0] == [1.0, 1.5, 2.0, 2.5, 3.0]
 
 
-def test_sweep_leaves_momentum_and_weight_decay_alone():
-    sweep = lr_sweep(0.1, 1.0, 5)
-    assert sweep.momentum is None
-    assert sweep.weight_decay is None
+def test_ramp_leaves_momentum_and_weight_decay_alone():
+    ramp = lr_ramp(0.1, 1.0, 5)
+    assert ramp.momentum is None
+    assert ramp.weight_decay is None
 
 
 def test_constant():
@@ -91,7 +91,7 @@ def test_equals_torchs_cyclic_lr(name):
 
 ARGUMENTS = {
     "constant": {"lr": 0.1},
-    "lr_sweep": {"min_lr": 0.01, "max_lr": 1.0},
+    "lr_ramp": {"min_lr": 0.01, "max_lr": 1.0},
     "triangular": {"base_lr": 0.1, "max_lr": 1.0, "step_size": 10},
     "triangular2": {"base_lr": 0.1, "max_lr": 1.0, "step_size": 10},
     "exp_range": {"base_lr": 0.1, "max_lr": 1.0, "step_size": 10, "gamma": 0.99},
@@ -109,9 +109,9 @@ ARGUMENTS = {
 @pytest.mark.parametrize("name", POLICIES)
 @pytest.mark.parametrize("total_steps", [1, 2, 3, 50, 1000])
 def test_every_policy_at_every_length(name, total_steps):
-    """A table for every length (a sweep needs two steps), a dict form, and no motion past the end of the table."""
-    if name == "lr_sweep" and total_steps == 1:
-        pytest.skip("a sweep of one step is refused")
+    """A table for every length (a ramp needs two steps), a dict form, and no motion past the end of the table."""
+    if name == "lr_ramp" and total_steps == 1:
+        pytest.skip("a ramp of one step is refused")
     schedule = POLICIES[name](total_steps=total_steps, **ARGUMENTS[name])
     table = schedule.table()
     assert table.shape == (total_steps, 1, 3)
@@ -139,11 +139,11 @@ def test_momentum_is_left_fixed_or_cycled(name, momentum):
 @pytest.mark.parametrize(
     ("make", "named"),
     [
-        (lambda: lr_sweep(1.0, 1.0, 5), "min_lr, max_lr: got 1.0 and 1.0"),
-        (lambda: lr_sweep(0.0, 1.0, 5), "min_lr, max_lr: got 0.0"),
-        (lambda: lr_sweep(0.1, float("inf"), 5), "min_lr, max_lr"),
-        (lambda: lr_sweep(0.1, 1.0, 1), "total_steps: got 1"),
-        (lambda: lr_sweep(0.1, 1.0, 5, spacing="cubic"), "spacing: got 'cubic'"),
+        (lambda: lr_ramp(1.0, 1.0, 5), "min_lr, max_lr: got 1.0 and 1.0"),
+        (lambda: lr_ramp(0.0, 1.0, 5), "min_lr, max_lr: got 0.0"),
+        (lambda: lr_ramp(0.1, float("inf"), 5), "min_lr, max_lr"),
+        (lambda: lr_ramp(0.1, 1.0, 1), "total_steps: got 1"),
+        (lambda: lr_ramp(0.1, 1.0, 5, spacing="cubic"), "spacing: got 'cubic'"),
         (lambda: triangular(0.5, 0.1, 10, step_size=2), "base_lr, max_lr: got 0.5 and 0.1"),
         (lambda: triangular(0.1, 0.5, 10, step_size=0), "step_size: got 0"),
         (lambda: triangular(0.1, 0.5, 10, step_size=2, down_size=-1), "down_size: got -1"),

@@ -116,7 +116,11 @@ BROKEN = {
     "pickle with labels of text": ("py", batch(IMAGES_1, [b"cat"] * N), "its labels are no list of whole numbers"),
     "pickle with labels that are no list": ("py", batch(IMAGES_1, 3), "its labels are no list of whole numbers"),
     "pickle with a command": ("py", batch(IMAGES_1, LABELS_1, more=RunsACommand()), r"it wants \w+.mkdir, which no"),
-    "pickle with a class": ("py", batch(IMAGES_1.view(Text), LABELS_1), "it wants tests.tasks.test_cifar10.Text, which no"),
+    "pickle with a class": (
+        "py",
+        batch(IMAGES_1.view(Text), LABELS_1),
+        "it wants tests.tasks.test_cifar10.Text, which no",
+    ),
 }
 
 

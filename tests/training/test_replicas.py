@@ -149,9 +149,7 @@ def test_together_and_in_sequence_stop_at_the_same_step():
 
 def test_a_range_test_for_each_weight_decay():
     decays = [0.0, 1e-3, 1e-1]
-    schedules = [
-        Schedule(lr=clrfast.lr_sweep(1e-4, 1.0, 30).lr, weight_decay=decay, total_steps=30) for decay in decays
-    ]
+    schedules = [Schedule(lr=clrfast.lr_ramp(1e-4, 1.0, 30).lr, weight_decay=decay, total_steps=30) for decay in decays]
     together, in_sequence = both(mlp, schedules)
     same(together, in_sequence, rtol=1e-3)
     assert not torch.equal(together.losses[0], together.losses[2])

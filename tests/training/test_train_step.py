@@ -222,7 +222,7 @@ def test_updates_that_a_scaler_skips_do_not_move_the_schedule(backend):
 def test_a_captured_run_stops_where_the_eager_one_does(backend):
     def diverging(make_step):
         model = net()
-        schedule = clrfast.lr_sweep(1e-2, 1e6, 30)
+        schedule = clrfast.lr_ramp(1e-2, 1e6, 30)
         optimizer = sgd(model, backend, schedule)
         optimizer.control.watch_divergence(smoothing=0.5)
         step = TrainStep(model, LOSS, optimizer)
