@@ -234,6 +234,8 @@ class SGD(torch.optim.Optimizer):
 
         For graph capture: what is made inside of a capture would be made again by every replay.
         """
+        if self.control is not None:
+            self._follow_changed_groups()
         self._ensure_updates()
         self._state_asked_for = True
         for index, group in enumerate(self.param_groups):
@@ -575,6 +577,8 @@ class SGD(torch.optim.Optimizer):
         warning, too, where a scheduled optimizer gets momentum without a step.
         """
         loaded = [state_dict]  # the last one is what hooks of the user's have made of it
+        if self.control is not None:
+            self._follow_changed_groups()  # the loaded ones replace them all
         own_hooks = (
             self.register_load_state_dict_pre_hook(lambda _, state: loaded.append(state)),
             # Before post-hooks of the user's, which see and may change the state as it is in force.
@@ -605,7 +609,7 @@ class SGD(torch.optim.Optimizer):
                 )
             assert self._schedule is not None
             position.write_schedule(self.param_groups, self._schedule)
-        if self.control is not None:
+        if self.control is not None and self.param_groups:
             self._show_next_row()
 
     def _resume(self, saved: Schedule, progress: dict[str, Any]) -> None:
@@ -637,13 +641,17 @@ class SGD(torch.optim.Optimizer):
                     self.state[param][name] = value.detach().to(param.device, torch.float32, copy=True)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), **{name: getattr(self, name) for name in _OWN_STATE}}
+        own = {name: getattr(self, name) for name in _OWN_STATE}
+        places = {id(group): place for place, group in enumerate(self.param_groups)}
+        return {**super().__getstate__(), **own, "_followed": [places.get(id(group)) for group in self._followed]}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        places = state.get("_followed", range(len(state["param_groups"])))  # load_state_dict gives none
         super().__setstate__(state)
         self._updates = []
         self._unscales = False
-        self._followed = list(self.param_groups)
+        # In place of a group that was removed, one that is none of the optimizer's.
+        self._followed = [{} if place is None else self.param_groups[place] for place in places]
         self._renew_turn()
         self.generation = vars(self).get("generation", 0)  # load_state_dict comes here as well
         for group in self.param_groups:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import pickle
 import warnings
 
 import pytest
@@ -21,7 +22,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 import clrfast
-from tests.cases import NO_NATIVE
+from tests.cases import BACKENDS, NO_NATIVE
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(process group|torch.jit|ShardedTensor|TypedStorage).*")
 
@@ -430,6 +431,83 @@ def test_a_group_that_is_removed_leaves_the_others_alone():
     after = train(model, optimizer, 2, 3)
     assert torch.equal(after[1], removed)
     assert optimizer.control.synchronize() == 3
+
+
+def remove_last_group(optimizer):
+    for param in optimizer.param_groups.pop()["params"]:
+        optimizer.state.pop(param, None)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+@pytest.mark.parametrize("schedule", [SCHEDULE, clrfast.Schedule(lr=0.05, momentum=0.9, total_steps=STEPS)])
+def test_a_copy_made_after_a_group_was_removed_saves_and_loads(backend, copied, schedule):
+    """Between the removal and the copy there is no step in which the schedule could follow the groups."""
+
+    def run(change):
+        model = network()
+        first, *_, last = params = list(model.parameters())
+        optimizer = clrfast.SGD([first], schedule=schedule, backend=backend)
+        optimizer.add_param_group({"params": [last]})
+        for param in params:
+            param.grad = torch.ones_like(param)
+        optimizer.step()
+        remove_last_group(optimizer)
+        optimizer = change(optimizer)
+        (group,) = optimizer.param_groups
+        for param in group["params"]:
+            param.grad = torch.ones_like(param)
+        optimizer.step()
+        return group["params"], optimizer
+
+    def copied_and_loaded(optimizer):
+        made = copied(optimizer)
+        made.load_state_dict(made.state_dict())
+        return made
+
+    (ours, optimizer), (wanted, _) = run(copied_and_loaded), run(lambda optimizer: optimizer)
+    assert_equal(ours, wanted)
+    assert optimizer.control.synchronize() == 2
+
+
+def test_a_copy_made_after_groups_changed_places_keeps_their_curves():
+    params = [nn.Parameter(torch.zeros(1)) for _ in range(2)]
+    curves = [clrfast.schedules.Linear(1.0, 1.0, 4), clrfast.schedules.Linear(1.0, 0.0, 4)]
+    optimizer = clrfast.SGD([{"params": [p]} for p in params], schedule=clrfast.Schedule(lr=curves, total_steps=5))
+    optimizer.param_groups.reverse()
+    optimizer = copy.deepcopy(optimizer)
+    for _ in range(5):
+        for group in optimizer.param_groups:
+            group["params"][0].grad = torch.ones(1)
+        optimizer.step()
+    assert [group["params"][0].item() for group in optimizer.param_groups] == [-2.5, -5.0]
+
+
+@pytest.mark.parametrize("prepare", ["load_state_dict", "init_state"])
+@pytest.mark.parametrize("change", ["remove", "append", "clear"])
+def test_groups_that_changed_since_the_last_step_are_followed_first(prepare, change):
+    model = network()
+    first, second, third, _ = params = list(model.parameters())
+    optimizer = clrfast.SGD([{"params": [first]}, {"params": [second]}], schedule=SCHEDULE)
+    for param in params:
+        param.grad = torch.ones_like(param)
+    optimizer.step()
+    if change == "append":
+        optimizer.param_groups.append({**optimizer.param_groups[0], "params": [third]})
+    for _ in range({"remove": 1, "append": 0, "clear": 2}[change]):
+        remove_last_group(optimizer)
+    n_groups = len(optimizer.param_groups)
+    if prepare == "init_state":
+        optimizer.init_state()
+        assert len(optimizer.state) == n_groups
+    else:
+        stock = torch.optim.SGD([{"params": group["params"]} for group in optimizer.param_groups] or [{"params": []}])
+        saved = stock.state_dict()
+        saved["param_groups"] = saved["param_groups"][:n_groups]
+        optimizer.load_state_dict(saved)
+    optimizer.step()
+    assert optimizer.control.synchronize() == 1 + (n_groups > 0)
+    assert [group["lr"] for group in optimizer.param_groups] == [pytest.approx(float(SCHEDULE.lr(2)))] * n_groups
 
 
 # ------------------------------------------------------------------------------------------- torch.optim.SGD's own form
