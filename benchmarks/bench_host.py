@@ -36,7 +36,7 @@ from clrfast.training import TrainStep
 from clrfast.training import _graphs as graphs
 from clrfast.training import _snapshot as snapshot
 from clrfast.training import _train_step as train_step
-from tests import graphs_on_cpu
+from tests.cuda_on_cpu import emulated_graphs
 
 from . import measure, shapes
 from .conftest import Setting
@@ -161,7 +161,7 @@ def with_graphs(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> str:
     """The backend of optimizers whose steps can be captured on the device, or acted out."""
     if setting.on_gpu:
         return "auto"
-    graphs_on_cpu.install(monkeypatch)
+    emulated_graphs.install(monkeypatch)
     return "torch"
 
 
@@ -226,7 +226,7 @@ def test_replay(
     assert bare.why_eager is None
     assert [step.why_eager for step in steps] == [None, None]
     if not setting.on_gpu:
-        monkeypatch.setattr(graphs_on_cpu.CUDAGraph, "replay", lambda self: None)
+        monkeypatch.setattr(emulated_graphs.CUDAGraph, "replay", lambda self: None)
     if floor is not None:
         calls["floor: flags, .grad and views"] = read_by_replays(floor, steps[0])
     seconds = timed(benchmark, setting, calls)

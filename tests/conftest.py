@@ -2,23 +2,27 @@
 many threads.
 
 CLRFAST_ACT_OUT_CUDA=1 has tests marked ``gpu`` run where there is no device, too: on the CPU, with every error of
-CUDA's that a missing device brings; see cuda_default_device.py. Those marked ``hardware`` are left out.
+CUDA's that a missing device brings; see cuda_on_cpu/emulated_device.py. Those marked ``hardware`` are left out.
 """
 
 from __future__ import annotations
 
 import os
+import sys
+import textwrap
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
 
+import clrfast
 from clrfast import _native
-
-from .cases import NO_NATIVE
-from .cuda_default_device import cuda_by_default
-from .cuda_on_cpu import build
+from tests.cuda_on_cpu import build
+from tests.cuda_on_cpu.emulated_device import cuda_by_default
+from tests.helpers.optimizers import NO_NATIVE
+from tests.helpers.task_modules import OWN_TASK, SOURCES
 
 ACTED_OUT = os.environ.get("CLRFAST_ACT_OUT_CUDA") == "1" and not torch.cuda.is_available()
 
@@ -62,8 +66,37 @@ def _device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def one_thread():
-    """For so little work more threads only wait for each other."""
+    """Run torch on one thread: in such small problems more threads only wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def sgd_updates(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that grows by one entry with each update of any clrfast.SGD."""
+    updates: list[int] = []
+    real = clrfast.SGD.step
+    monkeypatch.setattr(clrfast.SGD, "step", lambda *args, **options: updates.append(0) or real(*args, **options))
+    return updates
+
+
+@pytest.fixture
+def task_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The working folder, with modules that hold tasks: good.py, broken.py and needs.py."""
+    for name, source in SOURCES.items():
+        (tmp_path / name).write_text(textwrap.dedent(source))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p != str(tmp_path)])
+    yield tmp_path
+    for name in SOURCES:
+        sys.modules.pop(name.removesuffix(".py"), None)
+
+
+@pytest.fixture
+def own_task(task_modules: Path) -> Iterator[Path]:
+    """The working folder, with a task that has validation data: ``own:make_task``."""
+    (task_modules / "own.py").write_text(textwrap.dedent(OWN_TASK))
+    yield task_modules
+    sys.modules.pop("own", None)

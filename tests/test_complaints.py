@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, TensorDataset
 import clrfast
 from clrfast import LRCurve, NoSuggestionError, range_test
 from clrfast.training._batches import moved
-from tests.finder.test_range_test import blobs, quadratic
-from tests.training.test_restore import everything
+from tests.helpers.problems import blobs, quadratic
+from tests.helpers.state import full_state
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -154,9 +154,9 @@ def test_weights_are_put_back_without_a_reset():
     """pytorch-lr-finder #11: training after a range test went badly: the weights stayed, unless reset() was called."""
     model, loss_fn, loader = blobs()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
-    before = everything(model, optimizer)
+    before = full_state(model, optimizer)
     range_test(model, loss_fn, loader, optimizer=optimizer)
-    assert everything(model, optimizer) == before
+    assert full_state(model, optimizer) == before
 
 
 def test_each_rate_stands_beside_its_own_loss():
@@ -269,13 +269,13 @@ def test_a_model_that_has_trained_already(kind):
         optimizer.zero_grad()
         loss_fn(model(x), y).backward()
         optimizer.step()
-    before = everything(model, optimizer)
+    before = full_state(model, optimizer)
     curve = range_test(model, loss_fn, loader, optimizer=optimizer)
     assert curve.lr[0] < 1e-5
     assert curve.lr[-1] > 0.1
     assert len(curve.lr) > 60
     assert 1e-4 < curve.suggest().max_lr < 10
-    assert everything(model, optimizer) == before
+    assert full_state(model, optimizer) == before
 
 
 def test_smoothing_does_not_begin_at_zero():

@@ -16,11 +16,10 @@ from clrfast.optim import StepControl
 from clrfast.tasks import cifar10, make_task
 from clrfast.training import DeviceDataset, TrainStep, crop_and_flip
 from clrfast.training import _train as training
-from tests import test_gpu
-from tests.finder import test_range_test
-from tests.recipe import test_batch_size, test_copies
-
-from .cuda_default_device import cuda_by_default
+from tests.cuda_on_cpu.emulated_device import cuda_by_default
+from tests.helpers.batch_sizes import holding, samples
+from tests.helpers.captured import static_training
+from tests.helpers.problems import blobs, blobs_without_dropout
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -168,22 +167,22 @@ def one_epoch(model, loss_fn, loader):
 
 
 def captured_training():
-    _, _, step, warm_up, load = test_gpu.training(clrfast.one_cycle(0.1, 4), backend="torch")
+    _, _, step, warm_up, load = static_training(clrfast.one_cycle(0.1, 4), backend="torch")
     warm_up()
     load(1)
     step()
 
 
 def sizes_that_fit():
-    model, compute_loss, _ = test_batch_size.holding(lambda size: size)
-    data = test_batch_size.data()
+    model, compute_loss, _ = holding(lambda size: size)
+    data = samples()
     return clrfast.find_batch_size(model, dataset=data, compute_loss=compute_loss, memory=2**30, max_batch_size=4)
 
 
 PREPARATIONS = {
-    "blobs": lambda: one_epoch(*test_range_test.blobs()),
-    "plain": lambda: one_epoch(*test_copies.plain()),
-    "training": captured_training,
+    "blobs": lambda: one_epoch(*blobs()),
+    "blobs without dropout": lambda: one_epoch(*blobs_without_dropout()),
+    "captured training": captured_training,
     "find_batch_size": sizes_that_fit,
 }
 

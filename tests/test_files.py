@@ -24,7 +24,7 @@ from clrfast.recipe._short_runs import Begun
 from clrfast.recipe._weight_decay import WeightDecays
 from clrfast.schedules import Curve, one_cycle
 from clrfast.schedules._schedule import MAX_TOTAL_STEPS
-from tests.recipe.test_recipe import blobs
+from tests.helpers.problems import clouds
 
 GONE, MORE = object(), object()
 """Instead of a value: the entry is left out; an entry that is unknown stands beside it."""
@@ -317,5 +317,5 @@ def test_a_search_does_not_go_on_from_a_file_that_does_not_fit(tmp_path):
     text = path.read_text().replace('"steps": 300', '"steps": "many"')
     path.write_text(text)
     with pytest.raises(ValueError, match=r"\(steps: got 'many'.*\); give another path, or delete the file"):
-        find_recipe(blobs(), saved=path)
+        find_recipe(clouds(), saved=path)
     assert path.read_text() == text

@@ -24,30 +24,22 @@ from clrfast.optim._backends import cuda
 from clrfast.schedules import Linear
 from clrfast.training import CapturedStep, TrainStep
 from clrfast.training._eager_step import EagerStep
-
-from .cases import DTYPES, OPTIONS, assert_near, assert_same, give_grads, make_params, option_id, randn, run_steps
+from tests.helpers.captured import conv_net, image_batch, static_training
+from tests.helpers.optimizers import (
+    DTYPES,
+    OPTIONS,
+    assert_near,
+    assert_same,
+    give_grads,
+    make_params,
+    option_id,
+    randn,
+    run_steps,
+)
 
 pytestmark = pytest.mark.gpu
 
 SHAPES = [(3, 4), (5,), (), (0,), (4097,), (70_001,)]
-
-
-def model(dtype=torch.float32, width=32):
-    """A small convolutional net with normalisation; the same at every call."""
-    with torch.random.fork_rng(devices=[torch.device("cuda:0")]):
-        torch.manual_seed(0)
-        net = nn.Sequential(
-            *(nn.Conv2d(3, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()),
-            *(nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()),
-            *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10)),
-        )
-    return net.to(dtype)
-
-
-def batch(seed, dtype=torch.float32):
-    generator = torch.Generator("cpu").manual_seed(seed)
-    targets = torch.randint(0, 10, (16,), generator=generator, device="cpu")
-    return randn([(16, 3, 8, 8)], seed)[0].to(dtype), targets.to(torch.get_default_device())
 
 
 @pytest.fixture(autouse=True)
@@ -75,11 +67,11 @@ def test_the_cpp_backends_numbers(options, dtype):
 @pytest.mark.parametrize("implementation", ["foreach", "fused"])
 @pytest.mark.parametrize("options", [{}, {"momentum": 0.9, "nesterov": True}, {"momentum": 0.9, "dampening": 0.5}])
 def test_torchs_numbers_over_100_steps_of_a_model(implementation, options):
-    nets = model(), model()
+    nets = conv_net(), conv_net()
     ours = clrfast.SGD(nets[0].parameters(), lr=0.05, weight_decay=1e-3, backend="cuda", **options)
     theirs = torch.optim.SGD(nets[1].parameters(), lr=0.05, weight_decay=1e-3, **{implementation: True}, **options)
     for step in range(100):
-        inputs, targets = batch(step)
+        inputs, targets = image_batch(step)
         ours.zero_grad()
         nn.functional.cross_entropy(nets[0](inputs), targets).backward()
         # The same gradients for both: what is compared is the update, not how far training carries a rounding.
@@ -94,11 +86,11 @@ def test_torchs_numbers_over_100_steps_of_a_model(implementation, options):
 @pytest.mark.parametrize("scheduled", [False, True])
 def test_grad_scaler_with_overflows(overflow, scheduled):
     def run(make, advance=None):
-        net = model()
+        net = conv_net()
         optimizer = make(net.parameters())
         scaler = torch.amp.GradScaler("cuda", init_scale=1024.0)
         for step in range(8):
-            inputs, targets = batch(step)
+            inputs, targets = image_batch(step)
             optimizer.zero_grad()
             loss = nn.functional.mse_loss(net(inputs), nn.functional.one_hot(targets, 10).float())
             scaler.scale(loss).backward()
@@ -187,7 +179,7 @@ def test_a_scheduled_step_never_waits(no_waiting, backend, scaled):
 
 def test_a_range_test_waits_no_more_often_the_longer_it_is():
     def waits(steps):
-        net, data = model(), [batch(seed) for seed in range(4)]
+        net, data = conv_net(), [image_batch(seed) for seed in range(4)]
         torch.cuda.set_sync_debug_mode("warn")
         try:
             with warnings.catch_warnings(record=True) as caught:
@@ -241,37 +233,6 @@ def test_kernel_launches_of_a_step(monkeypatch, merged, n_tensors, updates):
 # ------------------------------------------------------------ graphs
 
 
-def training(schedule=None, backend="cuda", dtype=torch.float32, **options):
-    """A model, its optimizer, static inputs, and one training step on them."""
-    net = model(dtype)
-    optimizer = clrfast.SGD(net.parameters(), schedule=schedule, backend=backend, **options)
-    inputs, targets = batch(0, dtype)
-
-    def step():
-        optimizer.zero_grad(set_to_none=True)
-        loss = nn.functional.cross_entropy(net(inputs).float(), targets)
-        loss.backward()
-        optimizer.step(loss=loss)
-        return loss
-
-    def warm_up():
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            state = {name: value.clone() for name, value in net.state_dict().items()}
-            for _ in range(2):
-                nn.functional.cross_entropy(net(inputs).float(), targets).backward()
-            net.load_state_dict(state)
-            optimizer.zero_grad(set_to_none=True)
-        torch.cuda.current_stream().wait_stream(stream)
-
-    def load(seed):
-        for static, new in zip((inputs, targets), batch(seed, dtype), strict=True):
-            static.copy_(new)
-
-    return net, optimizer, step, warm_up, load
-
-
 CYCLE = clrfast.one_cycle(0.2, 30, weight_decay=Linear(1e-2, 1e-4, 29))
 
 
@@ -283,7 +244,7 @@ def test_a_captured_1cycle_is_the_eager_one(dtype, options):
     assert min(len(set(values.tolist())) for values in (lr, momentum, weight_decay)) > 5
 
     def run(captured):
-        net, optimizer, step, warm_up, load = training(CYCLE, dtype=dtype, **options)
+        net, optimizer, step, warm_up, load = static_training(CYCLE, dtype=dtype, **options)
         warm_up()
         losses, shown = [], []
         if captured:
@@ -304,7 +265,7 @@ def test_a_captured_1cycle_is_the_eager_one(dtype, options):
 
 def test_a_captured_run_stops_where_the_eager_one_does():
     def run(captured):
-        net, optimizer, step, warm_up, load = training(clrfast.schedules.lr_ramp(1e-3, 1e4, 40))
+        net, optimizer, step, warm_up, load = static_training(clrfast.schedules.lr_ramp(1e-3, 1e4, 40))
         optimizer.control.watch_divergence(smoothing=0.5)
         warm_up()
         step = CapturedStep(step, optimizer).replay if captured else step
@@ -340,8 +301,8 @@ def test_without_a_schedule_a_rate_that_is_a_tensor_lives_on():
 
 def test_two_graphs_over_one_optimizer():
     """Of two batch sizes, say; both move the one schedule on."""
-    net, optimizer, step, warm_up, _ = training(CYCLE)
-    small, targets = (tensor[:4] for tensor in batch(5))
+    net, optimizer, step, warm_up, _ = static_training(CYCLE)
+    small, targets = (tensor[:4] for tensor in image_batch(5))
 
     def small_step():
         optimizer.zero_grad(set_to_none=True)
@@ -352,7 +313,7 @@ def test_two_graphs_over_one_optimizer():
     warm_up()
     nn.functional.cross_entropy(net(small), targets)
     captured = [CapturedStep(function, optimizer).replay for function in (step, small_step)]
-    eager_net, eager_optimizer, eager_step, eager_warm_up, _ = training(CYCLE)
+    eager_net, eager_optimizer, eager_step, eager_warm_up, _ = static_training(CYCLE)
     eager_warm_up()
     nn.functional.cross_entropy(eager_net(small), targets)
 
@@ -370,7 +331,7 @@ def test_two_graphs_over_one_optimizer():
 
 
 def test_replay_without_its_optimizer_is_an_error():
-    net, optimizer, step, warm_up, _ = training(CYCLE)
+    net, optimizer, step, warm_up, _ = static_training(CYCLE)
     warm_up()
     captured = CapturedStep(step, optimizer)
     captured.replay()
@@ -383,7 +344,7 @@ def test_replay_without_its_optimizer_is_an_error():
 
 
 def test_replay_of_a_stale_step_is_an_error():
-    _, optimizer, step, warm_up, _ = training(CYCLE)
+    _, optimizer, step, warm_up, _ = static_training(CYCLE)
     warm_up()
     for change in (lambda: optimizer.load_state_dict(optimizer.state_dict()), lambda: optimizer.set_schedule(CYCLE)):
         captured = CapturedStep(step, optimizer)
@@ -462,7 +423,7 @@ def trained(make_step, reads):
         step = TrainStep(net, nn.functional.cross_entropy, optimizer)
     else:
         step = EagerStep(net, lambda net, batch: nn.functional.cross_entropy(net(batch[0]), batch[1]), optimizer)
-    losses = [step(batch(seed)) for seed in range(6)]
+    losses = [step(image_batch(seed)) for seed in range(6)]
     return step, [*net.parameters(), *losses, optimizer.control.losses, torch.rand(3)]
 
 
@@ -497,7 +458,7 @@ def test_a_captured_step_that_cuda_breaks_off_leaves_everything_as_it_was():
     """The error is the one that broke it; eager steps, random numbers and another capture go on."""
 
     def run(broken):
-        net, optimizer, step, warm_up, load = training(CYCLE)
+        net, optimizer, step, warm_up, load = static_training(CYCLE)
         warm_up()
         torch.manual_seed(7)
         numbers = [torch.rand(3)]
@@ -523,7 +484,7 @@ def test_a_captured_step_that_cuda_breaks_off_leaves_everything_as_it_was():
 @pytest.mark.hardware
 def test_memory_is_reused_after_a_capture_that_cuda_has_broken_off():
     """What a stream still used when it was freed waits for the end of every capture."""
-    net, optimizer, step, warm_up, _ = training(CYCLE)
+    net, optimizer, step, warm_up, _ = static_training(CYCLE)
     warm_up()
     with reading(net), pytest.raises(RuntimeError, match="operation not permitted when stream is capturing"):
         CapturedStep(step, optimizer)

@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import clrfast
 from clrfast import LRCurve, range_test
-from tests.finder.test_range_test import blobs, quadratic
-from tests.training.test_restore import everything
+from tests.helpers.problems import blobs, quadratic
+from tests.helpers.state import full_state
 
 OPTIMIZERS = {
     "clrfast": lambda p: clrfast.SGD(p, lr=0.1),
@@ -135,7 +135,7 @@ def test_looks_leave_flags_and_the_training_alone():
     batches, held_out, flags = batches_of(16, 16), batches_of(8, seed=2), []
     model = net()
     model[1].eval()
-    before = everything(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    before = full_state(model, torch.optim.SGD(model.parameters(), lr=0.1))
     model.register_forward_pre_hook(lambda *_: flags.append([module.training for module in model]))
     plain = range_test(model, nn.CrossEntropyLoss(), batches, steps=6)
     training = [True, False, True, True]
@@ -144,7 +144,7 @@ def test_looks_leave_flags_and_the_training_alone():
     looked = range_test(model, nn.CrossEntropyLoss(), batches, steps=6, val_loader=held_out, val_every=3)
     assert sorted(flags) == sorted([training] * 7 + [[False] * 4] * 2)
     np.testing.assert_array_equal(plain.loss, looked.loss)
-    assert everything(model, torch.optim.SGD(model.parameters(), lr=0.1)) == before
+    assert full_state(model, torch.optim.SGD(model.parameters(), lr=0.1)) == before
 
 
 @pytest.mark.parametrize(("steps", "repeats"), [(2, 1), (10, 1), (38, 1), (91, 1), (98, 1), ("auto", 1), ("auto", 3)])
@@ -342,7 +342,7 @@ def test_a_skipped_update_is_tried_again_at_its_rate(make, clip_norm, used):
 def test_a_scaler_that_skips_for_ever_is_told_and_put_back(make):
     model, loss_fn, loader = quadratic()
     optimizer, scaler, calls = make(model.parameters()), torch.amp.GradScaler("cpu", init_scale=8.0), []
-    before = everything(model, optimizer), frozen(vars(scaler))
+    before = full_state(model, optimizer), frozen(vars(scaler))
     with pytest.raises(ValueError, match="scaler: it has skipped"):
         range_test(
             model,
@@ -352,7 +352,7 @@ def test_a_scaler_that_skips_for_ever_is_told_and_put_back(make):
             scaler=scaler,
             steps=5,
         )
-    assert (everything(model, optimizer), frozen(vars(scaler))) == before
+    assert (full_state(model, optimizer), frozen(vars(scaler))) == before
     assert len(calls) < 50
 
 
@@ -511,12 +511,12 @@ def test_one_of_two_networks_is_swept(swept):
             return -nets["critic"](fake).mean()
         return nets["critic"](fake).mean() - nets["critic"](batch).mean()
 
-    before = everything(nets, optimizer)
+    before = full_state(nets, optimizer)
     curve = range_test(nets, loader=real, compute_loss=compute_loss, optimizer=optimizer, steps=12)
     assert curve.loss[-1] != curve.initial_loss
     for now in weights:
         assert all(torch.equal(a, b) for a, b in zip(now, weights[0], strict=True))
-    assert everything(nets, optimizer) == before
+    assert full_state(nets, optimizer) == before
 
 
 class Stream(IterableDataset):
@@ -547,11 +547,11 @@ def test_a_snapshot_elsewhere_puts_back_the_same():
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
     loss_fn(model(torch.randn(4, 5)), torch.tensor([0, 1, 0, 1])).backward()
     optimizer.step()
-    before = everything(model, optimizer)
+    before = full_state(model, optimizer)
     here = range_test(model, loss_fn, loader, optimizer=optimizer, steps=10)
     there = range_test(model, loss_fn, loader, optimizer=optimizer, steps=10, snapshot_device="cpu")
     np.testing.assert_array_equal(here.loss, there.loss)
-    assert everything(model, optimizer) == before
+    assert full_state(model, optimizer) == before
 
 
 FAILURES = [ZeroDivisionError, KeyboardInterrupt, torch.cuda.OutOfMemoryError]
@@ -599,7 +599,7 @@ def test_a_failure_anywhere_leaves_nothing_behind(make, failure, where):
 
     def state():
         return [
-            everything(model, optimizer),
+            full_state(model, optimizer),
             frozen(vars(scaler)),
             loader.generator.get_state().tolist(),
             held_out.generator.get_state().tolist(),
@@ -651,7 +651,7 @@ def test_repeats_go_on_with_the_next_batches_from_the_same_start():
     batches = batches_of(*[16] * 50)
     numbers = {id(x): i for i, (x, _) in enumerate(batches)}
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    before = everything(model, optimizer)
+    before = full_state(model, optimizer)
 
     def compute_loss(model, batch):
         seen.append(numbers[id(batch[0])])
@@ -660,7 +660,7 @@ def test_repeats_go_on_with_the_next_batches_from_the_same_start():
     rates = {"min_lr": 0.001, "max_lr": 1.0, "steps": 15}
     curve = range_test(model, loader=batches, compute_loss=compute_loss, optimizer=optimizer, repeats=3, **rates)
     assert seen == list(range(48))
-    assert everything(model, optimizer) == before
+    assert full_state(model, optimizer) == before
     assert len(curve.repeats) == 2
     for i, one in enumerate((curve, *curve.repeats)):
         alone = range_test(model, nn.CrossEntropyLoss(), batches[16 * i :], optimizer=optimizer, **rates)
@@ -691,7 +691,7 @@ def test_bad_repeats_are_named(repeats):
 def test_a_curve_can_be_extended():
     model, batches = net(), batches_of(*[16] * 5)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    before = everything(model, optimizer)
+    before = full_state(model, optimizer)
     run = {"optimizer": optimizer, "min_lr": 1e-4, "steps": 10, "accumulate": 2, "val_loader": batches[:1]}
     curve = range_test(model, nn.CrossEntropyLoss(), batches, max_lr=1e-3, metric="accuracy", **run)
     assert curve.stopped == "completed"
@@ -703,7 +703,7 @@ def test_a_curve_can_be_extended():
     np.testing.assert_array_equal(longer.metric, same.metric)
     assert longer.metric_name == "accuracy"
     assert longer.extended(1.0).lr[-1] == pytest.approx(1.0)
-    assert everything(model, optimizer) == before
+    assert full_state(model, optimizer) == before
     with pytest.raises(ValueError, match=r"max_lr: got 0\.0005"):
         curve.extended(max_lr=0.0005)
 

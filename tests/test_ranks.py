@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 HERE = Path(__file__).parent
 
 GRID = (0.0, 1e-3, 0.1)
-"""That of ``two_ranks``."""
+"""The grid of ``jobs/recipe_on_ranks.py``."""
 
 OWN = """
     import os
@@ -88,7 +88,7 @@ two_ranks = pytest.mark.skipif(
 @two_ranks
 def test_two_ranks(folder, capsys):
     """All that two ranks do together, in one job, for its start takes seconds."""
-    finished = torchrun(folder, str(HERE / "two_ranks.py"), str(folder))
+    finished = torchrun(folder, str(HERE / "jobs" / "recipe_on_ranks.py"), str(folder))
     assert finished.returncode == 0, finished.stderr
     first, second = (json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1))
 

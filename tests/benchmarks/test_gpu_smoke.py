@@ -7,7 +7,7 @@ import torch
 
 from benchmarks import gpu_smoke
 from clrfast import _native
-from tests import graphs_on_cpu
+from tests.cuda_on_cpu import emulated_graphs
 
 CPU = torch.device("cpu")
 
@@ -24,7 +24,7 @@ def test_every_check_passes_on_the_cpu(monkeypatch, capsys):
 
 def test_a_captured_cycle_is_the_eager_one(monkeypatch):
     monkeypatch.setitem(gpu_smoke.BACKENDS, "cpu", "torch")
-    graphs_on_cpu.install(monkeypatch)
+    emulated_graphs.install(monkeypatch)
     assert gpu_smoke.captured_as_eager(CPU).startswith("TrainStep, captured: 30 steps")
 
 

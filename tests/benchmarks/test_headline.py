@@ -14,7 +14,7 @@ from benchmarks import headline, tables
 from benchmarks.cifar10_jpeg import NAME
 from benchmarks.headline import Job
 from clrfast import NoSuggestionError, Suggestion, Task
-from tests import graphs_on_cpu
+from tests.cuda_on_cpu import emulated_graphs
 
 N, BATCH_SIZE, STEPS = 32, 8, 20
 
@@ -75,7 +75,7 @@ def test_steps_are_replays_where_there_are_graphs_and_the_numbers_stay(job, monk
     job = replace(job, data=headline.random_data(N - 3))  # the last batch of an epoch is of another kind
     schedule = headline.published_cycle(STEPS)
     eager = headline.one_run(job, "published", schedule)
-    graphs_on_cpu.install(monkeypatch)
+    emulated_graphs.install(monkeypatch)
     captured = headline.one_run(job, "published", schedule)
     assert captured["why_eager"] is None
     assert "only CUDA devices have graphs" in eager["why_eager"]

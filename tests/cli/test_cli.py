@@ -1,7 +1,6 @@
 import os
 import subprocess
 import sys
-import textwrap
 
 import pytest
 
@@ -12,8 +11,7 @@ from clrfast.cli import _commands as cli
 from clrfast.finder._suggest import METHODS
 from clrfast.recipe import _find_recipe as search
 from clrfast.schedules import POLICIES
-from tests.schedules.test_policies import ARGUMENTS
-from tests.tasks.test_tasks import modules  # noqa: F401  - a fixture
+from tests.helpers.schedules import POLICY_ARGUMENTS
 
 
 def test_find_digits(tmp_path, capsys):
@@ -43,7 +41,7 @@ def test_train_digits_prints_both_runs(capsys):
     assert accuracies[0] > 90
 
 
-def test_own_task_without_validation(modules, capsys):  # noqa: F811
+def test_own_task_without_validation(task_modules, capsys):
     assert cli.main(["train", "good:make_task", "--epochs", "3"]) == 0
     assert capsys.readouterr().out.count("last training loss") == 2
 
@@ -67,7 +65,7 @@ def test_own_task_without_validation(modules, capsys):  # noqa: F811
         (["train", "digits", "--steps", "3", "--min-lr", "0.01", "--max-lr", "1"], "--steps: got 3; give at least 5"),
     ],
 )
-def test_wrong_use_gives_one_line_and_exit_code_2(modules, capsys, arguments, message):  # noqa: F811
+def test_wrong_use_gives_one_line_and_exit_code_2(task_modules, capsys, arguments, message):
     assert cli.main(arguments) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("clrfast: ")]
     assert len(lines) == 1
@@ -108,6 +106,7 @@ class NoTorch:
         assert name.split(".")[0] not in ("torch", "numpy"), name
 sys.meta_path.insert(0, NoTorch())
 from clrfast.__main__ import main
+
 sys.exit(main())
 """
 
@@ -169,7 +168,7 @@ def test_schedule_is_drawn(tmp_path, capsys):
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_every_policy_can_be_drawn(name, tmp_path):
-    options = [f"--{k.replace('_', '-')}={v}" for k, v in ARGUMENTS[name].items()]
+    options = [f"--{k.replace('_', '-')}={v}" for k, v in POLICY_ARGUMENTS[name].items()]
     path = tmp_path / "out.png"
     assert cli.main(["schedule", name, "--total-steps", "50", *options, "--out", str(path)]) == 0
     assert path.exists()
@@ -193,27 +192,6 @@ def test_without_matplotlib_the_rest_is_written(tmp_path, monkeypatch, capsys):
     assert cli.main(["find", "digits", "--out", str(tmp_path), "--steps", "30"]) == 0
     assert "no picture: matplotlib.figure is not installed" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["lr_range_test.json"]
-
-
-OWN_TASK = """
-    import torch
-    from torch.utils.data import DataLoader, TensorDataset
-    from clrfast import Task
-    def make_task(seed):
-        x = torch.randn(240, 6, generator=torch.Generator().manual_seed(seed))
-        y = (x[:, 0] + x[:, 1] > 0).long()
-        train, val = TensorDataset(x[:200], y[:200]), TensorDataset(x[200:], y[200:])
-        generator = torch.Generator().manual_seed(seed)
-        loader = DataLoader(train, 20, shuffle=True, generator=generator)
-        return Task(torch.nn.Linear(6, 2), torch.nn.CrossEntropyLoss(), loader, DataLoader(val, 40))
-"""
-
-
-@pytest.fixture
-def own_task(modules):  # noqa: F811
-    (modules / "own.py").write_text(textwrap.dedent(OWN_TASK))
-    yield modules
-    sys.modules.pop("own", None)
 
 
 def test_recipe_of_ones_own_task(own_task, capsys):

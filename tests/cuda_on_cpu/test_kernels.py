@@ -19,8 +19,8 @@ from clrfast import _native
 from clrfast.optim import _capture as capture
 from clrfast.optim._backends import cuda
 from clrfast.schedules import Linear
+from tests.helpers.optimizers import DTYPES, KERNELS, assert_same, give_grads, make_params, randn
 
-from ..cases import DTYPES, KERNELS, assert_same, give_grads, make_params, randn
 from . import build
 
 pytestmark = pytest.mark.parametrize("backend", KERNELS)

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import clrfast
 from clrfast import range_test
 from clrfast.finder import _bad_batches as bad_batches
-from tests.cases import NO_NATIVE
+from tests.helpers.optimizers import NO_NATIVE
 
 
 def task(n=1600, seed=0):

@@ -6,13 +6,7 @@ import pytest
 
 from clrfast import LRCurve, NoSuggestionError
 from clrfast.finder._curve import smoothed
-
-
-def make_curve(**changes):
-    lr = np.geomspace(1e-3, 1.0, 7)
-    loss = np.array([2.0, 1.9, 1.5, 1.0, 0.9, 3.0, 8.0])
-    fields = {"lr": lr, "loss": loss, "initial_loss": 2.0, "stopped": "diverged", "stop_reason": "diverged at 1"}
-    return LRCurve(**{**fields, **changes})
+from tests.helpers.curves import make_curve
 
 
 def test_json_round_trip_keeps_every_bit_and_non_finite_values(tmp_path):

@@ -18,7 +18,7 @@ from clrfast.optim import StepControl
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-HERE = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 
 
 @pytest.fixture(
@@ -34,9 +34,9 @@ def came(request, tmp_path_factory):
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")]),
+        "PYTHONPATH": os.pathsep.join([str(TESTS.parent), os.environ.get("PYTHONPATH", "")]),
     }
-    command = [sys.executable, str(HERE / "finder_on_ranks.py"), str(folder)]
+    command = [sys.executable, str(TESTS / "jobs" / "finder_on_ranks.py"), str(folder)]
     jobs = [
         subprocess.Popen([*command, str(rank), str(count)], env=environment, stderr=subprocess.PIPE, text=True)
         for rank in range(count)

@@ -8,28 +8,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import clrfast
 from clrfast import range_test
-from tests.training.test_restore import everything
-
-
-def quadratic(curvature=1.0, n=64):
-    """loss = curvature / 2 * w^2, whatever the batch: SGD without momentum diverges above lr = 2 / curvature."""
-    model = nn.Linear(1, 1, bias=False)
-    with torch.no_grad():
-        model.weight.fill_(1.0)
-    inputs = torch.full((n, 1), math.sqrt(curvature))
-    loader = DataLoader(TensorDataset(inputs, torch.zeros(n, 1)), batch_size=8)
-    return model, lambda outputs, targets: 0.5 * ((outputs - targets) ** 2).mean(), loader
-
-
-def blobs(seed=0, n=256):
-    """On the default device, for a DataLoader draws its order there."""
-    generator = torch.Generator(torch.get_default_device()).manual_seed(seed)
-    x = torch.randn(n, 5, generator=generator)
-    y = (x[:, 0] + 0.3 * x[:, 1] > 0).long()
-    torch.manual_seed(seed)
-    model = nn.Sequential(nn.Linear(5, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.1), nn.Linear(16, 2))
-    loader = DataLoader(TensorDataset(x, y), batch_size=32, shuffle=True, generator=generator)
-    return model, nn.CrossEntropyLoss(), loader
+from tests.helpers.problems import blobs, quadratic
+from tests.helpers.state import full_state
 
 
 def test_each_loss_stands_beside_the_rate_that_led_to_it():
@@ -169,7 +149,7 @@ def test_nothing_of_the_users_changes(name, failure):
     optimizer = make(model.parameters())
     loss_fn(model(torch.randn(4, 5)), torch.tensor([0, 1, 0, 1])).backward()
     optimizer.step()
-    before, order = everything(model, optimizer), loader.generator.get_state()
+    before, order = full_state(model, optimizer), loader.generator.get_state()
     calls = []
 
     def failing_loss(outputs, targets):
@@ -185,7 +165,7 @@ def test_nothing_of_the_users_changes(name, failure):
         with pytest.raises(failure):
             range_test(model, failing_loss, loader, **options)
     assert len(calls) == (31 if failure is None else 15)
-    assert everything(model, optimizer) == before
+    assert full_state(model, optimizer) == before
     assert torch.equal(loader.generator.get_state(), order)
 
 

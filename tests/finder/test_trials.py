@@ -8,8 +8,8 @@ from torch import nn
 import clrfast
 from clrfast import LRCurve, NoSuggestionError, Trials, trial_cycles
 from clrfast.finder._trials import _next
-from tests.finder.test_range_test import blobs
-from tests.training.test_restore import everything
+from tests.helpers.problems import blobs
+from tests.helpers.state import full_state
 
 LR = np.geomspace(1e-7, 10, 100)
 CURVE = LRCurve(LR, 2.0 - 1 / (1 + (1e-2 / LR) ** 2) + LR**4, 2.0, "completed", "made by hand")
@@ -73,9 +73,9 @@ def test_all_is_as_before(optimizer):
         "adam": lambda: torch.optim.Adam(model.parameters(), lr=1e-3),
     }[optimizer]()
     shown = made or torch.optim.SGD(model.parameters(), lr=0.1)
-    before, order = everything(model, shown), loader.generator.get_state()
+    before, order = full_state(model, shown), loader.generator.get_state()
     found = trial_cycles(model, loss_fn, loader, optimizer=made, trial_steps=20, n_trials=3)
-    assert everything(model, shown) == before
+    assert full_state(model, shown) == before
     assert torch.equal(loader.generator.get_state(), order)
     assert len(found.lr) == len(found.loss) == 3
     np.testing.assert_allclose(found.lr, found.curve.suggest().max_lr * 2.0 ** np.arange(-1, 2))

@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 import clrfast
-from tests.cases import BACKENDS, NO_NATIVE
+from tests.helpers.optimizers import BACKENDS, NO_NATIVE
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(process group|torch.jit|ShardedTensor|TypedStorage).*")
 

@@ -8,7 +8,7 @@ import torch
 from clrfast import Schedule
 from clrfast.optim import StepControl
 from clrfast.schedules import Linear
-from tests.cases import BACKENDS
+from tests.helpers.optimizers import BACKENDS
 
 pytestmark = pytest.mark.parametrize("backend", BACKENDS)
 

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map_only
 import clrfast
 from clrfast import _native
 from clrfast.optim._control import StepControl
-from tests.cases import (
+from tests.helpers.optimizers import (
     DTYPES,
     NATIVE,
     OPTIONS,

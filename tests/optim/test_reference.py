@@ -5,7 +5,7 @@ import torch
 
 import clrfast
 from clrfast.optim._backends.reference import update_
-from tests.cases import DTYPES, OPTIONS, assert_near, option_id, run_steps
+from tests.helpers.optimizers import DTYPES, OPTIONS, assert_near, option_id, run_steps
 
 NOTHING = {"momentum": 0.0, "weight_decay": 0.0, "dampening": 0.0, "nesterov": False, "maximize": False}
 

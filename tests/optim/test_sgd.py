@@ -13,7 +13,7 @@ from torch import nn
 import clrfast
 from clrfast import Schedule, _native
 from clrfast.schedules import Linear
-from tests.cases import (
+from tests.helpers.optimizers import (
     BACKENDS,
     DTYPES,
     OPTIONS,

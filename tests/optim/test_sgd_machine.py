@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 from torch import nn
 
 import clrfast
-from tests.cases import BACKENDS, assert_same
+from tests.helpers.optimizers import BACKENDS, assert_same
 
 SHAPES = [(3,), (2, 3), (1,), (), (0,), (70,)]
 TOTAL_STEPS = 12

@@ -9,7 +9,7 @@ from clrfast.finder import RateRecord
 from clrfast.plot import lr_curve, lr_curves, rates, short_runs
 from clrfast.plot._lr_curve import _change_per_decade, _change_per_rate
 from clrfast.recipe import Pairs
-from tests.finder.test_curve import make_curve
+from tests.helpers.curves import make_curve
 
 LOSS = np.array([2.0, 1.9, 1.5, 1.0, 0.9, 3.0, 8.0])
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, SubsetRandomSampler, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, SubsetRandomSampler
 
 import clrfast
 from clrfast import BatchSizes, find_batch_size
@@ -15,7 +15,8 @@ from clrfast.recipe import StepCost
 from clrfast.recipe import _batch_size as batch_size
 from clrfast.recipe import _memory as memory
 from clrfast.recipe._memory import Budget, DoesNotFit, Meter, available_memory
-from tests.training.test_restore import everything
+from tests.helpers.batch_sizes import holding, samples
+from tests.helpers.state import full_state
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -37,12 +38,6 @@ OUT_OF_MEMORY = {
 @pytest.fixture(autouse=True)
 def _few_timed_steps(monkeypatch):
     monkeypatch.setattr(batch_size, "TIMED_SECONDS", 0.0)
-
-
-def data(n=400):
-    """On the CPU."""
-    options = {"generator": torch.Generator().manual_seed(0), "device": "cpu"}
-    return TensorDataset(torch.randn(n, 4, **options), torch.arange(n, device="cpu") % 2)
 
 
 class Noted(list):
@@ -89,7 +84,7 @@ def largest_on_grid(capacity):
 )
 def test_the_largest_that_fits(capacity, kind):
     model = Guarded(failing_above(capacity, OUT_OF_MEMORY[kind]))
-    found = find_batch_size(model, nn.CrossEntropyLoss(), data(), memory=2**30)
+    found = find_batch_size(model, nn.CrossEntropyLoss(), samples(), memory=2**30)
     assert found.largest == largest_on_grid(capacity)
     assert found.limited_by == "memory"
     assert [cost.batch_size for cost in found.costs] == sorted({s for s in model.sizes if 1 < s <= capacity})
@@ -98,7 +93,7 @@ def test_the_largest_that_fits(capacity, kind):
 
 def test_the_reason_tells_what_failed_first():
     model = Guarded(failing_above(100, OUT_OF_MEMORY["torch"]))
-    found = find_batch_size(model, nn.CrossEntropyLoss(), data(), memory=2**30)
+    found = find_batch_size(model, nn.CrossEntropyLoss(), samples(), memory=2**30)
     assert found.largest == 96
     assert found.reason == "a batch of 104 does not fit: CUDA out of memory"
 
@@ -125,11 +120,11 @@ def test_memory_may_end_anywhere_in_the_step(where):
             outputs.register_hook(lambda grad: fail(len(grad)))
         return nn.functional.cross_entropy(outputs, targets)
 
-    before = everything(model, optimizer)
-    found = find_batch_size(model, loss_fn, data(), optimizer=optimizer, memory=2**30)
+    before = full_state(model, optimizer)
+    found = find_batch_size(model, loss_fn, samples(), optimizer=optimizer, memory=2**30)
     assert found.largest == 20
     assert model.sizes[-1] != 20, "a smaller size was measured after a larger one had failed"
-    assert everything(model, optimizer) == before
+    assert full_state(model, optimizer) == before
 
 
 @pytest.mark.parametrize("optimizer", [None, "clrfast", "adam"])
@@ -141,14 +136,14 @@ def test_all_is_as_before(optimizer, error):
         "clrfast": lambda: clrfast.SGD(model.parameters(), momentum=0.9, schedule=clrfast.one_cycle(0.1, 10)),
         "adam": lambda: torch.optim.Adam(model.parameters(), lr=1e-2),
     }[optimizer]()
-    model(data()[:][0]).sum().backward()
+    model(samples()[:][0]).sum().backward()
     if made is not None:
         made.step()
     model.eval()
     shown = made or torch.optim.SGD(model.parameters(), lr=0.1)
     generator = torch.Generator().manual_seed(5)
-    loader = DataLoader(data(), batch_size=2, shuffle=True, generator=generator)
-    before, order = everything(model, shown), generator.get_state()
+    loader = DataLoader(samples(), batch_size=2, shuffle=True, generator=generator)
+    before, order = full_state(model, shown), generator.get_state()
 
     def at(size):
         random.random(), np.random.rand(), torch.rand(1)  # noqa: NPY002
@@ -160,7 +155,7 @@ def test_all_is_as_before(optimizer, error):
     else:
         with pytest.raises(error):
             find_batch_size(model, nn.CrossEntropyLoss(), loader, optimizer=made, memory=2**30)
-    assert everything(model, shown) == before
+    assert full_state(model, shown) == before
     assert torch.equal(generator.get_state(), order)
 
 
@@ -180,7 +175,7 @@ def test_nothing_of_a_failed_step_stays_alive():
     collects = gc.isenabled()
     gc.disable()  # find_batch_size must not need it
     try:
-        assert find_batch_size(model, nn.CrossEntropyLoss(), data(), memory=2**30).largest == 10
+        assert find_batch_size(model, nn.CrossEntropyLoss(), samples(), memory=2**30).largest == 10
         assert kept
         assert [ref() for ref in alive if ref() is not None] == []
     finally:
@@ -211,7 +206,7 @@ def test_memory_is_free_before_the_model_is_put_back(monkeypatch):
                 at_restore.append(sum(ref() is not None for ref in alive))
 
     monkeypatch.setattr(batch_size.Bench, "training", watched)
-    assert find_batch_size(Guarded(at), nn.CrossEntropyLoss(), data(), memory=2**30).largest == 10
+    assert find_batch_size(Guarded(at), nn.CrossEntropyLoss(), samples(), memory=2**30).largest == 10
     assert alive
     assert not any(at_restore)
 
@@ -223,42 +218,17 @@ def test_other_errors_are_the_users_to_see(error):
             raise error
 
     with pytest.raises(type(error), match=str(error)):
-        find_batch_size(Guarded(at), nn.CrossEntropyLoss(), data(), memory=2**30)
+        find_batch_size(Guarded(at), nn.CrossEntropyLoss(), samples(), memory=2**30)
 
 
 # ------------------------------------------------------------ a budget
-
-
-class Holds(torch.autograd.Function):
-    """Keeps ``n_bytes`` from forward to backward."""
-
-    @staticmethod
-    def forward(ctx, weight, n_bytes):
-        ctx.save_for_backward(torch.zeros(n_bytes, dtype=torch.uint8))
-        return weight.sum()
-
-    @staticmethod
-    def backward(ctx, grad):
-        return grad.expand(1), None
-
-
-def holding(n_bytes):
-    """A model with its loss, of which a step on ``size`` samples holds ``n_bytes(size)``; and the sizes it met."""
-    model, met = nn.Linear(1, 1, bias=False), []
-
-    def compute_loss(model, batch):
-        size = len(batch[0])
-        met.append(size)
-        return Holds.apply(model.weight.view(1), n_bytes(size))
-
-    return model, compute_loss, met
 
 
 @pytest.mark.parametrize("capacity", [1, 2, 7, 13, 40, 43, 64, 150])
 def test_the_largest_within_the_budget(capacity):
     model, compute_loss, met = holding(lambda size: size * PER_SAMPLE)
     found = find_batch_size(
-        model, dataset=data(), compute_loss=compute_loss, memory=capacity * PER_SAMPLE + SLACK, optimizer=None
+        model, dataset=samples(), compute_loss=compute_loss, memory=capacity * PER_SAMPLE + SLACK, optimizer=None
     )
     assert found.largest == max(met) == largest_on_grid(capacity), "no larger size was tried"
     assert found.limited_by == "memory"
@@ -268,7 +238,7 @@ def test_the_largest_within_the_budget(capacity):
 
 def test_the_reason_tells_what_the_next_size_would_take():
     model, compute_loss, _ = holding(lambda size: size * 1024 * KIB)
-    found = find_batch_size(model, dataset=data(), compute_loss=compute_loss, memory=3 * 1024 * KIB + SLACK)
+    found = find_batch_size(model, dataset=samples(), compute_loss=compute_loss, memory=3 * 1024 * KIB + SLACK)
     assert found.reason == "a batch of 4 would take about 4.0 MiB of 3.0 MiB"
 
 
@@ -283,7 +253,7 @@ def test_the_reason_tells_what_the_next_size_would_take():
 def test_growth_is_foreseen_that_is_not_linear(n_bytes):
     limit = 8 * 1024 * KIB
     model, compute_loss, met = holding(n_bytes)
-    found = find_batch_size(model, dataset=data(), compute_loss=compute_loss, memory=limit + SLACK)
+    found = find_batch_size(model, dataset=samples(), compute_loss=compute_loss, memory=limit + SLACK)
     assert max(n_bytes(size) for size in met) <= limit
     capacity = max(size for size in range(1, 400) if n_bytes(size) <= limit)
     assert found.largest == largest_on_grid(capacity)
@@ -308,7 +278,7 @@ def test_a_leap_that_nothing_foretold_ends_the_step():
         reached.append(len(batch[0]))
         return loss
 
-    found = find_batch_size(model, dataset=data(), compute_loss=and_more, memory=100 * PER_SAMPLE)
+    found = find_batch_size(model, dataset=samples(), compute_loss=and_more, memory=100 * PER_SAMPLE)
     assert found.largest == max(reached) == 12
     assert max(met) == 16
     assert found.reason == "a batch of 13 does not fit: more than 6.2 MiB were taken"
@@ -324,7 +294,7 @@ def test_optimizer_state_is_there(optimizer, scaled):
     found = find_batch_size(
         model,
         lambda outputs, targets: 1000 * loss_fn(outputs, targets),
-        data(),
+        samples(),
         optimizer=made,
         scaler=scaler,
         memory=2**30,
@@ -347,17 +317,17 @@ def test_the_growth_of_the_process_counts_where_the_machine_is_the_limit(monkeyp
         held[0] = 10**9 + size * PER_SAMPLE  # by something else than tensors
 
     model = Guarded(at)
-    found = find_batch_size(model, nn.CrossEntropyLoss(), data())
+    found = find_batch_size(model, nn.CrossEntropyLoss(), samples())
     assert found.largest == max(model.sizes) == 40
     assert found.costs[-1].peak_bytes == 40 * PER_SAMPLE
-    assert find_batch_size(model, nn.CrossEntropyLoss(), data(), memory=2**30).largest == 400
+    assert find_batch_size(model, nn.CrossEntropyLoss(), samples(), memory=2**30).largest == 400
 
 
 @pytest.mark.parametrize("how", ["budget", "error"])
 def test_a_model_that_does_not_fit_at_all(how):
     model = Guarded(failing_above(0, MemoryError) if how == "error" else lambda size: None)
     with pytest.raises(ValueError, match=r"model: the smallest batch does not fit.*autocast"):
-        find_batch_size(model, nn.CrossEntropyLoss(), data(), memory=16 if how == "budget" else 2**30)
+        find_batch_size(model, nn.CrossEntropyLoss(), samples(), memory=16 if how == "budget" else 2**30)
 
 
 # ------------------------------------------------------------ sizes and samples
@@ -368,17 +338,17 @@ def test_a_model_that_does_not_fit_at_all(how):
     [(37, None, 37, "dataset"), (37, 64, 37, "dataset"), (100, 21, 21, "max_batch_size"), (3, 2, 2, "max_batch_size")],
 )
 def test_as_far_as_there_are_samples(n, max_batch_size, largest, limited_by):
-    found = find_batch_size(Guarded(), nn.CrossEntropyLoss(), data(n), max_batch_size=max_batch_size, memory=2**30)
+    found = find_batch_size(Guarded(), nn.CrossEntropyLoss(), samples(n), max_batch_size=max_batch_size, memory=2**30)
     assert (found.largest, found.limited_by) == (largest, limited_by)
     powers = [2**i for i in range(1, largest.bit_length())]
     assert [cost.batch_size for cost in found.costs] == sorted({*powers, largest})
 
 
 def test_batches_begin_with_one_sample_where_that_works():
-    found = find_batch_size(nn.Linear(4, 2), nn.CrossEntropyLoss(), data(1), memory=2**30)
+    found = find_batch_size(nn.Linear(4, 2), nn.CrossEntropyLoss(), samples(1), memory=2**30)
     assert [cost.batch_size for cost in found.costs] == [1]
     with pytest.raises(ValueError, match="more than 1 value per channel"):
-        find_batch_size(Guarded(), nn.CrossEntropyLoss(), data(1), memory=2**30)
+        find_batch_size(Guarded(), nn.CrossEntropyLoss(), samples(1), memory=2**30)
 
 
 class Numbered(Dataset):
@@ -431,7 +401,7 @@ def test_a_dataset_is_shuffled_once():
 def test_the_fastest_has_the_most_samples_per_second(monkeypatch):
     seconds = {2: 1.0, 4: 1.5, 8: 2.0, 16: 8.0, 20: 9.0}
     monkeypatch.setattr(batch_size, "_timed", lambda step, batch: seconds[len(batch[0])])
-    found = find_batch_size(Guarded(), nn.CrossEntropyLoss(), data(20), memory=2**30)
+    found = find_batch_size(Guarded(), nn.CrossEntropyLoss(), samples(20), memory=2**30)
     assert (found.largest, found.fastest) == (20, 8)
     assert [cost.samples_per_second for cost in found.costs] == [size / taken for size, taken in seconds.items()]
 
@@ -459,9 +429,9 @@ class Endless(IterableDataset):
         ({"dataset": None}, "dataset: got NoneType"),
         ({"dataset": Endless()}, "dataset: got Endless.*__len__ and __getitem__"),
         ({"dataset": DataLoader(Endless())}, "dataset: got Endless"),
-        ({"dataset": iter(data())}, "dataset: got .*__getitem__"),
+        ({"dataset": iter(samples())}, "dataset: got .*__getitem__"),
         ({"dataset": []}, "dataset: it is empty"),
-        ({"dataset": DataLoader(data(), batch_size=None)}, "dataset: got a DataLoader with batch_size=None"),
+        ({"dataset": DataLoader(samples(), batch_size=None)}, "dataset: got a DataLoader with batch_size=None"),
         ({"max_batch_size": 0}, "max_batch_size: got 0"),
         ({"max_batch_size": 2.5}, "max_batch_size: got 2.5"),
         ({"memory": 0}, "memory: got 0; give a whole number of bytes above 0"),
@@ -473,7 +443,7 @@ class Endless(IterableDataset):
     ],
 )
 def test_bad_arguments(changed, message):
-    arguments = {"model": Guarded(), "loss_fn": nn.CrossEntropyLoss(), "dataset": data(), "memory": 2**30}
+    arguments = {"model": Guarded(), "loss_fn": nn.CrossEntropyLoss(), "dataset": samples(), "memory": 2**30}
     with pytest.raises(ValueError, match=message):
         find_batch_size(**{**arguments, **changed})
 
@@ -600,7 +570,7 @@ def test_on_a_device_that_has_so_much():
     model, compute_loss, met = holding(lambda size: size * 64 * 1024 * KIB)
     torch.cuda.set_per_process_memory_fraction((reserved + 50 * 64 * 1024 * KIB) / total)
     try:
-        found = find_batch_size(model, dataset=data(), compute_loss=compute_loss)
+        found = find_batch_size(model, dataset=samples(), compute_loss=compute_loss)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert 40 <= found.largest <= 48
@@ -608,5 +578,5 @@ def test_on_a_device_that_has_so_much():
     assert "out of memory" in found.reason
     assert found.costs[-1].peak_bytes >= found.largest * 64 * 1024 * KIB
     assert torch.cuda.memory_reserved() <= reserved + 32 * 1024 * KIB
-    limited = find_batch_size(model, dataset=data(), compute_loss=compute_loss, memory=20 * 64 * 1024 * KIB + 2**20)
+    limited = find_batch_size(model, dataset=samples(), compute_loss=compute_loss, memory=20 * 64 * 1024 * KIB + 2**20)
     assert limited.largest == 20

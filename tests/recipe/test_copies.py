@@ -8,18 +8,12 @@ from torch import nn
 from clrfast import find_momentum, find_weight_decay
 from clrfast.recipe import _runner as runner
 from clrfast.recipe import _stacked_runs as copies
-from tests.finder.test_range_test import blobs
-from tests.training.test_restore import everything
+from tests.helpers.problems import blobs, blobs_without_dropout
+from tests.helpers.state import full_state
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 OPTIONS = {"max_lr": 0.3, "steps": 24}
-
-
-def plain():
-    _, loss_fn, loader = blobs()
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(5, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 2)), loss_fn, loader
 
 
 @pytest.fixture
@@ -48,13 +42,13 @@ def same(found, expected):
 
 def test_together_they_are_what_they_are_one_by_one(together, monkeypatch):
     """The same batches and weights; vmap draws the random numbers of dropout in another way."""
-    model, loss_fn, loader = plain()
+    model, loss_fn, loader = blobs_without_dropout()
     given = {"val_loader": blobs()[2], "grid": (1e-1, 1e-2, 0), "refine": False, **OPTIONS}
     unused = torch.optim.SGD(model.parameters(), lr=1.0)
-    before = everything(model, unused)
+    before = full_state(model, unused)
     found = find_weight_decay(model, loss_fn, loader, **given)
     assert together == [3, 3]  # all values at once, for each repeat
-    assert everything(model, unused) == before
+    assert full_state(model, unused) == before
     monkeypatch.setattr(runner, "may_be_together", lambda device, options: False)
     same(found, find_weight_decay(model, loss_fn, loader, **given))
 
@@ -118,7 +112,7 @@ def test_where_runs_may_be_made_together(options, together):
 
 
 def test_a_momentum_may_be_a_list():
-    model, loss_fn, loader = plain()
+    model, loss_fn, loader = blobs_without_dropout()
     given = {"val_loader": blobs()[2], "grid": (1e-2, 0), "refine": False, **OPTIONS}
     same(*(find_weight_decay(model, loss_fn, loader, momentum=m, **given) for m in ([0.95, 0.85], (0.95, 0.85))))
 
@@ -131,7 +125,7 @@ def test_on_a_gpu_they_are_made_together_and_are_the_same(monkeypatch):
         "recorded_together",
         lambda *given: calls.append(len(given[2])) or copies.recorded_together(*given),
     )
-    model, loss_fn, loader = plain()
+    model, loss_fn, loader = blobs_without_dropout()
     given = {"val_loader": blobs()[2], "grid": (1e-1, 1e-2, 0), "refine": False, **OPTIONS}
     found = find_weight_decay(model.cuda(), loss_fn, loader, **given)
     assert calls == [3, 3]

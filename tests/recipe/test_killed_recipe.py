@@ -19,9 +19,7 @@ from clrfast.cli import _commands as cli
 from clrfast.recipe._find_recipe import MIN_BUDGET
 from clrfast.recipe._measurements import Parts
 from clrfast.recipe._recipe import RANGE_STEPS
-from tests.cli.test_cli import own_task  # noqa: F401  - a fixture
-from tests.recipe.test_recipe import blobs, updates  # noqa: F401  - a fixture
-from tests.tasks.test_tasks import modules  # noqa: F401  - a fixture
+from tests.helpers.problems import clouds
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -44,9 +42,9 @@ def read(version, path):
     return Parts.read(path)
 
 
-def test_every_kill_costs_the_run_that_it_ended_and_no_other(versions, updates, tmp_path):  # noqa: F811
+def test_every_kill_costs_the_run_that_it_ended_and_no_other(versions, sgd_updates, tmp_path):
     path, budget = tmp_path / "recipe.json", 2600
-    whole = find_recipe(blobs(), budget, planned_steps=2000, saved=path)
+    whole = find_recipe(clouds(), budget, planned_steps=2000, saved=path)
     n_decays, n_momenta = (sum(map(len, runs.runs)) for runs in (whole.parts.weight_decays, whole.parts.momenta))
     kills = list(versions)
     under_way = [bool(read(version, path).under_way) for version in kills]
@@ -54,17 +52,17 @@ def test_every_kill_costs_the_run_that_it_ended_and_no_other(versions, updates, 
     assert under_way == [False, *[True] * n_decays, False, *[True] * (n_momenta + 2), False]
     for version in kills[1 :: len(kills) // 7]:
         before = read(version, path)
-        updates.clear()
-        resumed = find_recipe(blobs(), budget, planned_steps=2000, saved=path)
+        sgd_updates.clear()
+        resumed = find_recipe(clouds(), budget, planned_steps=2000, saved=path)
         assert resumed.complete
-        assert len(updates) == resumed.steps - before.steps - before.under_way
+        assert len(sgd_updates) == resumed.steps - before.steps - before.under_way
         assert resumed.steps <= budget
         np.testing.assert_array_equal(resumed.parts.weight_decays.loss, whole.parts.weight_decays.loss)
 
 
-def test_a_kill_in_each_part_goes_on_with_the_runs_that_ended(versions, updates, tmp_path):  # noqa: F811
+def test_a_kill_in_each_part_goes_on_with_the_runs_that_ended(versions, sgd_updates, tmp_path):
     path = tmp_path / "recipe.json"
-    whole = find_recipe(blobs(), 2600, planned_steps=2000, saved=path)
+    whole = find_recipe(clouds(), 2600, planned_steps=2000, saved=path)
     for ended, name in ((3, "weight_decays"), (5, "momenta")):
         kill = next(
             version
@@ -77,22 +75,22 @@ def test_a_kill_in_each_part_goes_on_with_the_runs_that_ended(versions, updates,
         assert not Recipe.load(path).complete
         assert before.under_way == before.begun.steps
         made = {job: run.train_loss.tolist() for job, run in before.begun.made.items()}
-        updates.clear()
-        resumed = find_recipe(blobs(), 2600, planned_steps=2000, saved=path).parts
+        sgd_updates.clear()
+        resumed = find_recipe(clouds(), 2600, planned_steps=2000, saved=path).parts
         runs = [run.train_loss.tolist() for repeats in getattr(resumed, name).runs for run in repeats]
         assert all(losses in runs for losses in made.values())
         np.testing.assert_array_equal(getattr(resumed, name).loss, getattr(whole.parts, name).loss)
 
 
-def test_long_runs_that_a_kill_ended_are_charged(versions, updates, tmp_path):  # noqa: F811
+def test_long_runs_that_a_kill_ended_are_charged(versions, sgd_updates, tmp_path):
     path = tmp_path / "recipe.json"
-    whole = find_recipe(blobs(), 800, planned_steps=100, saved=path)
+    whole = find_recipe(clouds(), 800, planned_steps=100, saved=path)
     steps = whole.parts.pairs.steps
     before = read(versions[4], path)
     assert (before.steps, before.under_way) == (RANGE_STEPS + 3 * steps, steps)
-    updates.clear()
-    resumed = find_recipe(blobs(), 800, planned_steps=100, saved=path)
-    assert len(updates) == 4 * steps  # one fewer than were left
+    sgd_updates.clear()
+    resumed = find_recipe(clouds(), 800, planned_steps=100, saved=path)
+    assert len(sgd_updates) == 4 * steps  # one fewer than were left
     assert resumed.steps == RANGE_STEPS + 8 * steps
     assert resumed.parts.pairs.table() == whole.parts.pairs.table()[:7]
 
@@ -105,7 +103,7 @@ def test_an_exception_is_charged_with_nothing(tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        find_recipe(blobs(), MIN_BUDGET, saved=path, progress=interrupted)
+        find_recipe(clouds(), MIN_BUDGET, saved=path, progress=interrupted)
     parts = Parts.read(path)
     assert (parts.steps, parts.under_way, len(parts.begun.runs)) == (RANGE_STEPS + 80, 0, 2)
 
@@ -125,30 +123,30 @@ def test_a_second_interruption_in_the_midst_of_the_first_changes_nothing(tmp_pat
         real(*paths)
 
     with pytest.raises(RuntimeError, match="the first"):
-        find_recipe(blobs(), MIN_BUDGET, saved=path, progress=interrupted)
+        find_recipe(clouds(), MIN_BUDGET, saved=path, progress=interrupted)
     assert broken
     assert Parts.read(path).under_way == 0
 
 
-def test_a_search_that_is_killed_again_and_again_still_ends_with_an_answer(versions, updates, tmp_path):  # noqa: F811
+def test_a_search_that_is_killed_again_and_again_still_ends_with_an_answer(versions, sgd_updates, tmp_path):
     """Each kill after one more run: the grid is made in full, and what was lost is taken from what comes after it."""
     path = tmp_path / "recipe.json"
-    find_recipe(blobs(), MIN_BUDGET, saved=path)
+    find_recipe(clouds(), MIN_BUDGET, saved=path)
     path.write_bytes(versions[0])
     for made in range(1, 6):
         del versions[:]
-        find_recipe(blobs(), MIN_BUDGET, saved=path)
+        find_recipe(clouds(), MIN_BUDGET, saved=path)
         begun = read(versions[1], path).begun  # one more run has ended, and the next is under way
         assert len(begun.runs) == made
     assert Parts.read(path).steps == RANGE_STEPS + (5 + 4) * 40
-    resumed = find_recipe(blobs(), MIN_BUDGET, saved=path)
+    resumed = find_recipe(clouds(), MIN_BUDGET, saved=path)
     assert resumed.complete
     assert resumed.parts.weight_decays.loss.shape == (3, 2)
     assert resumed.parts.rate_after_weight_decay is None
     assert resumed.steps == RANGE_STEPS + (6 + 5) * 40
 
 
-def test_a_command_that_sigkill_ended_goes_on(own_task, capsys):  # noqa: F811
+def test_a_command_that_sigkill_ended_goes_on(own_task, capsys):
     """With the real signal, while a run with a weight decay is under way."""
     (own_task / "killed.py").write_text(
         textwrap.dedent("""

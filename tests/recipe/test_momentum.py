@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from clrfast import History, Momenta, NoSuggestionError, find_momentum, one_cycle
-from tests.recipe.test_weight_decay import regression
-from tests.training.test_restore import everything
+from tests.helpers.problems import regression
+from tests.helpers.state import full_state
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -107,9 +107,9 @@ def test_weight_decay_and_momentum_are_those_of_a_run_by_torch():
 def test_all_is_as_before_and_the_same_comes_again():
     model, loss_fn, loader, val = regression(100, 0.5)
     shown = torch.optim.SGD(model.parameters(), lr=0.1)
-    before, order = everything(model, shown), loader.generator.get_state()
+    before, order = full_state(model, shown), loader.generator.get_state()
     first, again = (find_momentum(model, loss_fn, loader, val_loader=val, steps=20) for _ in range(2))
-    assert everything(model, shown) == before
+    assert full_state(model, shown) == before
     assert torch.equal(loader.generator.get_state(), order)
     np.testing.assert_array_equal(first.loss, again.loss)
     assert [run.val_loss.tolist() for run in first.cyclical] == [run.val_loss.tolist() for run in again.cyclical]

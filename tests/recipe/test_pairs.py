@@ -7,10 +7,12 @@ import torch
 from clrfast import History, NoSuggestionError
 from clrfast.recipe import Pairs, find_pair
 from clrfast.recipe._pair_search import DECAYS, FIRST_DECAY, LARGE, LEAST_RUNS, RATE_STEP, _Search
-from tests.recipe.test_weight_decay import LOADER, LOSS_FN, MODEL, VAL, regression
-from tests.training.test_restore import everything
+from tests.helpers.problems import regression
+from tests.helpers.state import full_state
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+MODEL, LOSS_FN, LOADER, VAL = regression(100, 0.1)
 
 # ------------------------------------------------------------ where it goes
 
@@ -168,7 +170,7 @@ def test_few_noisy_samples_want_much_decay():
 def test_real_runs_leave_all_as_it_was():
     model, loss_fn, loader, val = regression(60, 1.0)
     shown = torch.optim.SGD(model.parameters(), lr=0.1)
-    before, order, told = everything(model, shown), loader.generator.get_state(), []
+    before, order, told = full_state(model, shown), loader.generator.get_state(), []
     found = find_pair(
         *(model, loss_fn, loader),
         val_loader=val,
@@ -177,7 +179,7 @@ def test_real_runs_leave_all_as_it_was():
         max_steps=700,
         progress=lambda *args: told.append(args[:2]),
     )
-    assert everything(model, shown) == before
+    assert full_state(model, shown) == before
     assert torch.equal(loader.generator.get_state(), order)
     assert [np.size(run.train_loss) for run in found.runs] == [100] * 7
     for run, lr, decay in zip(found.runs, found.max_lr, found.weight_decay, strict=True):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Subset, TensorDataset
+from torch.utils.data import DataLoader, Subset
 
 import clrfast
 from clrfast import Clue, NoSuggestionError, Recipe, Task, find_recipe
@@ -20,20 +20,10 @@ from clrfast.recipe import _find_recipe as searching
 from clrfast.recipe._find_recipe import GRID, MIN_BUDGET, SMALL_GRID, _runs_within
 from clrfast.recipe._measurements import Parts
 from clrfast.recipe._recipe import RANGE_STEPS, USUAL_MOMENTUM, USUAL_WEIGHT_DECAY, concluded, pair_steps
-from tests.training.test_restore import everything
+from tests.helpers.problems import clouds
+from tests.helpers.state import full_state
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def blobs(n=400, n_val=100, batch_size=20, seed=0):
-    """Two overlapping clouds of points, and a small network."""
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(n + n_val, 6, generator=generator)
-    y = (x[:, 0] + x[:, 1] ** 2 + 0.3 * torch.randn(n + n_val, generator=generator) > 1).long()
-    torch.manual_seed(seed)
-    model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 2))
-    loader = DataLoader(TensorDataset(x[:n], y[:n]), batch_size, shuffle=True, generator=generator)
-    return Task(model, nn.CrossEntropyLoss(), loader, DataLoader(TensorDataset(x[n:], y[n:]), n_val))
 
 
 @pytest.fixture
@@ -54,19 +44,11 @@ def names(order):
     return [name for name, _ in order]
 
 
-@pytest.fixture
-def updates(monkeypatch):
-    """A list with an entry for each update of any clrfast.SGD."""
-    made, real = [], clrfast.SGD.step
-    monkeypatch.setattr(clrfast.SGD, "step", lambda *args, **options: made.append(0) or real(*args, **options))
-    return made
-
-
-def test_small_budget_is_kept_and_the_usual_momentum_taken(order, updates):
-    recipe = find_recipe(blobs(), MIN_BUDGET)
+def test_small_budget_is_kept_and_the_usual_momentum_taken(order, sgd_updates):
+    recipe = find_recipe(clouds(), MIN_BUDGET)
     assert names(order)[:2] == ["range_test", "find_weight_decay"]
     assert "find_momentum" not in names(order)
-    assert 240 < len(updates) <= recipe.steps <= MIN_BUDGET
+    assert 240 < len(sgd_updates) <= recipe.steps <= MIN_BUDGET
     assert recipe.complete
     assert recipe.batch_size == 20
     assert recipe.low <= recipe.max_lr <= recipe.high
@@ -80,8 +62,8 @@ def test_small_budget_is_kept_and_the_usual_momentum_taken(order, updates):
     assert "warning: " in str(recipe)
 
 
-def test_the_order_of_the_parts_with_all_of_them(order, updates):
-    task = blobs()
+def test_the_order_of_the_parts_with_all_of_them(order, sgd_updates):
+    task = clouds()
     recipe = find_recipe(task, 2600, planned_steps=2000, batch_sizes=True)
     parts = recipe.parts
     expected = ["range_test", "find_batch_size"]
@@ -90,7 +72,7 @@ def test_the_order_of_the_parts_with_all_of_them(order, updates):
     assert names(order) == expected
     assert recipe.steps <= 2600
     sized = sum(20 for _ in parts.batch_sizes.costs) * 2  # those of the batch sizes come on top
-    assert len(updates) <= recipe.steps + sized + 10
+    assert len(sgd_updates) <= recipe.steps + sized + 10
     assert recipe.batch_size == parts.batch_sizes.fastest
     assert recipe.momentum == parts.momenta.cycle
     assert order[-1][1]["weight_decay"] == recipe.weight_decay
@@ -101,7 +83,7 @@ def test_the_order_of_the_parts_with_all_of_them(order, updates):
 def test_the_rate_is_tested_again_after_a_large_weight_decay(order, monkeypatch):
     real = searching.find_weight_decay
     monkeypatch.setattr(searching, "find_weight_decay", lambda **options: real(**options | {"grid": (3e-3, 1e-2)}))
-    recipe = find_recipe(blobs(), 600)
+    recipe = find_recipe(clouds(), 600)
     assert recipe.weight_decay >= 3e-3
     assert names(order) == ["range_test", "find_weight_decay", "range_test"]
     assert order[2][1]["optimizer"].param_groups[0]["weight_decay"] == recipe.weight_decay
@@ -109,20 +91,20 @@ def test_the_rate_is_tested_again_after_a_large_weight_decay(order, monkeypatch)
     assert "before the weight decay was changed" in recipe.evidence["learning rate"]
 
 
-def test_a_budget_of_several_trainings_goes_into_long_runs(order, updates, tmp_path):
+def test_a_budget_of_several_trainings_goes_into_long_runs(order, sgd_updates, tmp_path):
     path = tmp_path / "recipe.json"
-    recipe = find_recipe(blobs(), 8 * 100, planned_steps=100, saved=path)
+    recipe = find_recipe(clouds(), 8 * 100, planned_steps=100, saved=path)
     assert names(order) == ["range_test", "find_pair"]
     pairs = recipe.parts.pairs
     assert (order[1][1]["steps"], order[1][1]["max_steps"]) == (86, 800 - RANGE_STEPS)
-    assert len(updates) <= recipe.steps == RANGE_STEPS + 86 * len(pairs.runs) <= 800
+    assert len(sgd_updates) <= recipe.steps == RANGE_STEPS + 86 * len(pairs.runs) <= 800
     assert recipe.complete
     assert (recipe.max_lr, recipe.weight_decay) == (pairs.suggest().max_lr, pairs.suggest().weight_decay)
     assert recipe.low < recipe.max_lr < recipe.high
     assert recipe.momentum == USUAL_MOMENTUM
     assert "the range test suggested" in recipe.evidence["learning rate"]
     assert "long runs with rates and weight decays" in recipe.evidence["momentum"]
-    again = find_recipe(blobs(), 8 * 100, planned_steps=100, saved=path)
+    again = find_recipe(clouds(), 8 * 100, planned_steps=100, saved=path)
     assert len(order) == 2
     assert (str(again), again.evidence, again.clues) == (str(recipe), recipe.evidence, recipe.clues)
     page = Page(recipe.to_html())
@@ -140,7 +122,7 @@ def test_long_runs_are_made_where_they_are_a_quarter_of_the_training(left, plann
 
 
 def test_long_runs_without_an_answer_are_warned_of():
-    parts = find_recipe(blobs(), MIN_BUDGET).parts
+    parts = find_recipe(clouds(), MIN_BUDGET).parts
     risen = clrfast.History(np.ones(20), [1.0, 1.1], [0, 20])
     pairs = Pairs(np.array([0.1]), np.array([1e-3]), 20, (risen,))
     recipe = concluded(Parts(800, 20, 132, "model", None, rate=parts.rate, pairs=pairs, pairs_ended=True))
@@ -175,7 +157,7 @@ class OwnLoss(nn.Sequential):
 
 def test_other_batches_and_options():
     """Dicts for a model with a loss of its own; a user's loss, two batches to an update."""
-    task = blobs()
+    task = clouds()
     dicts = [[{"x": x, "y": y} for x, y in loader] for loader in (task.train_loader, task.val_loader)]
     recipe = find_recipe(Task(OwnLoss(*task.model), None, *dicts), MIN_BUDGET)
     assert recipe.complete
@@ -191,7 +173,7 @@ def test_runs_are_long_enough_with_the_budget_that_is_advised():
 
 def test_a_range_test_takes_no_more_than_it_is_charged_with():
     told = []
-    task = blobs()
+    task = clouds()
     clrfast.range_test(
         task.model, task.loss_fn, task.train_loader, progress=lambda done, total, shown: told.append(total)
     )
@@ -202,37 +184,37 @@ def test_a_training_shorter_than_the_search_is_told_what_that_needs(monkeypatch)
     monkeypatch.setattr(searching._Search, "begin", lambda self, *args: (_ for _ in ()).throw(RuntimeError(args[0])))
     told = f"planned_steps: got 66, and the search itself needs {MIN_BUDGET} updates"
     with pytest.warns(UserWarning, match=told), pytest.raises(RuntimeError, match=f"^{MIN_BUDGET}$"):
-        find_recipe(blobs(), planned_steps=66)
+        find_recipe(clouds(), planned_steps=66)
     with pytest.raises(RuntimeError, match=f"^{MIN_BUDGET}$"):  # whoever gives the budget knows it
-        find_recipe(blobs(), MIN_BUDGET, planned_steps=66)
+        find_recipe(clouds(), MIN_BUDGET, planned_steps=66)
 
 
 def test_a_time_as_text_is_refused_with_the_form_that_python_has():
     with pytest.raises(ValueError, match=r"budget: got '5min'; .* datetime.timedelta\(minutes=5\)"):
-        find_recipe(blobs(), "5min")
+        find_recipe(clouds(), "5min")
 
 
 @pytest.mark.parametrize(("planned", "wanted"), [(None, 1000), (2000, MIN_BUDGET), (30_000, 3000)])
 def test_the_default_budget_is_a_tenth_of_the_training(planned, wanted, monkeypatch):
     monkeypatch.setattr(searching._Search, "begin", lambda self, *args: (_ for _ in ()).throw(RuntimeError(args[0])))
     with pytest.raises(RuntimeError, match=f"^{wanted}$"):
-        find_recipe(blobs(), planned_steps=planned)
+        find_recipe(clouds(), planned_steps=planned)
 
 
 def test_all_is_as_before_and_progress_is_told():
     told = []
-    task = blobs()
+    task = clouds()
     shown = torch.optim.SGD(task.model.parameters(), lr=0.1)
-    before, generator = everything(task.model, shown), task.train_loader.generator.get_state()
+    before, generator = full_state(task.model, shown), task.train_loader.generator.get_state()
     find_recipe(task, MIN_BUDGET, progress=lambda *args: told.append(args[:2]))
-    assert everything(task.model, shown) == before
+    assert full_state(task.model, shown) == before
     assert torch.equal(task.train_loader.generator.get_state(), generator)
     assert [done for done, _ in told] == sorted(done for done, _ in told)
     assert {total for _, total in told} == {MIN_BUDGET}
 
 
 def test_it_goes_straight_into_training():
-    task = blobs()
+    task = clouds()
     recipe = find_recipe(task, MIN_BUDGET)
     schedule = recipe.schedule(50)
     assert schedule.total_steps == 50
@@ -258,7 +240,7 @@ def test_it_goes_straight_into_training():
 
 
 def test_json_round_trip(tmp_path):
-    recipe = find_recipe(blobs(), 2600, planned_steps=2000, saved=tmp_path / "a.json")
+    recipe = find_recipe(clouds(), 2600, planned_steps=2000, saved=tmp_path / "a.json")
     assert recipe.parts.momenta is not None
     recipe.save(tmp_path / "b.json")
     assert (tmp_path / "a.json").read_text() == (tmp_path / "b.json").read_text()
@@ -272,7 +254,7 @@ def test_json_round_trip(tmp_path):
 
 
 def test_runs_that_diverged_are_saved(tmp_path):
-    recipe = find_recipe(blobs(), MIN_BUDGET)
+    recipe = find_recipe(clouds(), MIN_BUDGET)
     runs = recipe.parts.weight_decays.runs
     broken = clrfast.History([1.0, math.inf], [1.0, math.nan], [0, 2])
     found = clrfast.WeightDecays(np.array([0.0, 1.0]), (runs[0], (broken, broken)), 1.0)
@@ -286,12 +268,12 @@ def test_runs_that_diverged_are_saved(tmp_path):
 
 def test_a_second_call_skips_what_is_there(tmp_path, order):
     path = tmp_path / "recipe.json"
-    first = find_recipe(blobs(), MIN_BUDGET, saved=path)
+    first = find_recipe(clouds(), MIN_BUDGET, saved=path)
     n = len(order)
-    again = find_recipe(blobs(), MIN_BUDGET, saved=path)
+    again = find_recipe(clouds(), MIN_BUDGET, saved=path)
     assert len(order) == n
     assert str(again) == str(first)
-    more = find_recipe(blobs(), first.steps + 1000, saved=path)  # now there is enough for the momenta
+    more = find_recipe(clouds(), first.steps + 1000, saved=path)  # now there is enough for the momenta
     assert names(order)[n:] == ["find_momentum"]
     assert more.parts.momenta is not None
     assert more.steps <= first.steps + 1000
@@ -300,7 +282,7 @@ def test_a_second_call_skips_what_is_there(tmp_path, order):
 @pytest.mark.parametrize("stopped", ["find_weight_decay", "find_momentum"])
 def test_what_was_found_before_ctrl_c_is_kept_and_gone_on_from(stopped, tmp_path, order, monkeypatch):
     path = tmp_path / "recipe.json"
-    whole = find_recipe(blobs(), 2600, planned_steps=2000)
+    whole = find_recipe(clouds(), 2600, planned_steps=2000)
     n, real = len(order), getattr(searching, stopped)
 
     def interrupted(**options):
@@ -309,13 +291,13 @@ def test_what_was_found_before_ctrl_c_is_kept_and_gone_on_from(stopped, tmp_path
 
         return real(**options | {"progress": tell})
 
-    task = blobs()
-    before = everything(task.model, torch.optim.SGD(task.model.parameters(), lr=0.1))
+    task = clouds()
+    before = full_state(task.model, torch.optim.SGD(task.model.parameters(), lr=0.1))
     with monkeypatch.context() as patched:
         patched.setattr(searching, stopped, interrupted)
         with pytest.raises(KeyboardInterrupt):
             find_recipe(task, 2600, planned_steps=2000, saved=path)
-    assert everything(task.model, torch.optim.SGD(task.model.parameters(), lr=0.1)) == before
+    assert full_state(task.model, torch.optim.SGD(task.model.parameters(), lr=0.1)) == before
     found = Recipe.load(path)
     assert not found.complete
     assert any("the search was interrupted" in warning for warning in found.warnings)
@@ -329,9 +311,9 @@ def test_what_was_found_before_ctrl_c_is_kept_and_gone_on_from(stopped, tmp_path
     assert resumed.evidence == whole.evidence
 
 
-def test_long_runs_made_before_ctrl_c_are_kept_and_gone_on_from(tmp_path, updates, monkeypatch):
+def test_long_runs_made_before_ctrl_c_are_kept_and_gone_on_from(tmp_path, sgd_updates, monkeypatch):
     path = tmp_path / "recipe.json"
-    whole = find_recipe(blobs(), 800, planned_steps=100)
+    whole = find_recipe(clouds(), 800, planned_steps=100)
     steps, told = whole.parts.pairs.steps, []
 
     def tell(done, total, shown):
@@ -339,7 +321,7 @@ def test_long_runs_made_before_ctrl_c_are_kept_and_gone_on_from(tmp_path, update
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        find_recipe(blobs(), 800, planned_steps=100, saved=path, progress=tell)
+        find_recipe(clouds(), 800, planned_steps=100, saved=path, progress=tell)
     found = Recipe.load(path)
     assert not found.complete
     assert found.parts.pairs.table() == whole.parts.pairs.table()[:3]
@@ -347,10 +329,10 @@ def test_long_runs_made_before_ctrl_c_are_kept_and_gone_on_from(tmp_path, update
     assert found.max_lr == found.parts.pairs.suggest().max_lr
     assert any("the search was interrupted" in warning for warning in found.warnings)
 
-    updates.clear()
+    sgd_updates.clear()
     monkeypatch.setattr(searching, "range_test", None)  # not called again
-    resumed = find_recipe(blobs(), 800, planned_steps=100, saved=path, progress=lambda done, *_: told.append(done))
-    assert len(updates) == 5 * steps
+    resumed = find_recipe(clouds(), 800, planned_steps=100, saved=path, progress=lambda done, *_: told.append(done))
+    assert len(sgd_updates) == 5 * steps
     assert told[0] <= RANGE_STEPS + 3 * steps + 1
     assert told[-1] == whole.steps
     assert resumed.parts.pairs.table() == whole.parts.pairs.table()
@@ -358,7 +340,7 @@ def test_long_runs_made_before_ctrl_c_are_kept_and_gone_on_from(tmp_path, update
     assert Recipe.load(path).complete
 
 
-def test_long_runs_end_where_a_lower_budget_allows_no_three(tmp_path, updates):
+def test_long_runs_end_where_a_lower_budget_allows_no_three(tmp_path, sgd_updates):
     path = tmp_path / "recipe.json"
 
     def tell(done, total, shown):
@@ -366,17 +348,17 @@ def test_long_runs_end_where_a_lower_budget_allows_no_three(tmp_path, updates):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        find_recipe(blobs(), 1600, planned_steps=200, saved=path, progress=tell)
-    updates.clear()
-    ended = find_recipe(blobs(), MIN_BUDGET, planned_steps=200, saved=path)
-    assert updates == []
+        find_recipe(clouds(), 1600, planned_steps=200, saved=path, progress=tell)
+    sgd_updates.clear()
+    ended = find_recipe(clouds(), MIN_BUDGET, planned_steps=200, saved=path)
+    assert sgd_updates == []
     assert ended.complete
     assert [np.size(run.train_loss) for run in ended.parts.pairs.runs] == [186]
     assert ended.steps == RANGE_STEPS + 186
 
 
 def test_an_interruption_before_the_first_answer_leaves_no_file(tmp_path):
-    task = blobs()
+    task = clouds()
 
     def interrupted(outputs, targets):
         raise KeyboardInterrupt
@@ -417,7 +399,7 @@ class Page(HTMLParser):
 
 
 def test_the_report_holds_everything_and_refers_to_nothing():
-    recipe = find_recipe(blobs(), 2600, planned_steps=2000, batch_sizes=True)
+    recipe = find_recipe(clouds(), 2600, planned_steps=2000, batch_sizes=True)
     html = recipe.to_html("two <clouds>", saved="some 'where'.json")
     page = Page(html)
     for told in (*recipe.evidence.values(), *recipe.warnings):
@@ -436,7 +418,7 @@ def test_the_report_holds_everything_and_refers_to_nothing():
 
 
 def test_the_code_of_the_report_runs(tmp_path):
-    task = blobs()
+    task = clouds()
     recipe = find_recipe(task, MIN_BUDGET, saved=tmp_path / "recipe.json")
     by_file, by_numbers = Page(recipe.to_html(saved=str(tmp_path / "recipe.json"))).code
     names = {"epochs": 2, **vars(task)}
@@ -450,7 +432,7 @@ def test_the_code_of_the_report_runs(tmp_path):
 
 def test_every_text_of_the_report_is_escaped():
     evil = "<script>alert('&amp;\"')</script>"
-    recipe = find_recipe(blobs(), MIN_BUDGET)
+    recipe = find_recipe(clouds(), MIN_BUDGET)
     clue = Clue("plateau", (0, 1), 1.0, evil, evil)
     curve = replace(recipe.parts.rate, stop_reason=evil)
     recipe = replace(
@@ -466,7 +448,7 @@ def test_every_text_of_the_report_is_escaped():
 
 
 def test_without_matplotlib_the_report_has_its_tables(monkeypatch):
-    recipe = find_recipe(blobs(), MIN_BUDGET)
+    recipe = find_recipe(clouds(), MIN_BUDGET)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     page = Page(recipe.to_html())
     assert "img" not in page.tags
@@ -475,7 +457,7 @@ def test_without_matplotlib_the_report_has_its_tables(monkeypatch):
 
 
 def test_an_incomplete_recipe_can_be_reported():
-    parts = find_recipe(blobs(), MIN_BUDGET).parts
+    parts = find_recipe(clouds(), MIN_BUDGET).parts
     begun = concluded(Parts(500, 1000, RANGE_STEPS, "model", None, rate=parts.rate))
     text = Page(begun.to_html()).text
     assert "It was interrupted" in text
@@ -488,13 +470,13 @@ def test_an_incomplete_recipe_can_be_reported():
 
 def test_another_models_file_is_refused(tmp_path):
     path = tmp_path / "recipe.json"
-    find_recipe(blobs(), MIN_BUDGET, saved=path)
-    task = blobs()
+    find_recipe(clouds(), MIN_BUDGET, saved=path)
+    task = clouds()
     task.model = nn.Linear(6, 2)
     with pytest.raises(ValueError, match=r"another model \(Sequential, 146 elements in 4 tensors; this is Linear"):
         find_recipe(task, MIN_BUDGET, saved=path)
     with pytest.raises(ValueError, match=r"is of another batch size \(20; this is 10\); give another path"):
-        find_recipe(blobs(batch_size=10), MIN_BUDGET, saved=path)
+        find_recipe(clouds(batch_size=10), MIN_BUDGET, saved=path)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": "clrfast.LRCurve/1"}', '{"format": "clrfast.Recipe/1"}'])
@@ -504,24 +486,24 @@ def test_other_files_are_refused_and_kept(text, tmp_path):
     with pytest.raises(ValueError, match=r"x\.json does not hold a saved recipe"):
         Recipe.load(path)
     with pytest.raises(ValueError, match="delete the file to begin anew"):
-        find_recipe(blobs(), MIN_BUDGET, saved=path)
+        find_recipe(clouds(), MIN_BUDGET, saved=path)
     assert path.read_text() == text
 
 
 def without_validation():
-    task = blobs()
+    task = clouds()
     task.val_loader = None
     return task
 
 
 def overlapping():
-    task = blobs()
+    task = clouds()
     task.val_loader = DataLoader(Subset(task.train_loader.dataset, range(5, 15)), 10)
     return task
 
 
 def ready_made():
-    task = blobs()
+    task = clouds()
     task.train_loader = list(task.train_loader)
     return task
 
@@ -533,12 +515,12 @@ def ready_made():
         (without_validation, {}, "val_loader: got None; .* held out, for example by torch.utils.data.random_split"),
         (overlapping, {}, "val_loader: got the same data as the training's loader too; .* overfitting does not show"),
         (ready_made, {"batch_sizes": True}, "train_loader: got list, whose batches are made already"),
-        (blobs, {"budget": MIN_BUDGET - 1}, f"budget: got 463; .* at least {MIN_BUDGET}: two range tests"),
-        (blobs, {"budget": 1e3 + 0.5}, "budget: got 1000.5; give a whole number of steps"),
-        (blobs, {"planned_steps": 0}, "planned_steps: got 0; give a whole number of steps, at least 1"),
-        (blobs, {"optimizer": None}, "optimizer: the recipe is one for clrfast.SGD"),
-        (blobs, {"progress": 3}, "progress: got 3"),
-        (blobs, {"saved": "missing/x.json"}, "saved: missing is no folder"),
+        (clouds, {"budget": MIN_BUDGET - 1}, f"budget: got 463; .* at least {MIN_BUDGET}: two range tests"),
+        (clouds, {"budget": 1e3 + 0.5}, "budget: got 1000.5; give a whole number of steps"),
+        (clouds, {"planned_steps": 0}, "planned_steps: got 0; give a whole number of steps, at least 1"),
+        (clouds, {"optimizer": None}, "optimizer: the recipe is one for clrfast.SGD"),
+        (clouds, {"progress": 3}, "progress: got 3"),
+        (clouds, {"saved": "missing/x.json"}, "saved: missing is no folder"),
     ],
 )
 def test_bad_input_is_told_before_any_training(make_task, options, message, monkeypatch):
@@ -559,7 +541,7 @@ def test_a_rate_without_answer_is_an_error():
 
 
 def test_validation_data_that_never_get_better_are_warned_of():
-    task = blobs()
+    task = clouds()
     x, y = next(iter(task.val_loader))
     task.val_loader = [(x, 1 - y)]  # the opposite of what is learnt
     recipe = find_recipe(task, 2600, planned_steps=2000)

@@ -17,7 +17,7 @@ from clrfast.recipe._deadline import Deadline
 from clrfast.recipe._find_recipe import SMALL_GRID
 from clrfast.recipe._recipe import RANGE_STEPS, USUAL_MOMENTUM
 from clrfast.recipe._time_budget import _besides, speedup
-from tests.recipe.test_recipe import blobs
+from tests.helpers.problems import clouds
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -64,7 +64,7 @@ def fake(monkeypatch):
 def test_it_ends_in_time_and_uses_it(look, fake, tmp_path):
     fake.look = look
     begin = fake.now
-    recipe = find_recipe(blobs(), timedelta(seconds=27), planned_steps=2000, saved=tmp_path / "x.json")
+    recipe = find_recipe(clouds(), timedelta(seconds=27), planned_steps=2000, saved=tmp_path / "x.json")
     assert 0.5 < (fake.now - begin) / 27 <= 1
     assert recipe.complete
     assert (recipe.parts.momenta is None) == (look > 0)
@@ -75,7 +75,7 @@ def test_it_ends_in_time_and_uses_it(look, fake, tmp_path):
 
 def test_less_time_is_for_the_small_grid(fake):
     begin = fake.now
-    recipe = find_recipe(blobs(), timedelta(seconds=5))
+    recipe = find_recipe(clouds(), timedelta(seconds=5))
     assert fake.now - begin <= 5
     assert set(recipe.parts.weight_decays.values) == set(SMALL_GRID)
     assert recipe.parts.momenta is None
@@ -91,19 +91,19 @@ def test_too_little_time_is_told_with_what_it_takes_and_the_rate_is_kept(fake, t
         r"\(what was found is in .*x\.json; the next call goes on from there\)"
     )
     with pytest.raises(ValueError, match=message) as caught:
-        find_recipe(blobs(), timedelta(seconds=2), saved=path)
+        find_recipe(clouds(), timedelta(seconds=2), saved=path)
     found = Recipe.load(path)
     assert found.steps == RANGE_STEPS
     assert not found.complete
     begin = fake.now
-    recipe = find_recipe(blobs(), timedelta(seconds=3.6), saved=path)  # that of the first range test is not needed now
+    recipe = find_recipe(clouds(), timedelta(seconds=3.6), saved=path)  # that of the first range test is not needed now
     assert recipe.complete
     assert fake.now - begin <= 3.6
     assert recipe.steps <= RANGE_STEPS + 360
     needed = float(str(caught.value).partition("about 10 ms")[2].partition("about ")[2].split()[0])
-    assert find_recipe(blobs(), timedelta(seconds=1.05 * needed)).complete
+    assert find_recipe(clouds(), timedelta(seconds=1.05 * needed)).complete
     with pytest.raises(ValueError, match="less says nothing"):
-        find_recipe(blobs(), timedelta(seconds=0.9 * needed))
+        find_recipe(clouds(), timedelta(seconds=0.9 * needed))
 
 
 def test_a_search_for_steps_goes_on_for_a_time(fake, tmp_path, monkeypatch):
@@ -111,10 +111,10 @@ def test_a_search_for_steps_goes_on_for_a_time(fake, tmp_path, monkeypatch):
     real = clrfast.recipe._find_recipe.find_weight_decay
     monkeypatch.setattr(clrfast.recipe._find_recipe, "find_weight_decay", lambda **options: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        find_recipe(blobs(), 464, saved=path)
+        find_recipe(clouds(), 464, saved=path)
     monkeypatch.setattr(clrfast.recipe._find_recipe, "find_weight_decay", real)
     assert Recipe.load(path).parts.seconds_per_update is None
-    recipe = find_recipe(blobs(), timedelta(seconds=5), saved=path)
+    recipe = find_recipe(clouds(), timedelta(seconds=5), saved=path)
     assert recipe.complete
     assert recipe.parts.seconds_per_update == pytest.approx(0.01, rel=0.1)
 
@@ -133,13 +133,13 @@ def test_updates_that_become_slow_end_the_search_early(fake, tmp_path, monkeypat
     monkeypatch.setattr(clrfast.recipe._find_recipe, "find_weight_decay", slower(100))
     begin = fake.now
     with pytest.raises(ValueError, match=r"budget: the time is up, .*sufficed for 0 of 3 weight decays\) \(what was"):
-        find_recipe(blobs(), timedelta(seconds=5), saved=path)
+        find_recipe(clouds(), timedelta(seconds=5), saved=path)
     assert fake.now - begin <= 5 + 1.0 * 79  # by one run, of at most so many updates with the small grid
     assert not Recipe.load(path).complete
     fake.update = 0.01
     monkeypatch.setattr(clrfast.recipe._find_recipe, "find_weight_decay", slower(1.5))
     begin = fake.now
-    recipe = find_recipe(blobs(), timedelta(seconds=5))
+    recipe = find_recipe(clouds(), timedelta(seconds=5))
     assert fake.now - begin <= 5
     assert len(recipe.parts.weight_decays.values) == 2
     assert {len(runs) for runs in recipe.parts.weight_decays.runs} == {2}
@@ -153,7 +153,7 @@ def test_momenta_that_come_too_late_are_left_out(fake, monkeypatch, tmp_path):
         return real(**options)
 
     monkeypatch.setattr(clrfast.recipe._find_recipe, "find_momentum", slow)
-    recipe = find_recipe(blobs(), timedelta(seconds=27), planned_steps=2000, saved=tmp_path / "x.json")
+    recipe = find_recipe(clouds(), timedelta(seconds=27), planned_steps=2000, saved=tmp_path / "x.json")
     assert recipe.parts.momenta is None
     assert recipe.momentum == USUAL_MOMENTUM
     assert recipe.complete
@@ -171,7 +171,7 @@ def test_long_runs_end_in_time_too(slower, fake, monkeypatch):
 
     monkeypatch.setattr(clrfast.recipe._find_recipe, "find_pair", found)
     begin = fake.now
-    recipe = find_recipe(blobs(), timedelta(seconds=9), planned_steps=100)
+    recipe = find_recipe(clouds(), timedelta(seconds=9), planned_steps=100)
     assert recipe.complete
     assert recipe.parts.pairs.steps > 80
     assert 0.7 < (fake.now - begin) / 9 <= 1
@@ -179,15 +179,15 @@ def test_long_runs_end_in_time_too(slower, fake, monkeypatch):
 
 def test_a_search_that_ended_with_long_runs_needs_no_more_time(fake, tmp_path):
     path = tmp_path / "x.json"
-    ended = find_recipe(blobs(), timedelta(seconds=9), planned_steps=100, saved=path)
+    ended = find_recipe(clouds(), timedelta(seconds=9), planned_steps=100, saved=path)
     assert ended.parts.pairs is not None
-    again = find_recipe(blobs(), timedelta(seconds=1), planned_steps=100, saved=path)
+    again = find_recipe(clouds(), timedelta(seconds=1), planned_steps=100, saved=path)
     assert (again.steps, again.max_lr, again.weight_decay) == (ended.steps, ended.max_lr, ended.weight_decay)
 
 
 def test_what_an_update_takes_besides(fake):
     fake.look, fake.load = 0.06, 0.001
-    task = blobs()
+    task = clouds()
     task.train_loader = DataLoader(Slow(task.train_loader.dataset), 20)
     # A look at the only batch every second step of 40; 20 samples to a batch, which a second repeat passes over.
     assert _besides(task, 40, {}) == pytest.approx(0.06 / 2 + 20 * 0.001 / 2)
@@ -196,7 +196,7 @@ def test_what_an_update_takes_besides(fake):
 
 @pytest.mark.parametrize("find", [find_weight_decay, find_momentum])
 def test_the_parts_end_in_time_too(find, fake):
-    task = blobs()
+    task = clouds()
     given = {"val_loader": task.val_loader, "max_lr": 0.1, "steps": 20, "repeats": 2}
     begin = fake.now
     found = find(task.model, task.loss_fn, task.train_loader, **given, max_seconds=1.1)  # 5 runs of 20 updates
@@ -231,7 +231,7 @@ def test_many_ranks_are_as_fast_as_their_turns():
 @pytest.mark.parametrize("budget", [timedelta(0), timedelta(seconds=-1)])
 def test_no_time_is_refused(budget):
     with pytest.raises(ValueError, match=r"budget: got .*; give a time above 0, as datetime\.timedelta"):
-        find_recipe(blobs(), budget)
+        find_recipe(clouds(), budget)
 
 
 @pytest.mark.parametrize(

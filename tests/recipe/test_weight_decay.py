@@ -9,8 +9,8 @@ from torch.utils.data import DataLoader, Subset, SubsetRandomSampler, TensorData
 import clrfast
 from clrfast import History, NoSuggestionError, WeightDecays, find_weight_decay
 from clrfast.recipe._weight_decay import refinement
-from tests.finder.test_range_test import blobs
-from tests.training.test_restore import everything
+from tests.helpers.problems import blobs, regression
+from tests.helpers.state import full_state
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -118,20 +118,6 @@ def test_the_exponent_is_bisected(tried, chosen, new):
 
 
 # ------------------------------------------------------------ real runs
-
-
-def regression(n, noise, features=50, n_val=400, seed=0):
-    """Linear data; a linear model from zero, so only the data decide which decay is best."""
-    generator = torch.Generator().manual_seed(seed)
-    weights = torch.randn(features, 1, generator=generator) / features**0.5
-    x = torch.randn(n + n_val, features, generator=generator)
-    y = x @ weights + noise * torch.randn(n + n_val, 1, generator=generator)
-    model = nn.Linear(features, 1)
-    nn.init.zeros_(model.weight)
-    nn.init.zeros_(model.bias)
-    train, val = TensorDataset(x[:n], y[:n]), TensorDataset(x[n:], y[n:])
-    loader = DataLoader(train, batch_size=20, shuffle=True, generator=generator)
-    return model, nn.MSELoss(), loader, DataLoader(val, batch_size=n_val)
 
 
 def test_few_noisy_samples_want_much_decay():
@@ -248,7 +234,7 @@ def test_all_is_as_before_and_the_same_comes_again(max_lr):
     model.eval()
     shown = torch.optim.SGD(model.parameters(), lr=0.1)
     model(x).sum().backward()
-    before = everything(model, shown), loader.generator.get_state(), val.generator.get_state()
+    before = full_state(model, shown), loader.generator.get_state(), val.generator.get_state()
 
     def found():
         return find_weight_decay(
@@ -256,7 +242,7 @@ def test_all_is_as_before_and_the_same_comes_again(max_lr):
         )
 
     first, again = found(), found()
-    assert everything(model, shown) == before[0]
+    assert full_state(model, shown) == before[0]
     assert torch.equal(loader.generator.get_state(), before[1])
     assert torch.equal(val.generator.get_state(), before[2])
     np.testing.assert_array_equal(first.loss, again.loss)
@@ -268,7 +254,7 @@ def test_all_is_as_before_and_the_same_comes_again(max_lr):
 def test_all_is_as_before_after_an_interruption():
     model, loss_fn, loader, val = regression(100, 0.1)
     shown = torch.optim.SGD(model.parameters(), lr=0.1)
-    before, order = everything(model, shown), loader.generator.get_state()
+    before, order = full_state(model, shown), loader.generator.get_state()
     calls = []
 
     def interrupted(outputs, targets):
@@ -279,7 +265,7 @@ def test_all_is_as_before_after_an_interruption():
 
     with pytest.raises(KeyboardInterrupt):
         find_weight_decay(model, interrupted, loader, val_loader=val, max_lr=0.01, steps=20)
-    assert everything(model, shown) == before
+    assert full_state(model, shown) == before
     assert torch.equal(loader.generator.get_state(), order)
 
 

@@ -11,7 +11,7 @@ from clrfast.schedules import (
     polynomial_decay,
     step_decay,
 )
-from tests.torch_schedulers import assert_equal_curves
+from tests.helpers.schedules import assert_equal_curves
 
 N = 3000
 EQUALS = {

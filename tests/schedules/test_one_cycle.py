@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torch.optim.lr_scheduler import OneCycleLR
 
 from clrfast.schedules import one_cycle, one_cycle_cos, one_cycle_fastai, one_cycle_linear, one_cycle_three_phase
-from tests.torch_schedulers import assert_equal_curves, torch_values
+from tests.helpers.schedules import assert_equal_curves, torch_values
 
 
 def columns(schedule):

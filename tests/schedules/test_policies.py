@@ -4,7 +4,7 @@ from torch.optim.lr_scheduler import CyclicLR
 
 from clrfast import constant, lr_ramp
 from clrfast.schedules import POLICIES, Schedule, exp_range, triangular, triangular2
-from tests.torch_schedulers import assert_equal_curves
+from tests.helpers.schedules import POLICY_ARGUMENTS, assert_equal_curves
 
 
 def columns(schedule):
@@ -89,40 +89,23 @@ def test_equals_torchs_cyclic_lr(name):
     assert_equal_curves(schedule, make, STEPS, lr=0.01, momentum=True, rtol=1e-11)
 
 
-ARGUMENTS = {
-    "constant": {"lr": 0.1},
-    "lr_ramp": {"min_lr": 0.01, "max_lr": 1.0},
-    "triangular": {"base_lr": 0.1, "max_lr": 1.0, "step_size": 10},
-    "triangular2": {"base_lr": 0.1, "max_lr": 1.0, "step_size": 10},
-    "exp_range": {"base_lr": 0.1, "max_lr": 1.0, "step_size": 10, "gamma": 0.99},
-    **{name: {"max_lr": 1.0} for name in POLICIES if name.startswith("one_cycle")},
-    "step_decay": {"lr": 0.1, "step_size": 10},
-    "exponential_decay": {"lr": 0.1, "gamma": 0.99},
-    "polynomial_decay": {"lr": 0.1, "power": 2.0},
-    "cosine_annealing": {"lr": 0.1},
-    "cosine_restarts": {"lr": 0.1, "period_steps": 7, "period_mult": 2},
-    "flat_cosine": {"lr": 0.1},
-    "inverse_sqrt": {"lr": 0.1, "scale_steps": 10},
-}
-
-
 @pytest.mark.parametrize("name", POLICIES)
 @pytest.mark.parametrize("total_steps", [1, 2, 3, 50, 1000])
 def test_every_policy_at_every_length(name, total_steps):
     """A table for every length (a ramp needs two steps), a dict form, and no motion past the end of the table."""
     if name == "lr_ramp" and total_steps == 1:
         pytest.skip("a ramp of one step is refused")
-    schedule = POLICIES[name](total_steps=total_steps, **ARGUMENTS[name])
+    schedule = POLICIES[name](total_steps=total_steps, **POLICY_ARGUMENTS[name])
     table = schedule.table()
     assert table.shape == (total_steps, 1, 3)
     assert Schedule.from_dict(schedule.to_dict()) == schedule
-    assert POLICIES[name](total_steps=float(total_steps), **ARGUMENTS[name]) == schedule
+    assert POLICIES[name](total_steps=float(total_steps), **POLICY_ARGUMENTS[name]) == schedule
 
 
 @pytest.mark.parametrize("momentum", [None, 0.8, (0.9, 0.8), [0.9, 0.8], (0.8, 0.8)])
 @pytest.mark.parametrize("name", [name for name in POLICIES if "cycle" in name or name.startswith("tri")])
 def test_momentum_is_left_fixed_or_cycled(name, momentum):
-    schedule = POLICIES[name](total_steps=100, **{**ARGUMENTS[name], "momentum": momentum})
+    schedule = POLICIES[name](total_steps=100, **{**POLICY_ARGUMENTS[name], "momentum": momentum})
     if momentum is None:
         assert schedule.momentum is None
         return

@@ -130,7 +130,7 @@ def test_extension_keeps_the_last_value_and_is_recognised():
 
 def test_an_extended_schedule_resumes_without_a_warning():
     import clrfast
-    from tests.cases import run_steps
+    from tests.helpers.optimizers import run_steps
 
     schedule = Schedule(Linear(0.0, 1.0, 3), total_steps=4)
     params, optimizer = run_steps(lambda p: clrfast.SGD(p, schedule=schedule), 4, [(2,)])

@@ -27,8 +27,8 @@ from clrfast.schedules import (
     one_cycle,
     triangular,
 )
-from tests.cases import assert_same, give_grads, make_params, past_the_end
-from tests.schedules.test_policies import ARGUMENTS
+from tests.helpers.optimizers import assert_same, give_grads, make_params, past_the_end
+from tests.helpers.schedules import POLICY_ARGUMENTS
 
 
 def adam(params, **kwargs):
@@ -40,7 +40,7 @@ def adam(params, **kwargs):
 @pytest.mark.parametrize("name", POLICIES)
 def test_same_run_as_the_device_table(name):
     """Bit for bit with the torch backend, past the schedule's end too."""
-    schedule = POLICIES[name](total_steps=12, **{**ARGUMENTS[name], "weight_decay": Linear(0.0, 0.1, 5)})
+    schedule = POLICIES[name](total_steps=12, **{**POLICY_ARGUMENTS[name], "weight_decay": Linear(0.0, 0.1, 5)})
     runs = []
     for on_host in (False, True):
         params = make_params([(3,), (2, 2)])

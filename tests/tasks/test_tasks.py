@@ -7,38 +7,10 @@ from torch import nn
 
 from clrfast.tasks import Task, TaskError, make_task
 from clrfast.tasks.digits import make_task as make_digits
-
-SOURCES = {
-    "good.py": """
-        import torch
-        from clrfast import Task
-        def make_task():
-            x = torch.randn(64, 3)
-            return Task(torch.nn.Linear(3, 1), torch.nn.MSELoss(), [(x, x.sum(1, keepdim=True))] * 4)
-        def flat():
-            return Task(torch.nn.Linear(3, 1, bias=False), torch.nn.MSELoss(), [(torch.zeros(4, 3), torch.ones(4, 1))])
-        def returns_other(): return 3
-        def raises(): raise KeyError("data")
-        def needs_argument(path): return None
-        not_callable = 5
-    """,
-    "broken.py": "1 / 0",
-    "needs.py": "import not_installed_anywhere",
-}
+from tests.helpers.task_modules import SOURCES
 
 
-@pytest.fixture
-def modules(tmp_path, monkeypatch):
-    for name, source in SOURCES.items():
-        (tmp_path / name).write_text(textwrap.dedent(source))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [p for p in sys.path if p != str(tmp_path)])
-    yield tmp_path
-    for name in SOURCES:
-        sys.modules.pop(name.removesuffix(".py"), None)
-
-
-def test_own_task(modules):
+def test_own_task(task_modules):
     assert isinstance(make_task("good:make_task"), Task)
 
 
@@ -59,7 +31,7 @@ def test_own_task(modules):
         ("needs:make_task", "importing needs failed: No module named 'not_installed_anywhere'"),
     ],
 )
-def test_errors_are_one_helpful_line(modules, name, message):
+def test_errors_are_one_helpful_line(task_modules, name, message):
     with pytest.raises(TaskError, match=message) as caught:
         make_task(name)
     assert "\n" not in str(caught.value)
@@ -91,15 +63,15 @@ def test_digits():
     assert isinstance(task.loss_fn, nn.CrossEntropyLoss)
 
 
-def test_a_file_here_named_like_a_library_does_not_shadow_it(modules, monkeypatch):
+def test_a_file_here_named_like_a_library_does_not_shadow_it(task_modules, monkeypatch):
     """The current folder is the last on sys.path, and only for a user's task."""
     before = list(sys.path)
     make_task("digits")
     assert sys.path == before
-    (modules / "colorsys.py").write_text("1 / 0")
-    (modules / "good.py").write_text("import colorsys\n" + textwrap.dedent(SOURCES["good.py"]))
+    (task_modules / "colorsys.py").write_text("1 / 0")
+    (task_modules / "good.py").write_text("import colorsys\n" + textwrap.dedent(SOURCES["good.py"]))
     monkeypatch.delitem(sys.modules, "colorsys", raising=False)
     assert isinstance(make_task("good:make_task"), Task)
-    assert sys.path == [*before, str(modules)]
+    assert sys.path == [*before, str(task_modules)]
     make_task("good:make_task")
-    assert sys.path == [*before, str(modules)]
+    assert sys.path == [*before, str(task_modules)]

@@ -13,7 +13,7 @@ from clrfast import range_test
 from clrfast.training import _module_attributes as attributes
 from clrfast.training._module_attributes import Attributes
 from clrfast.training._preserve import restored
-from tests.cases import NO_NATIVE
+from tests.helpers.optimizers import NO_NATIVE
 
 
 class Writer(nn.Module):

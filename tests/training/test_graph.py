@@ -12,13 +12,13 @@ import clrfast
 from clrfast.training import CapturedStep
 from clrfast.training._captured_step import side_stream
 from clrfast.training._graphs import Graphs
-from tests import graphs_on_cpu
-from tests.cases import give_grads, make_params
+from tests.cuda_on_cpu import emulated_graphs
+from tests.helpers.optimizers import give_grads, make_params
 
 
 @pytest.fixture(autouse=True)
 def _no_device(monkeypatch):
-    graphs_on_cpu.install(monkeypatch)
+    emulated_graphs.install(monkeypatch)
 
 
 def captured(**options):

@@ -11,7 +11,7 @@ from clrfast import Schedule, one_cycle
 from clrfast.schedules import constant
 from clrfast.training import _graphs as graphs
 from clrfast.training import _stacked as stacked
-from tests import graphs_on_cpu
+from tests.cuda_on_cpu import emulated_graphs
 
 STEPS = 12
 
@@ -97,10 +97,10 @@ def test_captured_copies_are_the_eager_ones(make_model, device, monkeypatch):
         patch.setattr(graphs, "why_no_graphs", lambda device: "not this time")
         eager = trained()
     if device == "acted out":
-        graphs_on_cpu.install(monkeypatch)
+        emulated_graphs.install(monkeypatch)
     captured = trained()
     if device == "acted out":
-        assert graphs_on_cpu.CUDAGraph.last.replays == STEPS - graphs.WARM_UP
+        assert emulated_graphs.CUDAGraph.last.replays == STEPS - graphs.WARM_UP
     assert torch.equal(captured.losses, eager.losses)
     for one, other in zip(captured.models, eager.models, strict=True):
         for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True):

@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 import clrfast
 from clrfast.training._preserve import restored
+from tests.helpers.state import full_state
 
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
@@ -27,30 +28,6 @@ def make(optimizer="sgd"):
     model(torch.randn(16, 4)).mean().backward()
     made.step()
     return model, made
-
-
-def everything(model, optimizer):
-    """All that could have changed, as values that compare with ==."""
-    state = [
-        {k: v.tolist() if isinstance(v, torch.Tensor) else v for k, v in s.items()} for s in optimizer.state.values()
-    ]
-    groups = [{k: str(v) for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
-    return {
-        "params": [p.tolist() for p in model.parameters()],
-        "memory": [p.data_ptr() for p in model.parameters()],
-        "grads": [None if p.grad is None else (p.grad.data_ptr(), p.grad.tolist()) for p in model.parameters()],
-        "requires_grad": [p.requires_grad for p in model.parameters()],
-        "buffers": {name: (b.data_ptr(), b.tolist()) for name, b in model.named_buffers()},
-        "training": [m.training for m in model.modules()],
-        "state": state,
-        "state tensors": [
-            [v.data_ptr() for v in s.values() if isinstance(v, torch.Tensor)] for s in optimizer.state.values()
-        ],
-        "groups": groups,
-        "attributes": sorted(vars(optimizer)),
-        "control": None if getattr(optimizer, "control", None) is None else int(optimizer.control.step),
-        "random": (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()),  # noqa: NPY002
-    }
 
 
 def disturb(model, optimizer):
@@ -78,12 +55,12 @@ def disturb(model, optimizer):
 @pytest.mark.parametrize("error", [None, ValueError, KeyboardInterrupt])
 def test_everything_is_put_back(optimizer, error):
     model, made = make(optimizer)
-    before = everything(model, made)
+    before = full_state(model, made)
 
     def run():
         with restored(model, made):
             disturb(model, made)
-            assert everything(model, made) != before
+            assert full_state(model, made) != before
             if error is not None:
                 raise error
 
@@ -92,7 +69,7 @@ def test_everything_is_put_back(optimizer, error):
     else:
         with pytest.raises(error):
             run()
-    assert everything(model, made) == before
+    assert full_state(model, made) == before
 
 
 def test_what_cannot_be_put_back_does_not_keep_the_rest():

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 import clrfast
 from clrfast import range_test
-from tests.training.test_restore import everything
+from tests.helpers.state import full_state
 
 
 def gan():
@@ -46,10 +46,10 @@ def test_each_keeps_its_ratio_and_is_put_back(kind):
     for optimizer in made:
         optimizer.step()
         optimizer.register_step_pre_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
-    before = [everything(model, optimizer) for optimizer in made]
+    before = [full_state(model, optimizer) for optimizer in made]
     curve = range_test(model, loader=real(), compute_loss=compute_loss, optimizer=made, steps=20, max_lr=0.1)
     np.testing.assert_allclose(np.reshape(rates, (-1, 2)), np.outer(curve.lr, [0.25, 1.0]), rtol=1e-6)
-    assert [everything(model, optimizer) for optimizer in made] == before
+    assert [full_state(model, optimizer) for optimizer in made] == before
 
 
 def test_several_step_as_one_over_all_groups():

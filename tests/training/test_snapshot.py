@@ -9,7 +9,7 @@ from torch import nn
 
 from clrfast import _native
 from clrfast.training._snapshot import Snapshot
-from tests.cases import COMPARES_QUICKLY
+from tests.helpers.optimizers import COMPARES_QUICKLY
 
 pytestmark = pytest.mark.skipif(not COMPARES_QUICKLY, reason="it needs the native module and DLPack's exchange API")
 

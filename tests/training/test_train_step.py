@@ -21,8 +21,8 @@ from clrfast.training import _snapshot as snapshot_module
 from clrfast.training import _train_step as train_step_module
 from clrfast.training._eager_step import EagerStep
 from clrfast.training._graphs import MAX_GRAPHS, WARM_UP
-from tests import graphs_on_cpu
-from tests.cases import COMPARES_QUICKLY, past_the_end
+from tests.cuda_on_cpu import emulated_graphs
+from tests.helpers.optimizers import COMPARES_QUICKLY, past_the_end
 
 DEVICES = ["acted out", pytest.param("cuda", marks=pytest.mark.gpu)]
 CYCLE = clrfast.one_cycle(0.2, 12, weight_decay=Linear(1e-2, 1e-4, 11))
@@ -34,7 +34,7 @@ def backend(request, monkeypatch):
     """Of the optimizer; the default device of the test is the one that has graphs."""
     if request.param == "cuda":
         return "cuda"
-    graphs_on_cpu.install(monkeypatch)
+    emulated_graphs.install(monkeypatch)
     return "torch"
 
 
@@ -282,8 +282,8 @@ def test_a_model_that_reads_the_device_runs_eagerly(backend):
 def test_after_a_failed_capture_torch_is_as_before(monkeypatch, ended):
     """Where CUDA broke it, torch leaves stream, generator and allocator amid the capture. Where it was ended, another
     state would part the generator from the graphs that were captured before."""
-    graphs_on_cpu.install(monkeypatch)
-    before = graphs_on_cpu.Stream.current
+    emulated_graphs.install(monkeypatch)
+    before = emulated_graphs.Stream.current
 
     def fails(model, batch):
         loss = LOSS(model(batch[0]), batch[1])
@@ -297,16 +297,16 @@ def test_after_a_failed_capture_torch_is_as_before(monkeypatch, ended):
         step(batch)
     told = "KeyError: 'mine'" if ended else "RuntimeError: operation not permitted when stream is capturing"
     assert step.why_eager == f"the capture failed ({told})"
-    assert graphs_on_cpu.Stream.current is before
-    assert graphs_on_cpu.pools == []
-    assert graphs_on_cpu.Generator.put_back == (0 if ended else 1)
-    assert graphs_on_cpu.CUDAGraph.last.was_reset != ended
+    assert emulated_graphs.Stream.current is before
+    assert emulated_graphs.pools == []
+    assert emulated_graphs.Generator.put_back == (0 if ended else 1)
+    assert emulated_graphs.CUDAGraph.last.was_reset != ended
 
 
 @pytest.mark.parametrize("where", ["first", "later"])
 def test_a_wait_in_the_warm_up_is_told_by_its_place(monkeypatch, where):
     """torch warns of waits if it is asked to. In the first step libraries may wait for themselves."""
-    graphs_on_cpu.install(monkeypatch)
+    emulated_graphs.install(monkeypatch)
     calls = []
 
     def waits(model, batch):
@@ -335,7 +335,7 @@ def test_a_wait_in_the_warm_up_is_told_by_its_place(monkeypatch, where):
 
 
 def test_graphs_share_their_memory_and_a_bound(monkeypatch):
-    graphs_on_cpu.install(monkeypatch)
+    emulated_graphs.install(monkeypatch)
     used = []
     captured_step = train_step_module.CapturedStep
     monkeypatch.setattr(
@@ -361,7 +361,7 @@ def test_a_bound_that_is_none_is_named(max_graphs):
 
 
 def test_what_is_seldom_in_a_model_is_known(monkeypatch):
-    graphs_on_cpu.install(monkeypatch)
+    emulated_graphs.install(monkeypatch)
     model = net()
     parallel = nn.parallel.DistributedDataParallel.__new__(nn.parallel.DistributedDataParallel)
     nn.Module.__init__(parallel)
@@ -421,7 +421,7 @@ def test_dtype_layout_and_type_of_a_value_make_a_kind(backend):
 
 def test_the_memory_of_a_failed_capture_is_free_before_the_step_runs_eagerly(monkeypatch):
     """It may have been too large for both."""
-    graphs_on_cpu.install(monkeypatch)
+    emulated_graphs.install(monkeypatch)
     activations = []
 
     class Activation:
@@ -445,8 +445,8 @@ def test_the_memory_of_a_failed_capture_is_free_before_the_step_runs_eagerly(mon
 @pytest.mark.parametrize("fails", [False, True])
 def test_the_warm_up_is_in_order_with_the_current_stream(monkeypatch, fails):
     """Also after an error: what was launched before it still writes to the model."""
-    graphs_on_cpu.install(monkeypatch)
-    current, aside = graphs_on_cpu.Stream.current, []
+    emulated_graphs.install(monkeypatch)
+    current, aside = emulated_graphs.Stream.current, []
 
     def loss(model, batch):
         aside.append(torch.cuda.current_stream())
@@ -459,7 +459,7 @@ def test_the_warm_up_is_in_order_with_the_current_stream(monkeypatch, fails):
     with pytest.raises(ValueError, match="mine") if fails else contextlib.nullcontext():
         step(batches(1)[0])
     assert aside[0] is not current
-    assert graphs_on_cpu.Stream.waits == [(aside[0], current), (current, aside[0])]
+    assert emulated_graphs.Stream.waits == [(aside[0], current), (current, aside[0])]
     assert torch.cuda.current_stream() is current
 
 
@@ -491,7 +491,7 @@ def test_a_failed_capture_leaves_nothing_behind(backend):
 @pytest.mark.parametrize("clip_norm", [None, 1.0])
 def test_an_update_that_cannot_be_captured_leaves_no_scale_behind(monkeypatch, clip_norm):
     """GradScaler multiplies the next scale by one that it finds."""
-    graphs_on_cpu.install(monkeypatch)
+    emulated_graphs.install(monkeypatch)
 
     def scaled(make_step):
         model = net()

@@ -11,7 +11,7 @@ from clrfast import range_test
 from clrfast.tasks import Task
 from clrfast.training._loss_modules import loss_modules
 from clrfast.training._train import train
-from tests.finder.test_range_test import blobs
+from tests.helpers.problems import blobs
 
 
 class Scaled(nn.Module):

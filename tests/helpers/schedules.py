@@ -1,9 +1,28 @@
-"""What torch's own schedulers give, step by step, to compare with."""
+"""Arguments for every policy, and what torch's own schedulers give, step by step."""
 
 import warnings
 
 import numpy as np
 import torch
+
+from clrfast.schedules import POLICIES
+
+POLICY_ARGUMENTS = {
+    "constant": {"lr": 0.1},
+    "lr_ramp": {"min_lr": 0.01, "max_lr": 1.0},
+    "triangular": {"base_lr": 0.1, "max_lr": 1.0, "step_size": 10},
+    "triangular2": {"base_lr": 0.1, "max_lr": 1.0, "step_size": 10},
+    "exp_range": {"base_lr": 0.1, "max_lr": 1.0, "step_size": 10, "gamma": 0.99},
+    **{name: {"max_lr": 1.0} for name in POLICIES if name.startswith("one_cycle")},
+    "step_decay": {"lr": 0.1, "step_size": 10},
+    "exponential_decay": {"lr": 0.1, "gamma": 0.99},
+    "polynomial_decay": {"lr": 0.1, "power": 2.0},
+    "cosine_annealing": {"lr": 0.1},
+    "cosine_restarts": {"lr": 0.1, "period_steps": 7, "period_mult": 2},
+    "flat_cosine": {"lr": 0.1},
+    "inverse_sqrt": {"lr": 0.1, "scale_steps": 10},
+}
+"""Arguments with which each policy makes a schedule, apart from ``total_steps``."""
 
 
 def torch_values(make, steps, lr=0.1, momentum=0.9):

@@ -1,4 +1,4 @@
-"""What ``test_finder_on_ranks`` has several gloo ranks do: ``finder_on_ranks.py FOLDER RANK COUNT``.
+"""The job that ``test_finder_on_ranks`` runs on two and on three gloo ranks: ``finder_on_ranks.py FOLDER RANK COUNT``.
 
 Each rank writes what came of every case to ``FOLDER/COUNT_RANK.json``: a result, or the kind and text of an error.
 """

@@ -1,4 +1,6 @@
-"""What ``test_ranks`` has two ranks do under torchrun, in one job: ``two_ranks.py FOLDER``; ``own.py`` is to be found.
+"""The job that ``test_ranks`` runs on two ranks under torchrun: ``recipe_on_ranks.py FOLDER``.
+
+It imports ``own.py``, which the test writes.
 
 Each rank writes what came of every case to ``FOLDER/rank<index>.json``: a result, or the kind and text of an error.
 """

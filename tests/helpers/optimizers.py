@@ -1,4 +1,4 @@
-"""Shared by the tests of the optimizer: the tolerance table, option grids, and how parameters are made and stepped."""
+"""For tests of optimizers: backends, a tolerance table, a grid of options, parameters and their steps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from clrfast import _native
 
 NO_NATIVE = "the native backend 'cpp' is missing"
-"""How the warning begins that every optimizer gives in an install without the native module, a supported one."""
+"""Start of the warning that every optimizer gives in an install without the native module."""
 
 COMPARES_QUICKLY = _native.why_missing is None and hasattr(torch.Tensor, "__dlpack_c_exchange_api__")
 """Whether a replay's checks are the compiled ones."""
@@ -21,7 +21,7 @@ COMPARES_QUICKLY = _native.why_missing is None and hasattr(torch.Tensor, "__dlpa
 CPP = pytest.param("cpp", marks=pytest.mark.skipif(_native.why_missing is not None, reason="no native backend"))
 GPU = pytest.param("cuda", id="gpu", marks=pytest.mark.gpu)
 past_the_end = pytest.mark.filterwarnings("ignore:the schedule has ended")
-"""For tests of what holds past a schedule's end; that a warning tells of it is a test of its own."""
+"""For tests of what happens past a schedule's end; the warning has its own test."""
 KERNELS = ["cuda", GPU]
 NATIVE = [CPP, *KERNELS]
 BACKENDS = ["torch", CPP, "cuda"]
@@ -45,7 +45,7 @@ def option_id(options: dict[str, object]) -> str:
 
 
 def randn(shapes: Iterable[tuple[int, ...]], seed: int) -> list[Tensor]:
-    """The same values on every default device."""
+    """Draw tensors on the default device; the values are the same on every device."""
     generator = torch.Generator("cpu").manual_seed(seed)
     values = [torch.randn(shape, generator=generator, device="cpu") for shape in shapes]
     return [value.to(torch.get_default_device()) for value in values]
@@ -70,7 +70,7 @@ def run_steps(
     dtype: torch.dtype = torch.float32,
     before_step: Callable[[int, torch.optim.Optimizer, list[nn.Parameter]], None] | None = None,
 ) -> tuple[list[nn.Parameter], torch.optim.Optimizer]:
-    """The same parameters and gradients for every optimizer, `steps` times; returns both."""
+    """Step an optimizer ``steps`` times, always from the same values; return its parameters and the optimizer."""
     params = make_params(shapes, dtype)
     optimizer = make(params)
     for step in range(steps):
@@ -82,13 +82,13 @@ def run_steps(
 
 
 def assert_same(left: Iterable[Tensor], right: Iterable[Tensor]) -> None:
-    """Bit for bit (NaN equals NaN)."""
+    """Require equal bits (NaN equals NaN)."""
     for index, (a, b) in enumerate(zip(left, right, strict=True)):
         torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True, msg=lambda m, i=index: f"tensor {i}: {m}")
 
 
 def assert_near(ours: Iterable[Tensor], theirs: Iterable[Tensor], steps: int) -> None:
-    """Within the tolerance table."""
+    """Require the precision that ``ULPS_PER_STEP`` promises after ``steps`` steps."""
     for index, (a, b) in enumerate(zip(ours, theirs, strict=True)):
         assert a.dtype == b.dtype
         if b.numel():

@@ -18,8 +18,7 @@ from torch.utils._pytree import tree_iter, tree_map_only
 from clrfast.optim import _capture as capture
 from clrfast.optim._backends import cuda, reference
 from clrfast.training import _graphs as graphs
-
-from . import graphs_on_cpu
+from tests.cuda_on_cpu import emulated_graphs
 
 CUDA = torch.device("cuda:0")
 
@@ -207,7 +206,7 @@ def cuda_by_default(patch: pytest.MonkeyPatch) -> Iterator[None]:
     """A block as it would run after ``torch.set_default_device("cuda:0")``: graphs are acted out, too, and backend
     "cuda" is the reference."""
     why_no_graphs = graphs.why_no_graphs
-    graphs_on_cpu.install(patch)
+    emulated_graphs.install(patch)
     for name, value in {
         "Event": Event,
         "current_device": lambda: 0,
