@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, in two commands on one machine: at most 240 s, then at most 330 s. Nothing is installed.
-# benchmarks/gpu_plan.py holds the parts, their order and their seconds. In the order in which one types it:
+# benchmarks/speed/gpu_plan.py holds the parts, their order and their seconds. In the order in which one types it:
 #
 #   1. Once, at the root of the checkout. Git ignores both folders.
 #
@@ -25,9 +25,9 @@ set -uo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 export PYTHONPATH=$root:$root/.peers PYTHONUNBUFFERED=1 PATH=$PATH:/usr/local/cuda/bin
 if [[ ${1:-} == --dry-run ]]; then
-    cd "$root" && exec python3 -m benchmarks.gpu_plan --dry-run
+    cd "$root" && exec python3 -m benchmarks.speed.gpu_plan --dry-run
 fi
 mkdir -p "${1:-$root/benchmarks/results}" || exit 1
 folder=$(cd "${1:-$root/benchmarks/results}" && pwd)
 cd "$root" || exit 1
-python3 -m benchmarks.gpu_plan "$folder" "${@:2}" 2>&1 | tee "$folder/gpu_${2:-all}.log"
+python3 -m benchmarks.speed.gpu_plan "$folder" "${@:2}" 2>&1 | tee "$folder/gpu_${2:-all}.log"

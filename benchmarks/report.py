@@ -10,8 +10,9 @@ import argparse
 import json
 import re
 
-from . import speed_plot
-from .measure import RESULTS, ROOT
+from .environment import ROOT
+from .result_files import RESULTS
+from .speed import speed_plot
 from .tables import TABLES, UNMEASURED
 
 

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from . import kernels
+from .speed import kernels
 
 Results = dict[str, Any]
 
@@ -23,7 +23,9 @@ def step_table(results: Results) -> str:
         quartiles = f"{row['q25_us']:,.0f} to {row['q75_us']:,.0f} us"
         lines.append(f"| {name} | {row['median_us']:,.0f} us | {quartiles} | {factor} |")
     n = " and ".join(f"{row['n']}" for row in ours)
-    return "\n".join([*lines, "", f"{_where(results)}; n = {n} interleaved rounds. `pytest benchmarks/bench_step.py`"])
+    return "\n".join(
+        [*lines, "", f"{_where(results)}; n = {n} interleaved rounds. `pytest benchmarks/speed/bench_step.py`"]
+    )
 
 
 def one_cycle_table(results: Results) -> str:
@@ -40,7 +42,7 @@ def one_cycle_table(results: Results) -> str:
         lines.append(f"| {run} | " + " | ".join(values) + " |")
     low, high = min(rows[0]["suggested"]), max(rows[0]["suggested"])
     note = f"n = {rows[0]['n']} seeds, suggested rates {low:.2f} to {high:.2f}; {_where(results)}."
-    return "\n".join([*lines, "", f"{note} `python -m benchmarks.one_cycle_digits`"])
+    return "\n".join([*lines, "", f"{note} `python -m benchmarks.policy_quality.one_cycle_digits`"])
 
 
 def super_convergence_table(results: Results) -> str:
@@ -65,7 +67,7 @@ def super_convergence_table(results: Results) -> str:
     note = (
         "Columns: the baseline's steps and shares of them; the last one: the shortest run that ends with at least what "
         f"the baseline has after all its steps. n = {runs[0]['n']} seeds; {_where(results)}. "
-        "`python -m benchmarks.super_convergence`"
+        "`python -m benchmarks.policy_quality.super_convergence`"
     )
     return "\n".join([*lines, "", note])
 
@@ -120,7 +122,7 @@ def schedule_table(results: Results) -> str:
         name = f"`{row['contender']}`, {row['total_steps']:,} steps"
         lines.append(f"| {name} | {row['median_us']:,.1f} us | {row['q25_us']:,.1f} to {row['q75_us']:,.1f} us |")
     n = " and ".join(dict.fromkeys(str(row["n"]) for row in results["rows"]))
-    return "\n".join([*lines, "", f"{_where(results)}; n = {n}. `pytest benchmarks/bench_schedule.py`"])
+    return "\n".join([*lines, "", f"{_where(results)}; n = {n}. `pytest benchmarks/speed/bench_schedule.py`"])
 
 
 def gpu_step_table(results: Results) -> str:
@@ -188,7 +190,7 @@ def host_table(results: Results) -> str:
         lines.append(f"| {name} | {_spread(row, 'checks_')} | {_spread(row)} |")
     n = min(row["n"] for row in steps)
     where = _where(results, results["environment"].get("gpu"))
-    return "\n".join([*lines, "", f"{where}; n >= {n} interleaved rounds. `pytest benchmarks/bench_host.py`"])
+    return "\n".join([*lines, "", f"{where}; n >= {n} interleaved rounds. `pytest benchmarks/speed/bench_host.py`"])
 
 
 def _spread(row: dict[str, Any], prefix: str = "") -> str:
@@ -232,7 +234,7 @@ def regret_table(results: Results) -> str:
     note = (
         f"{chosen[0]['n_tasks']} tasks, {chosen[0]['n'] // chosen[0]['n_tasks']} seeds, finders at their own defaults; "
         f"spread: highest over lowest suggestion of a task's seeds, on the worst task. {_where(results)}{measured}. "
-        "`python -m benchmarks.regret`"
+        "`python -m benchmarks.finder_quality`"
     )
     return "\n".join([*lines, "", note])
 
@@ -279,7 +281,7 @@ def recipe_table(results: Results) -> str:
     note = (
         f"{' '.join(told)} n = {rows[0]['n']} searches (in brackets), each setting trained with "
         f"{rows[0]['n_fresh']} seeds; the percentages above are the budgets, of the updates of the grid with one seed. "
-        f"{_where(results)}. `python -m benchmarks.recipe`"
+        f"{_where(results)}. `python -m benchmarks.recipe_quality`"
     )
     return "\n".join([*lines, "", note])
 
@@ -319,7 +321,7 @@ def _ratio_table(results: Results, title: str, ratio: str, benchmark: str) -> st
     lines = [f"| {title} | " + _across(results)]
     for contender, cells in _by_contender(results):
         lines.append(f"| {contender} | " + " | ".join(_ratio(cell, ratio) for cell in cells) + " |")
-    note = f"{_work(results)}, each from a fresh model. {_where(results)}. `pytest benchmarks/{benchmark}.py`"
+    note = f"{_work(results)}, each from a fresh model. {_where(results)}. `pytest benchmarks/speed/{benchmark}.py`"
     return "\n".join([*lines, "", note])
 
 
@@ -337,7 +339,7 @@ def sweep_table(results: Results) -> str:
     n, steps = min(row["n"] for row in results["rows"]), {row["steps"] for row in results["rows"]}
     note = (
         f"Median (quartiles) over n >= {n} interleaved rounds; range tests for as many weight decays, {min(steps)} to "
-        f"{max(steps)} steps each. {_where(results)}. `pytest benchmarks/bench_sweep.py`"
+        f"{max(steps)} steps each. {_where(results)}. `pytest benchmarks/speed/bench_sweep.py`"
     )
     return "\n".join([*lines, "", note])
 
@@ -393,8 +395,8 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "host_cpu": host_table,
     "host_gpu": host_table,
     "step_gpu": gpu_step_table,
-    "regret": regret_table,
-    "recipe": recipe_table,
+    "finder_quality": regret_table,
+    "recipe_quality": recipe_table,
     "range_test_cpu": range_test_table,
     "range_test_gpu": range_test_table,
     "train_cpu": train_table,
@@ -423,7 +425,7 @@ with CUDA 13, torch has kernel arguments of 32 KB too, which by its own report g
 Not yet measured on a GPU. The target: the published 91.5 %, or little less, for the images are CIFAR-10, JPEG-q75
 re-encoded; 9,310 steps in at most 95 seconds on an H200.""",
     "host_gpu": """\
-Not yet measured on a GPU; `pytest benchmarks/bench_host.py --device cuda` measures it.
+Not yet measured on a GPU; `pytest benchmarks/speed/bench_host.py --device cuda` measures it.
 
 | the host's time | target |
 |---|---|

@@ -18,7 +18,7 @@ constexpr int advance_block_size = 32;
 
 CLRFAST_HD bool is_16_bit(Dtype type) { return type == Dtype::float16 || type == Dtype::bfloat16; }
 
-// What benchmarks/kernel_variants.cu compares with others.
+// What benchmarks/speed/kernel_variants.cu compares with others.
 struct Chosen {
   // Elements of a chunk: small enough for a model of middling size to occupy the whole device in one wave, large enough
   // for a block's loads to take longer than its preparations.

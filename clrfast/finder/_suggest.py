@@ -52,8 +52,8 @@ class Suggestion:
 
 
 EDGE_FRACTION = 5
-"""Chosen on the tuning tasks of benchmarks/regret.py, where 4 to 5.5 are alike; at the mean of the marks itself, 6 of
-the 22 diverge."""
+"""Chosen on the development tasks of benchmarks/finder_quality, where 4 to 5.5 are alike; at the mean of the marks
+itself, 6 of the 22 diverge."""
 
 LOST_FRAC = 0.25
 """The loss has climbed back once it has lost so much of its fall again. A model that collapses to a constant output may

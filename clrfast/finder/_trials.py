@@ -30,7 +30,8 @@ TOLERANCE = 0.1
 """Rates are as good as the best whose loss has come this near to its, as a part of the fall from the untrained loss."""
 
 LONGER_FRACTION = 1.2
-"""A longer run wants a slightly lower rate than a trial. Chosen on the tuning tasks of benchmarks/regret.py."""
+"""A longer run wants a slightly lower rate than a trial. Chosen on the development tasks of
+benchmarks/finder_quality."""
 
 MOST_ABOVE = 1.2
 """So far above the sweep's suggestion trials are believed: what a short run bears, a longer one may not."""

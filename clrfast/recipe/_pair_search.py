@@ -36,8 +36,9 @@ DECAYS = (1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
 """Weight decays. Below 1e-3 they do little in a training, and differ by less."""
 
 LARGE = 0.1
-"""Larger ones are tried where this is the best at a rate. With those each of the 15 tasks of ``benchmarks.recipe`` that
-were looked at ended higher, at any rate; a linear model on few samples may want them."""
+"""Larger ones are tried where this is the best at a rate. With those each of the 15 tasks of
+``benchmarks.recipe_quality`` that were looked at ended higher, at any rate; a linear model on few samples may want
+them."""
 
 FIRST_DECAY = 1e-3
 """At the first rate: in the middle."""
@@ -115,9 +116,10 @@ class Pairs:
             loss + chance * (loss at the start - loss) / 2,  chance = (max_lr / failing_lr)**4
 
         One run says what a rate gives where it is borne, and nothing of the next training's bearing it. The chance
-        that this fails is by ``benchmarks.edge``: of the best pairs half a decade below a rate at which a run failed, 1
-        in 70 failed with another seed, a decade below none. It counts half, for a failure is noticed, and trained anew;
-        all of it would turn down more good pairs than bad ones, by the tasks that the search was chosen on.
+        that this fails is by ``benchmarks.recipe_quality.stability_edge``: of the best pairs half a decade below a rate
+        at which a run failed, 1 in 70 failed with another seed, a decade below none. It counts half, for a failure is
+        noticed, and trained anew; all of it would turn down more good pairs than bad ones, by the tasks that the search
+        was chosen on.
         """
         chance = (self.max_lr / self.failing_lr) ** 4
         return self.loss + chance * np.maximum(self.initial_loss - self.loss, 0.0) / 2
@@ -211,8 +213,8 @@ def find_pair(
         max_lr: to begin with, as ``range_test`` suggests it.
         steps: of each run, at least 40; as near to those of the training as can be, at least a quarter.
         max_steps: no run begins that could go beyond so many updates of all together; at least 3 times ``steps``. 8
-            times find a good pair as a rule; 16 times are by the mean of ``benchmarks.recipe`` as good as a full grid
-            with one seed. Less is used up where no more improvement is expected.
+            times find a good pair as a rule; 16 times are by the mean of ``benchmarks.recipe_quality`` as good as a
+            full grid with one seed. Less is used up where no more improvement is expected.
         max_seconds: after the first three runs, none begins that would not end in so much time, > 0, as far as those
             before it tell. None: no such end.
         found: runs of an earlier call with the same ``max_lr`` and ``steps``, to go on from; they count in

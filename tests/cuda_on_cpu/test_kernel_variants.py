@@ -1,4 +1,4 @@
-"""benchmarks/kernel_variants.cu on the CPU: every variant gives the right numbers."""
+"""benchmarks/speed/kernel_variants.cu on the CPU: every variant gives the right numbers."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from collections import Counter
 
 import pytest
 
-from benchmarks import shapes
+from benchmarks.speed import shapes
 
 from . import build
 
-SOURCE = build.ROOT / "benchmarks" / "kernel_variants.cu"
+SOURCE = build.ROOT / "benchmarks" / "speed" / "kernel_variants.cu"
 
 
 def test_every_variant_gives_the_right_numbers(tmp_path):

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 MERGED_CHUNKS = 2048
 """A launch of at most so many chunks (of 4,096 elements, 8,192 of 16 bits) takes the schedule's step itself.
 
-An arithmetical choice, to be measured (benchmarks/kernel_variants.cu): a launch of its own costs about 4 us once, the
-step within the update about 0.5 us for each time that the blocks fill the device (528 of them on an H100).
+An arithmetical choice, to be measured (benchmarks/speed/kernel_variants.cu): a launch of its own costs about 4 us
+once, the step within the update about 0.5 us for each time that the blocks fill the device (528 of them on an H100).
 """
 
 

@@ -1,0 +1,37 @@
+"""Packages of others that benchmarks compare with: whether they are here, and how to silence them."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+
+
+def why_missing(modules: tuple[str, ...]) -> str:
+    """Return why one of ``modules`` cannot be imported, or an empty string."""
+    try:
+        for module in modules:
+            importlib.import_module(module)
+    except ImportError as error:
+        return f"not installed: {error.name}"
+    return ""
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Suppress prints, logs and warnings in the block."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with (
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)

@@ -1,0 +1,39 @@
+"""One scheduled update of each case, for Nsight Compute to look at: run with ``ncu --profile-from-start off``.
+
+    ncu --profile-from-start off --clock-control none python3 -m benchmarks.speed.ncu_target
+    python -m benchmarks.speed.ncu_target --dry-run    tiny models on the CPU, without a profiler
+
+The cases come in the order of CASES; each is printed before its kernels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+
+import torch
+
+from .bench_gpu import MODELS, OURS, Case, DryRun, Gpu, make_optimizers
+from .shapes import tiny
+
+CASES = [("ResNet-50", torch.float32), ("ResNet-50", torch.bfloat16), ("ResNet-56", torch.float32)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dry-run", action="store_true", help="tiny models on the CPU")
+    dry = parser.parse_args().dry_run
+    gpu = DryRun() if dry else Gpu()
+    for model, dtype in CASES:
+        case = Case(model, tiny() if dry else MODELS[model](), dtype)
+        optimizer = make_optimizers(case, gpu)[OURS]
+        optimizer.step()
+        gpu.synchronize()
+        print(f"{model}, {dtype}, {case.n_bytes:,} bytes of parameters", flush=True)
+        with contextlib.nullcontext() if dry else torch.cuda.profiler.profile():
+            optimizer.step()
+            gpu.synchronize()
+
+
+if __name__ == "__main__":
+    main()
