@@ -24,8 +24,8 @@ LEVELS, POINTS = 8, 80
 def pairs(found: Pairs, ax: Axes | None = None, *, title: str | None = None) -> Axes:
     """The runs over rate and weight decay, each with its loss, on what they let expect around them.
 
-    Shaded is ``found.surface``: dark where a low loss is expected. It is left out where the validation loss fell in no
-    run, and so tells nothing.
+    The mean of ``found.gaussian_process`` is shaded: dark where a low loss is expected. It is left out where the
+    validation loss fell in no run.
 
     Args:
         found: what ``find_pair`` returned.
@@ -50,7 +50,8 @@ def pairs(found: Pairs, ax: Axes | None = None, *, title: str | None = None) -> 
     else:
         rates, decays = (np.geomspace(low, high, POINTS) for low, high in ends)
         at = np.log10(np.stack(np.meshgrid(rates, decays), axis=-1).reshape(-1, 2))
-        ax.contourf(rates, decays, found.surface(at)[0].reshape(POINTS, POINTS), LEVELS, cmap="Blues_r", alpha=0.6)
+        expected = found.gaussian_process.posterior(at)[0]
+        ax.contourf(rates, decays, expected.reshape(POINTS, POINTS), LEVELS, cmap="Blues_r", alpha=0.6)
     fell = found.loss < found.initial_loss
     kinds: list[tuple[Any, dict[str, Any]]] = [
         (fell, {"marker": "o", "color": "black", "s": 22, "label": "loss after the run"}),

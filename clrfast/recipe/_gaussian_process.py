@@ -1,4 +1,4 @@
-"""What the losses met so far let expect elsewhere: a Gaussian process, and the improvement on the lowest."""
+"""A Gaussian process over rate and weight decay, and the expected improvement on the lowest loss. Pure NumPy."""
 
 from __future__ import annotations
 
@@ -8,66 +8,78 @@ import numpy as np
 
 from ..finder._noise import Floats
 
-LENGTHS = (0.7, 1.6)
-"""Decades of the rate and of the weight decay over which a loss changes much."""
+LENGTH_SCALES = (0.7, 1.6)
+"""Length scales of the kernel, in decades of the rate and of the weight decay."""
 
 NOISE = 0.3
-"""Of a value, in spreads of the surface."""
+"""Standard deviation of the noise, as a fraction of the kernel's standard deviation."""
 
-SPREAD = 0.5
-"""Of the surface's values, to begin with: it counts as much as one of those that were met."""
+PRIOR_STD = 0.5
+"""Prior guess of the kernel's standard deviation. It weighs as much as one observed value."""
 
-FLOOR = 0.05
-"""Differences between losses that are smaller than this part of the whole fall count little."""
+REGRET_FLOOR = 0.05
+"""Constant added to the regret before its logarithm, so that differences well below it count little."""
 
 
-def heights(losses: Floats, initial: float) -> Floats:
-    """What the surface goes through: the logarithm of what is missing to the lowest loss, of the whole fall.
+def log_regret(losses: Floats, initial_loss: float) -> Floats:
+    """Return the log of each loss's distance to the lowest one, as a fraction of the whole fall of the loss.
 
-    So the surface tells apart what is near the best; what failed is all at one height. ``losses``, float64 ``[n]``,
-    may be inf; the lowest is below ``initial``, the loss at the start.
+        log((min(loss, initial_loss) - lowest) / (initial_loss - lowest) + REGRET_FLOOR)
+
+    The logarithm separates good losses from the best one and gives all failed runs the same value.
+
+    Args:
+        losses: float64 ``[n]``; may contain inf. The lowest is below ``initial_loss``.
+        initial_loss: the loss before the first update.
+    Returns:
+        float64 ``[n]``.
     """
     lowest = losses.min()
-    return np.log((np.minimum(losses, initial) - lowest) / (initial - lowest) + FLOOR)
+    return np.log((np.minimum(losses, initial_loss) - lowest) / (initial_loss - lowest) + REGRET_FLOOR)
 
 
-class Surface:
-    """A Gaussian process through ``values``, float64 ``[n]``.
+class GaussianProcess:
+    """A Gaussian process with a Matérn 5/2 kernel, a constant mean and white noise, conditioned on observed values.
 
-    It lies over ``places``, float64 ``[n, 2]``: decades of the rate and of the weight decay. Its covariance is Matérn's
-    with 5/2, its mean is constant; mean and spread follow from the values.
+    The mean is the generalised least-squares estimate, and the variance is estimated from the values and a prior.
+
+    Args:
+        points: float64 ``[n, 2]``, decades of the rate and of the weight decay.
+        values: float64 ``[n]``, observed at the points.
 
     Source: Rasmussen & Williams 2006, "Gaussian Processes for Machine Learning", sections 2.2, 2.7 and 4.2.
     """
 
-    def __init__(self, places: Floats, values: Floats):
-        self._places = places
-        self._inverse = np.linalg.inv(_covariance(places, places) + NOISE**2 * np.eye(len(values)))
-        weights = self._inverse.sum(axis=0)
-        self._mean = float(weights @ values / weights.sum())
-        self._weighted = self._inverse @ (values - self._mean)
-        fitted = float((values - self._mean) @ self._weighted)
-        self._variance = (fitted + SPREAD**2) / (len(values) + 1)
+    def __init__(self, points: Floats, values: Floats):
+        self._points = points
+        self._precision = np.linalg.inv(_correlation(points, points) + NOISE**2 * np.eye(len(values)))
+        weights = self._precision.sum(axis=0)
+        self.mean = float(weights @ values / weights.sum())
+        self._coefficients = self._precision @ (values - self.mean)
+        misfit = float((values - self.mean) @ self._coefficients)
+        self.variance = (misfit + PRIOR_STD**2) / (len(values) + 1)
 
-    def __call__(self, places: Floats) -> tuple[Floats, Floats]:
-        """Mean and standard deviation, noise included, of the values to expect at ``places``, float64 ``[m, 2]``."""
-        near = _covariance(places, self._places)
-        left = 1 + NOISE**2 - ((near @ self._inverse) * near).sum(axis=1)
-        return self._mean + near @ self._weighted, np.sqrt(self._variance * left)
+    def posterior(self, points: Floats) -> tuple[Floats, Floats]:
+        """Return the mean and the standard deviation, noise included, of new observations at ``points`` ``[m, 2]``."""
+        correlation = _correlation(points, self._points)
+        unexplained = 1 + NOISE**2 - ((correlation @ self._precision) * correlation).sum(axis=1)
+        return self.mean + correlation @ self._coefficients, np.sqrt(self.variance * unexplained)
 
-    def improvement(self, places: Floats) -> Floats:
-        """By how much the values at ``places`` are expected to be below the lowest mean at those that were met.
+    def expected_improvement(self, points: Floats) -> Floats:
+        """Return how far new observations at ``points`` ``[m, 2]`` are expected to fall below the best one.
+
+        The best one is the lowest posterior mean at the observed points.
 
         Source: Jones, Schonlau & Welch 1998, "Efficient global optimization of expensive black-box functions".
         """
-        (mean, spread), (met, _) = self(places), self(self._places)
-        z = (met.min() - mean) / spread
-        below = 0.5 * (1 + np.array([math.erf(x) for x in z / math.sqrt(2)]))
-        return spread * (z * below + np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi))
+        (mean, std), (observed_mean, _) = self.posterior(points), self.posterior(self._points)
+        z = (observed_mean.min() - mean) / std
+        cdf = 0.5 * (1 + np.array([math.erf(x) for x in z / math.sqrt(2)]))
+        return std * (z * cdf + np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi))
 
 
-def _covariance(a: Floats, b: Floats) -> Floats:
-    """``[len(a), len(b)]``, of surfaces with a variance of 1."""
-    d = np.sqrt(5 * (((a[:, None] - b[None]) / np.array(LENGTHS)) ** 2).sum(axis=-1))
-    covariance: Floats = (1 + d + d**2 / 3) * np.exp(-d)
-    return covariance
+def _correlation(a: Floats, b: Floats) -> Floats:
+    """The kernel with unit variance: ``[len(a), len(b)]``."""
+    d = np.sqrt(5 * (((a[:, None] - b[None]) / np.array(LENGTH_SCALES)) ** 2).sum(axis=-1))
+    correlation: Floats = (1 + d + d**2 / 3) * np.exp(-d)
+    return correlation

@@ -18,7 +18,7 @@ from ..finder._suggest import NoSuggestionError
 from ..schedules._policies import Momentum
 from ..training._batches import ComputeLoss
 from ._deadline import Deadline, deadline
-from ._gaussian_process import Surface, heights
+from ._gaussian_process import GaussianProcess, log_regret
 from ._history import History
 from ._runner import LOOKS, Runner
 from ._short_runs import final_losses
@@ -46,8 +46,8 @@ FIRST_DECAY = 1e-3
 LEAST_RUNS = 3
 """Fewer say nothing."""
 
-LEAST_IMPROVEMENT = 0.01
-"""In the heights of the surface, which are logarithms of the distance to the lowest loss: less is not looked for."""
+MIN_IMPROVEMENT = 0.01
+"""Smallest expected improvement of the log regret for which another run is made."""
 
 
 @dataclass(frozen=True)
@@ -89,16 +89,15 @@ class Pairs:
         return float(self.loss[np.isfinite(self.loss)].max(initial=-math.inf))
 
     @property
-    def surface(self) -> Surface:
-        """What the losses let expect elsewhere: ``heights`` over ``[log10(max_lr), log10(weight_decay)]``.
+    def gaussian_process(self) -> GaussianProcess:
+        """A Gaussian process through the log regret over ``[log10(max_lr), log10(weight_decay)]``.
 
-        Where rate and decay are lowest a run is taken to end at the loss at the start: that needs no run to be known,
-        and so the surface rises on that side from the beginning on.
+        An artificial observation stands at the lowest rate and decay: no training, so the loss at the start.
         """
         rates = np.append(self.max_lr, self.max_lr[0] * RATE_STEP ** RATES[0])
         decays = np.append(self.weight_decay, DECAYS[0])
         losses = np.append(self.loss, self.initial_loss)
-        return Surface(np.log10(np.stack([rates, decays], axis=1)), heights(losses, self.initial_loss))
+        return GaussianProcess(np.log10(np.stack([rates, decays], axis=1)), log_regret(losses, self.initial_loss))
 
     @property
     def failing_lr(self) -> Floats:
@@ -303,10 +302,10 @@ class _Search:
         free = [place for place in product(RATES, self._decays(made.loss)) if place not in self.runs]
         if not free:
             return None
-        gain = made.surface.improvement(np.log10([self.pair(place) for place in free]))
-        if len(self.runs) >= LEAST_RUNS and gain.max() < LEAST_IMPROVEMENT:
+        improvement = made.gaussian_process.expected_improvement(np.log10([self.pair(place) for place in free]))
+        if len(self.runs) >= LEAST_RUNS and improvement.max() < MIN_IMPROVEMENT:
             return None
-        return free[gain.argmax()]
+        return free[improvement.argmax()]
 
     def _decays(self, losses: Floats) -> tuple[float, ...]:
         """Up to one above the best at any rate, where several were tried."""
