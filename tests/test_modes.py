@@ -1,8 +1,10 @@
 """What a range test may be asked for beside a plain sweep: every mode against the same thing done by hand."""
 
 import copy
+import gc
 import math
 import pickle
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -689,23 +691,43 @@ def test_bad_repeats_are_named(repeats):
 
 
 def test_a_curve_can_be_extended():
-    model, batches = net(), batches_of(*[16] * 5)
+    model, batches, loss_fn = net(), batches_of(*[16] * 5), nn.CrossEntropyLoss()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     before = full_state(model, optimizer)
-    run = {"optimizer": optimizer, "min_lr": 1e-4, "steps": 10, "accumulate": 2, "val_loader": batches[:1]}
-    curve = range_test(model, nn.CrossEntropyLoss(), batches, max_lr=1e-3, metric="accuracy", **run)
+    ramp = {"min_lr": 1e-4, "steps": 10}
+    run = {"optimizer": optimizer, "accumulate": 2, "val_loader": batches[:1], "metric": "accuracy"}
+    curve = range_test(model, loss_fn, batches, max_lr=1e-3, **ramp, **run)
     assert curve.stopped == "completed"
-    assert "curve.extended(max_lr=0.01)" in curve.stop_reason
-    longer = curve.extended(max_lr=0.5)
-    same = range_test(model, nn.CrossEntropyLoss(), batches, max_lr=0.5, metric="accuracy", **run)
+    assert "curve.extended(0.01, model, loss_fn, loader)" in curve.stop_reason
+    longer = curve.extended(0.5, model, loss_fn, batches, **run)
+    same = range_test(model, loss_fn, batches, max_lr=0.5, **ramp, **run)
     np.testing.assert_array_equal(longer.lr, same.lr)
     np.testing.assert_array_equal(longer.loss, same.loss)
     np.testing.assert_array_equal(longer.metric, same.metric)
     assert longer.metric_name == "accuracy"
-    assert longer.extended(1.0).lr[-1] == pytest.approx(1.0)
+    assert longer.extended(1.0, model, loss_fn, batches, **run).lr[-1] == pytest.approx(1.0)
     assert full_state(model, optimizer) == before
     with pytest.raises(ValueError, match=r"max_lr: got 0\.0005"):
-        curve.extended(max_lr=0.0005)
+        curve.extended(0.0005, model, loss_fn, batches)
+
+
+def test_a_curve_keeps_neither_model_nor_data_nor_optimizer_alive():
+    def measured():
+        model, loss_fn = net(), nn.CrossEntropyLoss()
+        loader = DataLoader(batches_of(*[16] * 5), batch_size=None)
+        optimizer = clrfast.SGD(model.parameters(), lr=0.1)
+
+        def metric(outputs, targets):
+            return (outputs * model[3].bias).mean()
+
+        run = {"optimizer": optimizer, "steps": 10, "val_loader": loader, "metric": metric}
+        curve = range_test(model, loss_fn, loader, **run)
+        return curve, [weakref.ref(each) for each in (model, model[0].weight, loss_fn, loader, optimizer, metric)]
+
+    curve, held = measured()
+    gc.collect()
+    assert [ref() for ref in held] == [None] * len(held)
+    assert len(curve.loss) == 10
 
 
 @pytest.mark.parametrize("way", ["file", "pickle", "copy"])
@@ -740,7 +762,7 @@ def test_metric_and_repeats_survive_a_journey(way, tmp_path):
         )
     assert arrived.suggest("minimum_tenth") == answer
     with pytest.raises(ValueError, match="extended: this curve was loaded from a file or copied"):
-        arrived.extended(10.0)
+        arrived.extended(10.0, model, nn.CrossEntropyLoss(), batches)
 
 
 # Progress

@@ -1,9 +1,10 @@
-"""The learning-rate range test, its recorded curve, what the curve suggests, and short runs around that."""
+"""The learning-rate range test: its curve, the rules that suggest a rate, short trials, and a monitor."""
 
 from ._curve import LRCurve
 from ._monitor import RateMonitor, RateRecord
 from ._range_test import range_test
-from ._suggest import NoSuggestionError, Suggestion, clr_bounds, edge, minimum_tenth, slide, steepest, valley
+from ._rules import clr_bounds, edge, minimum_tenth, slide, steepest, valley
+from ._suggestion import NoSuggestionError, Suggestion
 from ._trials import Trials, trial_cycles
 
 __all__ = [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
@@ -12,27 +11,26 @@ from html import escape
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
+from torch import nn
 
 from .. import _saving as saving
 from .._checks import short_repr
 from .._fields import Fields
-from ._noise import Floats, divergence, noise, smoothed
-from ._suggest import METHODS, MIN_POINTS, NoSuggestionError, Suggestion, edge, resampled
+from . import _stability as stability
+from ._bootstrap import bootstrapped
+from ._divergence import divergence
+from ._metrics import VALIDATION_LOSS
+from ._noise import Floats, smoothed
+from ._rules import MIN_POINTS, RULES, edge
+from ._suggestion import NoSuggestionError, Suggestion
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 StopReason = Literal["completed", "diverged", "non-finite"]
 
-VALIDATION_LOSS = "validation loss"
-"""Name of the metric that is the loss itself, on held-out batches."""
-
-NOISE_FACTOR = 2.5
-"""A fall of fewer median distances of the loss from its smoothed curve is no answer: 94 of 100 curves of 100 points
-that are nothing but noise fall by less."""
-
-FITTED = 1e-2
-"""A loss that stays below this part of its start: the model fits the data, and its gradients vanish."""
+FITTED_FRAC = 1e-2
+"""Fraction of the initial loss below which the model has fitted the data. Its gradients vanish there."""
 
 _FORMAT = "clrfast.LRCurve/1"
 
@@ -42,16 +40,16 @@ class LRCurve:
     """Loss over learning rate, as a range test measured it.
 
     Attributes:
-        lr: float64 ``[n]``, ascending.
-        loss: float64 ``[n]``, raw; ``loss[i]`` was measured after the update with ``lr[i]``, on the next batch.
+        lr: float64 ``[n]``, ascending, > 0.
+        loss: float64 ``[n]``, raw. ``loss[i]`` is the loss on the next batch after the update with ``lr[i]``.
         initial_loss: the loss before the first update.
-        stopped: "completed" (reached max_lr), "diverged" or "non-finite".
+        stopped: "completed" (reached ``max_lr``), "diverged" or "non-finite".
         stop_reason: one sentence that says where and why it stopped.
-        metric: float64 ``[n]``, on held-out batches after the update with ``lr[i]``, NaN where it was not looked at;
+        metric: float64 ``[n]``, on validation batches after the update with ``lr[i]``, NaN where it was not measured;
             None without such batches.
         metric_name: "validation loss", "accuracy", or the name of the user's function.
-        momentum: of the SGD that the sweep was made with; None for other optimizers.
-        repeats: further sweeps, with other batches.
+        momentum: of the SGD that the range test trained with; None for other optimizers.
+        repeats: curves of further ramps on other batches.
     """
 
     lr: Floats
@@ -63,8 +61,8 @@ class LRCurve:
     metric_name: str = ""
     momentum: float | None = None
     repeats: tuple[LRCurve, ...] = ()
-    again: Callable[..., LRCurve] | None = field(default=None, repr=False, metadata=saving.NOT_SAVED)
-    """``again(max_lr=…)`` measures anew; not saved nor pickled, for it holds the model and the loader."""
+    _range_test: Callable[..., LRCurve] | None = field(default=None, repr=False, metadata=saving.NOT_SAVED)
+    """``range_test`` with the ramp of this curve, for ``extended``. Neither saved nor pickled."""
 
     def __post_init__(self) -> None:
         for name, values in (("loss", self.loss), ("metric", self.metric)):
@@ -77,87 +75,64 @@ class LRCurve:
 
     @cached_property
     def bounded(self) -> Floats:
-        """float64 ``[n]``: the loss, at most the limit of ``divergence``, which also stands for what is not finite."""
+        """float64 ``[n]``: the loss up to the limit of ``divergence``, which also replaces what is not finite."""
         _, limit = divergence(np.concatenate(([self.initial_loss], self.loss)))
         return np.where(np.isfinite(self.loss), np.minimum(self.loss, limit), limit)
 
     @cached_property
     def smoothed(self) -> Floats:
-        """float64 ``[n]``: the bounded loss without its noise; see the function of this name."""
+        """float64 ``[n]``: the bounded loss without its noise: a centred average with Gaussian weights."""
         return smoothed(self.bounded)
 
     @property
     def fitted_from(self) -> int | None:
-        """The index from which on the loss is next to nothing, for some points at least; None for none."""
-        above = np.flatnonzero(~(np.abs(self.loss) <= FITTED * abs(self.initial_loss)))
+        """The index from which on the model has fitted the data: the loss stays below 1 % of the initial loss.
+
+        None if that happens at none of the points, or at fewer than the last 5.
+        """
+        above = np.flatnonzero(~(np.abs(self.loss) <= FITTED_FRAC * abs(self.initial_loss)))
         first = int(above[-1]) + 1 if len(above) else 0
         return first if first + MIN_POINTS <= len(self.loss) else None
 
     @property
     def divergence_lr(self) -> float | None:
-        """The rate from which on the smoothed loss, past its minimum, stays above all that it was before it, by more
-        than the usual distance of a loss from it; the last rate if the run was stopped before that; None if neither
-        happened."""
-        smooth = self.smoothed
-        if len(smooth):
-            until, apart = int(smooth.argmin()) + 1, 0.0
-            if len(smooth) > 4 * MIN_POINTS:  # enough to tell noise; where there is nothing else, so is the minimum
-                until = max(until, len(smooth) // 4)
-                apart = float(np.median(np.abs(self.bounded - smooth)[: max(until, len(smooth) // 2)]))
-            below = np.flatnonzero(smooth <= smooth[:until].max() + NOISE_FACTOR * apart)
-            if below[-1] + 1 < len(smooth):
-                return float(self.lr[below[-1] + 1])
-        return None if self.stopped == "completed" else float(self.lr[-1])
+        """The rate from which on the smoothed loss, past its minimum, stays above all that it was before.
+
+        The last rate if the run was stopped before that; None if neither happened.
+        """
+        at = stability.divergence_lr(self.lr, self.bounded, self.smoothed)
+        return float(self.lr[-1]) if at is None and self.stopped != "completed" else at
 
     @property
     def stability_lr(self) -> float | None:
-        """The largest rate at which gradient descent is stable, from how fast the loss grows as it diverges; None for
-        a sweep that did not diverge.
+        """The largest rate at which gradient descent is stable, estimated from the growth of the diverging loss.
 
-            sqrt((loss[i] - best) / (loss[i-1] - best)) = growth
-            stability_lr = lr[i] * 2 * (1 + momentum) / (1 + momentum + growth + momentum / growth)
-
-        the median over the last 3 rises. Beyond the limit of heavy-ball momentum the steepest direction grows by
-        ``growth`` a step, which solves ``growth + momentum / growth = lr * lambda_max - 1 - momentum``; so on a
-        quadratic this is ``2 * (1 + momentum) / lambda_max``, wherever noise and other directions hide the beginning
-        of that growth. On other losses it is the limit of the curvature met there. Without a known momentum (other
-        optimizers than SGD), or where it exploded within one step, the rate at which the final climb began.
+        On a quadratic with the largest curvature ``lambda_max`` it is ``2 * (1 + momentum) / lambda_max``. Without a
+        known momentum (other optimizers than SGD) it is the rate at which the final climb began. None for a curve that
+        did not diverge.
         """
         if self.stopped == "completed" or not len(self.loss):
             return None
-        end = len(self.loss) - (1 if math.isfinite(self.loss[-1]) else 2)
-        first = end
-        while first > 0 and self.loss[first - 1] < self.loss[first]:
-            first -= 1
-        if end < 1 or self.momentum is None or first == end:
-            return float(self.lr[max(first, 0)])
-        rises = np.arange(max(first, end - 3), end + 1)
-        above = self.loss[rises] - min(self.loss[: end + 1].min(), self.initial_loss)
-        known = above[:-1] > 0  # growth from the best itself could be any
-        if not known.any():
-            return float(self.lr[first])
-        growth, lr = np.sqrt(above[1:][known] / above[:-1][known]), self.lr[rises[1:]][known]
-        m = self.momentum
-        return float(np.median(lr * 2 * (1 + m) / (1 + m + growth + m / growth)))
+        return stability.stability_lr(self.lr, self.loss, self.initial_loss, self.momentum)
 
     def suggest(self, method: str = "edge", *, of: Literal["loss", "metric"] | None = None) -> Suggestion:
-        """The learning rate that this curve suggests.
+        """Suggest a learning rate, with an interval and a reason.
 
-        The answer is the median over curves with the noise drawn anew, with the range of these answers. Where a sweep
-        did not diverge, but fitted the data, points past that say nothing and are left out.
+        The answer is the median over curves with resampled noise, and the interval holds 90 % of these answers; see
+        ``clrfast.finder._bootstrap``. Points past a perfect fit of the data are left out, unless the loss diverged.
 
         Args:
             method: "edge", "steepest", "valley", "slide", "minimum_tenth" or "clr_bounds"; see the functions of these
                 names.
-            of: what to look at: the training "loss", or the held-out "metric" where that is a loss. "clr_bounds"
-                takes the metric, which is then one that rises, such as the accuracy. None: the metric for
-                "clr_bounds", else the loss.
+            of: "loss" for the training loss, or "metric" for the validation metric. "clr_bounds" needs a metric that
+                rises, such as the accuracy; the other methods need the validation loss. None: "metric" for
+                "clr_bounds", else "loss".
         Raises:
             NoSuggestionError: the curve has no valid answer; the message says why.
-            ValueError: an unknown method, or one that wants a metric where none was measured.
+            ValueError: an unknown method, or a method whose metric was not measured.
         """
-        if method not in METHODS:
-            raise ValueError(f"method: got {method!r}; give one of {sorted(METHODS)}")
+        if method not in RULES:
+            raise ValueError(f"method: got {method!r}; give one of {sorted(RULES)}")
         if of not in (None, "loss", "metric"):
             raise ValueError(f"of: got {of!r}; give 'loss', 'metric' or None")
         rises = method == "clr_bounds"
@@ -165,24 +140,24 @@ class LRCurve:
             raise ValueError("of: 'clr_bounds' needs a metric that rises; give 'metric', or leave it out")
         curves = (self, *self.repeats)
         if rises or of == "metric":
-            return resampled(METHODS[method], [curve._looks(rises, method) for curve in curves])
+            return bootstrapped(RULES[method], [curve._measured_metric(rises, method) for curve in curves])
         for curve in curves:
-            curve._require_descent()
-        judged = METHODS[method]
-        if method == "edge" and any(curve._telling < len(curve.lr) for curve in curves):
-            judged = partial(edge, beyond="there the data are fitted, and higher rates tell nothing")
-        return resampled(judged, [(curve.lr[: curve._telling], curve.bounded[: curve._telling]) for curve in curves])
+            stability.require_descent(curve.lr, curve.bounded, curve.smoothed, curve.divergence_lr)
+        ends = [curve._informative_end for curve in curves]
+        rule = RULES[method]
+        if method == "edge" and any(end < len(curve.lr) for curve, end in zip(curves, ends, strict=True)):
+            rule = partial(edge, beyond="there the data are fitted, and higher rates tell nothing")
+        return bootstrapped(rule, [(c.lr[:end], c.bounded[:end]) for c, end in zip(curves, ends, strict=True)])
 
     @property
-    def _telling(self) -> int:
-        """The number of points that tell something: of a sweep that did not diverge, those until the data are fitted
-        and a few more."""
+    def _informative_end(self) -> int:
+        """Number of points up to a perfect fit of the data, and a few more; all points if the loss diverged."""
         if self.stopped != "completed" or self.fitted_from is None:
             return len(self.lr)
         return self.fitted_from + MIN_POINTS
 
-    def _looks(self, rises: bool, method: str) -> tuple[Floats, Floats]:
-        """The points at which the metric was measured."""
+    def _measured_metric(self, rises: bool, method: str) -> tuple[Floats, Floats]:
+        """The rates at which the metric was measured, and its values."""
         if self.metric is None:
             raise ValueError(
                 f"method: {method!r} needs a held-out metric, and none was measured; call range_test with val_loader"
@@ -195,43 +170,36 @@ class LRCurve:
         if at.sum() < MIN_POINTS:
             raise NoSuggestionError(
                 f"the {self.metric_name} was looked at {at.sum()} times up to {self.lr[-1]:.3g}, fewer than "
-                f"{MIN_POINTS}: take a smaller val_every or more steps, or, if the sweep diverged, a lower max_lr"
+                f"{MIN_POINTS}: take a smaller val_every or more steps, or, if the ramp diverged, a lower max_lr"
             )
         return self.lr[at], self.metric[at]
 
-    def _require_descent(self) -> None:
-        """Raises NoSuggestionError if the loss does not fall by more than noise would have it."""
-        smooth = self.smoothed
-        if len(smooth) < MIN_POINTS:
-            return  # the methods say so
-        lowest = int(smooth.argmin())
-        few = len(smooth) <= 4 * MIN_POINTS  # the smoothed curve then follows the noise, which tells itself otherwise
-        if lowest < MIN_POINTS and not few:
-            climbs = "" if self.divergence_lr is None else f" and diverges at {self.divergence_lr:.3g}"
-            raise NoSuggestionError(
-                f"the loss never falls: it is lowest at {self.lr[lowest]:.3g}{climbs}; lower min_lr, or, if the model "
-                "is trained already, keep to rates below that"
-            )
-        fall = float(np.median(smooth[: max((lowest + 1) // 2, 1)]) - smooth[lowest])
-        apart = noise(self.bounded) if few else float(np.median(np.abs(self.bounded - smooth)[:lowest]))
-        if fall < NOISE_FACTOR * apart:
-            raise NoSuggestionError(
-                f"the loss falls by {max(fall, 0):.3g} only, too little beside its usual noise "
-                f"({apart:.3g}): take larger batches (or accumulate), more steps or a higher max_lr, "
-                "unless the model is trained already"
-            )
+    def extended(
+        self,
+        max_lr: float,
+        model: nn.Module | Any,
+        loss_fn: Callable[[Any, Any], Any] | None = None,
+        loader: Any = None,
+        **options: Any,
+    ) -> LRCurve:
+        """Run the range test of this curve up to another highest rate, on the model as it is now.
 
-    def extended(self, max_lr: float) -> LRCurve:
-        """The range test once more, up to another highest rate, on the model as it is now.
+        The curve holds neither the model nor the data, so give them again. ``min_lr``, ``steps``, ``spacing``,
+        ``repeats`` and ``stop_factor`` are those of this curve.
 
+        Args:
+            max_lr: above the last rate of this curve.
+            model, loss_fn, loader: as for ``range_test``.
+            options: all other arguments of ``range_test``, such as ``optimizer``; one of the above overrides the
+                curve's.
         Raises:
-            ValueError: the curve was loaded or copied, or ``max_lr`` is not above its last rate.
+            ValueError: the curve was loaded or copied; ``max_lr`` is not above its last rate; or as for ``range_test``.
         """
-        if self.again is None:
+        if self._range_test is None:
             raise ValueError("extended: this curve was loaded from a file or copied; call range_test(..., max_lr=...)")
         if not max_lr > self.lr[-1]:
             raise ValueError(f"max_lr: got {max_lr}; give more than the curve's last rate, {self.lr[-1]:.3g}")
-        return self.again(max_lr=max_lr)
+        return self._range_test(model, loss_fn, loader, max_lr=max_lr, **options)
 
     def plot(self, ax: Axes | None = None, *, suggestion: Suggestion | None = None) -> Axes:
         """Draw loss over log lr; see ``clrfast.plot.lr_curve``."""
@@ -240,12 +208,16 @@ class LRCurve:
         return lr_curve(self, ax, suggestion=suggestion)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the curve as JSON; numbers that are not finite become strings."""
+        """Write the curve as JSON. Numbers that are not finite become strings.
+
+        Raises:
+            NotWrittenError: the file cannot be written; what was there before is unchanged.
+        """
         saving.write(path, _FORMAT, saving.plain(self))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> LRCurve:
-        """Read what ``save`` wrote.
+        """Read a curve that ``save`` wrote.
 
         Raises:
             ValueError: the file holds something else; the message names the entry.
@@ -255,20 +227,20 @@ class LRCurve:
 
     @classmethod
     def of_plain(cls, data: Fields) -> LRCurve:
-        """The curve of which ``saving.plain`` made ``data``.
+        """Make a curve from what ``saving.plain`` made of one.
 
         Raises:
-            ValueError: an entry is missing, unknown or no such value; the message names it.
+            ValueError: an entry is missing, unknown or of another kind; the message names it.
         """
-        repeats = tuple(map(cls._of_sweep, data.each("repeats"))) if data.holds("repeats") else ()
-        return replace(cls._of_sweep(data.without("repeats")), repeats=repeats)
+        repeats = tuple(map(cls._without_repeats, data.each("repeats"))) if data.holds("repeats") else ()
+        return replace(cls._without_repeats(data.without("repeats")), repeats=repeats)
 
     @classmethod
-    def _of_sweep(cls, data: Fields) -> LRCurve:
-        """A curve without its repeats, which have none of their own."""
+    def _without_repeats(cls, data: Fields) -> LRCurve:
+        """Make one curve; a repeat has no repeats of its own."""
         if data.holds("repeats") and data.items("repeats"):
             raise ValueError(f"{data.path('repeats')}: a repeat has repeats of its own; give none")
-        data.only(*(f.name for f in fields(cls) if f.name != "again"))
+        data.only(*(f.name for f in fields(cls) if f.name != "_range_test"))
         given: dict[str, Any] = {
             "lr": data.ascending("lr", 0.0),
             "loss": data.numbers("loss"),
@@ -286,10 +258,10 @@ class LRCurve:
         return curve
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "again": None}
+        return {**self.__dict__, "_range_test": None}
 
     def _repr_png_(self) -> bytes | None:
-        """The picture, for notebooks; None without matplotlib."""
+        """Draw the curve for a notebook; None without matplotlib."""
         try:
             suggestion = self.suggest()
         except NoSuggestionError:
@@ -302,13 +274,13 @@ class LRCurve:
         return picture.getvalue()
 
     def _repr_html_(self) -> str:
-        """The answer and why, for notebooks that show no picture."""
+        """Format the suggestion and its reason, for notebooks that show no picture."""
         try:
             answer = self.suggest()
-            told = (
+            text = (
                 f"<b>suggested learning rate: {answer.max_lr:.3g}</b> ({answer.low:.2g} to {answer.high:.2g})<br>"
                 f"{escape(answer.reason)}"
             )
         except NoSuggestionError as error:
-            told = f"<b>no suggestion:</b> {escape(str(error))}"
-        return f"<p>{told}<br>range test: {escape(self.stop_reason)}</p>"
+            text = f"<b>no suggestion:</b> {escape(str(error))}"
+        return f"<p>{text}<br>range test: {escape(self.stop_reason)}</p>"

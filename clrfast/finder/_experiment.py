@@ -24,14 +24,14 @@ from ..training._loss_modules import loss_modules, trainable
 from ..training._module_attributes import Attributes
 from ..training._preserve import surroundings_restored, trained_restored
 from ._bad_batches import BadBatches, Latest
-from ._loss_record import POLL_EVERY
-from ._ramp import Recorded, Sweep
-from ._validation import HeldOut
+from ._loss_reader import READ_EVERY
+from ._scheduled_run import RunRecord, ScheduledRun
+from ._validation import Validation
 
 MOMENTUM = 0.9
 """Of the optimizer that is used where none was given."""
 
-LATE_STEPS = 2 * POLL_EVERY + 4
+LATE_STEPS = 2 * READ_EVERY + 4
 """Steps that the host may be ahead of the loss that ends a sweep, where it does not see every loss at once."""
 
 
@@ -139,32 +139,32 @@ class Bench:
                 self._model.train()
             yield self.step(), attributes
 
-    def sweep(
+    def run(
         self,
-        sweep: Schedule,
+        schedule: Schedule,
         *,
         batches: Iterator[Any],
         stop_factor: float,
-        held_out: HeldOut | None,
+        validation: Validation | None,
         progress: Progress | None,
         done: int,
         total: int,
-    ) -> Recorded:
-        """One pass over the rates of ``sweep``; made again where a batch, not the rate, ended it."""
+    ) -> RunRecord:
+        """One pass over the rates of ``schedule``; made again where a batch, not the rate, ended it."""
         while True:
             with self._training() as (step, attributes):
                 at_once = step.device.type == "cpu" and self._ranks.count == 1
                 latest = Latest(self._bad.left_out(batches), step.accumulate * (1 if at_once else LATE_STEPS))
-                one = Sweep(
+                run = ScheduledRun(
                     step,
-                    sweep,
+                    schedule,
                     keep_ratios=self._optimizer is not None,
                     stop_factor=stop_factor,
                     ranks=self._ranks,
-                    begun=attributes.note_sizes,
+                    after_first_step=attributes.note_sizes,
                 )
-                self._ranks.gather("a sweep", None)  # from here on all ranks take the same steps
-                recorded = one.run(prefetched(iter(latest), step.device), held_out, progress, done, total)
+                self._ranks.gather("a run", None)  # from here on all ranks take the same steps
+                recorded = run.run(prefetched(iter(latest), step.device), validation, progress, done, total)
             if not recorded.diverged or math.isfinite(recorded.losses[-1]):
                 return recorded
             with self.training() as step:

@@ -14,7 +14,8 @@ from ..training._joined_optimizer import Optimizers, joined
 from ._curve import LRCurve
 from ._experiment import Bench
 from ._range_test import range_test
-from ._suggest import METHODS, NoSuggestionError, Suggestion
+from ._rules import RULES
+from ._suggestion import NoSuggestionError, Suggestion
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -83,8 +84,8 @@ class RateMonitor:
     ):
         if not is_whole(every_n_epochs) or every_n_epochs < 1:
             raise ValueError(f"every_n_epochs: got {every_n_epochs!r}; give a whole number of epochs, at least 1")
-        if method not in METHODS:
-            raise ValueError(f"method: got {method!r}; give one of {sorted(METHODS)}")
+        if method not in RULES:
+            raise ValueError(f"method: got {method!r}; give one of {sorted(RULES)}")
         known = inspect.signature(range_test).parameters
         for name in options:
             if name not in known:

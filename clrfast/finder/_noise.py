@@ -1,51 +1,39 @@
-"""Losses and their noise: smoothing, the noise's size, and where a loss has diverged. Pure NumPy."""
+"""Smoothing of losses and the size of their noise. Pure NumPy."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 
-WIDTH_FRAC = 0.02
-"""Of the weights of ``smoothed``, as a fraction of the number of points."""
+SMOOTHING_FRAC = 0.02
+"""Standard deviation of the Gaussian weights of ``smoothed``, as a fraction of the number of points."""
 
-MIN_SCALE = 1e-3
-"""A loss that has neither fallen nor any noise still has to climb by this part of itself before it has diverged."""
+ROUNDING_FRAC = 1e-5
+"""Differences between losses below this fraction of the loss are rounding errors, because losses are float32."""
 
-ENOUGH = 10
-"""Of fewer values than this the noise is not known; such a loss has to climb by all of its size."""
+MAX_CURVE_POINTS = 10_000
+"""Number of points above which a curve is thinned before a rule reads it. The smoothed curve, whose width is
+``SMOOTHING_FRAC``, has far fewer turns than this."""
 
-NOISES = 10
-"""Minimum climb of a diverged loss, in standard deviations of its noise: beyond the reach of noise alone."""
-
-PREFIXES = 16
-"""Beginnings of a record whose noise is measured, for each doubling of their length."""
-
-EXPLODED = 10
-"""So many times as far above the start as the limit is: no outlier, but a loss that has multiplied within a step."""
-
-MOST_POINTS = 10_000
-"""Of a curve for a suggestion: many times as many as the smoothed curve, which is of ``WIDTH_FRAC``, has turns."""
-
-MOST_PRODUCTS = 2**24
-"""Multiplications of a convolution above which Fourier transforms take its place: about 7,000 losses."""
+MAX_DIRECT_PRODUCTS = 2**24
+"""Number of multiplications above which a convolution uses Fourier transforms. About 7,000 losses reach it."""
 
 
-def smoothed(loss: ArrayLike, width_frac: float = WIDTH_FRAC) -> Floats:
-    """Centred moving average with Gaussian weights.
+def smoothed(loss: ArrayLike, width_frac: float = SMOOTHING_FRAC) -> Floats:
+    """Compute a centred moving average with Gaussian weights.
 
         smoothed[i] = sum_j w[i, j] * loss[j] / sum_j w[i, j],   w[i, j] = exp(-((i - j) / width) ** 2 / 2)
 
-    Looking to both sides it has no lag: a running average of the past shows the minimum of 100 steps at two to
-    three times its rate.
+    A centred average has no lag. A running average of the past shows the minimum of 100 steps at two to three times
+    its rate.
 
     Args:
-        loss: ``[n]``; a value that is not finite has no weight.
-        width_frac: width of the weights as a fraction of n, at least half a point.
+        loss: ``[n]``. Values that are not finite have no weight.
+        width_frac: standard deviation of the weights as a fraction of n; the width is at least half a point.
     Returns:
         float64 ``[n]``, NaN where the loss is not finite.
 
@@ -57,106 +45,54 @@ def smoothed(loss: ArrayLike, width_frac: float = WIDTH_FRAC) -> Floats:
         return loss
     finite = np.isfinite(loss)
     width = max(width_frac * len(loss), 0.5)
-    # As a convolution, in memory for n values and not n * n; what is left out of the weights is less than a rounding.
+    # A convolution needs memory for n values, not n * n. The weights beyond `reach` are below the rounding error.
     reach = min(math.ceil(9 * width), len(loss) - 1)
     weights = np.exp(-((np.arange(-reach, reach + 1) / width) ** 2) / 2)
-    total, known = (_convolved(x, weights, reach) for x in (np.where(finite, loss, 0.0), finite.astype(np.float64)))
-    return np.where(finite, total / np.maximum(known, 1.0), math.nan)
+    total, weight = (_convolve(x, weights, reach) for x in (np.where(finite, loss, 0.0), finite.astype(np.float64)))
+    return np.where(finite, total / np.maximum(weight, 1.0), math.nan)
 
 
-def _convolved(values: Floats, weights: Floats, reach: int) -> Floats:
-    """``[n]`` sums of ``values`` around each, with ``2 * reach + 1`` weights; in O(n log n) for long records."""
+def _convolve(values: Floats, weights: Floats, reach: int) -> Floats:
+    """Sum ``values`` around each point with ``2 * reach + 1`` weights, in O(n log n) for long records."""
     n = len(values)
-    if n * len(weights) <= MOST_PRODUCTS:
+    if n * len(weights) <= MAX_DIRECT_PRODUCTS:
         return np.convolve(values, weights)[reach : reach + n]
     size = 1 << (n + len(weights) - 2).bit_length()
     product = np.fft.rfft(values, size) * np.fft.rfft(weights, size)
     return np.fft.irfft(product, size)[reach : reach + n]
 
 
-def thinned(lr: Floats, values: Floats, most: int = MOST_POINTS) -> tuple[Floats, Floats]:
-    """At most ``most`` points of a curve: the means of so many neighbours, each beside the rate in their middle.
+def thinned(lr: Floats, values: Floats, max_points: int = MAX_CURVE_POINTS) -> tuple[Floats, Floats]:
+    """Reduce a curve to at most ``max_points`` means of neighbouring values, each with the rate in their middle.
 
-    >>> lr, means = thinned(np.arange(1.0, 8.0), np.arange(7.0), most=3)
+    A curve of at most ``max_points`` is returned unchanged.
+
+    >>> lr, means = thinned(np.arange(1.0, 8.0), np.arange(7.0), max_points=3)
     >>> lr.tolist(), means.tolist()
     ([2.0, 5.0, 7.0], [1.0, 4.0, 6.0])
     """
     n = len(values)
-    if n <= most:
+    if n <= max_points:
         return lr, values
-    size = -(-n // most)
+    size = -(-n // max_points)
     begins = np.arange(0, n, size)
     sizes = np.diff(begins, append=n)
     return lr[begins + (sizes - 1) // 2], np.add.reduceat(values, begins) / sizes
 
 
-def noise(loss: ArrayLike) -> float:
-    """Standard deviation of the noise in ``loss`` (``[n]``), from its differences from neighbour to neighbour.
+def noise_std(loss: ArrayLike) -> float:
+    """Estimate the standard deviation of the noise in ``loss`` (``[n]``) from the differences of neighbours.
 
-    Robust: a median, so neither a descent nor an explosion counts. 0 for fewer than 3 finite values.
+    The estimate is a median, so neither a descent nor an explosion of the loss distorts it. It is 0 for fewer than 3
+    finite values.
 
-    >>> float(round(noise(np.random.default_rng(0).normal(size=2000)), 1))
+    >>> float(round(noise_std(np.random.default_rng(0).normal(size=2000)), 1))
     1.0
     """
     values = np.asarray(loss, dtype=np.float64)
     values = values[np.isfinite(values)]
     if len(values) < 3:
         return 0.0
-    # Of three neighbours the middle one against the mean of the others: a slope leaves nothing.
-    apart = np.abs(values[1:-1] - (values[:-2] + values[2:]) / 2)
-    return float(np.median(apart) / (0.6745 * math.sqrt(1.5)))
-
-
-def divergence(loss: ArrayLike, stop_factor: float = 4.0) -> tuple[int | None, float]:
-    """The first index at which ``loss`` has diverged, and the limit that it has passed there, or would have to.
-
-        limit = start + (stop_factor - 1) * max(start - best, 10 * noise, 0.001 * |start|)
-                                    (of fewer than 10 values, |start| in place of the last)
-
-    It has diverged where the median of the last 3 values exceeds the limit, a single one is ten times as far above the
-    start, or is not finite. ``start`` is the first value, ``best`` the lowest such median so far, ``noise`` that of the
-    whole record or, where it is larger, of the values until then: a loss that has come to rest does not make a wiggle
-    of its beginning an explosion. The scale is the loss's own: neither its sign nor what is added to it matters, and a
-    loss near zero may rise by what it fell before.
-
-    Args:
-        loss: ``[n]``, in the order of the steps.
-        stop_factor: > 1.
-    Returns:
-        ``(index or None, limit)``.
-    """
-    values = np.asarray(loss, dtype=np.float64)
-    broken = np.flatnonzero(~np.isfinite(values))
-    finite = values[: broken[0]] if len(broken) else values
-    if not len(finite):
-        return (0, math.inf) if len(broken) else (None, math.inf)
-    start = float(finite[0])
-    padded = np.concatenate((finite[:1], finite[:1], finite))
-    medians = np.median(np.lib.stride_tricks.sliding_window_view(padded, 3), axis=1)
-    best = np.minimum(np.minimum.accumulate(medians), start)
-    floor = _floor(finite, start)
-    limits = start + (stop_factor - 1) * np.maximum(start - best, floor)
-    known: dict[int, float] = {}
-    for index in np.flatnonzero(_beyond(finite, medians, start, limits)).tolist():
-        until = _prefix(index + 1)
-        if until not in known:
-            known[until] = _floor(finite[:until], start)
-        limits[index] = max(limits[index], start + (stop_factor - 1) * known[until])
-        if _beyond(finite[index], medians[index], start, limits[index]):
-            return index, float(limits[index])
-    return (int(broken[0]) if len(broken) else None), float(limits[-1])
-
-
-def _floor(values: Floats, start: float) -> float:
-    """What ``values`` must climb by in any case: many times their noise, and a part of themselves."""
-    return max(NOISES * noise(values), (MIN_SCALE if len(values) >= ENOUGH else 1.0) * abs(start))
-
-
-def _beyond(values: Any, medians: Any, start: float, limits: Any) -> Any:
-    return (medians > limits) | (values - start > EXPLODED * (limits - start))
-
-
-def _prefix(n: int) -> int:
-    """The longest beginning of ``n`` values whose noise is measured: of few lengths, for a record may be long."""
-    step = max(1, n // PREFIXES)
-    return n // step * step
+    # Each value minus the mean of its two neighbours: a constant slope cancels.
+    residuals = np.abs(values[1:-1] - (values[:-2] + values[2:]) / 2)
+    return float(np.median(residuals) / (0.6745 * math.sqrt(1.5)))

@@ -23,10 +23,12 @@ from ..training._joined_optimizer import Optimizers
 from ..training._sharded import require_alone
 from ._curve import LRCurve, StopReason
 from ._experiment import Bench
+from ._metrics import Metric
 from ._noise import Floats
-from ._ramp import Recorded, rates_of
-from ._suggest import LOST_FRAC, MIN_POINTS, NoSuggestionError, climbs
-from ._validation import HeldOut, Metric, spread
+from ._rules import MIN_POINTS, REBOUND_FRAC, rebound_indices
+from ._scheduled_run import RunRecord, rates_of
+from ._suggestion import NoSuggestionError
+from ._validation import Validation, per_update
 
 COARSE_STEPS, FINE_STEPS, PLAIN_STEPS = 38, 60, 98
 """Of ``steps="auto"``: together, with the loss after each sweep, the 100 batches of an ordinary test; fewer where the
@@ -143,7 +145,13 @@ def range_test(
 
     Source: Smith 2015, "Cyclical Learning Rates for Training Neural Networks", section 3.3.
     """
-    arguments = locals().copy()  # for curve.extended
+    ramp: dict[str, Any] = {
+        "min_lr": min_lr,
+        "steps": steps,
+        "spacing": spacing,
+        "repeats": repeats,
+        "stop_factor": stop_factor,
+    }
     with ranks_of(group).alike() as ranks:
         plan = _planned(min_lr, max_lr, steps, spacing, repeats)
         require_divergence_limits(0.0, stop_factor)
@@ -168,20 +176,13 @@ def range_test(
         )
         if ranks.count == 1:
             require_alone(model)
-        alike = (
-            "min_lr",
-            "max_lr",
-            "steps",
-            "spacing",
-            "repeats",
-            "val_every",
-            "accumulate",
-            "clip_norm",
-            "stop_factor",
-        )
         ranks.require_same(
             "arguments",
-            **{name: arguments[name] for name in alike},
+            **ramp,
+            max_lr=max_lr,
+            val_every=val_every,
+            accumulate=accumulate,
+            clip_norm=clip_norm,
             autocast=str(autocast),
             scaler=scaler is not None,
             val_loader=val_loader is not None,
@@ -190,14 +191,14 @@ def range_test(
             held_out = None
             if val_loader is not None:
                 steps_each, own = plan.total // repeats, loss_fn is None
-                held_out = HeldOut(val_loader, metric, steps_each, val_every, own=own, ranks=ranks)
-            run = partial(bench.sweep, batches=batches, held_out=held_out, progress=show)
+                held_out = Validation(val_loader, metric, steps_each, val_every, custom_batches=own, ranks=ranks)
+            run = partial(bench.run, batches=batches, validation=held_out, progress=show)
             curves = _curves(plan, run, stop_factor)
-    name = "" if held_out is None else held_out.name
+    name = "" if held_out is None else held_out.metric_name
     first, *others = (
         replace(curve, metric_name=name, momentum=bench.momentum, stop_reason=_stop_reason(curve)) for curve in curves
     )
-    return replace(first, repeats=tuple(others), again=partial(range_test, **arguments))
+    return replace(first, repeats=tuple(others), _range_test=partial(range_test, **ramp))
 
 
 @dataclass(frozen=True)
@@ -235,7 +236,7 @@ def _planned(min_lr: float, max_lr: float | None, steps: Any, spacing: Spacing, 
     return _Plan(sweep, lr_ramp(min_lr, top, coarse_steps), repeats, coarse_steps + repeats * FINE_STEPS)
 
 
-def _curves(plan: _Plan, run: Callable[..., Recorded], stop_factor: float) -> list[LRCurve]:
+def _curves(plan: _Plan, run: Callable[..., RunRecord], stop_factor: float) -> list[LRCurve]:
     if plan.coarse is not None:
         return _coarse_then_fine(run, plan.coarse, plan.repeats, stop_factor, plan.total)
     curves = []
@@ -254,7 +255,7 @@ def _checked_steps(steps: Any) -> int | Literal["auto"]:
 
 
 def _coarse_then_fine(
-    run: Callable[..., Recorded], coarse_sweep: Schedule, repeats: int, stop_factor: float, total: int
+    run: Callable[..., RunRecord], coarse_sweep: Schedule, repeats: int, stop_factor: float, total: int
 ) -> list[LRCurve]:
     """Sweeps where it matters, each with the coarse one's points below them."""
     assert coarse_sweep.total_steps is not None
@@ -293,7 +294,7 @@ def _coarse_then_fine(
 
 def _unborne_lr(coarse: LRCurve, fitted_lr: float) -> float:
     """The first rate above ``fitted_lr`` at which the coarse sweep's smoothed loss, fallen before, is high again."""
-    high = ~(coarse.smoothed <= LOST_FRAC * coarse.initial_loss)
+    high = ~(coarse.smoothed <= REBOUND_FRAC * coarse.initial_loss)
     had_fallen = np.maximum.accumulate(~high)
     return float(coarse.lr[high & had_fallen & (coarse.lr > fitted_lr)].min(initial=coarse.lr[-1]))
 
@@ -321,7 +322,7 @@ def _joined(coarse: LRCurve, fine: LRCurve, n: int) -> LRCurve:
 def _collapse_lr(curve: LRCurve) -> float | None:
     """The rate from which on a part of the loss's fall is lost for good, short of divergence; None for none."""
     try:
-        _, last = climbs(curve.lr, curve.smoothed)
+        _, last = rebound_indices(curve.lr, curve.smoothed)
     except NoSuggestionError:
         return None
     return None if last is None else float(curve.lr[last])
@@ -337,7 +338,7 @@ def _stop_reason(curve: LRCurve) -> str:
     return f"diverged at {at}; {curve.stop_reason}"
 
 
-def _curve(sweep: Schedule, recorded: Recorded) -> LRCurve:
+def _curve(sweep: Schedule, recorded: RunRecord) -> LRCurve:
     """The record of a pass over ``sweep``."""
     initial, *after = recorded.losses.tolist()
     lr = rates_of(sweep, len(after))
@@ -349,8 +350,8 @@ def _curve(sweep: Schedule, recorded: Recorded) -> LRCurve:
     if not recorded.diverged:
         kind = "completed"
         reason = (
-            f"reached the highest rate, {lr[-1]:.3g}, without diverging; curve.extended(max_lr={10 * lr[-1]:.2g}) "
-            "goes on higher"
+            f"reached the highest rate, {lr[-1]:.3g}, without diverging; curve.extended({10 * lr[-1]:.2g}, model, "
+            "loss_fn, loader) goes on higher"
         )
     elif math.isfinite(after[-1]):
         kind, reason = "diverged", f"stopped at {lr[-1]:.3g}, where the loss had diverged"
@@ -358,5 +359,5 @@ def _curve(sweep: Schedule, recorded: Recorded) -> LRCurve:
         kind, reason = "non-finite", f"the loss became {after[-1]} at {lr[-1]:.3g}"
     if recorded.diverged and len(after) < MIN_POINTS:
         reason += ", within the first points; start lower (min_lr)"
-    metric = spread(recorded.looks, len(after)) if recorded.looks else None
+    metric = per_update(recorded.validations, len(after)) if recorded.validations else None
     return LRCurve(lr, np.array(after), initial, kind, reason, metric)

@@ -20,8 +20,8 @@ from ._curve import LRCurve
 from ._experiment import Bench
 from ._noise import Floats
 from ._range_test import range_test
-from ._suggest import NoSuggestionError, Suggestion
-from ._validation import LOOKS, HeldOut, mean_over
+from ._suggestion import NoSuggestionError, Suggestion
+from ._validation import MIN_VALIDATIONS, Validation, mean_over_ranks
 
 TRIAL_STEPS, N_TRIALS, FACTOR = 80, 6, 2.0
 """Length, number and spacing of the trials: with the sweep before them at most 600 batches in training."""
@@ -157,8 +157,8 @@ def trial_cycles(
             bench = Bench(model, loss_fn, loader, compute_loss=compute_loss, ranks=ranks, **kept)
             with bench.at_work(val_loader) as batches:
                 held, batches = _split(batches, loader, val_loader, trial_steps, kept.get("accumulate", 1))
-                held_out = HeldOut(held, None, trial_steps, trial_steps, own=loss_fn is None, ranks=ranks)
-                run = partial(bench.sweep, batches=batches, stop_factor=math.inf, held_out=held_out, progress=show)
+                held_out = Validation(held, None, trial_steps, trial_steps, custom_batches=loss_fn is None, ranks=ranks)
+                run = partial(bench.run, batches=batches, stop_factor=math.inf, validation=held_out, progress=show)
                 losses: dict[int, float] = {}
                 while len(losses) < n_trials:
                     place = _next(losses)
@@ -167,10 +167,10 @@ def trial_cycles(
                     own = options.get("optimizer") is not None
                     schedule = one_cycle(max_lr, trial_steps, momentum=None) if own else one_cycle(max_lr, trial_steps)
                     recorded = run(schedule, done=swept + len(losses) * trial_steps, total=swept + trying)
-                    loss = math.inf if recorded.diverged else float(recorded.looks[trial_steps])
+                    loss = math.inf if recorded.diverged else float(recorded.validations[trial_steps])
                     losses[place] = loss if math.isfinite(loss) else math.inf
                 with bench.training() as step:
-                    initial_loss = float(mean_over(ranks, held_out.measured(step)))
+                    initial_loss = float(mean_over_ranks(ranks, held_out.total(step)))
     places = sorted(losses)
     return Trials(
         around * FACTOR ** np.array(places, dtype=np.float64),
@@ -211,7 +211,7 @@ def _split(
     """Held-out batches, and the others to train on."""
     if val_loader is not None:
         return val_loader, batches
-    n_held = trial_steps // LOOKS
+    n_held = trial_steps // MIN_VALIDATIONS
     n_batches: float
     try:
         n_batches = len(loader)

@@ -1,8 +1,9 @@
-"""Looks at held-out batches while a sweep goes on, at a bounded cost."""
+"""Validation during a run: a metric on fixed batches, every few steps, at a bounded cost."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
@@ -12,35 +13,35 @@ from torch import Tensor
 
 from .._checks import is_whole
 from .._ranks import ALONE, Ranks
-from ..training._batches import as_pair, moved
+from ..optim import StepControl
 from ..training._eager_step import EagerStep, evaluating
-from ._curve import VALIDATION_LOSS
+from ._metrics import Metric, as_tensor, batch_metric, metric_name, n_samples, require_metric
 from ._noise import Floats
 
-Metric = str | Callable[..., Any]
+MetricSum = tuple[Tensor | float, int]
+"""The sum of a metric over samples, and their number."""
 
-Measured = tuple[Tensor | float, int]
-"""A sum over samples, and their number."""
-
-LOOKS = 10
-"""About so many looks in a range test, or more; the held-out batches are cut to a tenth of its steps for that."""
+MIN_VALIDATIONS = 10
+"""Minimum number of validations in a run, by default. The batches are cut to a tenth of the run's steps for that."""
 
 
-class HeldOut:
-    """Batches that the model is not trained on, and what is measured on them: the loss, the accuracy or a function.
+class Validation:
+    """Batches that the model is not trained on, and the metric that is measured on them.
 
-    A look evaluates all of these batches, in eval mode. ``n`` batches are looked at every ``n`` steps, so that
-    looking never takes more forward passes than training does.
+    A validation evaluates all of these batches in eval mode. By default, n batches are evaluated every n steps, so that
+    validation takes no more forward passes than training.
 
     Args:
-        val_loader: an iterable of batches; the first ones are kept.
-        metric: None for the loss; "accuracy" for batches of ``(inputs, targets)``; or a function,
-            ``metric(outputs, targets)`` for such batches, ``metric(model, batch)`` with ``own``; it returns a number
-            or a tensor of one element.
-        steps: of the sweep.
-        every: steps between two looks; None: as many as there are batches.
-        own: batches are of any other kind than ``(inputs, targets)``.
-        ranks: that look together, each at batches of its own; as many on each as the rank with the fewest has.
+        val_loader: an iterable of batches. The first ones are kept, at most a tenth as many as ``steps``.
+        metric: None for the loss, "accuracy", or a function; see ``batch_metric``.
+        steps: number of updates of the run.
+        every: steps between two validations; None: the number of batches.
+        custom_batches: the batches are not pairs ``(inputs, targets)``.
+        ranks: the ranks that validate together, each on batches of its own. Each keeps as many as the rank with the
+            fewest has.
+    Attributes:
+        every: steps between two validations.
+        metric_name: what is measured.
     Raises:
         ValueError: no batches, or a bad metric or number of steps.
     """
@@ -52,100 +53,94 @@ class HeldOut:
         steps: int,
         every: int | None,
         *,
-        own: bool,
+        custom_batches: bool,
         ranks: Ranks = ALONE,
     ):
         if not isinstance(val_loader, Iterable):
             raise ValueError(f"val_loader: got {type(val_loader).__name__}; give an iterable of batches")
-        if metric is not None and metric != "accuracy" and not callable(metric):
-            raise ValueError(f"metric: got {metric!r}; give 'accuracy', a function, or None for the loss")
+        require_metric(metric)
         if every is not None and (not is_whole(every) or every < 1):
             raise ValueError(f"val_every: got {every!r}; give a whole number of steps, at least 1")
-        self._batches = list(islice(val_loader, max(1, steps // LOOKS)))
+        self._batches = list(islice(val_loader, max(1, steps // MIN_VALIDATIONS)))
         if not self._batches:
             raise ValueError("val_loader: it is empty; give at least one batch, or leave it out")
         del self._batches[min(ranks.gather("held-out batches", len(self._batches))) :]
         self.every = len(self._batches) if every is None else every
-        self._metric, self._own = metric, own
+        self.metric_name = metric_name(metric)
+        self._metric, self._custom_batches = metric, custom_batches
 
-    @property
-    def name(self) -> str:
-        """What is measured."""
-        if self._metric is None:
-            return VALIDATION_LOSS
-        return self._metric if isinstance(self._metric, str) else getattr(self._metric, "__name__", "metric")
+    def is_due(self, step_count: int, steps: int) -> bool:
+        """Whether to validate after ``step_count`` updates of a run of ``steps``.
 
-    def due(self, updates: int, steps: int) -> bool:
-        """Whether to look after so many updates of a sweep of ``steps``: counted back from its end, where a look
-        belongs in any case, so that it is none too many."""
-        return updates >= self.every and (steps - updates) % self.every == 0
+        The steps are counted back from the end of the run, which is validated in any case.
+        """
+        return step_count >= self.every and (steps - step_count) % self.every == 0
 
-    def look(self, step: EagerStep) -> Tensor:
-        """The measure now, a tensor of one element; the mean over the batches, by their number of samples."""
-        total, n_samples = self.measured(step)
-        return _tensor(total / n_samples)
+    def mean(self, step: EagerStep) -> Tensor:
+        """Measure the mean over all samples, a tensor of one element."""
+        total, n = self.total(step)
+        return as_tensor(total / n)
 
-    def measured(self, step: EagerStep) -> Measured:
-        """The measure now, summed over the samples, and their number."""
+    def total(self, step: EagerStep) -> MetricSum:
+        """Measure the sum over all samples, and count them."""
         total: Tensor | float = 0.0
-        n_samples = 0
-        # A loss of the user's own may hold a derivative.
-        with evaluating(step.model), step.casting(), torch.set_grad_enabled(self._own and self._metric is None):
+        n_total = 0
+        needs_grad = self._custom_batches and self._metric is None  # a compute_loss may contain a derivative
+        with evaluating(step.model), step.casting(), torch.set_grad_enabled(needs_grad):
             for batch in self._batches:
-                n = _samples(batch)
-                total = total + n * _tensor(self._measured(step, batch)).detach().float()
-                n_samples += n
-        return total, n_samples
-
-    def _measured(self, step: EagerStep, batch: Any) -> Any:
-        if self._metric is None:
-            return step.loss(batch)
-        if self._own and self._metric != "accuracy":
-            return self._metric(step.model, moved(batch, step.device))  # type: ignore[operator]
-        if self._own and not (isinstance(batch, tuple | list) and len(batch) == 2):
-            raise ValueError(
-                f"metric: 'accuracy' needs batches of (inputs, targets), and val_loader gave a {type(batch).__name__}; "
-                "give metric(model, batch) -> number"
-            )
-        inputs, targets = as_pair(moved(batch, step.device))
-        outputs = step.model(inputs)
-        if callable(self._metric):
-            return self._metric(outputs, targets)
-        if outputs.dim() < 2 or targets.is_floating_point():
-            raise ValueError(
-                f"metric: 'accuracy' needs outputs [n, classes, ...] and whole targets, and got {tuple(outputs.shape)} "
-                f"and {targets.dtype}; give metric(outputs, targets) -> number"
-            )
-        return (outputs.argmax(1) == targets).float().mean()
+                n = n_samples(batch)
+                mean = batch_metric(self._metric, step, batch, custom_batches=self._custom_batches)
+                total = total + n * mean.detach().float()
+                n_total += n
+        return total, n_total
 
 
-def mean_over(ranks: Ranks, measured: Measured) -> Tensor:
-    """The mean over the samples of all ranks."""
-    total, n_samples = measured
+class ValidationLog:
+    """The validations of one run, each measured once, after the same updates as a training loss.
+
+    Args:
+        validation: what is measured; None: nothing.
+        step: the training step; its model is evaluated.
+        control: counts the updates.
+        steps: number of updates of the run.
+        ranks: the ranks that make this run together.
+    """
+
+    def __init__(self, validation: Validation | None, step: EagerStep, control: StepControl, steps: int, ranks: Ranks):
+        self._validation, self._step, self._control, self._steps, self._ranks = validation, step, control, steps, ranks
+        self._sums: dict[int, MetricSum] = {}
+
+    def measure_if_due(self, *, last: bool) -> None:
+        """Validate if it is due or the run ends. Call this before the batch of a step changes the model."""
+        if self._validation is None or not (last or self._validation.is_due(self._control.host_step, self._steps)):
+            return
+        # With a scaler the host is ahead: the device may have skipped updates.
+        at = self._control.host_step if self._step.scaler is None else self._control.synchronize()
+        if at and at not in self._sums and (last or self._validation.is_due(at, self._steps)):
+            self._sums[at] = math.nan, 1
+            try:
+                self._sums[at] = self._validation.total(self._step)
+            except Exception as error:
+                self._ranks.set_aside(error)
+
+    def means(self) -> dict[int, Tensor]:
+        """Compute the means over all ranks, by the number of updates before them."""
+        return {at: mean_over_ranks(self._ranks, metric_sum) for at, metric_sum in self._sums.items()}
+
+
+def mean_over_ranks(ranks: Ranks, metric_sum: MetricSum) -> Tensor:
+    """Compute the mean over the samples of all ranks, a tensor of one element."""
+    total, n = metric_sum
     if ranks.count == 1:
-        return _tensor(total / n_samples)
-    everyone = ranks.gather("a held-out measure", (float(total), n_samples))
-    totals, counts = zip(*everyone, strict=True)
-    return _tensor(sum(totals) / sum(counts))
+        return as_tensor(total / n)
+    totals, counts = zip(*ranks.gather("a held-out measure", (float(total), n)), strict=True)
+    return as_tensor(sum(totals) / sum(counts))
 
 
-def _tensor(value: Any) -> Tensor:
-    """A tensor where it is, a number on the CPU."""
-    return value if isinstance(value, Tensor) else torch.as_tensor(value, device="cpu")
-
-
-def _samples(batch: Any) -> int:
-    """Of a batch: the length of its first tensor; 1 where it has none."""
-    if isinstance(batch, Tensor):
-        return len(batch) if batch.dim() else 1
-    values = batch.values() if hasattr(batch, "values") else batch if isinstance(batch, tuple | list) else ()
-    return next((_samples(value) for value in values if isinstance(value, Tensor)), 1)
-
-
-def spread(looks: dict[int, Tensor], n: int) -> Floats:
-    """``[n]`` values, NaN where there was no look; ``looks`` by number of updates before them."""
+def per_update(validations: dict[int, Tensor], n: int) -> Floats:
+    """Arrange validations, keyed by the number of updates before them, as float64 ``[n]``: NaN where there is none."""
     values = np.full(n, np.nan)
-    for updates, value in looks.items():
-        if 0 < updates <= n:
-            values[updates - 1] = float(value)
+    for step_count, value in validations.items():
+        if 0 < step_count <= n:
+            values[step_count - 1] = float(value)
     return values

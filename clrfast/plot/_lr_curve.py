@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..finder._curve import VALIDATION_LOSS
+from ..finder._metrics import VALIDATION_LOSS
 from ..finder._noise import Floats, thinned
 from ._style import (
     DIVERGED,

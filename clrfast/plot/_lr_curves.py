@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..finder._suggest import NoSuggestionError
+from ..finder._suggestion import NoSuggestionError
 from ._style import (
     DIVERGED,
     RAW,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..finder._suggest import NoSuggestionError
+from ..finder._suggestion import NoSuggestionError
 from ._style import DIVERGED, LOG_RATE_AXIS, SUGGESTED, add_legend, new_figure, plain_axes
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from ..finder._noise import divergence
+from ..finder._divergence import divergence
 from ._history import SIGMAS, History, Run
 
 ClueName = Literal["divergence", "over-regularisation", "overfitting", "underfitting", "plateau"]

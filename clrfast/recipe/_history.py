@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .._checks import is_whole
-from ..finder._noise import Floats, noise, smoothed
-from ..finder._suggest import FLAT
+from ..finder._noise import ROUNDING_FRAC, Floats, noise_std, smoothed
 
 TREND_FRAC = 0.03
 """Width of the smoothing, as a fraction of the points: at its ends an even fall looks a fortieth of the run behind,
@@ -120,7 +119,7 @@ def _trend(loss: Floats) -> tuple[Floats, float, float]:
     noise or rounding would have it."""
     padded = np.concatenate((loss[:1], loss, loss[-1:]))
     trend = smoothed(np.median(np.lib.stride_tricks.sliding_window_view(padded, 3), axis=1), TREND_FRAC)
-    single = max(noise(loss), FLAT * np.abs(loss).max())
+    single = max(noise_std(loss), ROUNDING_FRAC * np.abs(loss).max())
     # At the ends the weights reach to one side only: sqrt(pi) * width points of equal weight would do as much.
     error = single / math.sqrt(max(1.0, math.sqrt(math.pi) * TREND_FRAC * len(loss)))
     # A steep fall shows in the first of these, a slow one beneath the noise in the second.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .._checks import require_finite
 from .._progress import Progress, showing
-from ..finder._suggest import NoSuggestionError
+from ..finder._suggestion import NoSuggestionError
 from ..training._batches import ComputeLoss
 from ._deadline import TimeIsUp, deadline
 from ._distributed import Group, together

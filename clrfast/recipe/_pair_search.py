@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .._checks import is_whole, require_positive
 from .._progress import Progress, showing
 from ..finder._noise import Floats
-from ..finder._suggest import NoSuggestionError
+from ..finder._suggestion import NoSuggestionError
 from ..schedules._policies import Momentum
 from ..training._batches import ComputeLoss
 from ._deadline import Deadline, deadline

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 import numpy as np
 from torch import nn
 
-from ..finder._suggest import NoSuggestionError, Suggestion
+from ..finder._suggestion import NoSuggestionError, Suggestion
 from ..optim import SGD
 from ..schedules import Schedule, one_cycle
 from ._diagnosis import MIN_LOOKS, Clue, diagnose

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from ..finder import LRCurve
-from ..finder._suggest import NoSuggestionError
+from ..finder._suggestion import NoSuggestionError
 from ._memory import in_words
 from ._pair_search import Pairs
 from ._short_runs import ShortRuns

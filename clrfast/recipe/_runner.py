@@ -16,9 +16,9 @@ from .._checks import is_whole, require_positive
 from .._progress import Progress
 from .._ranks import ALONE, Ranks
 from ..finder._experiment import Bench
-from ..finder._ramp import Recorded, rates_of
 from ..finder._range_test import range_test
-from ..finder._validation import HeldOut
+from ..finder._scheduled_run import RunRecord, rates_of
+from ..finder._validation import Validation
 from ..schedules import Schedule, one_cycle
 from ..schedules._policies import Momentum
 from ..training._batches import ComputeLoss, chosen_loss
@@ -107,7 +107,7 @@ class Runner:
         with self._bench.at_work(val_loader):
             self._held_out = held_out(val_loader, self._steps, own=loss_fn is None)
             with self._bench.training() as step:
-                loss = float(self._held_out.look(step))
+                loss = float(self._held_out.mean(step))
         self._initial_loss = ranks.first("the loss at the start", lambda: loss)
         self._progress, self._done, ahead = progress, 0, planned * self._repeats * self._steps
 
@@ -186,11 +186,11 @@ class Runner:
     def _run(self, momentum: Momentum, weight_decay: float, repeat: int, done: int, total: int) -> History:
         schedule = self._schedule(momentum, weight_decay)
         with self._batches(repeat) as batches:
-            recorded = self._bench.sweep(
+            recorded = self._bench.run(
                 schedule,
                 batches=batches,
                 stop_factor=math.inf,  # a run that recovers is judged by its end
-                held_out=self._held_out,
+                validation=self._held_out,
                 progress=self._progress,
                 done=done,
                 total=total,
@@ -205,18 +205,18 @@ class Runner:
         with self._bench.at_work(self._val_loader) as batches:
             yield islice(batches, repeat * self._batches_per_run, None)
 
-    def _history(self, schedule: Schedule, recorded: Recorded, job: Job) -> History:
+    def _history(self, schedule: Schedule, recorded: RunRecord, job: Job) -> History:
         train = recorded.losses[: self._steps]
-        looks = {0: self._initial_loss} | {step: float(loss) for step, loss in recorded.looks.items()}
+        looks = {0: self._initial_loss} | {step: float(loss) for step, loss in recorded.validations.items()}
         if recorded.diverged:
             looks = {step: loss for step, loss in looks.items() if step < len(train)} | {len(train): math.inf}
         lr = rates_of(schedule, len(train))
         return History(train, list(looks.values()), list(looks), lr=lr, weight_decay=job[1])
 
 
-def held_out(val_loader: Any, steps: int, *, own: bool) -> HeldOut:
-    """What is looked at in runs of ``steps``, and how often; ``own`` as of ``HeldOut``."""
-    looked_at = HeldOut(val_loader, None, steps, None, own=own)
+def held_out(val_loader: Any, steps: int, *, own: bool) -> Validation:
+    """What is looked at in runs of ``steps``, and how often; ``own``: the batches are not pairs."""
+    looked_at = Validation(val_loader, None, steps, None, custom_batches=own)
     looked_at.every = max(looked_at.every, steps // LOOKS)
     return looked_at
 

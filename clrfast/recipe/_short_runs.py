@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..finder._noise import Floats
-from ..finder._suggest import FLAT, NoSuggestionError
+from ..finder._noise import ROUNDING_FRAC, Floats
+from ..finder._suggestion import NoSuggestionError
 from ..schedules._policies import Momentum
 from ._history import History
 
@@ -169,7 +169,7 @@ class ShortRuns:
                 f"in no short run, with a rate of up to {self.max_lr:.3g}, the validation loss fell below its "
                 f"{initial:.4g} at the start: take more steps or another max_lr, or look at the data"
             )
-        allowed = np.maximum(self.allowed, FLAT * abs(mean[best]))
+        allowed = np.maximum(self.allowed, ROUNDING_FRAC * abs(mean[best]))
         good = np.isfinite(mean) & (mean - mean[best] <= allowed)
         low = high = best
         while low > 0 and good[low - 1]:

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..finder._ramp import Recorded
-from ..finder._validation import HeldOut
+from ..finder._scheduled_run import RunRecord
+from ..finder._validation import Validation
 from ..optim import StepControl
 from ..schedules import Schedule
 from ..training import _graphs as graphs
@@ -40,10 +40,10 @@ def recorded_together(
     compute_loss: ComputeLoss,
     schedules: Sequence[Schedule],
     batches: Iterator[Any],
-    held_out: HeldOut,
+    held_out: Validation,
     tell: Callable[[int], None],
-) -> list[Recorded]:
-    """What ``Sweep.run`` records of runs by ``schedules``, without the loss after the last update.
+) -> list[RunRecord]:
+    """What ``ScheduledRun.run`` records of runs by ``schedules``, without the loss after the last update.
 
     All copies start as ``model`` is now, which stays so, and draw the same random numbers. ``tell`` gets the steps that
     are done, after each.
@@ -65,15 +65,15 @@ def recorded_together(
     for done, batch in zip(range(1, n + 1), prefetched(batches, stacked.device), strict=False):
         stacked.train(batch)
         tell(done)
-        if held_out.due(done, n):
+        if held_out.is_due(done, n):
             stacked.write_back()
             for of, step in zip(looks, steps, strict=True):
-                of[done] = held_out.look(step)
+                of[done] = held_out.mean(step)
     return [_recorded(optimizer.control, of) for optimizer, of in zip(optimizers, looks, strict=True)]
 
 
-def _recorded(control: StepControl | None, looks: dict[int, Tensor]) -> Recorded:
+def _recorded(control: StepControl | None, looks: dict[int, Tensor]) -> RunRecord:
     assert control is not None
     stopped = bool(control.stop)
     losses = control.losses[: control.synchronize() + stopped].double().cpu().numpy()
-    return Recorded(losses, stopped, looks)
+    return RunRecord(losses, stopped, looks)

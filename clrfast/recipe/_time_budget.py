@@ -98,7 +98,7 @@ def _besides(task: Task, steps: int, options: dict[str, Any]) -> float:
         looked_at = held_out(task.val_loader, steps, own=task.loss_fn is None)
         with bench.training() as step:
             step(*islice(batches, accumulate))  # the first of all takes longer, and the first look
-            look = min(_seconds(lambda: float(looked_at.look(step))) for _ in range(2))
+            look = min(_seconds(lambda: float(looked_at.mean(step))) for _ in range(2))
         load = _seconds(lambda: list(islice(batches, TIMED_BATCHES))) / TIMED_BATCHES
     return look / looked_at.every + accumulate * load * (REPEATS - 1) / 2
 

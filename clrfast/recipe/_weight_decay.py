@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from .._progress import Progress, showing
-from ..finder._suggest import NoSuggestionError
+from ..finder._suggestion import NoSuggestionError
 from ..schedules._policies import Momentum
 from ..training._batches import ComputeLoss
 from ._deadline import TimeIsUp, deadline

@@ -8,7 +8,7 @@ from clrfast import LRCurve, Recipe
 from clrfast.__main__ import BROKEN_PIPE
 from clrfast.cli import _arguments
 from clrfast.cli import _commands as cli
-from clrfast.finder._suggest import METHODS
+from clrfast.finder._rules import RULES
 from clrfast.recipe import _find_recipe as search
 from clrfast.schedules import POLICIES
 from tests.helpers.schedules import POLICY_ARGUMENTS
@@ -136,7 +136,7 @@ def test_help_and_wrong_arguments_do_not_wait_for_torch(arguments, code, wanted)
 
 
 def test_the_methods_on_offer_are_those_that_a_curve_of_losses_answers():
-    assert tuple(sorted(set(METHODS) - {"clr_bounds"})) == _arguments.METHODS
+    assert tuple(sorted(set(RULES) - {"clr_bounds"})) == _arguments.METHODS
 
 
 def test_neighbouring_rates_are_at_most_a_factor_apart():

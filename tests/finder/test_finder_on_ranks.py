@@ -13,7 +13,7 @@ from torch import nn
 
 import clrfast
 from clrfast._ranks import ALONE, RankError, Ranks, ranks_of
-from clrfast.finder._loss_record import SharedRecord
+from clrfast.finder._loss_reader import RankMeanLosses
 from clrfast.optim import StepControl
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -204,14 +204,14 @@ def test_the_host_waits_for_the_look_before_on_a_cuda_device(monkeypatch):
     control.device = torch.device("cuda")
     ranks = Ranks()
     ranks.count, ranks.add = 2, lambda tensor: tensor.mul_(2)
-    record, seen = SharedRecord(control, ranks), []
+    record, seen = RankMeanLosses(control, ranks), []
     for loss in (4.0, 3.0, 2.0):
         control.losses[control.step] = loss
         control.step += 1
-        seen.append(record.look().tolist())
+        seen.append(record.read().tolist())
     assert seen == [[], [4.0], [4.0, 3.0]]
     assert waited == ["its stream", "its stream", "waits", "its stream", "waits"]
-    assert record.complete().tolist() == [4.0, 3.0, 2.0]
+    assert record.read_all().tolist() == [4.0, 3.0, 2.0]
 
 
 def test_an_error_of_a_process_alone_is_raised_as_it_is():

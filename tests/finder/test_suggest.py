@@ -9,8 +9,11 @@ import pytest
 from clrfast import LRCurve
 from clrfast.finder import NoSuggestionError, clr_bounds, edge, minimum_tenth, slide, steepest, valley
 from clrfast.finder import _noise as noise_module
-from clrfast.finder._noise import divergence, noise, smoothed, thinned
-from clrfast.finder._suggest import METHODS, Suggestion, climbs, resampled
+from clrfast.finder._bootstrap import bootstrapped
+from clrfast.finder._divergence import divergence
+from clrfast.finder._noise import noise_std, smoothed, thinned
+from clrfast.finder._rules import RULES, rebound_indices
+from clrfast.finder._suggestion import Suggestion
 
 LR = np.array([1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0])
 OF_LOSS = [edge, steepest, valley, slide, minimum_tenth]
@@ -60,7 +63,7 @@ DEAD = [5.2, 5.2, 5.1, 4.9, 4.85, 4.8, 4.84]
 def test_a_loss_that_has_come_to_rest_above_its_minimum_has_climbed(tail, climb):
     loss = np.array(DEAD + tail)
     lr = np.geomspace(1e-4, 1e4, len(loss))
-    assert climbs(lr, loss) == (climb, climb)
+    assert rebound_indices(lr, loss) == (climb, climb)
 
 
 def test_valley_is_the_middle_of_the_longest_descent():
@@ -222,7 +225,7 @@ def test_five_points_are_enough_and_four_are_not():
         LRCurve(lr[:4], loss[:4], 2.0, "completed", "").suggest()
 
 
-@pytest.mark.parametrize("method", sorted(set(METHODS) - {"clr_bounds"}))
+@pytest.mark.parametrize("method", sorted(set(RULES) - {"clr_bounds"}))
 def test_every_method_answers_the_noisy_curve_in_order(method):
     suggestion = stopped(noisy(CLEAN, 0.05)).suggest(method)
     assert 1e-3 < suggestion.max_lr < 0.5
@@ -240,8 +243,8 @@ def test_more_noise_widens_the_interval():
 
 def test_the_median_over_draws_is_steadier_than_one_curve():
     curves = [stopped(noisy(CLEAN, 0.15, seed)) for seed in range(20)]
-    plain = [np.log(METHODS["minimum_tenth"](curve.lr, curve.smoothed).max_lr) for curve in curves]
-    drawn = [np.log(resampled(METHODS["minimum_tenth"], [(curve.lr, curve.bounded)]).max_lr) for curve in curves]
+    plain = [np.log(RULES["minimum_tenth"](curve.lr, curve.smoothed).max_lr) for curve in curves]
+    drawn = [np.log(bootstrapped(RULES["minimum_tenth"], [(curve.lr, curve.bounded)]).max_lr) for curve in curves]
     assert np.std(drawn) < 0.9 * np.std(plain)
 
 
@@ -284,7 +287,7 @@ def fitted(n=60, rest=200):
 
 def test_a_loss_that_has_come_to_rest_does_not_make_its_beginning_an_explosion():
     losses = fitted()
-    assert noise(losses) == 0
+    assert noise_std(losses) == 0
     assert divergence(losses)[0] is None
     losses[30:33] = 40.0  # beyond the noise of the beginning as well
     assert divergence(losses)[0] in (30, 31)
@@ -335,7 +338,7 @@ def test_fourier_transforms_smooth_as_the_sum_of_products_does(monkeypatch):
     loss = np.random.default_rng(0).normal(size=3000)
     loss[[5, 700]] = math.nan, math.inf
     directly = smoothed(loss)
-    monkeypatch.setattr(noise_module, "MOST_PRODUCTS", 0)
+    monkeypatch.setattr(noise_module, "MAX_DIRECT_PRODUCTS", 0)
     np.testing.assert_allclose(smoothed(loss), directly, atol=1e-12)
 
 
@@ -373,7 +376,7 @@ def test_the_reason_is_that_of_the_answer(repeats):
     suggestion = replace(first, repeats=tuple(others)).suggest()
     (of,) = re.findall(r"a fifth of ([0-9.e-]+)", suggestion.reason)
     assert float(of) / 5 == pytest.approx(suggestion.max_lr, rel=6e-3)  # three digits
-    assert ("of sweep" in suggestion.reason) == (repeats > 0)
+    assert ("of ramp" in suggestion.reason) == (repeats > 0)
 
 
 @pytest.mark.parametrize("noise_size", [0.0, 0.005, 0.02])
@@ -391,7 +394,7 @@ def test_bounds_of_a_score_that_rises_at_once_lie_on_its_rise(noise_size, scale)
 def test_the_named_bounds_are_those_that_are_given():
     lr = np.linspace(0.004, 0.132, 33)
     score = 0.1 + 0.85 * (1 - np.exp(-(lr - lr[0]) / 0.01)) + np.random.default_rng(1).normal(0, 0.03, 33)
-    bounds = resampled(clr_bounds, [(lr, score)])
+    bounds = bootstrapped(clr_bounds, [(lr, score)])
     assert f"rise at {bounds.base_lr:.3g} and" in bounds.reason
     assert f" at {bounds.max_lr:.3g};" in bounds.reason
 
@@ -407,5 +410,5 @@ def test_one_low_score_before_the_rise_does_not_make_it_begin_there():
 def test_an_answer_is_in_its_interval_where_all_draws_agree(max_lr):
     lr, loss = np.geomspace(1e-5, 1.0, 30), np.linspace(2.0, 1.0, 30)
     always = Suggestion(max_lr, max_lr / 4, max_lr, max_lr, "always", "always")
-    found = resampled(lambda *_: always, [(lr, loss)])
+    found = bootstrapped(lambda *_: always, [(lr, loss)])
     assert found.low <= found.max_lr == max_lr <= found.high

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 import clrfast
 from clrfast import Recipe, find_momentum, find_recipe, find_weight_decay
 from clrfast.cli._arguments import _budget
-from clrfast.finder._validation import HeldOut
+from clrfast.finder._validation import Validation
 from clrfast.recipe import TimeIsUp
 from clrfast.recipe import _deadline as clock
 from clrfast.recipe._deadline import Deadline
@@ -29,7 +29,7 @@ class Clock:
         self.now, self.update, self.look, self.load = 1000.0, 0.01, 0.0, 0.0
         monkeypatch.setattr(clock, "now", lambda: self.now)
         self._goes_on(monkeypatch, clrfast.SGD, "step", "update")
-        self._goes_on(monkeypatch, HeldOut, "measured", "look")  # which every look ends in
+        self._goes_on(monkeypatch, Validation, "total", "look")  # which every look ends in
         self._goes_on(monkeypatch, Slow, "__getitem__", "load")
 
     def _goes_on(self, monkeypatch, owner, name, what):

@@ -1,0 +1,152 @@
+"""A training step at the rates of a schedule, with any optimizer; its losses are recorded on the device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._ranks import ALONE, Failed, RankError, Ranks
+from ..optim import SGD, StepControl
+from ..schedules import Schedule
+from ..training._eager_step import EagerStep
+from ..training._sharded import is_sharded, is_wrapped
+
+
+class ControlledStep:
+    """A training step whose rate follows ``schedule``.
+
+    Args:
+        step: the step without a schedule.
+        schedule: its ``total_steps`` must be set.
+        keep_ratios: the optimizer's groups keep the ratios of their rates; the schedule's rate is the highest.
+        ranks: the ranks that take these steps together.
+    Attributes:
+        control: the ``StepControl`` that records the losses and counts the updates.
+        total_steps: number of updates of the schedule.
+    """
+
+    def __init__(self, step: EagerStep, schedule: Schedule, *, keep_ratios: bool, ranks: Ranks = ALONE):
+        assert schedule.total_steps is not None
+        self.total_steps = schedule.total_steps
+        self._step, self._ranks = step, ranks
+        self._sums_losses = ranks.count > 1 and step.scaler is not None  # at every step, over the ranks
+        # One row more than updates: the last loss is measured after the last update.
+        rows = schedule.extended_to(self.total_steps + 1)
+        optimizer = step.optimizer
+        # All rates are 0 at the start of a warm-up. There are no ratios to keep then.
+        if keep_ratios and any(float(group["lr"]) > 0 for group in optimizer.param_groups):
+            rows = rows.for_groups(optimizer.param_groups)
+        if isinstance(optimizer, SGD):
+            self.control = optimizer.set_schedule(rows)
+        else:
+            first = next(param for group in optimizer.param_groups for param in group["params"])
+            self.control = StepControl(rows.table(), device=first.device)
+        if ranks.count == 1 or self._sums_losses:
+            # The device stops at a loss that is not finite; the host stops at any other divergence. Several ranks stop
+            # on the device only where it gets their mean loss at every step.
+            self.control.watch_divergence(stop_factor=math.inf)
+
+    def __call__(self, batches: Iterator[Any], *, last: bool) -> Tensor:
+        """Take one step with the next batches.
+
+        If a step fails on one of several ranks, this rank takes a step with the following batches instead, so that the
+        other ranks do not wait for it. They learn of the failure at the next read of the losses.
+
+        Args:
+            batches: an iterator; a step takes ``accumulate`` batches.
+            last: all updates are made; measure the loss without an update.
+        Returns:
+            The loss before the update, a tensor of one element on the device.
+        Raises:
+            RankError: this rank failed where the others cannot go on without it.
+            Exception: what the step raises, in a single process.
+        """
+        before = self.control.host_step
+        try:
+            return self._take(batches, last)
+        except Exception as error:
+            self._ranks.set_aside(error)
+            if is_sharded(self._step.model):  # the others wait in the middle of a forward pass
+                raise RankError(Failed.with_(error).told) from error
+        try:
+            loss = self._take(batches, last)
+        except Exception as error:
+            if self._step.scaler is not None or is_wrapped(self._step.model):
+                raise RankError(Failed.with_(self._ranks.failure or error).told) from error
+            loss = self.control.losses.new_full((), math.nan)
+        if self._step.scaler is None:
+            self.control.step.fill_(before + 1)  # this rank counts as many steps as the others, wherever it failed
+            self.control.synchronize()
+        return loss
+
+    def _take(self, batches: Iterator[Any], last: bool) -> Tensor:
+        some = list(islice(batches, self._step.accumulate))
+        return self._evaluate(some) if last else self._update(some)
+
+    def _evaluate(self, batches: list[Any]) -> Tensor:
+        """Record the loss after the last update."""
+        with torch.enable_grad():  # as in every step before: a loss may contain a derivative (a gradient penalty)
+            loss = torch.stack([self._step.loss(batch).detach().mean() for batch in batches]).mean()
+        self.control.advance(loss)
+        return loss
+
+    def _update(self, batches: list[Any]) -> Tensor:
+        """Make an update at the schedule's rate, and record the loss before it."""
+        optimizer = self._step.optimizer
+        if isinstance(optimizer, SGD) and not self._sums_losses:
+            return self._step(*batches)
+        loss = self._step.backward(batches)
+        if self._sums_losses:
+            self._ranks.add(loss := loss / self._ranks.count)
+        if isinstance(optimizer, SGD):
+            self._step.update(loss)
+        else:
+            self._update_without_schedule(optimizer, loss)
+        return loss
+
+    def _update_without_schedule(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+        """Set the rates of an optimizer that knows no schedule, and update."""
+        control = self.control
+        _set_rates(optimizer, [lr for lr, *_ in control.host_row()])
+        if self._step.scaler is None:  # nothing skips an update
+            self._step.update()
+            control.advance(loss)
+            return
+        applied = _Applied()
+        handle = optimizer.register_step_post_hook(applied)
+        try:
+            self._step.update()
+        finally:
+            handle.remove()
+        control.advance(loss, applied.found_inf(loss.device))
+        control.synchronize()  # the next rate depends on whether this update was skipped
+
+
+def _set_rates(optimizer: torch.optim.Optimizer, rates: list[float]) -> None:
+    for group, lr in zip(optimizer.param_groups, rates, strict=True):
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
+
+
+class _Applied:
+    """A hook called after an optimizer's step; it notes whether the scaler let the update happen."""
+
+    def __init__(self) -> None:
+        self._found_inf: Any = 1.0
+
+    def __call__(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        # An optimizer that skips by itself calls the hook in any case; its found_inf then says that it skipped.
+        self._found_inf = getattr(optimizer, "found_inf", None)
+
+    def found_inf(self, device: torch.device) -> Tensor | None:
+        """The argument of ``StepControl.advance``: None or 0 if the update was made."""
+        if self._found_inf is None or isinstance(self._found_inf, Tensor):
+            return self._found_inf
+        return torch.full((), self._found_inf, device=device)

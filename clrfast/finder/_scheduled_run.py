@@ -1,0 +1,138 @@
+"""One training run along a schedule: steps, validations, and the end at the last rate or at divergence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from .._progress import Progress
+from .._ranks import ALONE, Ranks
+from ..schedules import Curve, Schedule
+from ..training._eager_step import EagerStep
+from ._controlled_step import ControlledStep
+from ._divergence import divergence
+from ._loss_reader import LocalLosses, LossReader, RankMeanLosses
+from ._noise import Floats
+from ._validation import Validation, ValidationLog
+
+MAX_SKIPPED_UPDATES = 40
+"""Updates in a row that a scaler may skip. It halves its scale each time, and few losses need 2 ** -40."""
+
+
+@dataclass
+class RunRecord:
+    """The measurements of a run. On several ranks they are means, and equal on all ranks.
+
+    Attributes:
+        losses: float64 ``[n + 1]``, before the updates 0, 1, ..., up to the divergence.
+        diverged: the last loss is the first one beyond the limit, or not finite.
+        validations: the validation metric by the number of updates before it, each a tensor of one element.
+    """
+
+    losses: Floats
+    diverged: bool
+    validations: dict[int, Tensor] = field(default_factory=dict)
+
+
+class ScheduledRun:
+    """A training run along ``schedule``.
+
+    Args:
+        step: the training step.
+        schedule: its ``total_steps`` must be set.
+        keep_ratios: the optimizer's groups keep the ratios of their rates; the schedule's rate is the highest.
+        stop_factor: see ``divergence``; > 1.
+        ranks: the ranks that make this run together. A failure of one of them is raised on all at the next read of the
+            losses. Until then that rank goes on, because the others wait for it in every step.
+        after_first_step: called once, after the first step.
+    """
+
+    def __init__(
+        self,
+        step: EagerStep,
+        schedule: Schedule,
+        *,
+        keep_ratios: bool,
+        stop_factor: float,
+        ranks: Ranks = ALONE,
+        after_first_step: Callable[[], None] | None = None,
+    ):
+        self._step, self._stop_factor = step, stop_factor
+        self._ranks, self._after_first_step = ranks, after_first_step
+        self._controlled = ControlledStep(step, schedule, keep_ratios=keep_ratios, ranks=ranks)
+        control = self._controlled.control
+        self._losses: LossReader = LocalLosses(control) if ranks.count == 1 else RankMeanLosses(control, ranks)
+
+    def run(
+        self, batches: Iterator[Any], validation: Validation | None, progress: Progress | None, done: int, total: int
+    ) -> RunRecord:
+        """Train up to the last rate or to divergence.
+
+        Args:
+            batches: enough for all steps and for the loss after the last update.
+            validation: measured on the way, and after the last update.
+            progress: called after every read of the losses, with ``done`` plus the number of steps.
+            done, total: steps of the whole call that are behind this run, and all of them.
+        Raises:
+            ValueError: the scaler skips every update.
+        """
+        control, steps = self._controlled.control, self._controlled.total_steps
+        validations = ValidationLog(validation, self._step, control, steps, self._ranks)
+        limit, skips = math.inf, _SkippedUpdates()
+        for turn in count():
+            last = control.host_step >= steps and control.synchronize() >= steps
+            validations.measure_if_due(last=last)
+            before = control.host_step
+            loss = self._controlled(batches, last=last)
+            if turn == 0 and self._after_first_step is not None:
+                self._after_first_step()
+            skips.require_few(turn, control.host_step)
+            if last or self._losses.is_due(turn, loss, limit):
+                losses = self._losses.read()
+                index, limit = divergence(losses, self._stop_factor)
+                self._report(progress, done + min(before + 1, steps), total, losses)
+                if last or index is not None:
+                    break
+                if self._step.scaler is not None:
+                    control.synchronize()  # the device may skip every update, and only the host can notice
+        losses = self._losses.read_all()
+        index, _ = divergence(losses, self._stop_factor)
+        return RunRecord(losses if index is None else losses[: index + 1], index is not None, validations.means())
+
+    def _report(self, progress: Progress | None, done: int, total: int, losses: Floats) -> None:
+        if progress is None:
+            return
+        lr = self._controlled.control.host_row()[0][0]
+        try:
+            progress(done, total, {"lr": lr, "loss": float(losses[-1]) if len(losses) else math.nan})
+        except Exception as error:
+            self._ranks.set_aside(error)
+
+
+class _SkippedUpdates:
+    """Counts the updates in a row that a scaler has skipped."""
+
+    def __init__(self) -> None:
+        self._step_count, self._turn = 0, -1  # the most updates so far, and the turn that made the last of them
+
+    def require_few(self, turn: int, step_count: int) -> None:
+        """Raises ValueError if more than ``MAX_SKIPPED_UPDATES`` turns in a row made no update."""
+        if step_count > self._step_count:
+            self._step_count, self._turn = step_count, turn
+        elif turn - self._turn > MAX_SKIPPED_UPDATES:
+            raise ValueError(
+                f"scaler: it has skipped {turn - self._turn} updates in a row; the gradients are not finite at any "
+                "scale"
+            )
+
+
+def rates_of(schedule: Schedule, n: int) -> Floats:
+    """Compute the first ``n`` learning rates of ``schedule``, float64 ``[n]``."""
+    assert isinstance(schedule.lr, Curve)
+    return np.asarray(schedule.lr(np.arange(n)), dtype=np.float64)

@@ -1,0 +1,38 @@
+"""The answer of a rule: a learning rate with its interval and its reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class NoSuggestionError(ValueError):
+    """The curve has no valid answer. The message says why and what to try."""
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """Learning rates to train with, and why.
+
+    Attributes:
+        max_lr: the rate to train with: the peak of a 1cycle, or the upper bound of a cyclical rate.
+        base_lr: the lower bound of a cyclical rate: where the descent begins, at most a quarter of ``max_lr``.
+        low, high: the 5 % and 95 % quantiles of ``max_lr`` when the noise of the losses is resampled, over all repeats
+            of the range test. They describe the noise of these curves only: other initial weights may differ by more.
+        method: name of the rule that found it.
+        reason: one sentence.
+    """
+
+    max_lr: float
+    base_lr: float
+    low: float
+    high: float
+    method: str
+    reason: str
+
+    def __str__(self) -> str:
+        """
+        >>> print(Suggestion(0.21, 0.0123, 0.18, 0.25, "edge", "a fifth of 1.05"))
+        0.21 (0.18 to 0.25), lower bound 0.012; edge: a fifth of 1.05
+        """
+        interval = f"{self.low:.2g} to {self.high:.2g}"
+        return f"{self.max_lr:.3g} ({interval}), lower bound {self.base_lr:.2g}; {self.method}: {self.reason}"
