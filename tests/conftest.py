@@ -7,6 +7,7 @@ CUDA's that a missing device brings; see cuda_on_cpu/emulated_device.py. Those m
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import textwrap
@@ -30,6 +31,12 @@ ACTED_OUT = os.environ.get("CLRFAST_ACT_OUT_CUDA") == "1" and not torch.cuda.is_
 def pytest_configure(config: pytest.Config) -> None:
     if _native.why_missing is not None:
         config.addinivalue_line("filterwarnings", f"ignore:{NO_NATIVE}")
+
+
+def pytest_collection_finish() -> None:
+    """Keep what was imported out of garbage collections: `find_batch_size` collects often, and each would take 0.1 s."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
