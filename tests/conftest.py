@@ -34,7 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Keep what was imported out of garbage collections: `find_batch_size` collects often, and each would take 0.1 s."""
+    """Keep imported modules out of garbage collections: `find_batch_size` makes many, of 0.1 s each."""
     gc.collect()
     gc.freeze()
 
