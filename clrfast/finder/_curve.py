@@ -16,12 +16,14 @@ from torch import nn
 from .. import _saving as saving
 from .._checks import short_repr
 from .._fields import Fields
+from ..plot import lr_curve
 from . import _stability as stability
 from ._bootstrap import bootstrapped
 from ._divergence import divergence
 from ._metrics import VALIDATION_LOSS
 from ._noise import Floats, smoothed
 from ._rules import MIN_POINTS, RULES, edge
+from ._slopes import are_evenly_spaced, slopes
 from ._suggestion import NoSuggestionError, Suggestion
 
 if TYPE_CHECKING:
@@ -83,6 +85,24 @@ class LRCurve:
     def smoothed(self) -> Floats:
         """float64 ``[n]``: the bounded loss without its noise: a centred average with Gaussian weights."""
         return smoothed(self.bounded)
+
+    @property
+    def spacing(self) -> Literal["exponential", "linear"]:
+        """Spacing of the rates: "linear" if neighbours have equal differences, else "exponential"."""
+        return "linear" if are_evenly_spaced(self.lr) else "exponential"
+
+    @cached_property
+    def slope(self) -> Floats:
+        """float64 ``[n]``: change of the loss per decade of the rate, or per unit of the rate if ``spacing`` is linear.
+
+        NaN if fewer than two points are finite.
+        """
+        return slopes(self.lr, self.bounded)
+
+    @property
+    def metric_is_loss(self) -> bool:
+        """Whether ``metric`` is the loss on held-out data."""
+        return self.metric_name == VALIDATION_LOSS
 
     @property
     def fitted_from(self) -> int | None:
@@ -163,7 +183,7 @@ class LRCurve:
                 f"method: {method!r} needs a held-out metric, and none was measured; call range_test with val_loader"
                 + (" and metric='accuracy'" if rises else "")
             )
-        if rises == (self.metric_name == VALIDATION_LOSS):
+        if rises == self.metric_is_loss:
             better = "one that rises, such as the accuracy" if rises else "the validation loss"
             raise ValueError(f"method: {method!r} needs {better}, and the metric measured is the {self.metric_name}")
         at = ~np.isnan(self.metric)
@@ -202,9 +222,7 @@ class LRCurve:
         return self._range_test(model, loss_fn, loader, max_lr=max_lr, **options)
 
     def plot(self, ax: Axes | None = None, *, suggestion: Suggestion | None = None) -> Axes:
-        """Draw loss over log lr; see ``clrfast.plot.lr_curve``."""
-        from ..plot import lr_curve
-
+        """Draw the loss over the learning rate; see ``clrfast.plot.lr_curve``."""
         return lr_curve(self, ax, suggestion=suggestion)
 
     def save(self, path: str | os.PathLike[str]) -> None:

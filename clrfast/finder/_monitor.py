@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from .._checks import is_whole
+from ..plot import rates
 from ..training._joined_optimizer import Optimizers, joined
 from ._curve import LRCurve
 from ._experiment import Bench
@@ -130,6 +131,4 @@ class RateMonitor:
 
     def plot(self) -> Figure:
         """Draw the suggested rates over the epochs, and the curves; see ``clrfast.plot.rates``."""
-        from ..plot import rates
-
         return rates(self.history)

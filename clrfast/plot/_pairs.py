@@ -2,35 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..finder._suggestion import NoSuggestionError
-from ._style import DIVERGED, LOG_RATE_AXIS, SUGGESTED, add_legend, new_figure, plain_axes
+from ._protocols import Floats
+from ._style import DIVERGENCE_COLOR, LOG_RATE_LABEL, SUGGESTION_COLOR, add_legend, new_figure, style_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from ..recipe import Pairs
+MARGIN_DECADES = 0.5
+"""Distance from the outermost runs to the ends of the axes, in decades."""
 
-MARGIN = 0.5
-"""Decades around what was tried."""
-
-LEVELS, POINTS = 8, 80
-"""Of the shading: steps from dark to light, and places along each axis."""
+N_SHADES = 8
+N_GRID = 80
+"""Points of the shading along each axis."""
 
 
-def pairs(found: Pairs, ax: Axes | None = None, *, title: str | None = None) -> Axes:
-    """The runs over rate and weight decay, each with its loss, on what they let expect around them.
-
-    The mean of ``found.gaussian_process`` is shaded: dark where a low loss is expected. It is left out where the
-    validation loss fell in no run.
+def pairs(
+    max_lr: Floats,
+    weight_decay: Floats,
+    loss: Floats,
+    ax: Axes | None = None,
+    *,
+    initial_loss: float,
+    best: int | None = None,
+    predict: Callable[[Floats], Floats] | None = None,
+    title: str | None = None,
+) -> Axes:
+    """Draw runs over learning rate and weight decay, each with its loss, on the losses predicted around them.
 
     Args:
-        found: what ``find_pair`` returned.
+        max_lr, weight_decay: ``[n]``, above 0, of each run.
+        loss: ``[n]``, the validation loss after each run.
         ax: where to draw; None makes a figure of 6.4 x 4.4 inches.
-        title: stands above the legend. None: "Rate and weight decay" in a figure of its own, else none.
+        initial_loss: the validation loss before the runs. A run that does not end below it is marked as diverged.
+        best: index of the run to mark as chosen.
+        predict: maps points ``[m, 2]`` (log10 of rate and weight decay) to ``[m]`` predictions, drawn as shades: the
+            lower, the darker. None draws none.
+        title: text above the legend. None: "Rate and weight decay" in a figure of its own, else no title.
     Returns:
         The axes; ``ax.figure.savefig(path)`` writes the picture.
     """
@@ -38,38 +50,29 @@ def pairs(found: Pairs, ax: Axes | None = None, *, title: str | None = None) -> 
         ax = new_figure(4.4).subplots()
         title = title or "Rate and weight decay"
     assert ax is not None
-    ends = [(values.min() / 10**MARGIN, values.max() * 10**MARGIN) for values in (found.max_lr, found.weight_decay)]
-    ax.set(
-        xscale="log", yscale="log", xlim=ends[0], ylim=ends[1], xlabel=LOG_RATE_AXIS, ylabel="weight decay (log scale)"
-    )
-    plain_axes(ax)
-    try:
-        chosen = found.best
-    except NoSuggestionError:
-        chosen = None
-    else:
-        rates, decays = (np.geomspace(low, high, POINTS) for low, high in ends)
-        at = np.log10(np.stack(np.meshgrid(rates, decays), axis=-1).reshape(-1, 2))
-        expected = found.gaussian_process.posterior(at)[0]
-        ax.contourf(rates, decays, expected.reshape(POINTS, POINTS), LEVELS, cmap="Blues_r", alpha=0.6)
-    fell = found.loss < found.initial_loss
+    margin = 10**MARGIN_DECADES
+    rate_limits, decay_limits = ((each.min() / margin, each.max() * margin) for each in (max_lr, weight_decay))
+    ax.set(xscale="log", yscale="log", xlim=rate_limits, ylim=decay_limits)
+    ax.set(xlabel=LOG_RATE_LABEL, ylabel="weight decay (log scale)")
+    style_axes(ax)
+    if predict is not None:
+        rates, decays = (np.geomspace(*limits, N_GRID) for limits in (rate_limits, decay_limits))
+        points = np.log10(np.stack(np.meshgrid(rates, decays), axis=-1).reshape(-1, 2))
+        ax.contourf(rates, decays, predict(points).reshape(N_GRID, N_GRID), N_SHADES, cmap="Blues_r", alpha=0.6)
+    fell = loss < initial_loss
     kinds: list[tuple[Any, dict[str, Any]]] = [
         (fell, {"marker": "o", "color": "black", "s": 22, "label": "loss after the run"}),
-        (~fell, {"marker": "x", "color": DIVERGED, "s": 32, "label": "diverged, or above its start"}),
+        (~fell, {"marker": "x", "color": DIVERGENCE_COLOR, "s": 32, "label": "diverged, or above its start"}),
     ]
-    if chosen is not None:
-        ring = {"marker": "o", "s": 130, "facecolors": "none", "edgecolors": SUGGESTED, "linewidths": 2.5}
-        label = f"chosen: {found.max_lr[chosen]:.3g}, {found.weight_decay[chosen]:g}"
-        kinds.append((np.arange(len(fell)) == chosen, {**ring, "label": label}))
+    if best is not None:
+        ring = {"marker": "o", "s": 130, "facecolors": "none", "edgecolors": SUGGESTION_COLOR, "linewidths": 2.5}
+        label = f"chosen: {max_lr[best]:.3g}, {weight_decay[best]:g}"
+        kinds.append((np.arange(len(fell)) == best, {**ring, "label": label}))
     entries = [
-        ax.scatter(found.max_lr[which], found.weight_decay[which], zorder=4, **style)
-        for which, style in kinds
-        if which.any()
+        ax.scatter(max_lr[which], weight_decay[which], zorder=4, **style) for which, style in kinds if which.any()
     ]
-    for lr, decay, loss in found.table():
-        if np.isfinite(loss):
-            ax.annotate(
-                f"{loss:#.3g}", (lr, decay), (0, 8), textcoords="offset points", ha="center", fontsize=8, zorder=6
-            )
+    for x, y, value in zip(max_lr, weight_decay, loss, strict=True):
+        if np.isfinite(value):
+            ax.annotate(f"{value:#.3g}", (x, y), (0, 8), textcoords="offset points", ha="center", fontsize=8, zorder=6)
     add_legend(ax, entries, title)
     return ax

@@ -2,82 +2,114 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ..finder._suggestion import NoSuggestionError
-from ._style import RAW, SUGGESTED, add_legend, colors_of, new_figure, plain_axes
+from ._protocols import Floats
+from ._style import RAW_COLOR, SUGGESTION_COLOR, add_legend, line_colors, new_figure, style_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from ..recipe import Choice, ShortRuns
+
+@dataclass(frozen=True)
+class ValLosses:
+    """Validation losses of one run.
+
+    Attributes:
+        steps: ``[m]``, the number of updates before each measurement, ascending from 0.
+        loss: ``[m]``; values that are not finite are not drawn.
+    """
+
+    steps: NDArray[Any]
+    loss: NDArray[Any]
+
+    def finite(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        finite = np.isfinite(self.loss)
+        return self.steps[finite], self.loss[finite]
 
 
-def short_runs(found: ShortRuns, ax: Axes | None = None, *, title: str | None = None) -> Axes:
-    """Validation loss over the steps, a line for each value and repeat, from the smallest (light) to the largest.
+@dataclass(frozen=True)
+class Chosen:
+    """The value chosen, and the lowest and the highest value that are as good within the noise."""
 
-    In a figure of its own, the losses after the runs are below, over the values, with the choice and the values that
-    are as good shaded.
+    value: float
+    low: float
+    high: float
+
+
+def short_runs(
+    values: Floats,
+    runs: Sequence[Sequence[ValLosses]],
+    ax: Axes | None = None,
+    *,
+    chosen: Chosen | None = None,
+    title: str | None = None,
+) -> Axes:
+    """Draw the validation loss over the steps, a line for each run, from the smallest value (light) to the largest.
+
+    A figure of its own has a panel below with the losses after the runs, over the values, where the choice is marked
+    and the values that are as good are shaded.
 
     Args:
-        found: what ``find_weight_decay`` or ``find_momentum`` returned.
-        ax: where to draw the losses over the steps; None makes a figure of 6.4 x 5.4 inches, with both.
-        title: stands above the legend. None: "Short runs" in a figure of its own, else none.
+        values: ``[k]``, ascending.
+        runs: for each value its runs, at least one, as many for each.
+        ax: axes for the losses over the steps; None makes a figure of 6.4 x 5.4 inches with both panels.
+        chosen: marked if given.
+        title: text above the legend. None: "Short runs" in a figure of its own, else no title.
     Returns:
         The axes of the losses over the steps; ``ax.figure.savefig(path)`` writes the picture.
     """
-    below = None
+    final_ax = None
     if ax is None:
-        ax, below = new_figure(5.4).subplots(2, height_ratios=(2, 1))
+        ax, final_ax = new_figure(5.4).subplots(2, height_ratios=(2, 1))
         title = title or "Short runs"
     assert ax is not None
-    colors = colors_of(len(found.values), ordered=True)
     entries = []
-    for value, runs, color in zip(found.values, found.runs, colors, strict=True):
-        for history in runs:
-            (line,) = ax.plot(*_finite(history.val_steps, history.val_loss), color=color, lw=1.4)
+    for value, repeats, color in zip(values, runs, line_colors(len(values), ordered=True), strict=True):
+        for run in repeats:
+            (line,) = ax.plot(*run.finite(), color=color, lw=1.4)
         line.set_label(f"{value:g}")
         entries.append(line)
-    losses = np.concatenate([_finite(h.val_steps, h.val_loss)[1] for runs in found.runs for h in runs])
-    # A run that explodes is cut off; the loss before the first step, which all have, is seen.
-    start = float(np.asarray(found.runs[0][0].val_loss)[0])
-    low, high = float(losses.min()), min(float(losses.max()), max(start, 3 * float(np.median(losses))))
-    pad = 0.05 * (high - low) or 1e-3 * abs(high) or 1.0
-    ax.set(ylim=(low - pad, high + pad), xlabel="step", ylabel="validation loss")
-    plain_axes(ax)
+    ax.set(ylim=_loss_limits(runs), xlabel="step", ylabel="validation loss")
+    style_axes(ax)
     add_legend(ax, entries, title)
-    if below is not None:
-        try:
-            _final_panel(below, found, found.suggest())
-        except NoSuggestionError:
-            _final_panel(below, found, None)
+    if final_ax is not None:
+        _draw_final_losses(final_ax, values, runs, chosen)
     return ax
 
 
-def _final_panel(ax: Any, found: ShortRuns, chosen: Choice | None) -> None:
-    """The losses after the runs; places stand for the values, of which one may be 0."""
-    places = np.arange(len(found.values))
-    loss = np.where(np.isfinite(found.loss), found.loss, np.nan)
-    ax.plot(places, loss, "o", color=RAW, ms=4)
+def _loss_limits(runs: Sequence[Sequence[ValLosses]]) -> tuple[float, float]:
+    """Return limits that cut off exploding runs and show the loss before the first step, which all runs share."""
+    losses = np.concatenate([run.finite()[1] for repeats in runs for run in repeats])
+    start = float(runs[0][0].loss[0])
+    low, high = float(losses.min()), min(float(losses.max()), max(start, 3 * float(np.median(losses))))
+    pad = 0.05 * (high - low) or 1e-3 * abs(high) or 1.0
+    return low - pad, high + pad
+
+
+def _draw_final_losses(ax: Any, values: Floats, runs: Sequence[Sequence[ValLosses]], chosen: Chosen | None) -> None:
+    """Draw the losses after the runs, over equidistant places for the values, because a value may be 0."""
+    places = np.arange(len(values))
+    final = np.array([[float(run.loss[-1]) for run in repeats] for repeats in runs])
+    loss = np.where(np.isfinite(final), final, np.nan)
+    ax.plot(places, loss, "o", color=RAW_COLOR, ms=4)
     mean = loss.mean(axis=1)
     ax.plot(places, mean, "-", color="black", lw=1.2)
     if chosen is not None:
-        first, last, at = (int(np.searchsorted(found.values, x)) for x in (chosen.low, chosen.high, chosen.value))
-        ax.axvspan(first - 0.3, last + 0.3, color=SUGGESTED, alpha=0.15, lw=0)
-        ax.plot(at, mean[at], "o", color=SUGGESTED, mec="white", mew=0.8, ms=8, zorder=5)
+        first, last, at = (int(np.searchsorted(values, x)) for x in (chosen.low, chosen.high, chosen.value))
+        ax.axvspan(first - 0.3, last + 0.3, color=SUGGESTION_COLOR, alpha=0.15, lw=0)
+        ax.plot(at, mean[at], "o", color=SUGGESTION_COLOR, mec="white", mew=0.8, ms=8, zorder=5)
         ax.annotate(
             f"chosen: {chosen.value:g}", (at, 1.0), xycoords=("data", "axes fraction"), ha="center", fontsize=8.5
         )
-        # What is much worse is cut off.
+        # Much higher losses are cut off.
         low, high = float(np.nanmin(loss)), float(loss[first : last + 1].max())
         reach = max(1.5 * (high - low), 3 * float(np.nanmedian(mean) - low), 1e-3 * abs(low))
         ax.set_ylim(low - 0.1 * reach, low + reach)
-    ax.set(xticks=places, xticklabels=[f"{value:g}" for value in found.values], xlabel="value", ylabel="loss after")
-    plain_axes(ax)
-
-
-def _finite(steps: Any, loss: Any) -> tuple[Any, Any]:
-    finite = np.isfinite(loss)
-    return np.asarray(steps)[finite], np.asarray(loss)[finite]
+    ax.set(xticks=places, xticklabels=[f"{value:g}" for value in values], xlabel="value", ylabel="loss after")
+    style_axes(ax)

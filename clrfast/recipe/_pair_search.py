@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from .._checks import is_whole, require_positive
 from .._progress import Progress, showing
 from ..finder._noise import Floats
 from ..finder._suggestion import NoSuggestionError
+from ..plot import pairs
 from ..schedules._policies import Momentum
 from ..training._batches import ComputeLoss
 from ._deadline import Deadline, deadline
@@ -168,10 +170,16 @@ class Pairs:
         return list(zip(*(column.tolist() for column in columns), strict=True))
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw the runs over rate and weight decay; see ``clrfast.plot._pairs``."""
-        from ..plot import pairs
+        """Draw the runs over rate and weight decay; see ``clrfast.plot.pairs``.
 
-        return pairs(self, ax)
+        The posterior mean of ``gaussian_process`` is shaded, unless the validation loss fell in no run.
+        """
+        best, process = None, None
+        with contextlib.suppress(NoSuggestionError):
+            best, process = self.best, self.gaussian_process
+        predict = None if process is None else lambda points: process.posterior(points)[0]
+        runs = self.max_lr, self.weight_decay, self.loss
+        return pairs(*runs, ax, initial_loss=self.initial_loss, best=best, predict=predict)
 
     def __str__(self) -> str:
         rows = [f"{'rate':>8}  {'decay':>8}  {'loss after':>10}"]

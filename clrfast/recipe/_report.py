@@ -110,15 +110,7 @@ def _pairs_picture(found: Pairs | None) -> Picture | None:
 
 
 def _short_runs_picture(found: ShortRuns | None, name: str) -> Picture | None:
-    if found is None:
-        return None
-
-    def draw() -> Any:
-        from ..plot import short_runs
-
-        return short_runs(found, title=name).figure
-
-    return _picture(draw)
+    return None if found is None else _picture(lambda: found.plot(title=name).figure)
 
 
 def _picture(draw: Callable[[], Any]) -> Picture:

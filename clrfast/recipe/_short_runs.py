@@ -11,6 +11,7 @@ import numpy as np
 
 from ..finder._noise import ROUNDING_FRAC, Floats
 from ..finder._suggestion import NoSuggestionError
+from ..plot import Chosen, ValLosses, short_runs
 from ..schedules._policies import Momentum
 from ._history import History
 
@@ -184,11 +185,18 @@ class ShortRuns:
             told += f", and within the noise, {most:.2g}, from {self.values[low]:g} to {self.values[high]:g}"
         return best, low, high, told
 
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw the validation losses over the steps; see ``clrfast.plot._short_runs``."""
-        from ..plot import short_runs
-
-        return short_runs(self, ax)
+    def plot(self, ax: Axes | None = None, *, title: str | None = None) -> Axes:
+        """Draw the validation losses over the steps; see ``clrfast.plot.short_runs``."""
+        try:
+            choice = self.suggest()
+        except NoSuggestionError:
+            chosen = None
+        else:
+            chosen = Chosen(choice.value, choice.low, choice.high)
+        losses = [
+            [ValLosses(np.asarray(run.val_steps), np.asarray(run.val_loss)) for run in runs] for runs in self.runs
+        ]
+        return short_runs(self.values, losses, ax, chosen=chosen, title=title)
 
     def table(self) -> list[tuple[float, ...]]:
         """For each value: itself, the mean loss after its runs, ``minimum``, ``minimum_step`` and ``borne_lr``."""

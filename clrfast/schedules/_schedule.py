@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import plot
 from .._checks import is_whole, require_positive, short_repr
 from .._fields import Fields
 from ._composition import Joined, Scaled, Shifted, Stretched
@@ -263,10 +264,15 @@ class Schedule:
         return dataclasses.replace(self, total_steps=total_steps)
 
     def plot(self, *, total_steps: int | None = None) -> Figure:
-        """Draw lr, momentum and weight decay over the run; see ``clrfast.plot.schedule``."""
-        from ..plot import schedule
+        """Draw lr, momentum and weight decay over the run; see ``clrfast.plot.schedule``.
 
-        return schedule(self, total_steps=total_steps)
+        Args:
+            total_steps: steps to draw; None takes the schedule's own.
+        """
+        table = self.table(total_steps)
+        return plot.schedule(
+            {name: table[:, :, i] for i, name in enumerate(QUANTITIES) if getattr(self, name) is not None}
+        )
 
     def _mapped(self, change: Callable[[Curve], Curve], total_steps: int | None) -> Schedule:
         def mapped(value: Any) -> Any:

@@ -6,8 +6,7 @@ from matplotlib.figure import Figure
 
 from clrfast import History, WeightDecays
 from clrfast.finder import RateRecord
-from clrfast.plot import lr_curve, lr_curves, rates, short_runs
-from clrfast.plot._lr_curve import _change_per_decade, _change_per_rate
+from clrfast.plot import lr_curve, lr_curves, rates
 from clrfast.recipe import Pairs
 from tests.helpers.curves import make_curve
 
@@ -185,11 +184,11 @@ def test_repeats_are_thin_lines_with_one_entry():
 
 def test_change_of_the_loss_does_not_depend_on_where_the_points_are():
     curve = joined(loss=np.log10(joined().lr) * -0.7 + 3, initial_loss=7.3)
-    np.testing.assert_allclose(_change_per_decade(curve)[3:-3], -0.7, atol=0.02)
+    np.testing.assert_allclose(curve.slope[3:-3], -0.7, atol=0.02)
     noise = 0.02 * np.random.default_rng(0).normal(size=len(curve.lr))
     noisy = joined(loss=curve.loss + noise, initial_loss=7.3)
     differences = np.gradient(noisy.smoothed, np.log10(noisy.lr))
-    assert _change_per_decade(noisy)[20:-3].std() < 0.7 * differences[20:-3].std()
+    assert noisy.slope[20:-3].std() < 0.7 * differences[20:-3].std()
 
 
 def test_the_descent_fills_the_slim_panel():
@@ -197,7 +196,7 @@ def test_the_descent_fills_the_slim_panel():
     curve = joined(loss=np.where(joined().lr > 4, np.where(np.arange(72) % 8 < 4, 2.0, 40.0), loss))
     slim = curve.plot().figure.axes[1]
     low, high = slim.get_ylim()
-    deepest = _change_per_decade(curve)[curve.lr < curve.divergence_lr].min()
+    deepest = curve.slope[curve.lr < curve.divergence_lr].min()
     assert low < deepest < 0.7 * low
     assert 0 < high < -low
     assert slim.get_xlabel()
@@ -305,7 +304,7 @@ def test_short_runs_show_the_choice_and_what_is_as_good():
     (shaded,) = below.patches
     assert span(shaded) == pytest.approx((0.7, 2.3))
     own = Figure().subplots()
-    assert short_runs(decays([1.0, 1.1], [0.5, 0.6], [1.4, 1.3]), own) is own
+    assert decays([1.0, 1.1], [0.5, 0.6], [1.4, 1.3]).plot(own) is own
     assert own.figure.axes == [own]
 
 
@@ -374,7 +373,7 @@ def test_a_linear_sweep_has_a_linear_axis():
 
 def test_the_change_of_a_linear_sweep_is_that_per_rate():
     lr = np.linspace(0.1, 1.0, 50)
-    change = _change_per_rate(make_curve(lr=lr, loss=3.0 - 2.0 * lr, stopped="completed", initial_loss=3.0))
+    change = make_curve(lr=lr, loss=3.0 - 2.0 * lr, stopped="completed", initial_loss=3.0).slope
     np.testing.assert_allclose(change, -2.0, rtol=1e-6)
 
 
