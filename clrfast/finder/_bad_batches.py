@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from .._ranks import Ranks
+from .._torch_compat import tree_leaves
 from ..training._eager_step import EagerStep
 
 KEPT_BYTES = 2**28

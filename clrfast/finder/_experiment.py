@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from .._progress import Progress
 from .._ranks import ALONE, Ranks
+from .._torch_compat import tree_leaves
 from ..optim import SGD
 from ..schedules import Schedule
 from ..training import TrainStep, prefetched

@@ -8,9 +8,10 @@ from typing import Any
 from torch import nn
 
 from .._checks import is_whole, require_positive
+from .._torch_compat import NormBase
 
 _NORMS = (
-    nn.modules.batchnorm._NormBase,
+    NormBase,
     nn.LayerNorm,
     nn.GroupNorm,
     *((nn.RMSNorm,) if hasattr(nn, "RMSNorm") else ()),

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import optimizer as optimizer_module
 
+from .._torch_compat import disable_dynamo, has_step_hooks, is_profiling
 from ..schedules import QUANTITIES, Schedule
 from ..schedules._misuse import warn_of_open_cycle, warn_past_end
 from . import _backends as backends
@@ -287,7 +287,7 @@ class SGD(torch.optim.Optimizer):
         """Whether ``param`` has float32 master weights."""
         return self.master_weights and needs_master(param)
 
-    @torch._disable_dynamo
+    @disable_dynamo
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a parameter group; under a schedule it follows it from the current step on.
 
@@ -334,9 +334,7 @@ class SGD(torch.optim.Optimizer):
         progress, step = control.progress(), self._written_step()
         self._follow(Schedule.of_groups(bound), progress if step is None else {**progress, "step": step})
 
-    # A compiled caller breaks its graph here once, instead of guarding on every number that a step reads. torch does so
-    # for its own optimizers' methods; torch.compiler.disable would import the compiler together with this module.
-    @torch._disable_dynamo
+    @disable_dynamo
     def step(self, closure: Callable[[], Any] | None = None, *, loss: Tensor | float | None = None) -> Any:
         """Update all parameters that have a gradient.
 
@@ -351,7 +349,7 @@ class SGD(torch.optim.Optimizer):
         """
         # torch wraps the hooks and a profiler range around every step; that costs more than a small model's update,
         # so take it only where somebody hooks or profiles.
-        if self.has_hooks() or torch.autograd._profiler_enabled():
+        if has_step_hooks(self) or is_profiling():
             given: dict[str, Any] = {"closure": closure, "loss": loss}
             return _observed_step(self, **{name: value for name, value in given.items() if value is not None})
         return self._step(closure, loss=loss)
@@ -375,12 +373,7 @@ class SGD(torch.optim.Optimizer):
 
     def has_hooks(self) -> bool:
         """Whether somebody wants to be called before or after a step, of this optimizer or of all."""
-        return bool(
-            self._optimizer_step_pre_hooks
-            or self._optimizer_step_post_hooks
-            or optimizer_module._global_optimizer_pre_hooks
-            or optimizer_module._global_optimizer_post_hooks
-        )
+        return has_step_hooks(self)
 
     def _step(self, closure: Callable[[], Any] | None = None, *, loss: Tensor | float | None = None) -> Any:
         result = None
@@ -536,7 +529,7 @@ class SGD(torch.optim.Optimizer):
             )
         self._follow_groups()
 
-    @torch._disable_dynamo
+    @disable_dynamo
     def state_dict(self) -> dict[str, Any]:
         """As ``torch.optim.SGD.state_dict``; waits for the device.
 
@@ -568,7 +561,7 @@ class SGD(torch.optim.Optimizer):
         awaits = not needed and self.first_updates.awaits(buffer)
         return {name: value for name, value in state.items() if not (awaits and name == "momentum_buffer")}
 
-    @torch._disable_dynamo
+    @disable_dynamo
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a ``state_dict`` of this class or of ``torch.optim.SGD``.
 

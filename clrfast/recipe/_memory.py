@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+
+from .._torch_compat import TorchDispatchMode, sparse_parts, tree_leaves
 
 MACHINE_FRAC = 0.8
 """Of the machine's free memory may be taken; the rest is for what others take meanwhile."""
@@ -174,7 +174,7 @@ def _storages(values: Any) -> Iterator[torch.UntypedStorage]:
         if isinstance(value, Tensor) and value.layout is torch.strided:
             yield value.untyped_storage()
         elif isinstance(value, Tensor) and value.layout is torch.sparse_coo:
-            yield from (value._indices().untyped_storage(), value._values().untyped_storage())
+            yield from (part.untyped_storage() for part in sparse_parts(value))
 
 
 def _room_in_groups(root: Path) -> Iterator[int]:

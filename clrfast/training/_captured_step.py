@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
 
+from .._torch_compat import end_allocation, tree_map_only
 from ..optim import SGD
 from ..optim._parameters import devices_of
 from ._snapshot import Snapshot
@@ -176,14 +176,9 @@ def _undone_on_failure(graph: torch.cuda.CUDAGraph, device: torch.device, pool: 
         graph.reset()
         generator.graphsafe_set_state(before)
         with contextlib.suppress(RuntimeError, AttributeError):  # newer versions of torch have done so
-            _end_allocation(device.index, pool)
+            end_allocation(device.index, pool)
         # That the capture could not be ended tells less than what broke it.
         raise error.__context__ or error  # noqa: B904 - that is the cause
-
-
-def _end_allocation(device: int | None, pool: Any) -> None:
-    before_2_8 = "_cuda_endAllocateCurrentStreamToPool"
-    getattr(torch._C, before_2_8 if hasattr(torch._C, before_2_8) else "_cuda_endAllocateToPool")(device, pool)
 
 
 def side_stream(device: torch.device) -> torch.cuda.Stream:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .._checks import is_whole
+from .._torch_compat import found_inf_tensors
 from ..optim import SGD
 from ._batches import ComputeLoss, checked_loss, moved
 
@@ -104,7 +105,7 @@ class EagerStep:
         if self.scaler is not None and (self.clip_norm is not None or self.share_skips is not None):
             self.scaler.unscale_(self.optimizer)
             if self.share_skips is not None:
-                for found_inf in self.scaler._found_inf_per_device(self.optimizer).values():
+                for found_inf in found_inf_tensors(self.scaler, self.optimizer):
                     self.share_skips(found_inf)
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self._params, self.clip_norm)

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
+from .._torch_compat import tree_flatten, tree_map_only, tree_unflatten
 from ._captured_step import Graph, run_aside, side_stream
 
 MAX_GRAPHS = 4

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .._torch_compat import buffers_of, parameters_of, version_of
+
 MOST_BYTES = 2**26
 """Memory of the tensors and arrays whose values are copied, the first ones first; the others must not be written."""
 
@@ -87,7 +89,7 @@ class Attributes:
             self._left -= value.nbytes
             self._contents[id(value)] = value, value.detach().clone() if isinstance(value, Tensor) else value.copy()
         elif isinstance(value, Tensor) and not value.is_inference():
-            self._versions[id(value)] = value._version
+            self._versions[id(value)] = version_of(value)
 
     def _now(self) -> Iterator[tuple[str, Any]]:
         """All attributes that may differ from before, by their names with those of the modules."""
@@ -105,7 +107,7 @@ class Attributes:
                 what, remedy = "hangs on the autograd graph of its batch", "store it detached: value.detach()"
             elif 0 < GROWN * sizes.get(name, 0) <= _size(value):
                 what, remedy = "grows with every batch", "keep the latest values only, or clear it"
-            elif any(self._versions.get(id(tensor), 0) < tensor._version for tensor in self._large(value)):
+            elif any(self._versions.get(id(tensor), 0) < version_of(tensor) for tensor in self._large(value)):
                 what, remedy, put_back = "is too large to be put back", "make it a buffer: register_buffer", ""
             else:
                 continue
@@ -129,7 +131,7 @@ def _own(module: nn.Module) -> dict[str, Any]:
 
 
 def _owned(module: nn.Module) -> Iterable[Tensor]:
-    return [tensor for tensor in (*module._parameters.values(), *module._buffers.values()) if tensor is not None]
+    return [tensor for tensor in (*parameters_of(module).values(), *buffers_of(module).values()) if tensor is not None]
 
 
 def _is_container(value: Any) -> bool:

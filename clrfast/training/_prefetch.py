@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map_only
 
+from .._torch_compat import sparse_parts, tree_leaves, tree_map_only
 from ._batches import moved
 
 AHEAD = 2
@@ -63,7 +63,7 @@ def _tensors(batch: Any) -> Iterator[Tensor]:
 def _parts(tensor: Tensor) -> Sequence[Tensor]:
     """The dense tensors that hold ``tensor``'s memory: a sparse one has no ``record_stream``."""
     if tensor.layout == torch.sparse_coo:
-        return tensor._indices(), tensor._values()
+        return sparse_parts(tensor)
     if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
         return tensor.crow_indices(), tensor.col_indices(), tensor.values()
     if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):

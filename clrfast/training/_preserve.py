@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import random
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
+from .._torch_compat import buffers_of, is_view, remove_step_post_hooks
 from ..optim import SGD
 from ._joined_optimizer import parts_of
 from ._loader_order import Undo, order_restored
@@ -128,14 +128,14 @@ def _random_states() -> list[Undo]:
 def _module(module: nn.Module, copied: Copy) -> Undo:
     """One module's own flag and buffers; a buffer may have been replaced, not only written."""
     training = module.training
-    buffers = {name: (buffer, copied(buffer)) for name, buffer in module._buffers.items()}
+    buffers = {name: (buffer, copied(buffer)) for name, buffer in buffers_of(module).items()}
 
     def put_back() -> None:
         module.training = training
-        for name in [name for name in module._buffers if name not in buffers]:
-            del module._buffers[name]
+        for name in [name for name in buffers_of(module) if name not in buffers]:
+            del buffers_of(module)[name]
         for name, (buffer, value) in buffers.items():
-            module._buffers[name] = buffer
+            buffers_of(module)[name] = buffer
             if buffer is not None:
                 _write_back(buffer, value)
 
@@ -146,7 +146,7 @@ def _parameter(param: nn.Parameter, copied: Copy) -> Undo:
     data, value, grad, requires_grad = param.data, copied(param), param.grad, param.requires_grad
     # The gradient is set aside, not copied: the block starts without one. A view is one into a bucket of a
     # DistributedDataParallel, which writes the block's gradients there.
-    in_bucket = None if grad is None or not grad._is_view() else copied(grad)
+    in_bucket = None if grad is None or not is_view(grad) else copied(grad)
     param.grad = None
 
     def put_back() -> None:
@@ -170,7 +170,7 @@ def _optimizer(optimizer: torch.optim.Optimizer, copied: Copy) -> Undo:
     progress = None if control is None else control.progress()
 
     # What the user has happen after an update (a moving average of the weights, say) is not for the block's updates.
-    optimizer._optimizer_step_post_hooks = OrderedDict()
+    remove_step_post_hooks(optimizer)
 
     def put_back() -> None:
         if control is not None and progress is not None:

@@ -9,9 +9,8 @@ import numpy as np
 from torch import Tensor, nn
 
 from .. import _native
+from .._torch_compat import MODULE_DICTS
 from ..optim._backends.native import in_turn
-
-_OWN = ("_parameters", "_buffers", "_modules")
 
 
 class Snapshot:
@@ -41,12 +40,12 @@ def _is_usual(module: nn.Module) -> bool:
     kind = type(module)
     if kind.__getattribute__ is not object.__getattribute__:
         return False
-    return all(name in vars(module) and not hasattr(kind, name) for name in _OWN)
+    return all(name in vars(module) and not hasattr(kind, name) for name in MODULE_DICTS)
 
 
 def _watched(modules: Sequence[nn.Module], dicts: Iterable[Mapping[Any, Any]]) -> tuple[Any, ...] | None:
     """The arguments of ``unchanged`` in csrc/snapshot.h; None where a tensor has no memory of its own."""
-    owned = [[vars(module)[name] for name in _OWN] for module in modules]
+    owned = [[vars(module)[name] for name in MODULE_DICTS] for module in modules]
     held = [*dicts, *(entries for own in owned for entries in own)]
     tensors = [value for entries in held for value in entries.values() if isinstance(value, Tensor)]
     places = np.zeros((len(tensors), 2), dtype=np.int64)

@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from .. import _native
 from .._checks import is_whole
+from .._torch_compat import buffers_of, children_of, forget_step, parameters_of, scale_tensor
 from ..optim import SGD
 from ..optim._parameters import devices_of
 from . import _graphs as graphs
@@ -146,7 +147,7 @@ class TrainStep(EagerStep):
         except Exception:
             if self.scaler is not None:
                 # What its step() and update() may not have reached: it would multiply the next scale by one left there.
-                self.scaler._per_optimizer_states.clear()
+                forget_step(self.scaler)
                 for name in ("grad_scale", "found_inf"):
                     vars(self.optimizer).pop(name, None)
             raise
@@ -157,14 +158,14 @@ class TrainStep(EagerStep):
 
     def children(self) -> list[nn.Module | None]:
         """The modules in each module."""
-        return [child for module in self._modules for child in module._modules.values()]
+        return [child for module in self._modules for child in children_of(module).values()]
 
     def memory(self) -> list[tuple[int, torch.dtype]]:
         """Where the model's tensors lie, and their dtypes."""
         return [
             (tensor.data_ptr(), tensor.dtype)
             for module in self._modules
-            for tensor in (*module._parameters.values(), *module._buffers.values())
+            for tensor in (*parameters_of(module).values(), *buffers_of(module).values())
             if tensor is not None
         ]
 
@@ -173,7 +174,7 @@ class TrainStep(EagerStep):
         scaler = self.scaler
         if scaler is None or not scaler.is_enabled():
             return ()
-        scale = scaler._scale
+        scale = scale_tensor(scaler)
         factors = scaler.get_growth_factor(), scaler.get_backoff_factor(), scaler.get_growth_interval()
         return (*factors, None if scale is None else scale.data_ptr())
 

@@ -17,7 +17,7 @@ import pybind11
 import pytest
 import torch
 
-from clrfast import _native
+from clrfast import _native, _torch_compat
 from clrfast.optim._backends import cuda
 
 ROOT = Path(__file__).parents[2]
@@ -76,8 +76,8 @@ def _loaded(name: str, path: Path) -> ModuleType:
 
 def install(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let backend "cuda" run ``module`` on tensors in the CPU's memory."""
-    if hasattr(torch.Tensor, "__dlpack_c_exchange_api__"):
-        module.set_exchange_api_(torch.Tensor, torch.Tensor.__dlpack_c_exchange_api__)
+    if _torch_compat.EXCHANGE_API is not None:
+        module.set_exchange_api_(torch.Tensor, _torch_compat.EXCHANGE_API)
     monkeypatch.setattr(_native, "_C", module)
     monkeypatch.setattr(_native, "why_missing", None)
     monkeypatch.setattr(cuda, "why_not", lambda device: None if device.type == "cpu" else "not emulated")

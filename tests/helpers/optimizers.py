@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from clrfast import _native
+from clrfast import _native, _torch_compat
 
 NO_NATIVE = "the native backend 'cpp' is missing"
 """Start of the warning that every optimizer gives in an install without the native module."""
 
-COMPARES_QUICKLY = _native.why_missing is None and hasattr(torch.Tensor, "__dlpack_c_exchange_api__")
+COMPARES_QUICKLY = _native.why_missing is None and _torch_compat.EXCHANGE_API is not None
 """Whether a replay's checks are the compiled ones."""
 
 # Backend "cuda" runs its kernels on the CPU, except in tests marked `gpu`; see conftest.py.

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils._pytree import tree_map_only
 
 import clrfast
-from clrfast import _native
+from clrfast import _native, _torch_compat
 from clrfast.optim._control import StepControl
 from tests.helpers.optimizers import (
     DTYPES,
@@ -686,7 +686,7 @@ def test_memory_with_gaps_stays_as_it_is_between(backend):
 
 
 @pytest.mark.hardware
-@pytest.mark.skipif(not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"), reason="it is the exchange API that tells")
+@pytest.mark.skipif(_torch_compat.EXCHANGE_API is None, reason="it is the exchange API that tells")
 def test_parameters_on_devices_of_others_are_left_to_them(backend):
     params = make_params([(3,), (4,)])
     give_grads(params, 0)

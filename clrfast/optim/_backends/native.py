@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ... import _native
+from ..._torch_compat import EXCHANGE_API, increment_version
 from .. import _capture as capture
 from .._parameters import SUPPORTED, Parameter, devices_of, with_gradient
 from . import reference
@@ -112,7 +113,7 @@ class NativeUpdate:
         """Advance the schedule and apply the update; arguments as of ``ReferenceUpdate.update_``."""
         # Raw writes do not count as in-place changes for autograd until it is told. Told before the update, because
         # `prepare` has just brought the tensors' headers into the cache and the update drives them out.
-        _increment_version(self._updated)
+        increment_version(self._updated)
         self._update_(optimizer, loss, grad_scale, found_inf)
         self._grads = []
         if self._rest:
@@ -223,23 +224,9 @@ def _is_dense(tensor: Tensor) -> bool:
     return True
 
 
-def _increment_version(tensors: list[Tensor]) -> None:
-    if _INCREMENTS_MANY:
-        torch.autograd.graph.increment_version(tensors)
-    else:
-        for tensor in tensors:
-            torch.autograd.graph.increment_version(tensor)
-
-
-try:
-    torch.autograd.graph.increment_version(())
-    _INCREMENTS_MANY = True
-except (TypeError, RuntimeError):  # older versions of torch take one tensor only
-    _INCREMENTS_MANY = False
-
 has_exchange_api: bool = (
     _native.why_missing is None
-    and hasattr(torch.Tensor, "__dlpack_c_exchange_api__")  # since pytorch#169724, of December 2025
-    and _native.load().set_exchange_api_(torch.Tensor, torch.Tensor.__dlpack_c_exchange_api__)
+    and EXCHANGE_API is not None
+    and _native.load().set_exchange_api_(torch.Tensor, EXCHANGE_API)
 )
 """Whether ``collect_`` finds the tensors' memory; else ``_collect_slowly`` does."""

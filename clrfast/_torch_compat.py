@@ -1,0 +1,191 @@
+"""Every private name of torch that clrfast uses, and what differs between the versions of torch that it supports.
+
+Each docstring says what the name is for, since which version torch has it, and what happens without it. Where it says
+"required", ``import clrfast`` or the call fails without the name, and this module is the place to mend that.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim import optimizer as optimizer_module
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only, tree_unflatten
+
+__all__ = [
+    "EXCHANGE_API",
+    "MODULE_DICTS",
+    "NormBase",
+    "TorchDispatchMode",
+    "buffers_of",
+    "children_of",
+    "disable_dynamo",
+    "end_allocation",
+    "forget_step",
+    "found_inf_tensors",
+    "has_step_hooks",
+    "increment_version",
+    "is_profiling",
+    "is_view",
+    "parameters_of",
+    "remove_step_post_hooks",
+    "scale_tensor",
+    "sparse_parts",
+    "tree_flatten",
+    "tree_leaves",
+    "tree_map_only",
+    "tree_unflatten",
+    "version_of",
+]
+
+# torch.utils._pytree finds the tensors in nested batches: lists, tuples, dicts and registered classes. Since 2.2 with
+# all four functions; required. torch.utils._python_dispatch.TorchDispatchMode sees every operation, which measures
+# memory. Since 1.13; required.
+
+# ------------------------------------------------------------------------------------------------------------ compiling
+
+disable_dynamo = torch._disable_dynamo
+"""Decorates what torch.compile must not trace. A compiled caller breaks its graph there once, instead of guarding on
+every number that a step reads. torch uses it for its own optimizers; the public ``torch.compiler.disable`` imports the
+compiler together with the module that uses it. Since 2.1; required."""
+
+# ----------------------------------------------------------------------------------------------------------- optimizers
+# torch also reads one private name that clrfast defines: ``Optimizer._step_supports_amp_scaling``. GradScaler hands
+# `grad_scale` and `found_inf` to an optimizer that has it, and waits for the device otherwise. Since 2.0.
+
+
+def has_step_hooks(optimizer: Optimizer) -> bool:
+    """Whether a hook runs before or after a step of this optimizer, or of all optimizers.
+
+    ``SGD.step`` calls hooks only then, because torch's wrapper costs more than the update of a small model. Since 2.0;
+    required.
+    """
+    return bool(
+        optimizer._optimizer_step_pre_hooks
+        or optimizer._optimizer_step_post_hooks
+        or optimizer_module._global_optimizer_pre_hooks
+        or optimizer_module._global_optimizer_post_hooks
+    )
+
+
+def remove_step_post_hooks(optimizer: Optimizer) -> None:
+    """Take the hooks off that run after a step of this optimizer.
+
+    The updates of a range test are undone, so a moving average of the weights must not see them. Since 2.0; without
+    it, such hooks would run.
+    """
+    optimizer._optimizer_step_post_hooks = OrderedDict()
+
+
+def is_profiling() -> bool:
+    """Whether a profiler is active, so that ``SGD.step`` takes torch's wrapper, which gives the step its own range in
+    the profile. Since 1.8; required."""
+    return torch.autograd._profiler_enabled()
+
+
+# ----------------------------------------------------------------------------------------------------------- GradScaler
+
+
+def scale_tensor(scaler: torch.amp.GradScaler) -> Tensor | None:
+    """The scale on the device; None before the first ``scale()``. A captured step reads it at its address, so a replay
+    compares that. ``get_scale()`` would wait for the device. Since 1.6; required for steps with a scaler."""
+    return scaler._scale
+
+
+def found_inf_tensors(scaler: torch.amp.GradScaler, optimizer: Optimizer) -> list[Tensor]:
+    """The flags that ``scaler.unscale_(optimizer)`` has set, one per device. Ranks share them, so that all skip the
+    same updates. Since 1.6; required for steps with a scaler on several ranks."""
+    return list(scaler._found_inf_per_device(optimizer).values())
+
+
+def forget_step(scaler: torch.amp.GradScaler) -> None:
+    """Forget a step that failed between ``step()`` and ``update()``. The scaler would multiply its next scale by what
+    that step has left. Since 1.6; required where a capture fails with a scaler."""
+    scaler._per_optimizer_states.clear()
+
+
+# -------------------------------------------------------------------------------------------------------------- modules
+
+MODULE_DICTS = ("_parameters", "_buffers", "_modules")
+"""The attributes of a module that hold its own parameters, buffers and children by name, None included. Since 0.1;
+``csrc/host/snapshot.h`` reads them as well. Without them, replays compare every tensor in Python; see ``Snapshot``."""
+
+NormBase = nn.modules.batchnorm._NormBase
+"""The base class of batch and instance normalisation. Since 1.4; required."""
+
+
+def parameters_of(module: nn.Module) -> dict[str, nn.Parameter | None]:
+    """The module's own parameters; required. ``named_parameters`` leaves out None and duplicates."""
+    return module._parameters
+
+
+def buffers_of(module: nn.Module) -> dict[str, Tensor | None]:
+    """The module's own buffers, to be written to; required. ``named_buffers`` leaves out None and duplicates."""
+    return module._buffers
+
+
+def children_of(module: nn.Module) -> dict[str, nn.Module | None]:
+    """The module's own children; required. ``named_children`` leaves out None and duplicates."""
+    return module._modules
+
+
+# -------------------------------------------------------------------------------------------------------------- tensors
+
+EXCHANGE_API: Any = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
+"""DLPack's C exchange API, a capsule: compiled code reads a tensor's memory through it in one call. Since
+pytorch#169724 (December 2025). None in older versions: the same is done in Python, correct and slower."""
+
+
+def is_view(tensor: Tensor) -> bool:
+    """Whether autograd knows ``tensor`` as a view: a gradient that is one lies in a bucket of a
+    DistributedDataParallel. Since 1.0; required."""
+    return tensor._is_view()
+
+
+def sparse_parts(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    """Indices and values of a COO tensor as they are stored. The public ``indices()`` and ``values()`` refuse one that
+    is not coalesced. Since 0.4; required for sparse batches."""
+    return tensor._indices(), tensor._values()
+
+
+def version_of(tensor: Tensor) -> int:
+    """How often ``tensor`` was written to in place. Finds modules that write to attributes too large to copy. Since
+    0.4; required. Inference tensors have none: it raises RuntimeError."""
+    return tensor._version
+
+
+try:
+    torch.autograd.graph.increment_version(())
+    _INCREMENTS_MANY = True
+except (TypeError, RuntimeError):
+    _INCREMENTS_MANY = False
+
+
+def increment_version(tensors: Sequence[Tensor]) -> None:
+    """Count a write to each of ``tensors`` that went past torch, so that autograd notices it. The function is public;
+    only newer versions take several tensors, and older ones are called once per tensor."""
+    if _INCREMENTS_MANY:
+        torch.autograd.graph.increment_version(tensors)
+    else:
+        for tensor in tensors:
+            torch.autograd.graph.increment_version(tensor)
+
+
+# ---------------------------------------------------------------------------------------------------------- CUDA graphs
+
+
+def end_allocation(device: int | None, pool: Any) -> None:
+    """Have the allocator stop taking memory from ``pool`` after a capture that failed; torch leaves it so
+    (pytorch#180395). Under this name since 2.8, under the other one before.
+
+    Raises:
+        RuntimeError: torch has ended it itself.
+        AttributeError: this torch has neither name.
+    """
+    before_2_8 = "_cuda_endAllocateCurrentStreamToPool"
+    getattr(torch._C, before_2_8 if hasattr(torch._C, before_2_8) else "_cuda_endAllocateToPool")(device, pool)
