@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .recipe import (
         BatchSizes,
         Choice,
-        Clue,
+        Diagnosis,
         History,
         Momenta,
         Recipe,
@@ -34,7 +34,7 @@ __all__ = [
     "SGD",
     "BatchSizes",
     "Choice",
-    "Clue",
+    "Diagnosis",
     "History",
     "LRCurve",
     "Momenta",

@@ -3,7 +3,7 @@
 from .._ranks import RankError
 from ._batch_size import BatchSizes, StepCost, find_batch_size
 from ._deadline import TimeIsUp
-from ._diagnosis import Clue, diagnose
+from ._diagnosis import Diagnosis, diagnose
 from ._find_recipe import find_recipe
 from ._history import History
 from ._measurements import Parts
@@ -16,7 +16,7 @@ from ._weight_decay import WeightDecays, find_weight_decay
 __all__ = [
     "BatchSizes",
     "Choice",
-    "Clue",
+    "Diagnosis",
     "History",
     "Momenta",
     "Pair",

@@ -12,7 +12,7 @@ from torch import nn
 from ..finder._suggestion import NoSuggestionError, Suggestion
 from ..optim import SGD
 from ..schedules import Schedule, one_cycle
-from ._diagnosis import MIN_LOOKS, Clue, diagnose
+from ._diagnosis import MIN_VALIDATIONS, Diagnosis, diagnose
 from ._history import History
 from ._measurements import Parts
 from ._momentum import USUAL_MOMENTUM
@@ -39,7 +39,7 @@ class Recipe:
         momentum: (upper, lower), cycling against the rate.
         weight_decay: >= 0.
         evidence: a sentence or two for each of "learning rate", "batch size", "weight decay" and "momentum".
-        clues: what ``diagnose`` read off the best short run.
+        diagnoses: what ``diagnose`` returned for the run with the chosen settings.
         warnings: what to look at before trusting this; empty is best.
         steps: updates that the search made.
         complete: whether it came to its end.
@@ -53,7 +53,7 @@ class Recipe:
     momentum: tuple[float, float]
     weight_decay: float
     evidence: dict[str, str]
-    clues: tuple[Clue, ...]
+    diagnoses: tuple[Diagnosis, ...]
     warnings: tuple[str, ...]
     steps: int
     complete: bool
@@ -129,8 +129,8 @@ def concluded(parts: Parts) -> Recipe:
     complete = parts.pairs_ended or (parts.weight_decays is not None and parts.begun is None and not due)
     if not complete:
         warnings.append("the search was interrupted: the usual values stand for what it had not come to")
-    clues = _clues(parts, decay)
-    warnings += [f"{clue.name}: {clue.evidence}; {clue.advice}" for clue in clues if clue.name != "plateau"]
+    diagnoses = _diagnoses(parts, decay)
+    warnings += [f"{each.name}: {each.evidence}; {each.advice}" for each in diagnoses if each.name != "plateau"]
     evidence = {
         "learning rate": told_rate,
         "batch size": told_batch,
@@ -145,7 +145,7 @@ def concluded(parts: Parts) -> Recipe:
         momentum=momentum,
         weight_decay=decay,
         evidence=evidence,
-        clues=clues,
+        diagnoses=diagnoses,
         warnings=tuple(warnings),
         steps=parts.steps,
         complete=complete,
@@ -292,10 +292,10 @@ def _momentum(parts: Parts, warnings: list[str]) -> tuple[tuple[float, float], s
         return USUAL_MOMENTUM, f"no answer, and {usual}: {error}"
 
 
-def _clues(parts: Parts, decay: float) -> tuple[Clue, ...]:
+def _diagnoses(parts: Parts, decay: float) -> tuple[Diagnosis, ...]:
     """What the run with the chosen weight decay tells, with the planned training in view."""
     best = _best_run(parts, decay)
-    if best is None or np.size(best.val_loss) < MIN_LOOKS:
+    if best is None or np.size(best.val_loss) < MIN_VALIDATIONS:
         return ()
     return tuple(diagnose(replace(best, total_steps=max(np.size(best.train_loss), parts.planned_steps))))
 
@@ -315,5 +315,5 @@ def _best_run(parts: Parts, decay: float) -> History | None:
 
 def _chosen(recipe: Recipe) -> dict[str, object]:
     told = {name: getattr(recipe, name) for name in ("batch_size", "max_lr", "low", "high", "momentum", "weight_decay")}
-    clues = [asdict(clue) | {"size": str(clue.size)} for clue in recipe.clues]
-    return told | {"evidence": recipe.evidence, "warnings": recipe.warnings, "clues": clues}
+    diagnoses = [asdict(diagnosis) | {"size": str(diagnosis.size)} for diagnosis in recipe.diagnoses]
+    return told | {"evidence": recipe.evidence, "warnings": recipe.warnings, "diagnoses": diagnoses}

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 import clrfast
-from clrfast import Clue, NoSuggestionError, Recipe, Task, find_recipe
+from clrfast import Diagnosis, NoSuggestionError, Recipe, Task, find_recipe
 from clrfast.recipe import Pairs
 from clrfast.recipe import _find_recipe as searching
 from clrfast.recipe._find_recipe import GRID, MIN_BUDGET, SMALL_GRID, _runs_within
@@ -106,7 +106,7 @@ def test_a_budget_of_several_trainings_goes_into_long_runs(order, sgd_updates, t
     assert "long runs with rates and weight decays" in recipe.evidence["momentum"]
     again = find_recipe(clouds(), 8 * 100, planned_steps=100, saved=path)
     assert len(order) == 2
-    assert (str(again), again.evidence, again.clues) == (str(recipe), recipe.evidence, recipe.clues)
+    assert (str(again), again.evidence, again.diagnoses) == (str(recipe), recipe.evidence, recipe.diagnoses)
     page = Page(recipe.to_html())
     assert "Rate and weight decay" in page.text
     assert f"{pairs.loss[-1]:.4g}" in page.text
@@ -128,7 +128,7 @@ def test_long_runs_without_an_answer_are_warned_of():
     recipe = concluded(Parts(800, 20, 132, "model", None, rate=parts.rate, pairs=pairs, pairs_ended=True))
     assert recipe.weight_decay == USUAL_WEIGHT_DECAY
     assert recipe.max_lr == parts.rate.suggest().max_lr
-    assert recipe.clues == ()
+    assert recipe.diagnoses == ()
     assert recipe.complete
     assert any("in no run of 20 steps" in warning for warning in recipe.warnings)
 
@@ -248,7 +248,7 @@ def test_json_round_trip(tmp_path):
     loaded.save(tmp_path / "c.json")
     assert (tmp_path / "c.json").read_text() == (tmp_path / "b.json").read_text()
     assert str(loaded) == str(recipe)
-    assert (loaded.evidence, loaded.warnings, loaded.clues) == (recipe.evidence, recipe.warnings, recipe.clues)
+    assert (loaded.evidence, loaded.warnings, loaded.diagnoses) == (recipe.evidence, recipe.warnings, recipe.diagnoses)
     assert json.loads((tmp_path / "b.json").read_text())["chosen"]["max_lr"] == recipe.max_lr
     assert {path.name for path in tmp_path.iterdir()} == {"a.json", "b.json", "c.json"}
 
@@ -433,13 +433,13 @@ def test_the_code_of_the_report_runs(tmp_path):
 def test_every_text_of_the_report_is_escaped():
     evil = "<script>alert('&amp;\"')</script>"
     recipe = find_recipe(clouds(), MIN_BUDGET)
-    clue = Clue("plateau", (0, 1), 1.0, evil, evil)
+    diagnosis = Diagnosis("plateau", (0, 1), 1.0, evil, evil)
     curve = replace(recipe.parts.rate, stop_reason=evil)
     recipe = replace(
         recipe,
         evidence=dict.fromkeys(recipe.evidence, evil),
         warnings=(evil,),
-        clues=(clue,),
+        diagnoses=(diagnosis,),
         parts=replace(recipe.parts, model=evil, rate=curve),
     )
     html = recipe.to_html(evil, saved=evil)

@@ -282,7 +282,7 @@ def test_runs_that_diverge_are_not_chosen():
 def test_runs_can_be_diagnosed():
     model, loss_fn, loader, val = regression(60, 1.0)
     found = find_weight_decay(model, loss_fn, loader, val_loader=val, grid=(0, 1e-3), max_lr=0.03, refine=False)
-    assert "overfitting" in [clue.name for clue in clrfast.diagnose(found.runs[0][0])]
+    assert "overfitting" in [diagnosis.name for diagnosis in clrfast.diagnose(found.runs[0][0])]
 
 
 @pytest.mark.parametrize("max_lr", [0.01, None])

@@ -7,7 +7,16 @@ import torch
 from torch import nn
 
 from clrfast import History, diagnose
-from clrfast.recipe._diagnosis import FORGET, LEVEL, MIN_LOOKS, PLATEAU_FRAC, SLOW, STUCK, TOGETHER, TURN
+from clrfast.recipe._diagnosis import (
+    JOINT_RISE_FRAC,
+    LEVEL_FRAC,
+    MIN_DECAY_EXPONENT,
+    MIN_VALIDATIONS,
+    PLATEAU_FRAC,
+    SLOW_FALL_FRAC,
+    STUCK_FRAC,
+    UPTURN_FRAC,
+)
 
 N, M = 300, 60
 T = np.linspace(0, 1, N)
@@ -29,7 +38,7 @@ def history(train, val=None, noise=0.0, seed=0, **settings):
 
 
 def names(of):
-    return [clue.name for clue in diagnose(of)]
+    return [diagnosis.name for diagnosis in diagnose(of)]
 
 
 # Each falls from 2.3 to about 0.3, so that a part of the whole fall is half of what the losses show.
@@ -59,13 +68,13 @@ CASES = [
 
 @pytest.mark.parametrize("noise", [0.0, 0.02])
 @pytest.mark.parametrize(("train", "val", "expected"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
-def test_handmade_curves(train, val, expected, noise):
+def test_handmade_curves_get_their_diagnosis(train, val, expected, noise):
     assert names(history(train, val, noise)) == expected
 
 
 @pytest.mark.parametrize("noise", [0.05, 0.2])
 @pytest.mark.parametrize(("train", "val", "expected"), [case[1:] for case in CASES if case[3]])
-def test_louder_noise_at_most_hides_a_clue(train, val, expected, noise):
+def test_louder_noise_at_most_hides_a_diagnosis(train, val, expected, noise):
     found = names(history(train, val, noise))
     assert found in (expected, [])
     assert found or noise == 0.2
@@ -74,21 +83,21 @@ def test_louder_noise_at_most_hides_a_clue(train, val, expected, noise):
 @pytest.mark.parametrize("scale", [1e-6, 1e6])
 @pytest.mark.parametrize("offset", [0.0, -2.3, -50.0])  # to zero, or below
 @pytest.mark.parametrize(("train", "val", "expected"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
-def test_neither_unit_nor_offset_matters(train, val, expected, scale, offset):
+def test_diagnoses_depend_on_neither_unit_nor_offset_of_the_loss(train, val, expected, scale, offset):
     plain, moved = (
         diagnose(history(train * k + b * k, val * k + b * k, 0.02 * k)) for k, b in ((1, 0), (scale, offset))
     )
-    assert [clue.name for clue in moved] == expected
-    assert [clue.steps for clue in moved] == [clue.steps for clue in plain]
-    assert [clue.size for clue in moved] == pytest.approx([clue.size for clue in plain])
+    assert [diagnosis.name for diagnosis in moved] == expected
+    assert [diagnosis.steps for diagnosis in moved] == [diagnosis.steps for diagnosis in plain]
+    assert [diagnosis.size for diagnosis in moved] == pytest.approx([diagnosis.size for diagnosis in plain])
 
 
-@pytest.mark.parametrize("looks", [MIN_LOOKS, 30, N])
-def test_noise_alone_has_not_fallen_and_hides_nothing_else(looks):
+@pytest.mark.parametrize("n_validations", [MIN_VALIDATIONS, 30, N])
+def test_pure_noise_is_underfitting_or_over_regularisation(n_validations):
     random = np.random.default_rng(0)
     found = []
     for _ in range(100):
-        found += names(History(2 + 0.2 * random.normal(size=N), 2 + 0.2 * random.normal(size=looks)))
+        found += names(History(2 + 0.2 * random.normal(size=N), 2 + 0.2 * random.normal(size=n_validations)))
     assert set(found) <= {"underfitting", "over-regularisation"}
     assert found.count("underfitting") >= 94
 
@@ -124,35 +133,45 @@ def stopped(left):
 @pytest.mark.parametrize(
     ("above", "below", "name"),
     [
-        (history(late_fall(1.2 * SLOW)), history(late_fall(0.9 * SLOW)), "underfitting"),
-        (history(drift(0.8 * LEVEL)), history(drift(1.25 * LEVEL)), "plateau"),
+        (history(late_fall(1.2 * SLOW_FALL_FRAC)), history(late_fall(0.9 * SLOW_FALL_FRAC)), "underfitting"),
+        (history(drift(0.8 * LEVEL_FRAC)), history(drift(1.25 * LEVEL_FRAC)), "plateau"),
         (history(horizontal(PLATEAU_FRAC + 0.04)), history(horizontal(PLATEAU_FRAC - 0.04)), "plateau"),
-        (history(QUICK, turned(1.2 * TURN)), history(QUICK, turned(0.8 * TURN)), "overfitting"),
-        (history(together(1.1 * TOGETHER)), history(together(0.9 * TOGETHER)), "over-regularisation"),
-        (history(stopped(1.05 * STUCK)), history(stopped(0.95 * STUCK)), "over-regularisation"),
+        (history(QUICK, turned(1.2 * UPTURN_FRAC)), history(QUICK, turned(0.8 * UPTURN_FRAC)), "overfitting"),
+        (history(together(1.1 * JOINT_RISE_FRAC)), history(together(0.9 * JOINT_RISE_FRAC)), "over-regularisation"),
+        (history(stopped(1.05 * STUCK_FRAC)), history(stopped(0.95 * STUCK_FRAC)), "over-regularisation"),
         (
-            history(stopped(0.8), lr=0.1, weight_decay=1.1 * FORGET / (0.1 * N)),
-            history(stopped(0.8), lr=0.1, weight_decay=0.9 * FORGET / (0.1 * N)),
+            history(stopped(0.8), lr=0.1, weight_decay=1.1 * MIN_DECAY_EXPONENT / (0.1 * N)),
+            history(stopped(0.8), lr=0.1, weight_decay=0.9 * MIN_DECAY_EXPONENT / (0.1 * N)),
             "over-regularisation",
         ),
     ],
-    ids=["SLOW", "LEVEL", "PLATEAU_FRAC", "TURN", "TOGETHER", "STUCK", "FORGET"],
+    ids=[
+        "SLOW_FALL_FRAC",
+        "LEVEL_FRAC",
+        "PLATEAU_FRAC",
+        "UPTURN_FRAC",
+        "JOINT_RISE_FRAC",
+        "STUCK_FRAC",
+        "MIN_DECAY_EXPONENT",
+    ],
 )
-def test_both_sides_of_each_threshold(above, below, name):
+def test_each_diagnosis_begins_at_its_threshold(above, below, name):
     assert name in names(above)
     assert name not in names(below)
 
 
-def test_a_change_that_noise_could_have_made_is_not_told():
-    rise = turned(3 * TURN)
+def test_a_change_within_the_noise_is_no_evidence():
+    rise = turned(3 * UPTURN_FRAC)
     assert names(history(QUICK, rise, noise=0.01)) == ["overfitting"]
     assert "overfitting" not in names(history(QUICK, rise, noise=0.2))
 
 
-def test_too_few_looks_are_refused_unless_the_run_diverged():
-    few = np.linspace(2, 1, MIN_LOOKS)
+def test_too_few_validations_are_refused_unless_the_run_diverged():
+    few = np.linspace(2, 1, MIN_VALIDATIONS)
     assert names(History(few, few)) == ["underfitting"]
-    with pytest.raises(ValueError, match=rf"^val_loss: got {MIN_LOOKS - 1} values, and at least {MIN_LOOKS} are"):
+    with pytest.raises(
+        ValueError, match=rf"^val_loss: got {MIN_VALIDATIONS - 1} values, and at least {MIN_VALIDATIONS} are"
+    ):
         diagnose(History(few, few[1:]))
     assert names(History([2.0, math.nan], [2.0])) == ["divergence"]
 
@@ -162,22 +181,22 @@ def test_too_few_looks_are_refused_unless_the_run_diverged():
 ANNEALED = np.interp(T, [0, 0.6, 0.7, 1], [1.0, 1.0, 0.1, 0.0])
 
 
-def test_what_falls_as_the_rate_anneals_is_no_underfitting():
+def test_a_loss_that_falls_only_as_the_rate_anneals_is_not_underfitting():
     rewarded = curve((0, 2.3), (0.1, 0.9), (0.72, 0.9), (0.85, 0.3), (1, 0.3))
     assert names(history(rewarded)) == ["underfitting"]
-    (clue,) = diagnose(history(rewarded, lr=ANNEALED))
-    assert clue.name == "plateau"
-    assert clue.steps[1] == pytest.approx(0.65 * N, abs=0.02 * N)
+    (diagnosis,) = diagnose(history(rewarded, lr=ANNEALED))
+    assert diagnosis.name == "plateau"
+    assert diagnosis.steps[1] == pytest.approx(0.65 * N, abs=0.02 * N)
     assert names(history(curve((0, 2.3), (0.7, 0.3), (1, 0.3)), lr=ANNEALED)) == ["underfitting"]
 
 
-def test_a_rate_that_decays_at_once_is_judged_in_the_first_half():
+def test_a_run_whose_rate_decays_at_once_is_judged_in_its_first_half():
     # After a tenth of the steps this rate has halved, and every loss still falls.
-    (clue,) = diagnose(history(QUICK, lr=np.exp(-7 * T)))
-    assert (clue.name, clue.steps[1]) == ("plateau", N // 2)
+    (diagnosis,) = diagnose(history(QUICK, lr=np.exp(-7 * T)))
+    assert (diagnosis.name, diagnosis.steps[1]) == ("plateau", N // 2)
 
 
-def test_the_beginning_of_a_training_may_still_fall():
+def test_the_loss_may_still_fall_at_the_beginning_of_a_longer_training():
     beginning = 0.3 + 2 * np.exp(-1.5 * T)
     assert names(history(beginning, total_steps=N)) == ["underfitting"]
     # The last third of an exponential with so many decay times: 0.19 with 1.5, 0.13 with 2.25, 0.09 with 3.
@@ -187,33 +206,33 @@ def test_the_beginning_of_a_training_may_still_fall():
 
 
 @pytest.mark.parametrize(("weight_decay", "name"), [(0.0, "underfitting"), (1.0, "over-regularisation")])
-def test_a_loss_that_never_falls_is_held_or_not_learnt(weight_decay, name):
+def test_a_loss_that_never_falls_is_underfitting_or_with_strong_decay_over_regularisation(weight_decay, name):
     assert names(history(FLAT, lr=0.1, weight_decay=weight_decay)) == [name]
 
 
-def test_high_losses_are_stuck_only_if_neither_moves():
+def test_high_losses_are_over_regularisation_only_if_neither_moves():
     train, val = 1.8 + 0.5 * np.exp(-20 * T), curve((0, 2.3), (0.2, 1.8), (1, 2.3))
     assert names(history(train, train, 0.01)) == ["over-regularisation"]
     assert names(history(train, val, 0.01)) == ["overfitting"]
 
 
-def test_evidence_and_advice_have_the_figures():
-    (clue,) = diagnose(history(QUICK, TURNING, lr=0.1, weight_decay=1e-4))
-    assert clue.steps[1] == N
-    assert 0.2 * N <= clue.steps[0] <= 0.35 * N
-    assert clue.size == pytest.approx((0.83 - 0.3) / 2, abs=0.02)  # 0.83 at two thirds
-    assert "lowest, 0.3" in clue.evidence
-    assert "(lr 0.1)" in clue.evidence
-    assert "weight decay of 0.0003" in clue.advice
-    (clue,) = diagnose(history(EVEN, lr=0.01))
-    assert clue.steps == (2 * N // 3, N)
-    assert clue.size == pytest.approx(1 / 3, abs=0.02)
-    assert re.search("3[23]% of its whole fall", clue.evidence)
-    assert "such as 0.03" in clue.advice
-    (clue,) = diagnose(history(stopped(0.8), lr=0.1, weight_decay=0.1))
-    assert clue.size == pytest.approx(0.8, abs=0.01)
-    assert "exp(3)" in clue.evidence
-    assert "0.01 instead of 0.1" in clue.advice
+def test_evidence_and_advice_name_the_numbers():
+    (diagnosis,) = diagnose(history(QUICK, TURNING, lr=0.1, weight_decay=1e-4))
+    assert diagnosis.steps[1] == N
+    assert 0.2 * N <= diagnosis.steps[0] <= 0.35 * N
+    assert diagnosis.size == pytest.approx((0.83 - 0.3) / 2, abs=0.02)  # 0.83 at two thirds
+    assert "lowest, 0.3" in diagnosis.evidence
+    assert "(lr 0.1)" in diagnosis.evidence
+    assert "weight decay of 0.0003" in diagnosis.advice
+    (diagnosis,) = diagnose(history(EVEN, lr=0.01))
+    assert diagnosis.steps == (2 * N // 3, N)
+    assert diagnosis.size == pytest.approx(1 / 3, abs=0.02)
+    assert re.search("3[23]% of its whole fall", diagnosis.evidence)
+    assert "such as 0.03" in diagnosis.advice
+    (diagnosis,) = diagnose(history(stopped(0.8), lr=0.1, weight_decay=0.1))
+    assert diagnosis.size == pytest.approx(0.8, abs=0.01)
+    assert "exp(3)" in diagnosis.evidence
+    assert "0.01 instead of 0.1" in diagnosis.advice
 
 
 # --- divergence -------------------------------------------------------------------------------------------------------
@@ -240,17 +259,17 @@ def changed(loss, at, value):
         (changed(QUICK, 100, 1e6), QUICK, 100, "the training loss is 1e+06 at step 100, past 8.2"),
     ],
 )
-def test_divergence_alone_is_told(train, val, step, seen):
-    (clue,) = diagnose(history(train, val, lr=1.0))
-    assert clue.name == "divergence"
-    assert clue.steps == (step, step)
-    assert clue.evidence.startswith(seen)
-    assert clue.size > 1
-    assert "below 0.33" in clue.advice
+def test_divergence_is_the_only_diagnosis_of_a_run_that_diverged(train, val, step, seen):
+    (diagnosis,) = diagnose(history(train, val, lr=1.0))
+    assert diagnosis.name == "divergence"
+    assert diagnosis.steps == (step, step)
+    assert diagnosis.evidence.startswith(seen)
+    assert diagnosis.size > 1
+    assert "below 0.33" in diagnosis.advice
     assert "a third of the rate" in diagnose(history(train, val))[0].advice
 
 
-def test_a_climb_short_of_divergence_is_not_one():
+def test_a_climb_short_of_the_limit_is_not_divergence():
     assert "divergence" not in names(history(curve((0, 2.3), (0.5, 0.3), (1, 8.0))))  # the limit is 2.3 + 3 * 2
     assert names(history(curve((0, 2.3), (0.5, 0.3), (1, 8.6)))) == ["divergence"]
 
@@ -278,20 +297,20 @@ def test_a_climb_short_of_divergence_is_not_one():
         ({"total_steps": 20.5}, "total_steps: got 20.5"),
     ],
 )
-def test_bad_input_is_named(change, message):
+def test_a_bad_history_is_refused_with_the_name_of_the_argument(change, message):
     with pytest.raises(ValueError, match="^" + message):
         History(**{"train_loss": np.ones(12), "val_loss": np.ones(12), **change})
 
 
-def test_only_steps_up_to_the_last_look_are_judged():
+def test_only_steps_up_to_the_last_validation_are_judged():
     steps = np.arange(5, N // 2 + 1, 5)
-    (clue,) = diagnose(History(EVEN, EVEN[steps], val_steps=steps, lr=0.1))
-    assert (clue.name, clue.steps) == ("underfitting", (N // 3, N // 2))
-    (clue,) = diagnose(History(QUICK, TURNING[steps + 20], val_steps=steps))
-    assert (clue.name, clue.steps[1]) == ("overfitting", N // 2)
+    (diagnosis,) = diagnose(History(EVEN, EVEN[steps], val_steps=steps, lr=0.1))
+    assert (diagnosis.name, diagnosis.steps) == ("underfitting", (N // 3, N // 2))
+    (diagnosis,) = diagnose(History(QUICK, TURNING[steps + 20], val_steps=steps))
+    assert (diagnosis.name, diagnosis.steps[1]) == ("overfitting", N // 2)
 
 
-def test_looks_without_steps_are_spread_evenly_up_to_the_end():
+def test_validations_without_steps_are_spaced_evenly_up_to_the_end():
     assert History(np.ones(10), np.ones(4)).val_steps.tolist() == [2, 5, 7, 10]
     assert History(np.ones(4), np.ones(4)).val_steps.tolist() == [1, 2, 3, 4]
 
@@ -344,5 +363,5 @@ def trained(seed, lr, weight_decay=0.0, n=2000, width=32, flipped=0.0, steps=200
     ],
     ids=["good", "some decay", "small rate", "tiny rate", "few samples", "huge rate", "huge decay"],
 )
-def test_real_runs_pushed_into_each_state(seed, settings, expected):
+def test_real_runs_get_the_diagnosis_that_their_settings_provoke(seed, settings, expected):
     assert names(History(**trained(seed, **settings))) == expected
