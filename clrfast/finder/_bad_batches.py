@@ -1,4 +1,4 @@
-"""Batches whose loss is not finite on the initial weights: the data are the cause then, not the rate."""
+"""Bad batches: their loss is not finite on the initial weights, so the data are the cause and not the rate."""
 
 from __future__ import annotations
 
@@ -17,71 +17,75 @@ from .._torch_compat import tree_leaves
 from ..training._eager_step import EagerStep
 
 KEPT_BYTES = 2**28
-"""Memory of batches that a sweep keeps until the host has seen their losses; at least one batch is kept."""
+"""Maximum memory, in bytes, of the batches that a run keeps until the host has read their losses. At least one batch is
+kept."""
 
-MOST_BAD = 10
-"""Batches that are left out one by one, and in a row, before the data are refused."""
+MAX_BAD = 10
+"""Maximum number of bad batches, found one by one or skipped in a row, before the data are refused."""
 
-CONTROLS = 3
-"""Batches one of which must give a finite loss on the initial weights for others to be called bad."""
+N_CONTROLS = 3
+"""Number of other batches that are tried on the initial weights. A batch without a finite loss is bad only if one of these
+has one."""
 
 
 class BadBatches:
-    """The batches of a loader that are left out, by what was found on the way.
+    """The bad batches found so far, which are left out of all further runs.
 
-    A batch is left out if it is one that was found before or, once one with values that are not finite was, if it
-    holds such values, too: in another order of the data they are in another batch.
+    Once a bad batch contained values that are not finite, every batch with such values is left out: in another order
+    of the data they are in another batch.
     """
 
     def __init__(self) -> None:
         self._bad: list[Any] = []
-        self._values_too = False
-        self._numbers: deque[tuple[int, int]] = deque(maxlen=1000)  # index and id, so that no batch is held
+        self._leave_out_values = False
+        self._numbers: deque[tuple[int, int]] = deque(maxlen=1000)  # index and id: no batch is kept alive
 
     def numbered(self, loader: Iterable[Any]) -> Iterable[Any]:
-        """``loader``, the latest of whose batches are known by their index."""
+        """Iterate over ``loader``, and remember the indices of its latest batches for warnings."""
         return _Numbered(loader, self._numbers)
 
-    def left_out(self, batches: Iterator[Any]) -> Iterator[Any]:
-        """The other batches.
+    def without_bad(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """Iterate over the batches that are not bad.
 
         Raises:
-            ValueError: too many in a row are bad.
+            ValueError: too many batches in a row are bad.
         """
         in_a_row = 0
         for batch in batches:
             in_a_row = in_a_row + 1 if self._is_bad(batch) else 0
-            if in_a_row > MOST_BAD:
-                raise ValueError(f"loader: more than {MOST_BAD} batches in a row do not give a finite loss{_ADVICE}")
+            if in_a_row > MAX_BAD:
+                raise ValueError(f"loader: more than {MAX_BAD} batches in a row do not give a finite loss{_ADVICE}")
             if not in_a_row:
                 yield batch
 
-    def found_in(self, latest: Latest, others: Iterator[Any], step: EagerStep, ranks: Ranks) -> bool:
-        """Whether some of the latest batches give a loss that is not finite on the weights as they are now, on any of
-        the ranks; these are left out from now on, and a warning names them. Not where the next three of the ``others``
-        give no finite loss either: then it is not the data.
+    def find_in(self, recent: RecentBatches, others: Iterator[Any], step: EagerStep, ranks: Ranks) -> bool:
+        """Find the bad batches among the recent ones, on the weights as they are now, and warn of them.
 
+        None is bad if the next three of the ``others`` give no finite loss either: then the data are not the cause.
+
+        Returns:
+            Whether a batch was found on any of the ranks.
         Raises:
             ValueError: too many were found.
         """
-        found = [(batch, loss) for batch in latest.batches if not math.isfinite(loss := _loss(step, batch))]
+        found = [(batch, loss) for batch in recent.batches if not math.isfinite(loss := _loss(step, batch))]
         if not any(ranks.gather("batches whose loss is not finite", len(found))):
             return False
-        finite = (math.isfinite(_loss(step, batch)) for batch in islice(others, CONTROLS))
-        # Ranks may wait for each other in each forward pass.
-        sound = any(finite) if ranks.count == 1 else any(list(finite))
-        if not all(ranks.gather("a batch whose loss is finite", sound)):
+        finite = (math.isfinite(_loss(step, batch)) for batch in islice(others, N_CONTROLS))
+        # Several ranks evaluate all of them, because ranks may wait for each other in each forward pass.
+        any_finite = any(finite) if ranks.count == 1 else any(list(finite))
+        if not all(ranks.gather("a batch whose loss is finite", any_finite)):
             return False
         for batch, loss in found:
             self._bad.append(batch)
-            self._values_too = self._values_too or not _is_finite(batch)
+            self._leave_out_values = self._leave_out_values or not _is_finite(batch)
             of_rank = "" if ranks.count == 1 else f" of rank {ranks.index}"
             warnings.warn(
-                f"loader: {self._name(batch)}{of_rank} gives a loss of {loss} on the initial weights; the sweep is "
+                f"loader: {self._name(batch)}{of_rank} gives a loss of {loss} on the initial weights; the run is "
                 f"made again without it{_ADVICE}",
                 stacklevel=2,
             )
-        if len(self._bad) > MOST_BAD:
+        if len(self._bad) > MAX_BAD:
             raise ValueError(
                 f"loader: {len(self._bad)} batches give a loss that is not finite on the initial weights{_ADVICE}"
             )
@@ -94,7 +98,7 @@ class BadBatches:
     def _is_bad(self, batch: Any) -> bool:
         if not self._bad:
             return False
-        if self._values_too and not _is_finite(batch):
+        if self._leave_out_values and not _is_finite(batch):
             return True
         return any(_equal(batch, bad) for bad in self._bad)
 
@@ -102,8 +106,12 @@ class BadBatches:
 _ADVICE = "; look in the data for NaN, infinite values, and targets that the loss ignores"
 
 
-class Latest:
-    """``batches``, of which the latest are kept: ``n`` of them, or as many as fit ``KEPT_BYTES``."""
+class RecentBatches:
+    """An iterable over ``batches`` that keeps the most recent ones: ``n`` of them, or as many as fit ``KEPT_BYTES``.
+
+    Attributes:
+        batches: the batches that are kept, oldest first.
+    """
 
     def __init__(self, batches: Iterator[Any], n: int):
         self._batches, self._n = batches, n
@@ -131,7 +139,7 @@ class _Numbered:
 
 
 def _loss(step: EagerStep, batch: Any) -> float:
-    with torch.enable_grad():  # a loss may hold a derivative
+    with torch.enable_grad():  # a loss may contain a derivative
         return float(step.loss(batch).detach().mean())
 
 

@@ -23,7 +23,7 @@ from ..training._joined_optimizer import Optimizers, joined, parts_of
 from ..training._loss_modules import loss_modules, trainable
 from ..training._module_attributes import Attributes
 from ..training._preserve import surroundings_restored, trained_restored
-from ._bad_batches import BadBatches, Latest
+from ._bad_batches import BadBatches, RecentBatches
 from ._loss_reader import READ_EVERY
 from ._scheduled_run import RunRecord, ScheduledRun
 from ._validation import Validation
@@ -154,7 +154,7 @@ class Bench:
         while True:
             with self._training() as (step, attributes):
                 at_once = step.device.type == "cpu" and self._ranks.count == 1
-                latest = Latest(self._bad.left_out(batches), step.accumulate * (1 if at_once else LATE_STEPS))
+                recent = RecentBatches(self._bad.without_bad(batches), step.accumulate * (1 if at_once else LATE_STEPS))
                 run = ScheduledRun(
                     step,
                     schedule,
@@ -164,11 +164,11 @@ class Bench:
                     after_first_step=attributes.note_sizes,
                 )
                 self._ranks.gather("a run", None)  # from here on all ranks take the same steps
-                recorded = run.run(prefetched(iter(latest), step.device), validation, progress, done, total)
+                recorded = run.run(prefetched(iter(recent), step.device), validation, progress, done, total)
             if not recorded.diverged or math.isfinite(recorded.losses[-1]):
                 return recorded
             with self.training() as step:
-                if not self._bad.found_in(latest, batches, step, self._ranks):
+                if not self._bad.find_in(recent, batches, step, self._ranks):
                     return recorded
 
 

@@ -2,54 +2,27 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .._checks import is_whole
 from .._progress import Progress, showing
 from .._ranks import GroupOption, ranks_of
 from ..optim._control import require_divergence_limits
-from ..schedules import Schedule, lr_ramp
 from ..schedules._policies import Spacing
 from ..training._batches import ComputeLoss
 from ..training._joined_optimizer import Optimizers
 from ..training._sharded import require_alone
-from ._curve import LRCurve, StopReason
+from ._curve import LRCurve
 from ._experiment import Bench
 from ._metrics import Metric
-from ._noise import Floats
-from ._rules import MIN_POINTS, REBOUND_FRAC, rebound_indices
-from ._scheduled_run import RunRecord, rates_of
-from ._suggestion import NoSuggestionError
-from ._validation import Validation, per_update
-
-COARSE_STEPS, FINE_STEPS, PLAIN_STEPS = 38, 60, 98
-"""Of ``steps="auto"``: together, with the loss after each sweep, the 100 batches of an ordinary test; fewer where the
-loss diverges on the way, and more where it does not up to 10."""
-
-USUAL_MAX_LR, LARGEST_MAX_LR = 10.0, 1e4
-"""Where a sweep without ``max_lr`` ends; a coarse one goes on to the second until it diverges."""
-
-COARSE_DECADES = 8
-"""Powers of ten over which the coarse sweep takes its steps; others in proportion."""
-
-ABOVE_EDGE = 6.0
-"""A loss that climbs without end, but not to divergence, is swept to so many times the rate of that climb."""
-
-FINE_RANGE = (1 / 500, 1.5)
-"""The fine sweep's rates, as fractions of the one at which the coarse one diverged. A sweep that rises more slowly
-measures the edge better, down to about 20 steps for each factor of ten; beyond that the model learns too much on
-the way."""
-
-COARSE_PATIENCE = 4
-"""So many times further must the coarse sweep climb: its leaps of the rate alone can lift a loss above the limit."""
+from ._ramp_curves import measure_curves
+from ._ramp_plan import plan_ramps
+from ._validation import Validation
 
 
 def range_test(
@@ -153,7 +126,7 @@ def range_test(
         "stop_factor": stop_factor,
     }
     with ranks_of(group).alike() as ranks:
-        plan = _planned(min_lr, max_lr, steps, spacing, repeats)
+        plan = plan_ramps(min_lr, max_lr, steps, spacing, repeats)
         require_divergence_limits(0.0, stop_factor)
         for name, given in (("metric", metric), ("val_every", val_every)):
             if val_loader is None and given is not None:
@@ -190,174 +163,10 @@ def range_test(
         with showing(ranks.only_first(progress), "range test") as show, bench.at_work(val_loader) as batches:
             held_out = None
             if val_loader is not None:
-                steps_each, own = plan.total // repeats, loss_fn is None
+                steps_each, own = plan.total_steps // repeats, loss_fn is None
                 held_out = Validation(val_loader, metric, steps_each, val_every, custom_batches=own, ranks=ranks)
             run = partial(bench.run, batches=batches, validation=held_out, progress=show)
-            curves = _curves(plan, run, stop_factor)
+            curves = measure_curves(plan, run, stop_factor)
     name = "" if held_out is None else held_out.metric_name
-    first, *others = (
-        replace(curve, metric_name=name, momentum=bench.momentum, stop_reason=_stop_reason(curve)) for curve in curves
-    )
+    first, *others = (replace(curve, metric_name=name, momentum=bench.momentum) for curve in curves)
     return replace(first, repeats=tuple(others), _range_test=partial(range_test, **ramp))
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """The sweeps of a range test.
-
-    Attributes:
-        sweep: the only one, where there is no coarse one before it.
-        coarse: the first one, where there is one.
-        repeats: sweeps after the coarse one.
-        total: steps of all of them.
-    """
-
-    sweep: Schedule
-    coarse: Schedule | None
-    repeats: int
-    total: int
-
-
-def _planned(min_lr: float, max_lr: float | None, steps: Any, spacing: Spacing, repeats: int) -> _Plan:
-    steps = _checked_steps(steps)
-    if not is_whole(repeats) or repeats < 1:
-        raise ValueError(f"repeats: got {repeats!r}; give a whole number of sweeps, at least 1")
-    if max_lr is None and isinstance(min_lr, float | int) and min_lr >= USUAL_MAX_LR:
-        raise ValueError(
-            f"min_lr: got {min_lr!r}, and max_lr is {USUAL_MAX_LR:g} where it is left out; give max_lr too"
-        )
-    usual_max_lr = USUAL_MAX_LR if max_lr is None else max_lr
-    plain = PLAIN_STEPS if steps == "auto" else steps
-    sweep = lr_ramp(min_lr, usual_max_lr, plain, spacing=spacing)
-    if steps != "auto" or spacing != "exponential" or usual_max_lr / min_lr <= FINE_RANGE[1] / FINE_RANGE[0]:
-        return _Plan(sweep, None, repeats, repeats * plain)
-    top = LARGEST_MAX_LR if max_lr is None else max_lr
-    coarse_steps = round(COARSE_STEPS * math.log10(top / min_lr) / COARSE_DECADES)
-    return _Plan(sweep, lr_ramp(min_lr, top, coarse_steps), repeats, coarse_steps + repeats * FINE_STEPS)
-
-
-def _curves(plan: _Plan, run: Callable[..., RunRecord], stop_factor: float) -> list[LRCurve]:
-    if plan.coarse is not None:
-        return _coarse_then_fine(run, plan.coarse, plan.repeats, stop_factor, plan.total)
-    curves = []
-    for repeat in range(plan.repeats):
-        recorded = run(plan.sweep, stop_factor=stop_factor, done=repeat * plan.total // plan.repeats, total=plan.total)
-        curves.append(_curve(plan.sweep, recorded))
-    return curves
-
-
-def _checked_steps(steps: Any) -> int | Literal["auto"]:
-    if isinstance(steps, str) and steps == "auto":
-        return "auto"
-    if not is_whole(steps) or steps < 2:
-        raise ValueError(f"steps: got {steps!r}; give a whole number of updates, at least 2, or 'auto'")
-    return int(steps)
-
-
-def _coarse_then_fine(
-    run: Callable[..., RunRecord], coarse_sweep: Schedule, repeats: int, stop_factor: float, total: int
-) -> list[LRCurve]:
-    """Sweeps where it matters, each with the coarse one's points below them."""
-    assert coarse_sweep.total_steps is not None
-    max_lr = float(rates_of(coarse_sweep, coarse_sweep.total_steps)[-1])
-    recorded = run(coarse_sweep, stop_factor=1 + COARSE_PATIENCE * (stop_factor - 1), done=0, total=total)
-    coarse = _curve(coarse_sweep, recorded)
-    low, high = FINE_RANGE
-    if coarse.stopped != "completed":
-        top = float(coarse.lr[-1])
-    else:
-        climb = coarse.divergence_lr or _collapse_lr(coarse)
-        top = max_lr / high if climb is None else min(ABOVE_EDGE * climb, max_lr / high)
-    fine_sweep = lr_ramp(top * low, min(top * high, max_lr), FINE_STEPS)
-    curves = []
-    for repeat in range(repeats):
-        done = coarse_sweep.total_steps + repeat * FINE_STEPS
-        fine = _curve(fine_sweep, run(fine_sweep, stop_factor=stop_factor, done=done, total=total))
-        fitted = fine.fitted_from
-        if fine.stopped != "completed" or coarse.stopped == "completed":
-            curves.append(_joined(coarse, fine, len(fine.lr)))
-        elif fitted is not None:
-            reason = (
-                f"fitted the data at {fine.lr[fitted]:.3g}, where its gradients vanish; above the rates that a first, "
-                f"coarse sweep bore, the points are of that one: {coarse.stop_reason}"
-            )
-            n = int(np.searchsorted(fine.lr, _unborne_lr(coarse, fine.lr[fitted])))
-            curves.append(replace(_joined(coarse, fine, n), stopped=coarse.stopped, stop_reason=reason))
-        else:
-            reason = (
-                f"reached {fine.lr[-1]:.3g} without diverging, where a first, coarse sweep had diverged; steps=100 "
-                "makes a single sweep over all rates"
-            )
-            curves.append(replace(_joined(coarse, fine, len(fine.lr)), stop_reason=reason))
-    return curves
-
-
-def _unborne_lr(coarse: LRCurve, fitted_lr: float) -> float:
-    """The first rate above ``fitted_lr`` at which the coarse sweep's smoothed loss, fallen before, is high again."""
-    high = ~(coarse.smoothed <= REBOUND_FRAC * coarse.initial_loss)
-    had_fallen = np.maximum.accumulate(~high)
-    return float(coarse.lr[high & had_fallen & (coarse.lr > fitted_lr)].min(initial=coarse.lr[-1]))
-
-
-def _joined(coarse: LRCurve, fine: LRCurve, n: int) -> LRCurve:
-    """The first ``n`` points of the fine sweep, with the coarse one's below them; above, too, if there are more."""
-    end = fine.lr[n - 1] * (1 + 1e-9) if n < len(fine.lr) else math.inf
-    below, above = coarse.lr < fine.lr[0] * (1 - 1e-9), coarse.lr > end
-
-    def joined(of_coarse: Floats, of_fine: Floats) -> Floats:
-        return np.concatenate((of_coarse[below], of_fine[:n], of_coarse[above]))
-
-    metric = None
-    if coarse.metric is not None and fine.metric is not None:
-        metric = joined(coarse.metric, fine.metric)
-    return replace(
-        fine,
-        lr=joined(coarse.lr, fine.lr),
-        loss=joined(coarse.loss, fine.loss),
-        initial_loss=coarse.initial_loss,
-        metric=metric,
-    )
-
-
-def _collapse_lr(curve: LRCurve) -> float | None:
-    """The rate from which on a part of the loss's fall is lost for good, short of divergence; None for none."""
-    try:
-        _, last = rebound_indices(curve.lr, curve.smoothed)
-    except NoSuggestionError:
-        return None
-    return None if last is None else float(curve.lr[last])
-
-
-def _stop_reason(curve: LRCurve) -> str:
-    """``curve.stop_reason``, with the rate at which a picture shows the divergence."""
-    at, end = (None if lr is None else f"{lr:.3g}" for lr in (curve.divergence_lr, curve.lr[-1]))
-    if at is None or at == end:
-        return curve.stop_reason
-    if curve.stopped == "completed":
-        return f"diverged at {at}, and reached the highest rate, {end}, short of the limit that ends a sweep"
-    return f"diverged at {at}; {curve.stop_reason}"
-
-
-def _curve(sweep: Schedule, recorded: RunRecord) -> LRCurve:
-    """The record of a pass over ``sweep``."""
-    initial, *after = recorded.losses.tolist()
-    lr = rates_of(sweep, len(after))
-    kind: StopReason
-    if not math.isfinite(initial):
-        raise ValueError(
-            f"loader, loss: the very first loss is {initial}, before any update; check the data and the loss function"
-        )
-    if not recorded.diverged:
-        kind = "completed"
-        reason = (
-            f"reached the highest rate, {lr[-1]:.3g}, without diverging; curve.extended({10 * lr[-1]:.2g}, model, "
-            "loss_fn, loader) goes on higher"
-        )
-    elif math.isfinite(after[-1]):
-        kind, reason = "diverged", f"stopped at {lr[-1]:.3g}, where the loss had diverged"
-    else:
-        kind, reason = "non-finite", f"the loss became {after[-1]} at {lr[-1]:.3g}"
-    if recorded.diverged and len(after) < MIN_POINTS:
-        reason += ", within the first points; start lower (min_lr)"
-    metric = per_update(recorded.validations, len(after)) if recorded.validations else None
-    return LRCurve(lr, np.array(after), initial, kind, reason, metric)

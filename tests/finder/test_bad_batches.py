@@ -101,7 +101,7 @@ def test_a_diverged_model_is_no_fault_of_the_data():
 
 
 def test_too_many_bad_batches_are_refused(monkeypatch):
-    monkeypatch.setattr(bad_batches, "MOST_BAD", 2)
+    monkeypatch.setattr(bad_batches, "MAX_BAD", 2)
     model, x, y = task()
     for number in (3, 9, 15, 21):
         y[32 * number : 32 * (number + 1)] = -100
@@ -112,7 +112,7 @@ def test_too_many_bad_batches_are_refused(monkeypatch):
 
 def test_of_batches_that_are_kept_the_latest_fit_the_memory(monkeypatch):
     monkeypatch.setattr(bad_batches, "KEPT_BYTES", 3 * 400)
-    latest = bad_batches.Latest(iter([torch.full((100,), float(i)) for i in range(8)]), 5)
-    for _ in latest:
+    recent = bad_batches.RecentBatches(iter([torch.full((100,), float(i)) for i in range(8)]), 5)
+    for _ in recent:
         pass
-    assert [int(batch[0]) for batch in latest.batches] == [5, 6, 7]
+    assert [int(batch[0]) for batch in recent.batches] == [5, 6, 7]

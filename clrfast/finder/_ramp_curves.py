@@ -1,0 +1,151 @@
+"""The curves of a range test: one for each ramp, or a coarse ramp combined with each fine one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from ..schedules import Schedule
+from ._curve import LRCurve, StopReason
+from ._noise import Floats
+from ._ramp_plan import FINE_RANGE, RampPlan, fine_ramp
+from ._rules import MIN_POINTS, REBOUND_FRAC, rebound_indices
+from ._scheduled_run import RunRecord, rates_of
+from ._suggestion import NoSuggestionError
+from ._validation import per_update
+
+COARSE_STOP_MULTIPLIER = 4
+"""Multiplier of the divergence threshold in the coarse ramp, whose large steps of the rate alone can lift a loss above
+the usual threshold."""
+
+REBOUND_MULTIPLIER = 6.0
+"""Multiple of the rate at which the loss rebounds, on which the fine ramp is centred if the coarse ramp does not
+diverge."""
+
+
+def measure_curves(plan: RampPlan, run: Callable[..., RunRecord], stop_factor: float) -> list[LRCurve]:
+    """Train along the ramps of ``plan``, and return one curve per repeat.
+
+    Args:
+        run: ``run(ramp, stop_factor=..., done=..., total=...)`` trains along one ramp from the initial weights.
+        stop_factor: see ``divergence``; > 1.
+    Raises:
+        ValueError: the first loss is not finite.
+    """
+    total, coarse, ramp = plan.total_steps, None, plan.single
+    if plan.coarse is not None:
+        stop = 1 + COARSE_STOP_MULTIPLIER * (stop_factor - 1)
+        coarse = _curve(plan.coarse, run(plan.coarse, stop_factor=stop, done=0, total=total))
+        max_lr = float(rates_of(plan.coarse, plan.coarse.total_steps or 0)[-1])
+        ramp = fine_ramp(_fine_centre(coarse, max_lr), max_lr)
+    curves = []
+    for repeat in range(plan.repeats):
+        done = total - (plan.repeats - repeat) * plan.steps_each
+        curve = _curve(ramp, run(ramp, stop_factor=stop_factor, done=done, total=total))
+        curves.append(curve if coarse is None else _combined(coarse, curve))
+    return [replace(curve, stop_reason=_stop_reason(curve)) for curve in curves]
+
+
+def _fine_centre(coarse: LRCurve, max_lr: float) -> float:
+    """Choose the rate that stands for the coarse ramp's divergence in ``FINE_RANGE``."""
+    if coarse.stopped != "completed":
+        return float(coarse.lr[-1])
+    highest = max_lr / FINE_RANGE[1]
+    rebound = coarse.divergence_lr or _last_rebound_lr(coarse)
+    return highest if rebound is None else min(REBOUND_MULTIPLIER * rebound, highest)
+
+
+def _last_rebound_lr(curve: LRCurve) -> float | None:
+    """Find the rate from which on a part of the loss's fall is lost, short of divergence; None for none."""
+    try:
+        _, last = rebound_indices(curve.lr, curve.smoothed)
+    except NoSuggestionError:
+        return None
+    return None if last is None else float(curve.lr[last])
+
+
+def _combined(coarse: LRCurve, fine: LRCurve) -> LRCurve:
+    """Combine the points of the fine ramp with those of the coarse ramp below them, and explain the end."""
+    if fine.stopped != "completed" or coarse.stopped == "completed":
+        return _joined(coarse, fine, len(fine.lr))
+    fitted = fine.fitted_from
+    if fitted is None:
+        reason = (
+            f"reached {fine.lr[-1]:.3g} without diverging, where a first, coarse ramp had diverged; steps=100 "
+            "makes a single ramp over all rates"
+        )
+        return replace(_joined(coarse, fine, len(fine.lr)), stop_reason=reason)
+    reason = (
+        f"fitted the data at {fine.lr[fitted]:.3g}, where its gradients vanish; above the rates at which a first, "
+        f"coarse ramp was stable, the points are of that one: {coarse.stop_reason}"
+    )
+    n = int(np.searchsorted(fine.lr, _unstable_lr(coarse, fine.lr[fitted])))
+    return replace(_joined(coarse, fine, n), stopped=coarse.stopped, stop_reason=reason)
+
+
+def _unstable_lr(coarse: LRCurve, fitted_lr: float) -> float:
+    """Find the first rate above ``fitted_lr`` at which the coarse ramp's smoothed loss is high again after its fall."""
+    high = ~(coarse.smoothed <= REBOUND_FRAC * coarse.initial_loss)
+    had_fallen = np.maximum.accumulate(~high)
+    return float(coarse.lr[high & had_fallen & (coarse.lr > fitted_lr)].min(initial=coarse.lr[-1]))
+
+
+def _joined(coarse: LRCurve, fine: LRCurve, n: int) -> LRCurve:
+    """Join the first ``n`` points of the fine ramp with the coarse points below them.
+
+    If the fine ramp has more than ``n`` points, the coarse points above the first n replace the rest.
+    """
+    end = fine.lr[n - 1] * (1 + 1e-9) if n < len(fine.lr) else math.inf
+    below, above = coarse.lr < fine.lr[0] * (1 - 1e-9), coarse.lr > end
+
+    def joined(of_coarse: Floats, of_fine: Floats) -> Floats:
+        return np.concatenate((of_coarse[below], of_fine[:n], of_coarse[above]))
+
+    metric = None
+    if coarse.metric is not None and fine.metric is not None:
+        metric = joined(coarse.metric, fine.metric)
+    return replace(
+        fine,
+        lr=joined(coarse.lr, fine.lr),
+        loss=joined(coarse.loss, fine.loss),
+        initial_loss=coarse.initial_loss,
+        metric=metric,
+    )
+
+
+def _curve(ramp: Schedule, record: RunRecord) -> LRCurve:
+    """Make the curve of a run along ``ramp``."""
+    initial, *after = record.losses.tolist()
+    lr = rates_of(ramp, len(after))
+    kind: StopReason
+    if not math.isfinite(initial):
+        raise ValueError(
+            f"loader, loss: the very first loss is {initial}, before any update; check the data and the loss function"
+        )
+    if not record.diverged:
+        kind = "completed"
+        reason = (
+            f"reached the highest rate, {lr[-1]:.3g}, without diverging; curve.extended({10 * lr[-1]:.2g}, model, "
+            "loss_fn, loader) goes on higher"
+        )
+    elif math.isfinite(after[-1]):
+        kind, reason = "diverged", f"stopped at {lr[-1]:.3g}, where the loss had diverged"
+    else:
+        kind, reason = "non-finite", f"the loss became {after[-1]} at {lr[-1]:.3g}"
+    if record.diverged and len(after) < MIN_POINTS:
+        reason += ", within the first points; start lower (min_lr)"
+    metric = per_update(record.validations, len(after)) if record.validations else None
+    return LRCurve(lr, np.array(after), initial, kind, reason, metric)
+
+
+def _stop_reason(curve: LRCurve) -> str:
+    """Add the rate of divergence that a plot marks to the reason of ``curve``."""
+    at, end = (None if lr is None else f"{lr:.3g}" for lr in (curve.divergence_lr, curve.lr[-1]))
+    if at is None or at == end:
+        return curve.stop_reason
+    if curve.stopped == "completed":
+        return f"diverged at {at}, and reached the highest rate, {end}, short of the limit that ends a ramp"
+    return f"diverged at {at}; {curve.stop_reason}"
