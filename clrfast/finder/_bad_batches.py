@@ -24,8 +24,8 @@ MAX_BAD = 10
 """Maximum number of bad batches, found one by one or skipped in a row, before the data are refused."""
 
 N_CONTROLS = 3
-"""Number of other batches that are tried on the initial weights. A batch without a finite loss is bad only if one of these
-has one."""
+"""Number of other batches that are tried on the initial weights. A batch without a finite loss is bad only if one of
+these has one."""
 
 
 class BadBatches:
