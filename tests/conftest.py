@@ -1,8 +1,8 @@
-"""Where backend "cuda" runs (on a CUDA device in tests marked ``gpu``, else its kernels run on the CPU), and on how
-many threads.
+"""Where tests of CUDA run, and fixtures that several packages use.
 
-CLRFAST_ACT_OUT_CUDA=1 has tests marked ``gpu`` run where there is no device, too: on the CPU, with every error of
-CUDA's that a missing device brings; see cuda_on_cpu/emulated_device.py. Those marked ``hardware`` are left out.
+Backend "cuda" runs on the device in tests marked ``gpu``; in all others its kernels run on the CPU, see cuda_on_cpu/.
+Tests marked ``gpu`` are skipped where there is no device. With CLRFAST_EMULATE_CUDA=1 they run there on an emulated one
+(cuda_on_cpu/emulated_device.py), apart from those marked ``hardware``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.cuda_on_cpu.emulated_device import cuda_by_default
 from tests.helpers.optimizers import NO_NATIVE
 from tests.helpers.task_modules import OWN_TASK, SOURCES
 
-ACTED_OUT = os.environ.get("CLRFAST_ACT_OUT_CUDA") == "1" and not torch.cuda.is_available()
+EMULATED = os.environ.get("CLRFAST_EMULATE_CUDA") == "1" and not torch.cuda.is_available()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -51,7 +51,7 @@ def emulated(pytestconfig: pytest.Config) -> tuple[ModuleType, ModuleType]:
 def _device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     callspec = getattr(request.node, "callspec", None)
     if request.node.get_closest_marker("gpu") is not None:
-        if ACTED_OUT:
+        if EMULATED:
             if request.node.get_closest_marker("hardware") is not None:
                 pytest.skip("shows what only a device can")
             request.getfixturevalue("one_thread")

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 LOSS = nn.CrossEntropyLoss()
 
 
-# ------------------------------------------------------------ what is acted out
+# ------------------------------------------------------------ the emulated device
 
 
 REFUSED = {

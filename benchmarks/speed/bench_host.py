@@ -3,7 +3,7 @@
     pytest benchmarks/speed/bench_host.py --results benchmarks/results
     pytest benchmarks/speed/bench_host.py --device cuda --results benchmarks/results
 
-On the CPU the arithmetic of all optimizers is left out, and CUDA graphs are acted out as in the tests, by replays that
+On the CPU the arithmetic of all optimizers is left out, and CUDA graphs are emulated as in the tests, by replays that
 do nothing. On a GPU the steps are whole, each begins with an idle device, and only the host's time counts. The floors
 read in C++ what any implementation has to read off the tensors' Python objects (host_floor.cpp).
 
@@ -158,7 +158,7 @@ def test_step(benchmark: Any, setting: Setting, floor: ctypes.PyDLL | None, monk
 
 @pytest.fixture
 def with_graphs(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The backend of optimizers whose steps can be captured on the device, or acted out."""
+    """The backend of optimizers whose steps can be captured on the device, or emulated."""
     if setting.on_gpu:
         return "auto"
     emulated_graphs.install(monkeypatch)

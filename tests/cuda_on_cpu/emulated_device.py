@@ -1,6 +1,8 @@
-"""``torch.set_default_device("cuda:0")`` acted out on the CPU: tensors that count as a device's, and every error with
-which CUDA answers a constructor that was given no device. Shows what is wrong with code that a machine without a GPU
-would otherwise run without a complaint."""
+"""Emulates ``torch.set_default_device("cuda:0")`` on the CPU.
+
+Tensors claim to be on the device, and torch functions raise the errors that CUDA raises. So tests
+without a GPU find code that would fail on one.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +25,11 @@ from tests.cuda_on_cpu import emulated_graphs
 CUDA = torch.device("cuda:0")
 
 BOTH = {torch.Tensor.copy_, torch.Tensor.__getitem__, torch.Tensor.to}
-"""Functions that take tensors of the CPU beside the device's."""
+"""Functions that accept tensors of the CPU together with tensors of the device."""
 
 
 class OnCuda(torch.Tensor):
-    """A tensor that says it is on ``cuda:0``; its memory is the CPU's."""
+    """A tensor that claims to be on ``cuda:0``; its memory is the CPU's."""
 
     device = CUDA
     is_cuda = True
@@ -35,7 +37,7 @@ class OnCuda(torch.Tensor):
 
     @staticmethod
     def of(plain: torch.Tensor) -> OnCuda:
-        """``plain`` as a tensor of the device, over the same memory."""
+        """Return ``plain`` as a tensor of the device, over the same memory."""
         return torch.Tensor._make_subclass(OnCuda, plain)
 
     __torch_function__ = torch._C._disabled_torch_function_impl
@@ -63,13 +65,13 @@ class OnCuda(torch.Tensor):
 
 
 def plain(tensor: torch.Tensor) -> torch.Tensor:
-    """``tensor`` as one of the CPU, over the same memory."""
+    """Return ``tensor`` as one of the CPU, over the same memory."""
     with no_dispatch():
         return torch.Tensor._make_subclass(torch.Tensor, tensor.detach())
 
 
 class Generator(torch._C.Generator):
-    """A generator of the CPU that may count as the device's."""
+    """A generator of the CPU that claims to be on the device it was made for."""
 
     where = torch.device("cpu")
 
@@ -84,7 +86,7 @@ class Generator(torch._C.Generator):
 
 
 def require_one_device(values: Any) -> None:
-    """Raises what torch raises for tensors of the device beside tensors of the CPU, unless those are numbers."""
+    """Raise torch's error if the tensors are on both devices; tensors of the CPU without dimensions are allowed."""
     tensors = [value for value in tree_iter(values) if isinstance(value, torch.Tensor)]
     strangers = [
         tensor
@@ -98,13 +100,13 @@ def require_one_device(values: Any) -> None:
 
 
 def require_generator(generator: torch._C.Generator | None, device: torch.device) -> None:
-    """Raises what torch raises for a generator of another device."""
+    """Raise torch's error if the generator is on another device."""
     if generator is not None and generator.device.type != device.type:
         raise RuntimeError(f"Expected a '{device.type}' device type for generator but found '{generator.device.type}'")
 
 
 class CudaByDefault(TorchFunctionMode):
-    """Constructors without a device make tensors of ``cuda:0``; what CUDA refuses is refused."""
+    """Makes the tensors of constructors without a device on ``cuda:0``, and raises the errors that CUDA raises."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
@@ -128,7 +130,7 @@ class CudaByDefault(TorchFunctionMode):
 
 
 def constructed(func, default, *args, device=None, generator=None, pin_memory=False, requires_grad=False, **kwargs):
-    """What ``func`` makes, on ``default`` where ``device`` is None."""
+    """Call the constructor ``func`` on ``device``, or on ``default`` where that is None."""
     device = default if device is None else torch.device(device)
     if pin_memory and device.type != "cpu":
         raise RuntimeError("Only dense CPU tensors can be pinned")
@@ -143,7 +145,7 @@ def constructed(func, default, *args, device=None, generator=None, pin_memory=Fa
 
 
 def moved(func, tensor, *args, **kwargs):
-    """``tensor.to``, ``.cuda`` and ``.cpu``."""
+    """Perform ``tensor.to``, ``.cuda`` or ``.cpu``."""
     device = {torch.Tensor.cuda: CUDA, torch.Tensor.cpu: torch.device("cpu")}.get(func)
     flags = iter(("non_blocking", "copy"))
     for value in (*args, kwargs.pop("device", None)):
@@ -163,7 +165,7 @@ def moved(func, tensor, *args, **kwargs):
 
 
 class Moved(torch.autograd.Function):
-    """From the CPU to the device or back."""
+    """Moves a tensor from the CPU to the device or back, as a step of autograd."""
 
     @staticmethod
     def forward(ctx, tensor, device):
@@ -187,7 +189,7 @@ class Event:
 
 
 class Update(reference.ReferenceUpdate):
-    """Of backend "cuda", which leaves nothing to the reference."""
+    """The reference in place of backend "cuda"'s update."""
 
     _rest = ()
 
@@ -196,15 +198,17 @@ class Update(reference.ReferenceUpdate):
 
 
 def default_device() -> torch.device:
-    """``torch.get_default_device`` in its place: a ``with torch.device(...)`` block still counts."""
+    """Replace ``torch.get_default_device``; a ``with torch.device(...)`` block still takes effect."""
     contexts = [mode for mode in _get_current_function_mode_stack() if isinstance(mode, DeviceContext)]
     return contexts[-1].device if contexts else CUDA
 
 
 @contextlib.contextmanager
 def cuda_by_default(patch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A block as it would run after ``torch.set_default_device("cuda:0")``: graphs are acted out, too, and backend
-    "cuda" is the reference."""
+    """Run a block as after ``torch.set_default_device("cuda:0")``, with emulated graphs.
+
+    Backend "cuda" computes with the reference.
+    """
     why_no_graphs = graphs.why_no_graphs
     emulated_graphs.install(patch)
     for name, value in {

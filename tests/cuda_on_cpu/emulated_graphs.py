@@ -1,6 +1,8 @@
-"""CUDA graphs acted out on the CPU: a capture notes every operation on tensors, a replay does them again on the same
-memory. What surrounds a graph can so be tested, numbers included, without a GPU; backend "torch" only, whose operations
-are all torch's own."""
+"""Emulates CUDA graphs on the CPU: a capture records each operation on tensors, a replay runs them again on the same memory.
+
+It tests what surrounds a graph, the numbers included, without a GPU. Backend "torch" only, whose operations are all
+torch's own.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +20,13 @@ from clrfast.optim import _capture as capture
 from clrfast.training import _graphs as graphs
 
 pools: list[object] = []
-"""Into which memory is being allocated, because a capture is under way."""
+"""The memory pools of the captures in progress."""
 
 Storages = dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]]
 
 
 class Recording(TorchDispatchMode):
-    """Notes operations, and lets none of them leave a mark: as in a capture, nothing runs."""
+    """Records operations and undoes their writes afterwards: in a capture nothing runs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,7 +37,7 @@ class Recording(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if func is torch.ops.aten._local_scalar_dense.default:
-            if not _control_asks():
+            if not _step_control_reads():
                 self.broken = True
                 raise RuntimeError("operation not permitted when stream is capturing")
             return func(*args, **kwargs)
@@ -45,7 +47,7 @@ class Recording(TorchDispatchMode):
                     storage = tensor.untyped_storage()
                     self._before.setdefault(storage.data_ptr(), (storage, storage.clone()))
         result = func(*args, **kwargs)
-        # What is a view, or was written in place, has its memory from before.
+        # Views and outputs of in-place operations keep the memory they had.
         outputs = [] if _aliases(func) else [out for out in tree_iter(result) if isinstance(out, torch.Tensor)]
         if func._schema.is_mutable or outputs:
             self.operations.append((func, args, kwargs, outputs))
@@ -63,8 +65,8 @@ class Recording(TorchDispatchMode):
                     out.copy_(new)
 
 
-def _control_asks() -> bool:
-    """Whether it is StepControl that reads a number: on a CPU it may, for that is no wait."""
+def _step_control_reads() -> bool:
+    """Return whether StepControl reads the number: on a CPU it may, because nothing waits there."""
     frame = sys._getframe()
     while frame is not None and not frame.f_code.co_filename.endswith("control.py"):
         frame = frame.f_back
@@ -93,7 +95,7 @@ class CUDAGraph:
 
 
 class Stream:
-    """Which one waits for which is noted; work itself runs at once."""
+    """Records which stream waits for which; the work itself runs at once."""
 
     device = torch.device("cpu")
     current: Stream
@@ -115,7 +117,7 @@ class Stream:
 
 
 class Generator:
-    """The default generator of a device, around a capture."""
+    """Stands in for the default generator of a device around a capture."""
 
     put_back = 0
 
@@ -128,7 +130,7 @@ class Generator:
 
 
 def install(patch: pytest.MonkeyPatch) -> None:
-    """Put the stand-ins in torch's place, and have the CPU count as a device with graphs."""
+    """Replace torch's graphs and streams by the emulation, and let the CPU count as a device with graphs."""
     capturing: list[bool] = []
     Stream.current = Stream()
     for noted in (pools, Stream.waits):
@@ -150,7 +152,7 @@ def install(patch: pytest.MonkeyPatch) -> None:
         finally:
             capturing.pop()
             graph.recording.undo()
-            if graph.recording.broken:  # torch leaves the rest as it is then
+            if graph.recording.broken:  # torch restores nothing else then
                 raise RuntimeError("operation failed due to a previous error during capture")
             torch.set_rng_state(random_state)
             pools.remove(pool)

@@ -82,7 +82,7 @@ def test_together_and_in_sequence_are_equal(make_model, seeds):
     assert together.steps.tolist() == [STEPS] * 4
 
 
-@pytest.mark.parametrize("device", ["acted out", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("device", ["emulated", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("make_model", [mlp, batch_norm])
 def test_captured_copies_are_the_eager_ones(make_model, device, monkeypatch):
     options = {"generator": torch.Generator("cpu").manual_seed(0), "device": "cpu"}
@@ -91,15 +91,15 @@ def test_captured_copies_are_the_eager_ones(make_model, device, monkeypatch):
     def trained():
         return clrfast.sweep(make_model, LOSS, batches, SCHEDULES, together=True)
 
-    if device == "acted out":
+    if device == "emulated":
         monkeypatch.setattr(stacked, "SGD", functools.partial(clrfast.SGD, backend="torch"))
     with monkeypatch.context() as patch:
         patch.setattr(graphs, "why_no_graphs", lambda device: "not this time")
         eager = trained()
-    if device == "acted out":
+    if device == "emulated":
         emulated_graphs.install(monkeypatch)
     captured = trained()
-    if device == "acted out":
+    if device == "emulated":
         assert emulated_graphs.CUDAGraph.last.replays == STEPS - graphs.WARM_UP
     assert torch.equal(captured.losses, eager.losses)
     for one, other in zip(captured.models, eager.models, strict=True):

@@ -1,4 +1,4 @@
-"""TrainStep, with graphs acted out on the CPU and, marked ``gpu``, with real ones: the same tests."""
+"""TrainStep, with graphs emulated on the CPU and, marked ``gpu``, with real ones: the same tests."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from clrfast.training._graphs import MAX_GRAPHS, WARM_UP
 from tests.cuda_on_cpu import emulated_graphs
 from tests.helpers.optimizers import COMPARES_QUICKLY, past_the_end
 
-DEVICES = ["acted out", pytest.param("cuda", marks=pytest.mark.gpu)]
+DEVICES = ["emulated", pytest.param("cuda", marks=pytest.mark.gpu)]
 CYCLE = clrfast.one_cycle(0.2, 12, weight_decay=Linear(1e-2, 1e-4, 11))
 LOSS = nn.CrossEntropyLoss()
 
@@ -84,7 +84,7 @@ def assert_same_losses(one, other):
 
 
 def n_replays(step):
-    """Only of graphs that are acted out."""
+    """Only with emulated graphs."""
     graphs = [kind.graph._captured._graph._graph for kind in step._graphs._kinds if kind.graph is not None]
     return [graph.replays for graph in graphs] if all(hasattr(graph, "replays") for graph in graphs) else None
 
