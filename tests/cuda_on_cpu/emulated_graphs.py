@@ -1,4 +1,4 @@
-"""Emulates CUDA graphs on the CPU: a capture records each operation on tensors, a replay runs them again on the same memory.
+"""Emulates CUDA graphs on the CPU: a capture records operations on tensors, a replay repeats them on the same memory.
 
 It tests what surrounds a graph, the numbers included, without a GPU. Backend "torch" only, whose operations are all
 torch's own.
