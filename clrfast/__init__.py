@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     )
     from .schedules import Schedule, as_lr_scheduler, constant, lr_ramp, one_cycle
     from .tasks import Task
-    from .training import Replicas, sweep
+    from .training import Replicas, StepOptions, sweep
 
 __all__ = [
     "SGD",
@@ -44,6 +44,7 @@ __all__ = [
     "Replicas",
     "Schedule",
     "StepControl",
+    "StepOptions",
     "Suggestion",
     "Task",
     "Trials",

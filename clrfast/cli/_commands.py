@@ -116,10 +116,7 @@ def _made(arguments: argparse.Namespace) -> Task:
 
 def _measured(task: Task, arguments: argparse.Namespace) -> LRCurve:
     return range_test(
-        task.model,
-        task.loss_fn,
-        task.train_loader,
-        compute_loss=task.compute_loss,
+        task,
         min_lr=arguments.min_lr,
         max_lr=arguments.max_lr,
         steps=arguments.steps,

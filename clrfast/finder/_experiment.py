@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,8 @@ from .._ranks import ALONE, Ranks
 from .._torch_compat import tree_leaves
 from ..optim import SGD
 from ..schedules import Schedule
-from ..training import TrainStep, prefetched
+from ..tasks import Task
+from ..training import StepOptions, TrainStep, prefetched
 from ..training._batches import ComputeLoss, chosen_loss, endless, require_iterable
 from ..training._eager_step import EagerStep, require_trains
 from ..training._joined_optimizer import Optimizers, joined, parts_of
@@ -35,53 +36,48 @@ LATE_STEPS = 2 * READ_EVERY + 4
 """Steps that the host may be ahead of the loss that ends a sweep, where it does not see every loss at once."""
 
 
-class Bench:
-    """A model, its loss and its data, to be trained again and again from where they are now.
+class Experiment:
+    """A task that is trained again and again, each time from the same weights.
 
-    The arguments are those of ``range_test``, which see; ``ranks`` work together, and take no CUDA graph. ``at_work``
-    surrounds all passes; each pass starts from the same parameters, buffers and optimizer state, and goes on with the
-    next batches.
+    ``at_work`` surrounds all passes. Each pass starts from the same parameters, buffers and optimizer state, and
+    continues with the next batches.
+
+    Args:
+        task: its model, loss and ``train_loader`` are used.
+        options: of every step. Several ranks take no CUDA graph.
+        optimizer: see ``range_test``.
+        ranks: work together.
+    Raises:
+        ValueError: a bad argument; the message names it.
     """
 
     def __init__(
         self,
-        model: nn.Module,
-        loss_fn: Callable[[Any, Any], Tensor] | None,
-        loader: Iterable[Any] | None,
+        task: Task,
+        options: StepOptions,
         *,
-        compute_loss: ComputeLoss | None = None,
         optimizer: Optimizers | None = None,
-        accumulate: int = 1,
-        autocast: torch.dtype | None = None,
-        scaler: torch.amp.GradScaler | None = None,
-        clip_norm: float | None = None,
-        snapshot_device: torch.device | str | None = None,
-        graph: Literal["auto", False] = "auto",
         ranks: Ranks = ALONE,
     ):
+        model, loss_fn, compute_loss = task.model, task.loss_fn, task.compute_loss
         chosen = chosen_loss(loss_fn, compute_loss)
-        if graph not in ("auto", False):
-            raise ValueError(f"graph: got {graph!r}; give 'auto' or False")
-        require_iterable(loader)
-        assert loader is not None
+        require_iterable(task.train_loader)
         self._optimizer = joined(optimizer)
         _require_trainable(model, self._optimizer)
-        self._model, self._loader, self._bad = model, loader, BadBatches()
+        self._model, self._loader, self._bad = model, task.train_loader, BadBatches()
         own = set(trainable(model))
         self.loss_modules = [
             each for each in loss_modules(loss_fn, compute_loss) if not own.issuperset(trainable(each))
         ]
         restored = (*self.loss_modules, loss_fn)
         self._also = tuple(module for module in restored if isinstance(module, nn.Module))
-        self._scaler, self._snapshot_device = scaler, snapshot_device
-        self._options: dict[str, Any] = {"accumulate": accumulate, "autocast": autocast, "clip_norm": clip_norm}
-        self._ranks = ranks
+        self._options, self._ranks = options, ranks
         self._make_step: Callable[..., EagerStep] = (
             partial(TrainStep, model, loss_fn, compute_loss=compute_loss)
-            if graph == "auto" and ranks.count == 1  # what ranks tell each other does not belong into a graph
+            if options.graph == "auto" and ranks.count == 1  # what ranks tell each other does not belong into a graph
             else partial(EagerStep, model, chosen if ranks.count == 1 else _going_on(chosen, ranks))
         )
-        self.step()  # bad options are told before anything begins
+        self.step()  # a bad optimizer is reported before anything begins
 
     @contextlib.contextmanager
     def at_work(self, *loaders: Any) -> Iterator[Iterator[Any]]:
@@ -107,7 +103,7 @@ class Bench:
         optimizer = self._optimizer
         if optimizer is None:
             optimizer = SGD(trainable(self._model, *self.loss_modules), momentum=MOMENTUM)
-        step = self._make_step(optimizer=optimizer, scaler=self._scaler, **self._options)
+        step = self._make_step(optimizer=optimizer, options=self._options)
         if self._ranks.count > 1:
             step.share_skips = self._ranks.add
         return step
@@ -133,7 +129,11 @@ class Bench:
     @contextlib.contextmanager
     def _training(self) -> Iterator[tuple[EagerStep, Attributes]]:
         with trained_restored(
-            self._model, self._optimizer, self._also, scaler=self._scaler, snapshot_device=self._snapshot_device
+            self._model,
+            self._optimizer,
+            self._also,
+            scaler=self._options.scaler,
+            snapshot_device=self._options.snapshot_device,
         ) as attributes:
             if not self._model.training:
                 self._model.train()

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from .._checks import is_whole
 from ..plot import rates
-from ..training._joined_optimizer import Optimizers, joined
+from ..tasks import Task
+from ..training._joined_optimizer import joined
+from ..training._step_options import resolve_options
+from ..training._task_argument import resolve_task
 from ._curve import LRCurve
-from ._experiment import Bench
-from ._range_test import range_test
+from ._experiment import Experiment
+from ._range_test import RangeTestKeywords, range_test
 from ._rules import RULES
 from ._suggestion import NoSuggestionError, Suggestion
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from typing_extensions import Unpack
 
 
 @dataclass(frozen=True)
@@ -60,47 +64,38 @@ class RateMonitor:
     ``range_test``, and ``group`` among its arguments.
 
     Args:
-        model, loss_fn, loader: as of ``range_test``; a loader that is an iterator is used up by it.
+        model, loss_fn, loader: as of ``range_test``, or a ``Task``; a loader that is an iterator is used up by it.
         optimizer: the one that trains the model, so that its momentum counts, or a list; None: a new SGD each time.
         every_n_epochs: epochs from one test to the next.
         method: see ``LRCurve.suggest``.
-        options: any other argument of ``range_test``.
+        keywords: any other argument of ``range_test``, a ``StepOptions`` as ``options`` among them.
     Attributes:
         history: a ``RateRecord`` for each test, in order.
     Raises:
         ValueError: an argument outside of its range, or one that ``range_test`` refuses.
-        TypeError: an option that ``range_test`` does not have.
+        TypeError: an argument that ``range_test`` does not have.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        model: nn.Module | Task,
         loss_fn: Callable[[Any, Any], Tensor] | None = None,
         loader: Iterable[Any] | None = None,
         *,
-        optimizer: Optimizers | None = None,
         every_n_epochs: int = 5,
         method: str = "edge",
-        **options: Any,
+        **keywords: Unpack[RangeTestKeywords],
     ):
         if not is_whole(every_n_epochs) or every_n_epochs < 1:
             raise ValueError(f"every_n_epochs: got {every_n_epochs!r}; give a whole number of epochs, at least 1")
         if method not in RULES:
             raise ValueError(f"method: got {method!r}; give one of {sorted(RULES)}")
-        known = inspect.signature(range_test).parameters
-        for name in options:
-            if name not in known:
-                raise TypeError(f"{name}: range_test has no such argument; leave it out, or give one of {list(known)}")
-        # What is wrong with these is told now, not after an epoch of training.
-        of_bench = inspect.signature(Bench).parameters
-        Bench(
-            model,
-            loss_fn,
-            loader,
-            optimizer=optimizer,
-            **{name: value for name, value in options.items() if name in of_bench},
-        )
-        self._arguments = {"model": model, "loss_fn": loss_fn, "loader": loader, "optimizer": optimizer, **options}
+        # Bad arguments are reported now, not after an epoch of training.
+        known = RangeTestKeywords.__optional_keys__
+        options = resolve_options(keywords.get("options"), keywords, "range_test", known)
+        optimizer = keywords.get("optimizer")
+        Experiment(resolve_task(model, loss_fn, loader, keywords.get("compute_loss")), options, optimizer=optimizer)
+        self._range_test = partial(range_test, model, loss_fn, loader, **keywords)
         self._optimizer, self._every_n_epochs, self._method = joined(optimizer), int(every_n_epochs), method
         self.history: list[RateRecord] = []
 
@@ -119,7 +114,7 @@ class RateMonitor:
         if epoch % self._every_n_epochs:
             return None
         lr = None if self._optimizer is None else max(float(group["lr"]) for group in self._optimizer.param_groups)
-        curve = range_test(**self._arguments)
+        curve = self._range_test()
         suggestion = None
         try:
             suggestion = curve.suggest(self._method)

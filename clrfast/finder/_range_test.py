@@ -5,28 +5,58 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from .._progress import Progress, showing
 from .._ranks import GroupOption, ranks_of
 from ..optim._control import require_divergence_limits
 from ..schedules._policies import Spacing
+from ..tasks import Task
+from ..training import StepOptions
 from ..training._batches import ComputeLoss
 from ..training._joined_optimizer import Optimizers
 from ..training._sharded import require_alone
+from ..training._step_options import StepKeywords, resolve_options
+from ..training._task_argument import resolve_task
 from ._curve import LRCurve
-from ._experiment import Bench
+from ._experiment import Experiment
 from ._metrics import Metric
 from ._ramp_curves import measure_curves
 from ._ramp_plan import plan_ramps
 from ._validation import Validation
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+class RampKeywords(StepKeywords, total=False):
+    """Keyword arguments of ``range_test`` that describe its ramps and steps."""
+
+    optimizer: Optimizers | None
+    min_lr: float
+    max_lr: float | None
+    steps: int | Literal["auto"]
+    spacing: Spacing
+    repeats: int
+    stop_factor: float
+
+
+class RangeTestKeywords(RampKeywords, total=False):
+    """All keyword arguments of ``range_test``."""
+
+    compute_loss: ComputeLoss | None
+    val_loader: Iterable[Any] | None
+    metric: Metric | None
+    val_every: int | None
+    group: GroupOption
+    progress: Progress | bool | None
+    options: StepOptions | None
+
 
 def range_test(
-    model: nn.Module,
+    model: nn.Module | Task,
     loss_fn: Callable[[Any, Any], Tensor] | None = None,
     loader: Iterable[Any] | None = None,
     *,
@@ -40,15 +70,11 @@ def range_test(
     val_loader: Iterable[Any] | None = None,
     metric: Metric | None = None,
     val_every: int | None = None,
-    accumulate: int = 1,
-    autocast: torch.dtype | None = None,
-    scaler: torch.amp.GradScaler | None = None,
-    clip_norm: float | None = None,
     stop_factor: float = 4.0,
-    snapshot_device: torch.device | str | None = None,
-    graph: Literal["auto", False] = "auto",
     group: GroupOption = "auto",
     progress: Progress | bool | None = None,
+    options: StepOptions | None = None,
+    **step_options: Unpack[StepKeywords],
 ) -> LRCurve:
     """Train ``model`` while the rate rises from ``min_lr`` to ``max_lr``, and record the loss.
 
@@ -69,7 +95,9 @@ def range_test(
 
     Args:
         model: any module with trainable parameters; put into training mode, unless it is in that mode already
-            (then submodules in eval mode stay there). Batches are moved to its device.
+            (then submodules in eval mode stay there). Batches are moved to its device. Or a ``Task``, which has all
+            of model, loss_fn, loader and compute_loss; its validation data are used if ``metric`` or ``val_every`` asks
+            for some.
         loss_fn: ``loss_fn(model(inputs), targets) -> loss`` for a loader of ``(inputs, targets)``. Without it and
             ``compute_loss``, batches are dicts and the model returns its own loss: ``model(**batch).loss``.
         loader: an iterable of batches; one that is shorter than the sweep starts again. An iterator is used up.
@@ -90,24 +118,20 @@ def range_test(
         metric: what is measured on them: None for the loss, "accuracy", or a function, ``metric(outputs, targets)``
             or, with ``compute_loss`` or dict batches, ``metric(model, batch)``.
         val_every: steps between two looks; None: such that they take no more forward passes than the training.
-        accumulate: batches for one update; the loss is their mean.
-        autocast: torch.float16 or torch.bfloat16 for the forward pass.
-        scaler: a GradScaler; an update that it skips is tried again at the same rate, with the next batch.
-        clip_norm: the largest norm of the gradients.
         stop_factor: see ``divergence``; a sweep stops where the loss has diverged or is not finite.
-        snapshot_device: where the copy of parameters, buffers and optimizer state is kept meanwhile, for example
-            "cpu"; None: where they are, which takes their size in memory once more.
-        graph: "auto": on a CUDA device the steps are replays of a CUDA graph where that can be, with the same results;
-            see ``clrfast.training.TrainStep``. False: never.
         group: the ranks that make this call together. "auto": all of the default group, where torch.distributed is
             initialised. A process group: its ranks. None: this process alone; models whose ranks wait for each other
             are refused then.
         progress: ``progress(done, total, {"lr": ..., "loss": ...})``, called about every 10 steps and at the end; True
             for a bar, if tqdm is installed. On several ranks only the first one tells.
+        options, step_options: a ``StepOptions``, or its fields as keywords: accumulate, autocast, scaler, clip_norm,
+            graph and snapshot_device. An update that the scaler skips is tried again at the same rate, with the next
+            batch.
     Returns:
         The curve; ``loss[i]`` is the loss after the update with ``lr[i]``, so each sweep uses one batch more than it
         makes updates.
     Raises:
+        TypeError: an unknown keyword.
         ValueError: bad arguments; a model without trainable parameters; a loader that is empty, or used up before
             the sweep ends; a first loss that is not finite.
         RankError: on all ranks, where one of them failed or cannot be reached; it names what failed where. An error of
@@ -126,6 +150,10 @@ def range_test(
         "stop_factor": stop_factor,
     }
     with ranks_of(group).alike() as ranks:
+        options = resolve_options(options, step_options, "range_test", RangeTestKeywords.__optional_keys__)
+        task = resolve_task(model, loss_fn, loader, compute_loss)
+        if val_loader is None and (metric is not None or val_every is not None):
+            val_loader = task.val_loader
         plan = plan_ramps(min_lr, max_lr, steps, spacing, repeats)
         require_divergence_limits(0.0, stop_factor)
         for name, given in (("metric", metric), ("val_every", val_every)):
@@ -133,40 +161,27 @@ def range_test(
                 raise ValueError(
                     f"{name}: got {given!r} and no val_loader; give the held-out batches too, or leave it out"
                 )
-        bench = Bench(
-            model,
-            loss_fn,
-            loader,
-            compute_loss=compute_loss,
-            optimizer=optimizer,
-            accumulate=accumulate,
-            autocast=autocast,
-            scaler=scaler,
-            clip_norm=clip_norm,
-            snapshot_device=snapshot_device,
-            graph=graph,
-            ranks=ranks,
-        )
+        experiment = Experiment(task, options, optimizer=optimizer, ranks=ranks)
         if ranks.count == 1:
-            require_alone(model)
+            require_alone(task.model)
         ranks.require_same(
             "arguments",
             **ramp,
             max_lr=max_lr,
             val_every=val_every,
-            accumulate=accumulate,
-            clip_norm=clip_norm,
-            autocast=str(autocast),
-            scaler=scaler is not None,
             val_loader=val_loader is not None,
+            accumulate=options.accumulate,
+            clip_norm=options.clip_norm,
+            autocast=str(options.autocast),
+            scaler=options.scaler is not None,
         )
-        with showing(ranks.only_first(progress), "range test") as show, bench.at_work(val_loader) as batches:
+        with showing(ranks.only_first(progress), "range test") as show, experiment.at_work(val_loader) as batches:
             held_out = None
             if val_loader is not None:
-                steps_each, own = plan.total_steps // repeats, loss_fn is None
+                steps_each, own = plan.total_steps // repeats, task.loss_fn is None
                 held_out = Validation(val_loader, metric, steps_each, val_every, custom_batches=own, ranks=ranks)
-            run = partial(bench.run, batches=batches, validation=held_out, progress=show)
+            run = partial(experiment.run, batches=batches, validation=held_out, progress=show)
             curves = measure_curves(plan, run, stop_factor)
     name = "" if held_out is None else held_out.metric_name
-    first, *others = (replace(curve, metric_name=name, momentum=bench.momentum) for curve in curves)
+    first, *others = (replace(curve, metric_name=name, momentum=experiment.momentum) for curve in curves)
     return replace(first, repeats=tuple(others), _range_test=partial(range_test, **ramp))

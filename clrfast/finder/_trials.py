@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle, islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -16,12 +16,19 @@ from .._checks import is_whole
 from .._progress import Progress, showing
 from .._ranks import GroupOption, ranks_of
 from ..schedules import one_cycle
+from ..tasks import Task
+from ..training import StepOptions
+from ..training._step_options import STEP_OPTIONS, resolve_options
+from ..training._task_argument import resolve_task
 from ._curve import LRCurve
-from ._experiment import Bench
+from ._experiment import Experiment
 from ._noise import Floats
-from ._range_test import range_test
+from ._range_test import RampKeywords, range_test
 from ._suggestion import NoSuggestionError, Suggestion
 from ._validation import MIN_VALIDATIONS, Validation, mean_over_ranks
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 TRIAL_STEPS, N_TRIALS, FACTOR = 80, 6, 2.0
 """Length, number and spacing of the trials: with the sweep before them at most 600 batches in training."""
@@ -102,7 +109,7 @@ class Trials:
 
 
 def trial_cycles(
-    model: nn.Module,
+    model: nn.Module | Task,
     loss_fn: Callable[[Any, Any], Tensor] | None = None,
     loader: Iterable[Any] | None = None,
     *,
@@ -112,7 +119,8 @@ def trial_cycles(
     n_trials: int = N_TRIALS,
     group: GroupOption = "auto",
     progress: Progress | bool | None = None,
-    **options: Any,
+    options: StepOptions | None = None,
+    **keywords: Unpack[RampKeywords],
 ) -> Trials:
     """The thorough finder: a range test, then short 1cycles around its suggestion, judged on held-out batches.
 
@@ -121,7 +129,8 @@ def trial_cycles(
     the fewer neighbours.
 
     Args:
-        model, loss_fn, loader, compute_loss: as of ``range_test``.
+        model, loss_fn, loader, compute_loss: as of ``range_test``, or a ``Task``, whose validation data are used where
+            ``val_loader`` is None.
         val_loader: what the trials are judged on: its first batches, a tenth as many as a trial has steps. None: as
             many batches of the loader. No trial trains on them; but passes over a long loader go on from trial to
             trial, so that a later one may meet some of their samples once. A loader with fewer batches than that and
@@ -131,15 +140,20 @@ def trial_cycles(
         n_trials: at least 3.
         group, progress: as of ``range_test``. On several ranks the trials, too, are made together, and judged by the
             mean over what all ranks hold out.
-        options: further arguments of ``range_test``; ``steps``, ``repeats`` and the like are for that alone.
+        options: a ``StepOptions``; or its fields as keywords.
+        keywords: further arguments of ``range_test``; ``steps``, ``repeats`` and the like are for that alone.
     Returns:
         The trials; ``suggest()`` tells the rate.
     Raises:
         NoSuggestionError: the range test has no valid answer.
-        ValueError, RankError: as of ``range_test``.
+        TypeError, ValueError, RankError: as of ``range_test``.
     """
     with ranks_of(group).alike() as ranks:
-        _require_trials(trial_steps, n_trials, options)
+        _require_trials(trial_steps, n_trials, keywords)
+        options = resolve_options(options, keywords, "trial_cycles", RampKeywords.__optional_keys__)
+        of_ramp: Any = {name: value for name, value in keywords.items() if name not in STEP_OPTIONS}
+        task = resolve_task(model, loss_fn, loader, compute_loss, val_loader)
+        val_loader, optimizer = task.val_loader, keywords.get("optimizer")
         ranks.require_same("arguments", trial_steps=trial_steps, n_trials=n_trials)
         swept, trying = 0, n_trials * trial_steps
         with showing(ranks.only_first(progress), "short runs") as show:
@@ -150,26 +164,25 @@ def trial_cycles(
                 if show is not None:
                     show(done, total + trying, shown)
 
-            given = {"compute_loss": compute_loss, "group": group, "progress": of_sweep, **options}
-            curve = range_test(model, loss_fn, loader, **given)
+            curve = range_test(task, group=group, progress=of_sweep, options=options, **of_ramp)
             around = curve.suggest().max_lr
-            kept = {name: options[name] for name in _BENCH_OPTIONS if name in options}
-            bench = Bench(model, loss_fn, loader, compute_loss=compute_loss, ranks=ranks, **kept)
-            with bench.at_work(val_loader) as batches:
-                held, batches = _split(batches, loader, val_loader, trial_steps, kept.get("accumulate", 1))
-                held_out = Validation(held, None, trial_steps, trial_steps, custom_batches=loss_fn is None, ranks=ranks)
-                run = partial(bench.run, batches=batches, stop_factor=math.inf, validation=held_out, progress=show)
+            experiment = Experiment(task, options, optimizer=optimizer, ranks=ranks)
+            with experiment.at_work(val_loader) as batches:
+                held, batches = _split(batches, task.train_loader, val_loader, trial_steps, options.accumulate)
+                own = task.loss_fn is None
+                held_out = Validation(held, None, trial_steps, trial_steps, custom_batches=own, ranks=ranks)
+                run = partial(experiment.run, batches=batches, stop_factor=math.inf, validation=held_out, progress=show)
                 losses: dict[int, float] = {}
                 while len(losses) < n_trials:
                     place = _next(losses)
                     max_lr = around * FACTOR**place
                     # A momentum of the user's own choice stays; ours cycles against the rate, as it will in training.
-                    own = options.get("optimizer") is not None
+                    own = optimizer is not None
                     schedule = one_cycle(max_lr, trial_steps, momentum=None) if own else one_cycle(max_lr, trial_steps)
                     recorded = run(schedule, done=swept + len(losses) * trial_steps, total=swept + trying)
                     loss = math.inf if recorded.diverged else float(recorded.validations[trial_steps])
                     losses[place] = loss if math.isfinite(loss) else math.inf
-                with bench.training() as step:
+                with experiment.training() as step:
                     initial_loss = float(mean_over_ranks(ranks, held_out.total(step)))
     places = sorted(losses)
     return Trials(
@@ -180,20 +193,17 @@ def trial_cycles(
     )
 
 
-def _require_trials(trial_steps: int, n_trials: int, options: dict[str, Any]) -> None:
+def _require_trials(trial_steps: int, n_trials: int, keywords: Mapping[str, Any]) -> None:
     if not is_whole(trial_steps) or trial_steps < 10:
         raise ValueError(f"trial_steps: got {trial_steps!r}; give a whole number of updates, at least 10")
     if not is_whole(n_trials) or n_trials < 3:
         raise ValueError(f"n_trials: got {n_trials!r}; give a whole number of runs, at least 3")
     for name in ("metric", "val_every"):
-        if options.get(name) is not None:
+        if keywords.get(name) is not None:
             raise ValueError(
-                f"{name}: got {options[name]!r}; trials are judged by the loss on val_loader, after their last step; "
+                f"{name}: got {keywords[name]!r}; trials are judged by the loss on val_loader, after their last step; "
                 "leave it out"
             )
-
-
-_BENCH_OPTIONS = ("optimizer", "accumulate", "autocast", "scaler", "clip_norm", "snapshot_device", "graph")
 
 
 def _next(losses: dict[int, float]) -> int:

@@ -5,20 +5,27 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from .._checks import is_whole
-from ..finder._experiment import Bench
+from ..finder._experiment import Experiment
+from ..tasks import Task
+from ..training import StepOptions
 from ..training._batches import ComputeLoss
 from ..training._eager_step import EagerStep
+from ..training._step_options import resolve_options
+from ..training._task_argument import resolve_task
 from ._memory import Budget, CudaMeter, DoesNotFit, Meter, in_words, is_out_of_memory, release
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 PARTS = 8
 """Between two powers of two, sizes are tried in steps of such a part of the lower one."""
@@ -83,8 +90,16 @@ class BatchSizes:
         return "\n".join([header, *rows, f"largest: {self.largest} ({self.reason}); fastest: {self.fastest}"])
 
 
+class PrecisionKeywords(TypedDict, total=False):
+    """The options of a step that change what it costs."""
+
+    autocast: torch.dtype | None
+    scaler: torch.amp.GradScaler | None
+    clip_norm: float | None
+
+
 def find_batch_size(
-    model: nn.Module,
+    model: nn.Module | Task,
     loss_fn: Callable[[Any, Any], Tensor] | None = None,
     dataset: Any = None,
     *,
@@ -92,9 +107,8 @@ def find_batch_size(
     optimizer: torch.optim.Optimizer | None = None,
     max_batch_size: int | None = None,
     memory: int | None = None,
-    autocast: torch.dtype | None = None,
-    scaler: torch.amp.GradScaler | None = None,
-    clip_norm: float | None = None,
+    options: StepOptions | None = None,
+    **step_options: Unpack[PrecisionKeywords],
 ) -> BatchSizes:
     """Train ``model`` for a few steps on ever larger batches, and tell the largest that fits and what each costs.
 
@@ -109,7 +123,8 @@ def find_batch_size(
     where samples differ in size.
 
     Args:
-        model, loss_fn, compute_loss, optimizer, autocast, scaler, clip_norm: as of ``range_test``.
+        model, loss_fn, compute_loss, optimizer: as of ``range_test``. Or a ``Task``, whose ``train_loader`` is then a
+            DataLoader and takes the place of ``dataset``.
         dataset: map-style (with ``__len__`` and ``__getitem__``), in an order of its own shuffled with a fixed seed;
             or a DataLoader over one, whose sampler and ``collate_fn`` are used, not its workers. No sample is in a
             batch twice unless the sampler gives it twice.
@@ -118,10 +133,13 @@ def find_batch_size(
             process of a model on the CPU may grow by more, up to 1.6 times as much, for it keeps some of the memory
             that is freed. None: on a CUDA device what it has; elsewhere 80 % of what the machine has free, within the
             limits of the process's control groups, and there the growth of the process counts (on Linux).
+        options, step_options: a ``StepOptions``, of which autocast, scaler and clip_norm count; or these three as
+            keywords. Each step takes one batch, runs eagerly and is undone from a copy in the CPU's memory.
     Returns:
         The sizes; begins with 1, or with 2 where the model or the loss fails on a single sample, as batch
         normalisation may.
     Raises:
+        TypeError: an unknown keyword.
         ValueError: bad arguments; a dataset that is empty or has no length; the smallest batch does not fit.
 
     Source: Smith 2018, "A disciplined approach to neural network hyper-parameters: Part 1", section 4.2.
@@ -130,26 +148,19 @@ def find_batch_size(
         raise ValueError(f"max_batch_size: got {max_batch_size!r}; give a whole number of samples, at least 1, or None")
     if memory is not None and (not is_whole(memory) or memory <= 0):
         raise ValueError(f"memory: got {memory!r}; give a whole number of bytes above 0, as 8 * 2**30, or None")
-    loader = checked_loader(dataset)
-    bench = Bench(
-        model,
-        loss_fn,
-        loader,
-        compute_loss=compute_loss,
-        optimizer=optimizer,
-        autocast=autocast,
-        scaler=scaler,
-        clip_norm=clip_norm,
-        graph=False,  # whose own memory would be left out
-        snapshot_device="cpu",  # it is not there in a training, and so must not take the device's memory
-    )
-    device = bench.step().device
-    with bench.at_work():
+    options = resolve_options(options, step_options, "find_batch_size", PrecisionKeywords.__optional_keys__)
+    task = resolve_task(model, loss_fn, dataset, compute_loss, loader_name="dataset")
+    loader = checked_loader(task.train_loader)
+    # The memory of graphs would not be counted; that of the copy, which a training does not have, must not be.
+    options = replace(options, accumulate=1, graph=False, snapshot_device="cpu")
+    experiment = Experiment(replace(task, train_loader=loader), options, optimizer=optimizer)
+    device = experiment.step().device
+    with experiment.at_work():
         indices = list(islice(loader.sampler, None if max_batch_size is None else int(max_batch_size)))
         if not indices:
             raise ValueError("dataset: it is empty; give at least one sample")
         budget = Budget.of(device, memory)
-        costs, reason = _search(partial(_cost, bench, loader, indices, budget), len(indices), budget.limit)
+        costs, reason = _search(partial(_cost, experiment, loader, indices, budget), len(indices), budget.limit)
     release(device)
     limited_by: LimitedBy = "memory"
     if reason is None:
@@ -233,10 +244,10 @@ def _predicted(costs: list[StepCost], size: int) -> float:
     return y2 + (size - x2) * (slope + bend * (size - x1))
 
 
-def _cost(bench: Bench, loader: DataLoader[Any], indices: list[Any], budget: Budget, size: int) -> StepCost:
+def _cost(experiment: Experiment, loader: DataLoader[Any], indices: list[Any], budget: Budget, size: int) -> StepCost:
     """Raises DoesNotFit, with all memory freed that the attempt took."""
     batches = DataLoader(loader.dataset, size, sampler=indices[:size], collate_fn=loader.collate_fn)
-    with bench.training() as step:
+    with experiment.training() as step:
         try:
             return _measured(step, batches, size, budget)
         except Exception as error:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import nn
@@ -25,7 +25,9 @@ from ..finder import LRCurve, range_test
 from ..finder._experiment import MOMENTUM
 from ..optim import SGD
 from ..tasks import Task
+from ..training import StepOptions
 from ..training._loss_modules import loss_modules, trainable
+from ..training._step_options import StepKeywords, resolve_options
 from ._batch_size import checked_loader, find_batch_size
 from ._deadline import TimeIsUp
 from ._disjoint import require_apart
@@ -49,6 +51,9 @@ from ._runner import REPEATS, STEPS
 from ._short_runs import Begun, Made, Runs
 from ._time_budget import TimeBudget
 from ._weight_decay import GRID, find_weight_decay
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 PLANNED_STEPS = 10_000
 """Of the training, where nobody says: what small networks take."""
@@ -77,7 +82,8 @@ def find_recipe(
     saved: str | os.PathLike[str] | None = None,
     group: Group = None,
     progress: Progress | bool | None = None,
-    **options: Any,
+    options: StepOptions | None = None,
+    **step_options: Unpack[StepKeywords],
 ) -> Recipe:
     """Find rate, batch size, weight decay and momentum by short runs, in the order of Smith's report.
 
@@ -113,10 +119,11 @@ def find_recipe(
             sizes, long runs and the clock are the first rank's. Only there is the file written and the progress told.
         progress: ``progress(done, total, shown)``, with the budget as total, which need not be used up; True for a
             bar for each part, with tqdm. What each part found goes to the log "clrfast.recipe", too.
-        options: accumulate, autocast, scaler, clip_norm, snapshot_device and graph, as of ``range_test``.
+        options, step_options: as of ``range_test``.
     Returns:
         The recipe; ``recipe.optimizer(model, total_steps)`` is what to train with.
     Raises:
+        TypeError: an unknown keyword.
         ValueError: bad arguments; a task without validation data, or with some that are in the training data; a
             budget too small to say anything (of a time this shows after the first range test, which is kept in
             ``saved``); a file of another model or batch size; ranks that differ in model or data.
@@ -129,7 +136,7 @@ def find_recipe(
         raise ValueError(
             f"task: got {type(task).__name__}; give clrfast.Task(model, loss_fn, train_loader, val_loader)"
         )
-    if "optimizer" in options:
+    if "optimizer" in step_options:
         raise ValueError("optimizer: the recipe is one for clrfast.SGD; leave it out")
     if isinstance(budget, str):
         raise ValueError(
@@ -148,6 +155,7 @@ def find_recipe(
         time, budget = TimeBudget(budget, len(SMALL_GRID) * REPEATS, LEAST_STEPS), MIN_BUDGET
     budget = _whole("budget", budget, max(planned_steps // 10, MIN_BUDGET), MIN_BUDGET, least)
     with together(group) as ranks:
+        options = resolve_options(options, step_options, "find_recipe")
         require_apart(task.train_loader, task.val_loader)
         require_unwrapped(task.model)
         if batch_sizes:
@@ -181,7 +189,7 @@ class _Search:
 
     task: Task
     progress: Progress | bool | None
-    options: dict[str, Any]
+    options: StepOptions
     saved: Path | None
     ranks: Ranks
     time: TimeBudget | None
@@ -247,17 +255,9 @@ class _Search:
         if self.parts.batch_sizes is None:
             loader: Any = self.task.train_loader
             most = len(loader.dataset) // LEAST_BATCHES
-            options = {name: self.options[name] for name in ("autocast", "scaler", "clip_norm") if name in self.options}
+            most = max(most, self.parts.batch_size or 1)
             sizes = self.ranks.first(
-                "the batch sizes",
-                lambda: find_batch_size(
-                    self.task.model,
-                    self.task.loss_fn,
-                    loader,
-                    compute_loss=self.task.compute_loss,
-                    max_batch_size=max(most, self.parts.batch_size or 1),
-                    **options,
-                ),
+                "the batch sizes", lambda: find_batch_size(self.task, max_batch_size=most, options=self.options)
             )
             self._keep(0, "batch size", batch_sizes=sizes)
             self._change_batch_size(sizes.fastest)
@@ -292,7 +292,6 @@ class _Search:
         made = partial(
             find_pair,
             **self._given(done),
-            val_loader=self._val_loader,
             max_lr=max_lr,
             momentum=USUAL_MOMENTUM,
             steps=steps,
@@ -355,11 +354,6 @@ class _Search:
     def _max_lr(self) -> float:
         return concluded(self.parts).max_lr
 
-    @property
-    def _val_loader(self) -> Iterable[Any]:
-        assert self.task.val_loader is not None  # `require_apart` has seen it
-        return self.task.val_loader
-
     def _of_begun(self, begun: Begun) -> dict[str, Any]:
         """What short runs are given besides."""
 
@@ -369,7 +363,6 @@ class _Search:
             self._save(replace(self.parts, steps=steps, begun=ended, under_way=updates))
 
         return {
-            "val_loader": self._val_loader,
             "group": self.ranks,
             "max_seconds": None if self.time is None else self.time.left,
             "max_lr": begun.max_lr,
@@ -385,29 +378,22 @@ class _Search:
 
     def _given(self, counted: int = 0) -> dict[str, Any]:
         """What all parts are given, with the progress counted on from what was done, but for what the part counts."""
-        task, done, progress = self.task, self.parts.steps - counted, self.progress
+        done, progress = self.parts.steps - counted, self.progress
         if callable(progress):
             tell: Callable[..., None] = progress
             progress = lambda n, _, shown: tell(done + n, self.parts.budget, shown)  # noqa: E731
-        return {
-            "model": task.model,
-            "loss_fn": task.loss_fn,
-            "loader": task.train_loader,
-            "compute_loss": task.compute_loss,
-            "progress": progress,
-            **self.options,
-        }
+        return {"model": self.task, "options": self.options, "progress": progress}
 
     def _range_test(self, weight_decay: float = 0.0) -> LRCurve:
         optimizer = None
         if weight_decay:
             params = trainable(self.task.model, *loss_modules(self.task.loss_fn, self.task.compute_loss))
             optimizer = SGD(params, lr=1.0, momentum=MOMENTUM, weight_decay=weight_decay)
-        given = {**self._given(), "optimizer": optimizer, "group": None}
+        given = {"optimizer": optimizer, "group": None, **self._given()}
         self._begin(RANGE_STEPS)
         if self.time is None:
             return self.ranks.first("a range test", lambda: range_test(**given))
-        timed = partial(self.time.range_test, self.task, self.options, **given)
+        timed = partial(self.time.range_test, **given)
         curve, pace = self.ranks.first("a range test", timed)
         self.parts = replace(self.parts, seconds_per_update=pace)
         return curve

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -12,11 +12,17 @@ from torch import Tensor, nn
 from .._checks import require_finite
 from .._progress import Progress, showing
 from ..finder._suggestion import NoSuggestionError
+from ..tasks import Task
+from ..training import StepOptions
 from ..training._batches import ComputeLoss
+from ..training._step_options import StepKeywords
 from ._deadline import TimeIsUp, deadline
 from ._distributed import Group, together
-from ._runner import REPEATS, STEPS, Runner, checked_values, require_repeats
+from ._runner import REPEATS, STEPS, Runner, checked_values, require_repeats, resolve_arguments
 from ._short_runs import Choice, Keep, Made, Runs, ShortRuns, final_losses
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 VALUES = (0.9, 0.95, 0.97, 0.99)
 """The report's."""
@@ -69,11 +75,11 @@ class Momenta(ShortRuns):
 
 
 def find_momentum(
-    model: nn.Module,
+    model: nn.Module | Task,
     loss_fn: Callable[[Any, Any], Tensor] | None = None,
     loader: Iterable[Any] | None = None,
     *,
-    val_loader: Iterable[Any],
+    val_loader: Iterable[Any] | None = None,
     values: Sequence[float] = VALUES,
     max_lr: float | None = None,
     weight_decay: float = 0.0,
@@ -85,7 +91,8 @@ def find_momentum(
     keep: Keep | None = None,
     compute_loss: ComputeLoss | None = None,
     progress: Progress | bool | None = None,
-    **options: Any,
+    options: StepOptions | None = None,
+    **step_options: Unpack[StepKeywords],
 ) -> Momenta:
     """Short runs, one for each constant momentum and repeat, judged by the validation loss after them.
 
@@ -100,8 +107,7 @@ def find_momentum(
 
     Args:
         model, loss_fn, loader, compute_loss, val_loader, max_lr, repeats, max_seconds, group, found, keep,
-            progress, options: as of
-            ``find_weight_decay``.
+            progress, options, step_options: as of ``find_weight_decay``.
         values: momenta in [0, 1), at least 2.
         weight_decay: of all runs, >= 0.
         steps: of each run, at least 20. A momentum needs several times ``1 / (1 - momentum)`` steps to show what it
@@ -109,7 +115,7 @@ def find_momentum(
     Returns:
         The runs of all values; ``suggest()`` tells the best constant, ``cycle`` the range to cycle in.
     Raises:
-        ValueError, NoSuggestionError, TimeIsUp, RankError: as of ``find_weight_decay``.
+        TypeError, ValueError, NoSuggestionError, TimeIsUp, RankError: as of ``find_weight_decay``.
 
     Source: Smith 2018, "A disciplined approach to neural network hyper-parameters: Part 1", sections 4.3 and 5.
     """
@@ -120,18 +126,17 @@ def find_momentum(
         raise ValueError(f"weight_decay: got {weight_decay!r}; give a number of at least 0")
     until = deadline(max_seconds)
     with together(group) as ranks, showing(ranks.only_first(progress), "momentum") as show:
+        task, options = resolve_arguments(
+            model, loss_fn, loader, compute_loss, val_loader, options, step_options, "find_momentum"
+        )
         runner = Runner(
-            model,
-            loss_fn,
-            loader,
-            val_loader,
-            compute_loss=compute_loss,
+            task,
+            options,
             max_lr=max_lr,
             steps=steps,
             repeats=repeats,
             planned=len(tried) + 1,
             progress=show,
-            options=options,
             ranks=ranks,
             deadline=until,
             found=found,

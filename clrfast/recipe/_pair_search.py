@@ -18,15 +18,19 @@ from ..finder._noise import Floats
 from ..finder._suggestion import NoSuggestionError
 from ..plot import pairs
 from ..schedules._policies import Momentum
+from ..tasks import Task
+from ..training import StepOptions
 from ..training._batches import ComputeLoss
+from ..training._step_options import StepKeywords
 from ._deadline import Deadline, deadline
 from ._gaussian_process import GaussianProcess, log_regret
 from ._history import History
-from ._runner import LOOKS, Runner
+from ._runner import LOOKS, Runner, resolve_arguments
 from ._short_runs import final_losses
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from typing_extensions import Unpack
 
 RATE_STEP = math.sqrt(10)
 """Between neighbouring rates: 1cycle bears half and twice the best one."""
@@ -188,11 +192,11 @@ class Pairs:
 
 
 def find_pair(
-    model: nn.Module,
+    model: nn.Module | Task,
     loss_fn: Callable[[Any, Any], Tensor] | None = None,
     loader: Iterable[Any] | None = None,
     *,
-    val_loader: Iterable[Any],
+    val_loader: Iterable[Any] | None = None,
     max_lr: float,
     steps: int,
     max_steps: int,
@@ -202,7 +206,8 @@ def find_pair(
     keep: Callable[[Pairs], None] | None = None,
     compute_loss: ComputeLoss | None = None,
     progress: Progress | bool | None = None,
-    **options: Any,
+    options: StepOptions | None = None,
+    **step_options: Unpack[StepKeywords],
 ) -> Pairs:
     """1cycles of the training's own length, or nearly, with pairs of a rate and a weight decay.
 
@@ -216,7 +221,8 @@ def find_pair(
     after ``range_test``.
 
     Args:
-        model, loss_fn, loader, compute_loss, val_loader, momentum, progress, options: as of ``find_weight_decay``.
+        model, loss_fn, loader, compute_loss, val_loader, momentum, progress, options, step_options: as of
+            ``find_weight_decay``.
         max_lr: to begin with, as ``range_test`` suggests it.
         steps: of each run, at least 40; as near to those of the training as can be, at least a quarter.
         max_steps: no run begins that could go beyond so many updates of all together; at least 3 times ``steps``. 8
@@ -230,6 +236,7 @@ def find_pair(
     Returns:
         All runs; ``suggest()`` tells the pair to take.
     Raises:
+        TypeError: an unknown keyword.
         ValueError: bad arguments; validation data that are in the training data, as far as the objects tell.
     """
     require_positive(max_lr=max_lr)
@@ -245,6 +252,9 @@ def find_pair(
             f"found: got runs of {found.steps} steps from a max_lr of {float(found.max_lr[0])!r} on, where these are "
             f"{steps} and {max_lr!r}; give the same, or leave it out to begin anew"
         )
+    task, options = resolve_arguments(
+        model, loss_fn, loader, compute_loss, val_loader, options, step_options, "find_pair"
+    )
     search = _Search(max_lr, int(steps), int(max_steps), deadline(max_seconds), found)
     with showing(progress, "rate and weight decay") as show:
 
@@ -255,17 +265,13 @@ def find_pair(
         while (place := search.next()) is not None:
             lr, decay = search.pair(place)
             runner = Runner(
-                model,
-                loss_fn,
-                loader,
-                val_loader,
-                compute_loss=compute_loss,
+                task,
+                options,
                 max_lr=lr,
                 steps=search.steps,
                 repeats=1,
                 planned=1,
                 progress=tell,
-                options=options,
             )
             ((search.runs[place],),) = runner([(momentum, decay)])
             if keep is not None:

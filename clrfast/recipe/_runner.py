@@ -6,7 +6,7 @@ import contextlib
 import logging
 import math
 import numbers
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -15,14 +15,18 @@ from torch import Tensor, nn
 from .._checks import is_whole, require_positive
 from .._progress import Progress
 from .._ranks import ALONE, Ranks
-from ..finder._experiment import Bench
+from ..finder._experiment import Experiment
 from ..finder._range_test import range_test
 from ..finder._scheduled_run import RunRecord, rates_of
 from ..finder._validation import Validation
 from ..schedules import Schedule, one_cycle
 from ..schedules._policies import Momentum
+from ..tasks import Task
+from ..training import StepOptions
 from ..training._batches import ComputeLoss, chosen_loss
 from ..training._eager_step import device_of
+from ..training._step_options import resolve_options
+from ..training._task_argument import resolve_task
 from ._deadline import Deadline
 from ._disjoint import require_apart
 from ._distributed import require_alike, require_unwrapped
@@ -47,14 +51,14 @@ class Runner:
     CUDA device runs on the same batches are made together by copies of the model, where vmap can and memory allows.
 
     Args:
-        model, loss_fn, loader, compute_loss: as of ``range_test``; the loader can be iterated anew.
-        val_loader: what the runs are judged on: its first batches, at most a tenth as many as a run has steps.
+        task: its ``train_loader`` can be iterated anew. The runs are judged on the first batches of its ``val_loader``,
+            at most a tenth as many as a run has steps.
+        options: of every step.
         max_lr: the highest rate; None: what a range test suggests, which is made first.
         steps: of each run, at least 20.
         repeats: of each run.
         planned: settings to come, for the progress.
         progress: told about all steps.
-        options: those of ``range_test`` that say how a step is made, without the optimizer.
         ranks: all of them make the same calls; each gets a part of the runs, and all get the results.
         deadline: no run begins that would not end before it.
         found: runs of an earlier call with the same arguments, which are not made again.
@@ -67,46 +71,37 @@ class Runner:
 
     def __init__(
         self,
-        model: nn.Module,
-        loss_fn: Callable[[Any, Any], Tensor] | None,
-        loader: Iterable[Any] | None,
-        val_loader: Any,
+        task: Task,
+        options: StepOptions,
         *,
-        compute_loss: ComputeLoss | None,
         max_lr: float | None,
         steps: int,
         repeats: int,
         planned: int,
         progress: Progress | None,
-        options: dict[str, Any],
         ranks: Ranks = ALONE,
         deadline: Deadline | None = None,
         found: Made | None = None,
         keep: Keep | None = None,
     ):
-        require_unwrapped(model)
+        require_unwrapped(task.model)
         if not is_whole(steps) or steps < LOOKS:
             raise ValueError(f"steps: got {steps!r}; give a whole number of updates for each run, at least {LOOKS}")
         if max_lr is not None:
             require_positive(max_lr=max_lr)
-        if "optimizer" in options:
-            raise ValueError(
-                f"optimizer: got {type(options['optimizer']).__name__}; the short runs are made with clrfast.SGD, "
-                "whose schedule has a curve for every setting; leave it out"
-            )
-        self._bench = Bench(model, loss_fn, loader, compute_loss=compute_loss, **options)
-        require_apart(loader, val_loader)
-        require_alike(ranks, model, loader=loader, val_loader=val_loader)
+        self._experiment = Experiment(task, options)
+        require_apart(task.train_loader, task.val_loader)
+        require_alike(ranks, task.model, loader=task.train_loader, val_loader=task.val_loader)
         self._ranks, self._deadline = ranks, deadline
         self._ended, self._keep = dict(found or {}), keep if ranks.index == 0 else None
-        self._model, self._compute_loss = model, chosen_loss(loss_fn, compute_loss)
+        self._model, self._compute_loss = task.model, chosen_loss(task.loss_fn, task.compute_loss)
         # Copies of the model would share what the loss has of its own.
-        self._together = may_be_together(device_of(model), options) and not self._bench.loss_modules
+        self._together = may_be_together(device_of(task.model), options) and not self._experiment.loss_modules
         self._steps, self._repeats = int(steps), int(repeats)
-        self._val_loader, self._batches_per_run = val_loader, (self._steps + 1) * options.get("accumulate", 1)
-        with self._bench.at_work(val_loader):
-            self._held_out = held_out(val_loader, self._steps, own=loss_fn is None)
-            with self._bench.training() as step:
+        self._val_loader, self._batches_per_run = task.val_loader, (self._steps + 1) * options.accumulate
+        with self._experiment.at_work(task.val_loader):
+            self._held_out = held_out(task.val_loader, self._steps, own=task.loss_fn is None)
+            with self._experiment.training() as step:
                 loss = float(self._held_out.mean(step))
         self._initial_loss = ranks.first("the loss at the start", lambda: loss)
         self._progress, self._done, ahead = progress, 0, planned * self._repeats * self._steps
@@ -117,8 +112,9 @@ class Runner:
                 progress(done, total + ahead, shown)
 
         if max_lr is None:
-            given = {"compute_loss": compute_loss, "progress": of_sweep, "group": None, **options}
-            curve = ranks.first("the range test", lambda: range_test(model, loss_fn, loader, **given))
+            curve = ranks.first(
+                "the range test", lambda: range_test(task, options=options, group=None, progress=of_sweep)
+            )
             max_lr = curve.suggest().max_lr
         self.max_lr = float(max_lr)
 
@@ -186,7 +182,7 @@ class Runner:
     def _run(self, momentum: Momentum, weight_decay: float, repeat: int, done: int, total: int) -> History:
         schedule = self._schedule(momentum, weight_decay)
         with self._batches(repeat) as batches:
-            recorded = self._bench.run(
+            recorded = self._experiment.run(
                 schedule,
                 batches=batches,
                 stop_factor=math.inf,  # a run that recovers is judged by its end
@@ -202,7 +198,7 @@ class Runner:
 
     @contextlib.contextmanager
     def _batches(self, repeat: int) -> Iterator[Iterator[Any]]:
-        with self._bench.at_work(self._val_loader) as batches:
+        with self._experiment.at_work(self._val_loader) as batches:
             yield islice(batches, repeat * self._batches_per_run, None)
 
     def _history(self, schedule: Schedule, recorded: RunRecord, job: Job) -> History:
@@ -212,6 +208,31 @@ class Runner:
             looks = {step: loss for step, loss in looks.items() if step < len(train)} | {len(train): math.inf}
         lr = rates_of(schedule, len(train))
         return History(train, list(looks.values()), list(looks), lr=lr, weight_decay=job[1])
+
+
+def resolve_arguments(
+    model: nn.Module | Task,
+    loss_fn: Callable[[Any, Any], Tensor] | None,
+    loader: Iterable[Any] | None,
+    compute_loss: ComputeLoss | None,
+    val_loader: Iterable[Any] | None,
+    options: StepOptions | None,
+    keywords: Mapping[str, Any],
+    function: str,
+) -> tuple[Task, StepOptions]:
+    """Return the task and the step's options that a caller of ``function`` gave in either form.
+
+    Raises:
+        TypeError: an unknown keyword.
+        ValueError: a bad option, or an optimizer.
+    """
+    if "optimizer" in keywords:
+        raise ValueError(
+            f"optimizer: got {type(keywords['optimizer']).__name__}; the short runs are made with clrfast.SGD, "
+            "whose schedule has a curve for every setting; leave it out"
+        )
+    options = resolve_options(options, keywords, function)
+    return resolve_task(model, loss_fn, loader, compute_loss, val_loader), options
 
 
 def held_out(val_loader: Any, steps: int, *, own: bool) -> Validation:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -14,8 +15,8 @@ from ..finder._scheduled_run import RunRecord
 from ..finder._validation import Validation
 from ..optim import StepControl
 from ..schedules import Schedule
+from ..training import StepOptions, prefetched
 from ..training import _graphs as graphs
-from ..training import prefetched
 from ..training._batches import ComputeLoss
 from ..training._eager_step import EagerStep
 from ..training._stacked import Runs, Stacked
@@ -24,14 +25,13 @@ MOST_COPIES = 8
 """At a time: each takes the memory of a training of its own."""
 
 
-def may_be_together(device: torch.device, options: dict[str, Any]) -> bool:
-    """Whether runs with these options of ``range_test`` are to be made together, where vmap can.
+def may_be_together(device: torch.device, options: StepOptions) -> bool:
+    """Whether runs with these options of a step are to be made together, where vmap can.
 
     On a CUDA device, which a small model leaves idle, and where steps are those of plain models. On a CPU it depends on
     the model which way is faster, and to try both would have the answers depend on the clock, if only by rounding.
     """
-    usual = {"accumulate": 1, "autocast": None, "scaler": None, "clip_norm": None, "graph": "auto"}
-    plain = all(options.get(name, value) == value for name, value in usual.items())
+    plain = dataclasses.replace(options, snapshot_device=None) == StepOptions()
     return plain and graphs.why_no_graphs(device) is None
 
 

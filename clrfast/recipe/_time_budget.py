@@ -10,8 +10,9 @@ from typing import Any
 
 from .._progress import Progress, showing
 from ..finder import LRCurve, range_test
-from ..finder._experiment import Bench
+from ..finder._experiment import Experiment
 from ..tasks import Task
+from ..training import StepOptions
 from . import _deadline as clock
 from ._momentum import VALUES
 from ._recipe import RANGE_STEPS
@@ -59,13 +60,13 @@ class TimeBudget:
             f"about {self._deadline.gone + to_come * pace:.2g} s; less says nothing, so give more{kept}"
         )
 
-    def range_test(self, task: Task, options: dict[str, Any], progress: Any, **given: Any) -> tuple[LRCurve, float]:
+    def range_test(self, model: Task, options: StepOptions, progress: Any, **given: Any) -> tuple[LRCurve, float]:
         """The curve, and the seconds that an update of short runs takes by it, with all that they need besides."""
-        besides = _besides(task, self._steps, options)  # first, for it takes what is slow only once, too
+        besides = _besides(model, self._steps, options)  # first, for it takes what is slow only once, too
         begin = clock.now()
         with showing(progress, "range test") as show:
             counted = _Counted(show)
-            curve = range_test(**given, progress=counted)
+            curve = range_test(model, options=options, progress=counted, **given)
         return curve, (clock.now() - begin) / counted.updates + besides
 
 
@@ -84,7 +85,7 @@ class _Counted:
             self._progress(done, total, shown)
 
 
-def _besides(task: Task, steps: int, options: dict[str, Any]) -> float:
+def _besides(task: Task, steps: int, options: StepOptions) -> float:
     """What an update of a run of ``steps``, or of longer ones, takes beyond one of a range test.
 
         look / steps between two + accumulate * load * (REPEATS - 1) / 2
@@ -92,11 +93,10 @@ def _besides(task: Task, steps: int, options: dict[str, Any]) -> float:
     A repeat passes over the batches of those before it, which takes their loading. What a loader loads while the
     model trains is counted twice so; better too little is done in the time than too much.
     """
-    bench = Bench(task.model, task.loss_fn, task.train_loader, compute_loss=task.compute_loss, **options)
-    accumulate = options.get("accumulate", 1)
-    with bench.at_work(task.val_loader) as batches:
+    experiment, accumulate = Experiment(task, options), options.accumulate
+    with experiment.at_work(task.val_loader) as batches:
         looked_at = held_out(task.val_loader, steps, own=task.loss_fn is None)
-        with bench.training() as step:
+        with experiment.training() as step:
             step(*islice(batches, accumulate))  # the first of all takes longer, and the first look
             look = min(_seconds(lambda: float(looked_at.mean(step))) for _ in range(2))
         load = _seconds(lambda: list(islice(batches, TIMED_BATCHES))) / TIMED_BATCHES

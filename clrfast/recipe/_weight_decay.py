@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -13,11 +13,17 @@ from torch import Tensor, nn
 from .._progress import Progress, showing
 from ..finder._suggestion import NoSuggestionError
 from ..schedules._policies import Momentum
+from ..tasks import Task
+from ..training import StepOptions
 from ..training._batches import ComputeLoss
+from ..training._step_options import StepKeywords
 from ._deadline import TimeIsUp, deadline
 from ._distributed import Group, together
-from ._runner import REPEATS, STEPS, Runner, checked_values, require_repeats
+from ._runner import REPEATS, STEPS, Runner, checked_values, require_repeats, resolve_arguments
 from ._short_runs import Choice, Keep, Made, Runs, ShortRuns
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 GRID = (1e-3, 1e-4, 1e-5, 0.0)
 """The report's, for a task of which nothing is known."""
@@ -79,11 +85,11 @@ class WeightDecays(ShortRuns):
 
 
 def find_weight_decay(
-    model: nn.Module,
+    model: nn.Module | Task,
     loss_fn: Callable[[Any, Any], Tensor] | None = None,
     loader: Iterable[Any] | None = None,
     *,
-    val_loader: Iterable[Any],
+    val_loader: Iterable[Any] | None = None,
     grid: Sequence[float] = GRID,
     max_lr: float | None = None,
     momentum: Momentum = (0.95, 0.85),
@@ -97,7 +103,8 @@ def find_weight_decay(
     keep: Keep | None = None,
     compute_loss: ComputeLoss | None = None,
     progress: Progress | bool | None = None,
-    **options: Any,
+    options: StepOptions | None = None,
+    **step_options: Unpack[StepKeywords],
 ) -> WeightDecays:
     """Short 1cycles, one for each weight decay and repeat, judged by the validation loss after them.
 
@@ -110,10 +117,10 @@ def find_weight_decay(
     rate regularises too: with another weight decay the range test may suggest another rate.
 
     Args:
-        model, loss_fn, loader, compute_loss: as of ``range_test``; the loader can be iterated anew.
-        val_loader: samples that are not in ``loader``; the first batches, at most a tenth as many as a run has
-            steps. The last loss of a run is what counts: its minimum is where early stopping would have ended it, and
-            hides overfitting.
+        model, loss_fn, loader, compute_loss: as of ``range_test``, or a ``Task``; the loader can be iterated anew.
+        val_loader: samples that are not in ``loader``; None: the task's. The first batches, at most a tenth as many
+            as a run has steps. The last loss of a run is what counts: its minimum is where early stopping would have
+            ended it, and hides overfitting.
         grid: weight decays, >= 0, at least 2.
         max_lr: of the 1cycles; None: what ``range_test`` suggests.
         momentum: of the 1cycles: (upper, lower), which cycles against the rate, or a number.
@@ -134,10 +141,11 @@ def find_weight_decay(
             updates of those that begin now. Of a group, the first rank's.
         progress: ``progress(done, total, shown)``; the total expects one round of refinement, grows with more, and is
             what was done at the end. True for a bar, with tqdm. Of a group, the first rank's.
-        options: accumulate, autocast, scaler, clip_norm, snapshot_device and graph, as of ``range_test``.
+        options, step_options: as of ``range_test``.
     Returns:
         The runs of all values; ``suggest()`` tells the one to take.
     Raises:
+        TypeError: an unknown keyword.
         ValueError: bad arguments; validation data that are in the training data, as far as the objects tell; ranks
             that differ in model or data.
         NoSuggestionError: no ``max_lr``, and the range test has no valid answer.
@@ -151,18 +159,17 @@ def find_weight_decay(
     until = deadline(max_seconds)
     to_come = A_ROUND if refine else 0
     with together(group) as ranks, showing(ranks.only_first(progress), "weight decay") as show:
+        task, options = resolve_arguments(
+            model, loss_fn, loader, compute_loss, val_loader, options, step_options, "find_weight_decay"
+        )
         runner = Runner(
-            model,
-            loss_fn,
-            loader,
-            val_loader,
-            compute_loss=compute_loss,
+            task,
+            options,
             max_lr=max_lr,
             steps=steps,
             repeats=repeats,
             planned=len(tried) + to_come,
             progress=show,
-            options=options,
             ranks=ranks,
             deadline=until,
             found=found,

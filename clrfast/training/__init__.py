@@ -3,6 +3,7 @@
 from ._captured_step import CapturedStep
 from ._device_dataset import DeviceDataset, crop_and_flip
 from ._prefetch import prefetched
+from ._step_options import StepOptions
 from ._sweep import Replicas, sweep
 from ._train import Score, evaluate, steps_per_epoch, train
 from ._train_step import TrainStep
@@ -12,6 +13,7 @@ __all__ = [
     "DeviceDataset",
     "Replicas",
     "Score",
+    "StepOptions",
     "TrainStep",
     "crop_and_flip",
     "evaluate",

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .._checks import is_whole
 from .._torch_compat import found_inf_tensors
 from ..optim import SGD
 from ._batches import ComputeLoss, checked_loss, moved
+from ._step_options import StepOptions
 
 
 class EagerStep:
@@ -22,12 +21,7 @@ class EagerStep:
     Args:
         compute_loss: ``compute_loss(model, batch) -> loss``.
         optimizer: any torch optimizer whose ``step`` needs no closure.
-        accumulate: batches whose gradients are averaged for one update.
-        autocast: torch.float16 or torch.bfloat16 for the forward pass; None leaves all as it is.
-        scaler: scales the loss, and skips updates whose gradients are not finite.
-        clip_norm: the largest norm of all gradients together, after unscaling; None does not clip.
-    Raises:
-        ValueError: an argument that cannot be used; the message names it.
+        options: None for the defaults.
     """
 
     def __init__(
@@ -35,23 +29,12 @@ class EagerStep:
         model: nn.Module,
         compute_loss: ComputeLoss,
         optimizer: torch.optim.Optimizer,
-        *,
-        accumulate: int = 1,
-        autocast: torch.dtype | None = None,
-        scaler: torch.amp.GradScaler | None = None,
-        clip_norm: float | None = None,
+        options: StepOptions | None = None,
     ):
-        if not is_whole(accumulate) or accumulate < 1:
-            raise ValueError(f"accumulate: got {accumulate!r}; give a whole number of batches, at least 1")
-        if autocast not in (None, torch.float16, torch.bfloat16):
-            raise ValueError(f"autocast: got {autocast!r}; give torch.float16, torch.bfloat16 or None")
-        if scaler is not None and not isinstance(scaler, torch.amp.GradScaler):
-            raise ValueError(f"scaler: got {type(scaler).__name__}; give a torch.amp.GradScaler")
-        if clip_norm is not None and not (math.isfinite(clip_norm) and clip_norm > 0):
-            raise ValueError(f"clip_norm: got {clip_norm!r}; give a number above 0, or None")
-        self.model, self.optimizer, self.accumulate = model, optimizer, int(accumulate)
-        self.scaler, self.clip_norm = scaler, clip_norm
-        self._compute_loss, self._autocast = compute_loss, autocast
+        options = StepOptions() if options is None else options
+        self.model, self.optimizer = model, optimizer
+        self.accumulate, self.scaler, self.clip_norm = options.accumulate, options.scaler, options.clip_norm
+        self._compute_loss, self._autocast = compute_loss, options.autocast
         self.device = device_of(model)
         self.share_skips: Callable[[Tensor], None] | None = None
         """Of several ranks: adds up, over them, how many gradients are not finite, so that all skip or none does."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +15,18 @@ from .._checks import is_whole
 from .._torch_compat import buffers_of, children_of, forget_step, parameters_of, scale_tensor
 from ..optim import SGD
 from ..optim._parameters import devices_of
+from ..tasks import Task
 from . import _graphs as graphs
 from ._batches import ComputeLoss, chosen_loss
 from ._captured_step import CapturedStep
 from ._eager_step import EagerStep, device_of, require_trains
 from ._graphs import MAX_GRAPHS, Graphs
 from ._snapshot import Snapshot
+from ._step_options import STEP_OPTIONS, StepKeywords, StepOptions, resolve_options
+from ._task_argument import resolve_task
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class TrainStep(EagerStep):
@@ -35,47 +41,43 @@ class TrainStep(EagerStep):
     model that decides in Python what to compute, other than by its training flags, is not for this class.
 
     Args:
-        model: what is trained; it is not put into training mode.
+        model: what is trained; it is not put into training mode. Or a ``Task``, whose model and loss are used:
+            ``TrainStep(task, optimizer=optimizer)``.
         loss_fn: ``loss_fn(outputs, targets) -> loss``, for batches of ``(inputs, targets)``; None for a model that
             returns its own loss for a dict batch.
         optimizer: to be captured, a ``clrfast.SGD``; others step eagerly. Its schedule moves on in the replay.
         compute_loss: ``compute_loss(model, batch) -> loss``, in place of ``loss_fn``.
-        accumulate: batches whose gradients are averaged for one update: ``step(first, second, ...)`` takes them all.
-        autocast: torch.float16 or torch.bfloat16 for the forward pass.
-        scaler: a GradScaler; the updates that it skips do not move the schedule.
-        clip_norm: the largest norm of all gradients together.
         max_graphs: kinds of batches that are captured; those beyond run eagerly.
+        options, step_options: a ``StepOptions``, or its fields as keywords. With ``accumulate`` a step takes as many
+            batches: ``step(first, second, ...)``.
     Raises:
+        TypeError: an unknown keyword.
         ValueError: an argument that cannot be used; the message names it.
     """
 
     def __init__(
         self,
-        model: nn.Module,
-        loss_fn: Callable[[Any, Any], Tensor] | None,
-        optimizer: torch.optim.Optimizer,
+        model: nn.Module | Task,
+        loss_fn: Callable[[Any, Any], Tensor] | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
         *,
         compute_loss: ComputeLoss | None = None,
-        accumulate: int = 1,
-        autocast: torch.dtype | None = None,
-        scaler: torch.amp.GradScaler | None = None,
-        clip_norm: float | None = None,
         max_graphs: int = MAX_GRAPHS,
+        options: StepOptions | None = None,
+        **step_options: Unpack[StepKeywords],
     ):
-        super().__init__(
-            model,
-            chosen_loss(loss_fn, compute_loss),
-            optimizer,
-            accumulate=accumulate,
-            autocast=autocast,
-            scaler=scaler,
-            clip_norm=clip_norm,
-        )
-        require_trains(optimizer, model)
+        options = resolve_options(options, step_options, "TrainStep", (*STEP_OPTIONS, "compute_loss", "max_graphs"))
+        task = resolve_task(model, loss_fn, None, compute_loss)
+        if optimizer is None:
+            raise ValueError(
+                "optimizer: got None; give an optimizer of the model's parameters, for example clrfast.SGD"
+            )
+        super().__init__(task.model, chosen_loss(task.loss_fn, task.compute_loss), optimizer, options)
+        require_trains(optimizer, task.model)
         if not is_whole(max_graphs) or max_graphs < 1:
             raise ValueError(f"max_graphs: got {max_graphs!r}; give a whole number of kinds of batches, at least 1")
-        self._roots = [root for root in (model, loss_fn) if isinstance(root, nn.Module)]
-        self._max_graphs = max_graphs
+        self._roots = [root for root in (task.model, task.loss_fn) if isinstance(root, nn.Module)]
+        self._max_graphs, self._graph = max_graphs, options.graph
         self.reset()
 
     def reset(self) -> None:
@@ -129,6 +131,8 @@ class TrainStep(EagerStep):
 
     def _why_impossible(self) -> str | None:
         """Why no step of this model and optimizer can be captured; None if that is not known."""
+        if self._graph is False:
+            return "graph=False was given"
         no_graphs = graphs.why_no_graphs(self.device)
         if no_graphs is not None:
             return no_graphs

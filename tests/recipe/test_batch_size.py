@@ -195,17 +195,17 @@ def test_memory_is_free_before_the_model_is_put_back(monkeypatch):
             alive.append(weakref.ref(activations))
             raise MemoryError
 
-    training = batch_size.Bench.training
+    training = batch_size.Experiment.training
 
     @contextlib.contextmanager
-    def watched(bench):
-        with training(bench) as step:
+    def watched(experiment):
+        with training(experiment) as step:
             try:
                 yield step
             finally:
                 at_restore.append(sum(ref() is not None for ref in alive))
 
-    monkeypatch.setattr(batch_size.Bench, "training", watched)
+    monkeypatch.setattr(batch_size.Experiment, "training", watched)
     assert find_batch_size(Guarded(at), nn.CrossEntropyLoss(), samples(), memory=2**30).largest == 10
     assert alive
     assert not any(at_restore)

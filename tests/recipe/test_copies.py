@@ -8,6 +8,7 @@ from torch import nn
 from clrfast import find_momentum, find_weight_decay
 from clrfast.recipe import _runner as runner
 from clrfast.recipe import _stacked_runs as copies
+from clrfast.training import StepOptions
 from tests.helpers.problems import blobs, blobs_without_dropout
 from tests.helpers.state import full_state
 
@@ -107,8 +108,8 @@ def test_a_model_that_vmap_cannot_run_is_tried_once(together, monkeypatch):
     ],
 )
 def test_where_runs_may_be_made_together(options, together):
-    assert copies.may_be_together(torch.device("cuda"), options) == together
-    assert not copies.may_be_together(torch.device("cpu"), options)
+    assert copies.may_be_together(torch.device("cuda"), StepOptions(**options)) == together
+    assert not copies.may_be_together(torch.device("cpu"), StepOptions(**options))
 
 
 def test_a_momentum_may_be_a_list():

@@ -17,6 +17,7 @@ from clrfast.recipe._deadline import Deadline
 from clrfast.recipe._find_recipe import SMALL_GRID
 from clrfast.recipe._recipe import RANGE_STEPS, USUAL_MOMENTUM
 from clrfast.recipe._time_budget import _besides, speedup
+from clrfast.training import StepOptions
 from tests.helpers.problems import clouds
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -190,8 +191,8 @@ def test_what_an_update_takes_besides(fake):
     task = clouds()
     task.train_loader = DataLoader(Slow(task.train_loader.dataset), 20)
     # A look at the only batch every second step of 40; 20 samples to a batch, which a second repeat passes over.
-    assert _besides(task, 40, {}) == pytest.approx(0.06 / 2 + 20 * 0.001 / 2)
-    assert _besides(task, 200, {"accumulate": 3}) == pytest.approx(0.06 / 10 + 3 * 20 * 0.001 / 2)
+    assert _besides(task, 40, StepOptions()) == pytest.approx(0.06 / 2 + 20 * 0.001 / 2)
+    assert _besides(task, 200, StepOptions(accumulate=3)) == pytest.approx(0.06 / 10 + 3 * 20 * 0.001 / 2)
 
 
 @pytest.mark.parametrize("find", [find_weight_decay, find_momentum])

@@ -16,7 +16,7 @@ from torch import nn
 import clrfast
 from clrfast.optim import _capture as capture
 from clrfast.schedules import Linear
-from clrfast.training import TrainStep
+from clrfast.training import StepOptions, TrainStep
 from clrfast.training import _snapshot as snapshot_module
 from clrfast.training import _train_step as train_step_module
 from clrfast.training._eager_step import EagerStep
@@ -60,7 +60,7 @@ def run(make_step, data, backend, *, model=None, schedule=CYCLE, **options):
     model = net() if model is None else model
     optimizer = sgd(model, backend, schedule)
     if make_step is EagerStep:
-        step = EagerStep(model, lambda model, batch: LOSS(model(batch[0]), batch[1]), optimizer, **options)
+        step = EagerStep(model, lambda model, batch: LOSS(model(batch[0]), batch[1]), optimizer, StepOptions(**options))
     else:
         step = TrainStep(model, LOSS, optimizer, **options)
     torch.manual_seed(5)
@@ -479,7 +479,7 @@ def test_a_failed_capture_leaves_nothing_behind(backend):
         if make_step is TrainStep:
             step = TrainStep(model, None, optimizer, compute_loss=fails, **options)
         else:
-            step = EagerStep(model, fails, optimizer, **options)
+            step = EagerStep(model, fails, optimizer, StepOptions(**options))
         torch.manual_seed(5)
         return [step(batch) for batch in batches(8)], model, optimizer, step
 
@@ -508,7 +508,9 @@ def test_an_update_that_cannot_be_captured_leaves_no_scale_behind(monkeypatch, c
         if make_step is TrainStep:
             step = TrainStep(model, LOSS, optimizer, **options)
         else:
-            step = EagerStep(model, lambda model, batch: LOSS(model(batch[0]), batch[1]), optimizer, **options)
+            step = EagerStep(
+                model, lambda model, batch: LOSS(model(batch[0]), batch[1]), optimizer, StepOptions(**options)
+            )
         return [step(batch) for batch in batches(6)], model, optimizer, step
 
     captured = scaled(TrainStep)
