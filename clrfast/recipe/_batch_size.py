@@ -1,4 +1,4 @@
-"""The batch size: the largest that the memory takes, and how fast each is."""
+"""The batch size: the largest that fits into memory, and how fast each size is."""
 
 from __future__ import annotations
 
@@ -22,34 +22,42 @@ from ..training._batches import ComputeLoss
 from ..training._eager_step import EagerStep
 from ..training._step_options import resolve_options
 from ..training._task_argument import resolve_task
-from ._memory import Budget, CudaMeter, DoesNotFit, Meter, in_words, is_out_of_memory, release
+from ._memory import (
+    CudaMemoryMeter,
+    DoesNotFitError,
+    MemoryBudget,
+    MemoryMeter,
+    format_bytes,
+    is_out_of_memory,
+    release,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-PARTS = 8
-"""Between two powers of two, sizes are tried in steps of such a part of the lower one."""
+SUBDIVISIONS = 8
+"""Number of intervals between two powers of two, whose ends are the batch sizes to try."""
 
-MIN_TIMED, MAX_TIMED, TIMED_SECONDS = 4, 20, 0.2
-"""Steps that are timed for each size: at least and at most so many, else as many as take so long."""
+MIN_TIMED_STEPS, MAX_TIMED_STEPS, TIMED_SECONDS = 4, 20, 0.2
+"""Bounds on the timed steps of a batch size: timing ends after ``TIMED_SECONDS``, within both numbers of steps."""
 
 MAX_SKIPPED = 30
-"""Updates that a scaler may skip at first: it halves its scale at each, from 65,536 as a rule."""
+"""Maximum number of first updates that a scaler may skip. Each halves the scale, which usually starts at 65,536."""
 
 LimitedBy = Literal["memory", "dataset", "max_batch_size"]
 
 
 @dataclass(frozen=True)
 class StepCost:
-    """What a training step on one batch costs.
+    """The time and the memory of a training step with one batch size.
 
     Attributes:
-        batch_size: samples.
-        seconds: of one step, the shortest of several, for other programs only make them longer; moving the batch
-            to the device is in it, loading it is not.
-        peak_bytes: the most that was held at once beyond what was held before: batch, activations, gradients and
-            optimizer state, but not the parameters.
-        kept_bytes: what of these is held from step to step.
+        batch_size: samples of a batch.
+        seconds: of one step, including the copy of the batch to the device, but not its loading. The shortest of
+            several, because other programs only make steps longer.
+        peak_bytes: the most memory held at once by the batch, activations, gradients and optimizer state. Parameters
+            are not counted.
+        kept_bytes: the part of it that is held from step to step.
     """
 
     batch_size: int
@@ -64,14 +72,14 @@ class StepCost:
 
 @dataclass(frozen=True)
 class BatchSizes:
-    """Which batch sizes fit, and what they cost; ``print`` shows it as a table.
+    """The batch sizes that fit into memory, and the cost of each; ``print`` shows a table.
 
     Attributes:
-        largest: the largest batch that fits.
-        fastest: the batch with the most samples per second; often smaller, and then a larger one gains nothing.
+        largest: the largest batch size that fits.
+        fastest: the batch size with the most samples per second. It is often below ``largest``.
         limited_by: what ended the search for larger ones: "memory", "dataset" (its length) or "max_batch_size".
-        reason: one sentence on that.
-        costs: one StepCost for each size that was tried and fits, in rising order.
+        reason: one sentence about the limit.
+        costs: a StepCost for each size that was tried and fits, ascending.
     """
 
     largest: int
@@ -83,7 +91,7 @@ class BatchSizes:
     def __str__(self) -> str:
         rows = [
             f"{cost.batch_size:>10}  {cost.samples_per_second:>11.4g}  {1000 * cost.seconds:>7.4g}  "
-            f"{in_words(cost.peak_bytes):>10}"
+            f"{format_bytes(cost.peak_bytes):>10}"
             for cost in self.costs
         ]
         header = f"{'batch size':>10}  {'samples / s':>11}  {'ms':>7}  {'peak':>10}"
@@ -91,7 +99,7 @@ class BatchSizes:
 
 
 class PrecisionKeywords(TypedDict, total=False):
-    """The options of a step that change what it costs."""
+    """The options of a step that change its cost."""
 
     autocast: torch.dtype | None
     scaler: torch.amp.GradScaler | None
@@ -110,37 +118,37 @@ def find_batch_size(
     options: StepOptions | None = None,
     **step_options: Unpack[PrecisionKeywords],
 ) -> BatchSizes:
-    """Train ``model`` for a few steps on ever larger batches, and tell the largest that fits and what each costs.
+    """Train ``model`` for a few steps with increasing batch sizes; return the largest that fits and each one's cost.
 
-    The sizes double; then those between the last that fits and the next power of two are tried, in steps of an
-    eighth of the former (of 1 below 16). Each begins anew from the model as it is now, and is measured with forward,
-    backward and the optimizer's state in memory. On a CUDA device a size fits unless the device runs out of memory.
-    Elsewhere a size is tried only if what the sizes before it took lets expect that it stays within ``memory``, on a
-    parabola, and a step that exceeds it all the same is ended there. Afterwards all is as before, as after
-    ``range_test``; on a CUDA device, the statistics of its peak memory begin anew.
+    The size doubles until it does not fit. Then the sizes between the last two are tried, in steps of an eighth of the
+    smaller one (of 1 below 16). Each size starts from the current model and is measured with forward pass, backward
+    pass and optimizer state in memory. On a CUDA device a size fits unless the device runs out of memory. Elsewhere the
+    peak memory is extrapolated as a parabola: only sizes that are expected to stay within ``memory`` are tried, and a
+    step that exceeds it is interrupted. Afterwards everything is restored, as after ``range_test``, except the peak
+    memory statistics of a CUDA device.
 
-    The largest size leaves nothing to spare: train with a little less where other programs use the same memory, or
-    where samples differ in size.
+    The largest size leaves no memory to spare. Train with a little less if other programs use the same memory, or if
+    samples differ in size.
 
     Args:
-        model, loss_fn, compute_loss, optimizer: as of ``range_test``. Or a ``Task``, whose ``train_loader`` is then a
-            DataLoader and takes the place of ``dataset``.
-        dataset: map-style (with ``__len__`` and ``__getitem__``), in an order of its own shuffled with a fixed seed;
-            or a DataLoader over one, whose sampler and ``collate_fn`` are used, not its workers. No sample is in a
-            batch twice unless the sampler gives it twice.
-        max_batch_size: no larger size is tried; at least 1.
-        memory: bytes that batch, activations, gradients and optimizer state may take together, above 0. The
-            process of a model on the CPU may grow by more, up to 1.6 times as much, for it keeps some of the memory
-            that is freed. None: on a CUDA device what it has; elsewhere 80 % of what the machine has free, within the
-            limits of the process's control groups, and there the growth of the process counts (on Linux).
-        options, step_options: a ``StepOptions``, of which autocast, scaler and clip_norm count; or these three as
-            keywords. Each step takes one batch, runs eagerly and is undone from a copy in the CPU's memory.
+        model, loss_fn, compute_loss, optimizer: as of ``range_test``. ``model`` may be a ``Task``, whose
+            ``train_loader`` is then a DataLoader and takes the place of ``dataset``.
+        dataset: a map-style dataset (with ``__len__`` and ``__getitem__``), which is shuffled with a fixed seed; or a
+            DataLoader over one, whose sampler and ``collate_fn`` are used, but not its workers. A batch holds no
+            sample twice unless the sampler repeats it.
+        max_batch_size: the largest size to try, >= 1.
+        memory: bytes that batch, activations, gradients and optimizer state may take together, > 0. On the CPU the
+            process may grow by up to 1.6 times as much, because it keeps some freed memory. None: on a CUDA device all
+            of its memory; elsewhere 80 % of the machine's free memory, within the limits of the process's control
+            groups. There the growth of the whole process counts (on Linux).
+        options, step_options: a ``StepOptions``, of which autocast, scaler and clip_norm are used; or these three as
+            keywords. Each step takes one batch, runs eagerly, and is undone from a copy in the CPU's memory.
     Returns:
-        The sizes; begins with 1, or with 2 where the model or the loss fails on a single sample, as batch
+        The sizes that fit. They start with 1, or with 2 if the model or the loss fails on a single sample, as batch
         normalisation may.
     Raises:
         TypeError: an unknown keyword.
-        ValueError: bad arguments; a dataset that is empty or has no length; the smallest batch does not fit.
+        ValueError: an argument is wrong, the dataset is empty or has no length, or the smallest batch does not fit.
 
     Source: Smith 2018, "A disciplined approach to neural network hyper-parameters: Part 1", section 4.2.
     """
@@ -159,8 +167,8 @@ def find_batch_size(
         indices = list(islice(loader.sampler, None if max_batch_size is None else int(max_batch_size)))
         if not indices:
             raise ValueError("dataset: it is empty; give at least one sample")
-        budget = Budget.of(device, memory)
-        costs, reason = _search(partial(_cost, experiment, loader, indices, budget), len(indices), budget.limit)
+        budget = MemoryBudget.of(device, memory)
+        costs, reason = _try_sizes(partial(_cost, experiment, loader, indices, budget), len(indices), budget.limit)
     release(device)
     limited_by: LimitedBy = "memory"
     if reason is None:
@@ -171,7 +179,11 @@ def find_batch_size(
 
 
 def checked_loader(dataset: Any) -> DataLoader[Any]:
-    """A loader with the samples, how to collate them, and their order."""
+    """Return a loader that has the samples, their order and their ``collate_fn``.
+
+    Raises:
+        ValueError: the samples cannot be counted and picked, or the loader does not make the batches itself.
+    """
     data = dataset.dataset if isinstance(dataset, DataLoader) else dataset
     if isinstance(data, IterableDataset) or not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
         raise ValueError(
@@ -189,25 +201,25 @@ def checked_loader(dataset: Any) -> DataLoader[Any]:
     return DataLoader(data, sampler=order.tolist())
 
 
-def _search(measure: Callable[[int], StepCost], limit: int, max_bytes: float) -> tuple[list[StepCost], str | None]:
-    """The costs up to the largest size that fits, and why no larger one does; None where that is ``limit``."""
+def _try_sizes(measure: Callable[[int], StepCost], limit: int, max_bytes: float) -> tuple[list[StepCost], str | None]:
+    """The costs up to the largest size that fits, and why no larger one does; None if the largest is ``limit``."""
     costs = [_smallest(measure, limit)]
     too_large, why = limit + 1, ""
     while costs[-1].batch_size < limit:
         low = costs[-1].batch_size
-        step = max(1, 2 ** (low.bit_length() - 1) // PARTS)
+        step = max(1, 2 ** (low.bit_length() - 1) // SUBDIVISIONS)
         top = min(2 * low, limit)
         sizes = [size for size in (*range(low + step, top, step), top) if size < too_large]
         if not sizes:
             return costs, why
         trusted = [size for size in sizes if _predicted(costs, size) <= max_bytes]
         if not trusted:
-            expected = in_words(_predicted(costs, sizes[0]))
-            return costs, f"a batch of {sizes[0]} would take about {expected} of {in_words(max_bytes)}"
+            expected = format_bytes(_predicted(costs, sizes[0]))
+            return costs, f"a batch of {sizes[0]} would take about {expected} of {format_bytes(max_bytes)}"
         size = trusted[-1] if too_large > limit else trusted[len(trusted) // 2]
         try:
             costs.append(measure(size))
-        except DoesNotFit as error:
+        except DoesNotFitError as error:
             too_large, why = size, f"a batch of {size} does not fit: {error}"
     return costs, None
 
@@ -216,13 +228,13 @@ def _smallest(measure: Callable[[int], StepCost], limit: int) -> StepCost:
     try:
         try:
             return measure(1)
-        except DoesNotFit:
+        except DoesNotFitError:
             raise
         except Exception:
             if limit == 1:
                 raise
-        return measure(2)  # batch normalisation, for one, has no use for a single sample; another error comes again
-    except DoesNotFit as error:
+        return measure(2)  # batch normalisation, for one, fails on a single sample; any other error comes again
+    except DoesNotFitError as error:
         raise ValueError(
             f"model: the smallest batch does not fit: {error}; give more memory, a smaller model, an optimizer with "
             "less state, or autocast=torch.bfloat16"
@@ -230,8 +242,10 @@ def _smallest(measure: Callable[[int], StepCost], limit: int) -> StepCost:
 
 
 def _predicted(costs: list[StepCost], size: int) -> float:
-    """Peak bytes of a ``size`` above all in ``costs``: on the line through the last two, or the parabola through the
-    last three if that is higher. A batch of 0 is taken to need what is kept from step to step.
+    """Predict the peak bytes of a ``size`` above all in ``costs``.
+
+    The prediction is on the line through the last two costs, or on the parabola through the last three if that is
+    higher. A batch of 0 is assumed to need what is kept from step to step.
 
         y2 + (x - x2) * (slope + bend * (x - x1)),  bend = max(0, change of the slope / (x2 - x0))
     """
@@ -244,8 +258,10 @@ def _predicted(costs: list[StepCost], size: int) -> float:
     return y2 + (size - x2) * (slope + bend * (size - x1))
 
 
-def _cost(experiment: Experiment, loader: DataLoader[Any], indices: list[Any], budget: Budget, size: int) -> StepCost:
-    """Raises DoesNotFit, with all memory freed that the attempt took."""
+def _cost(
+    experiment: Experiment, loader: DataLoader[Any], indices: list[Any], budget: MemoryBudget, size: int
+) -> StepCost:
+    """Measure a batch size. DoesNotFitError is raised after the memory of the attempt is freed."""
     batches = DataLoader(loader.dataset, size, sampler=indices[:size], collate_fn=loader.collate_fn)
     with experiment.training() as step:
         try:
@@ -254,25 +270,25 @@ def _cost(experiment: Experiment, loader: DataLoader[Any], indices: list[Any], b
             if not is_out_of_memory(error):
                 raise
             why = str(error).partition("\n")[0].partition(". ")[0]
-            traceback.clear_frames(error.__traceback__)  # their variables hold what did not fit
-        release(step.device)  # before parameters are put back, which takes some too
-        raise DoesNotFit(why)
+            traceback.clear_frames(error.__traceback__)  # their variables hold tensors
+        release(step.device)  # before parameters are restored, which takes memory too
+        raise DoesNotFitError(why)
 
 
-def _measured(step: EagerStep, batches: DataLoader[Any], size: int, budget: Budget) -> StepCost:
-    with CudaMeter(step.device, budget) if step.device.type == "cuda" else Meter(budget) as meter:
+def _measured(step: EagerStep, batches: DataLoader[Any], size: int, budget: MemoryBudget) -> StepCost:
+    with CudaMemoryMeter(step.device, budget) if step.device.type == "cuda" else MemoryMeter(budget) as meter:
         (batch,) = batches
         _first_update(step, batch)
-        step(batch)  # now with the optimizer's state in memory from the beginning
-    kept = meter.kept  # it goes on telling what of this is held
+        step(batch)  # with the optimizer's state in memory from the start of the step
+    kept = meter.kept  # later steps change meter.kept
     seconds: list[float] = []
-    while len(seconds) < MIN_TIMED or (len(seconds) < MAX_TIMED and sum(seconds) < TIMED_SECONDS):
+    while len(seconds) < MIN_TIMED_STEPS or (len(seconds) < MAX_TIMED_STEPS and sum(seconds) < TIMED_SECONDS):
         seconds.append(_timed(step, batch))
     return StepCost(size, min(seconds), meter.peak, kept)
 
 
 def _first_update(step: EagerStep, batch: Any) -> None:
-    """As many steps as it takes until a scaler skips no more: a skipped update makes no optimizer state."""
+    """Train until a scaler no longer skips the update: a skipped one makes no optimizer state."""
     for _ in range(MAX_SKIPPED):
         scale = 0.0 if step.scaler is None else step.scaler.get_scale()
         step(batch)

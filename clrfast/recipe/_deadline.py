@@ -1,4 +1,4 @@
-"""The time that is left, and whether it allows another run."""
+"""A deadline, and whether another run would end before it."""
 
 from __future__ import annotations
 
@@ -8,42 +8,50 @@ from typing import Any
 
 
 def now() -> float:
-    """Seconds, from whenever."""
+    """Seconds of a clock that never goes back, from an arbitrary start."""
     return time.monotonic()
 
 
 class TimeIsUp(Exception):
-    """The time was too short for an answer."""
+    """The time limit was too short for an answer."""
 
 
 class Deadline:
-    """So many ``seconds`` from now on, > 0."""
+    """A deadline in ``seconds`` from now, > 0."""
 
     def __init__(self, seconds: float):
-        self.seconds, self._begin, self._asked, self._longest = seconds, now(), math.nan, 0.0
+        self.seconds, self._start = seconds, now()
+        self._run_started, self._longest_run = math.nan, 0.0
 
     @property
-    def gone(self) -> float:
-        """Seconds since the beginning."""
-        return now() - self._begin
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return now() - self._start
 
     @property
-    def left(self) -> float:
-        """Seconds; below 0 after the end."""
-        return self.seconds - self.gone
+    def remaining(self) -> float:
+        """Seconds until the deadline; negative after it."""
+        return self.seconds - self.elapsed
 
     def allows_another(self) -> bool:
-        """Whether one more run would end in time; to be asked before each, for the longest so far tells what one
-        takes. The first may begin while any time is left."""
-        gone = self.gone
-        if not math.isnan(self._asked):
-            self._longest = max(self._longest, gone - self._asked)
-        self._asked = gone
-        return gone < self.seconds and gone + self._longest <= self.seconds
+        """Whether one more run would end before the deadline if it takes as long as the longest so far.
+
+        Call this right before each run: the time between two calls is taken for the length of a run. The first run may
+        start while any time remains.
+        """
+        elapsed = self.elapsed
+        if not math.isnan(self._run_started):
+            self._longest_run = max(self._longest_run, elapsed - self._run_started)
+        self._run_started = elapsed
+        return elapsed < self.seconds and elapsed + self._longest_run <= self.seconds
 
 
 def deadline(max_seconds: Any) -> Deadline | None:
-    """That of an argument ``max_seconds``; None for none."""
+    """Return the deadline for an argument ``max_seconds``; None for None.
+
+    Raises:
+        ValueError: ``max_seconds`` is no number above 0.
+    """
     if max_seconds is None:
         return None
     if isinstance(max_seconds, bool) or not isinstance(max_seconds, int | float) or not max_seconds > 0:

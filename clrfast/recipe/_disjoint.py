@@ -1,4 +1,4 @@
-"""Whether data for judging are apart from the data that are trained on."""
+"""A check that validation data and training data are disjoint."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _CONTAINERS = (Tensor, np.ndarray, tuple, list, Mapping)
 
 
 def require_apart(loader: Any, val_loader: Any) -> None:
-    """Raises ValueError unless both can be iterated anew, and share no data as far as their objects tell."""
+    """Raise ValueError unless both loaders can be iterated repeatedly and, as far as visible, share no data."""
     if val_loader is None:
         raise ValueError(
             "val_loader: got None; the values are judged on data that the runs are not trained on: give batches of "
@@ -28,7 +28,7 @@ def require_apart(loader: Any, val_loader: Any) -> None:
             )
     train, val = _samples(loader), _samples(val_loader)
     if train[0] is not val[0]:
-        n_shared = len(np.intersect1d(_places(*train), _places(*val)))
+        n_shared = len(np.intersect1d(_addresses(*train), _addresses(*val)))
     elif train[1] is None or val[1] is None:
         n_shared = None
     else:
@@ -43,7 +43,7 @@ def require_apart(loader: Any, val_loader: Any) -> None:
 
 
 def _samples(loader: Any) -> tuple[Any, list[int] | None]:
-    """The data that a loader draws from, and the indices of what it draws; None for all."""
+    """The dataset of a loader, and the indices of the samples that it draws; None for all."""
     data = getattr(loader, "dataset", loader)
     drawn = getattr(getattr(loader, "sampler", None), "indices", None)
     indices = None if drawn is None else [int(i) for i in drawn]
@@ -53,8 +53,8 @@ def _samples(loader: Any) -> tuple[Any, list[int] | None]:
     return data, indices
 
 
-def _places(data: Any, indices: list[int] | None) -> np.ndarray:
-    """Where in memory the samples, or the batches of a list, lie, as far as that can be told: int64 ``[n]``."""
+def _addresses(data: Any, indices: list[int] | None) -> np.ndarray:
+    """Addresses of the samples, or of a list's batches, as far as they are known: int64 ``[n]``."""
     if isinstance(data, TensorDataset):
         inputs = data.tensors[0]
         drawn = np.arange(len(inputs)) if indices is None else np.array(indices, dtype=np.int64)
@@ -63,6 +63,6 @@ def _places(data: Any, indices: list[int] | None) -> np.ndarray:
         return inputs.data_ptr() + inputs.stride(0) * inputs.element_size() * drawn
     if isinstance(data, list | tuple):
         drawn_from = data if indices is None else [data[i] for i in indices]
-        # Numbers and strings may be one object in many places.
+        # Equal numbers and strings may be one object.
         return np.array([id(x) for x in drawn_from if isinstance(x, _CONTAINERS)], dtype=np.int64)
     return np.empty(0, dtype=np.int64)

@@ -1,12 +1,11 @@
-"""Many processes that search together: each makes its part of the short runs, and all learn of results and failures.
+"""Ranks that search together: each makes a part of the short runs, and all learn of every result and failure.
 
-All ranks make the same calls in the same order. What must not differ between them by rounding, or is measured only
-once (range tests, times, what a file holds), the first rank finds out and tells the others; the short runs are shared
-out, one to each rank at a time, so that a failure is known everywhere after the length of one run.
+All ranks make the same calls in the same order. The first rank alone makes range tests, reads the clock and reads the
+file, and broadcasts the results, so that rounding cannot make the ranks differ. The short runs are distributed, one per
+rank at a time, so that every rank learns of a failure within the length of one run.
 
-What ranks tell each other are Python objects of some kilobytes, which go through gloo, also on machines with GPUs: it
-works there beside NCCL, which would need every object on a GPU and could win nothing with it. The models, each on its
-own rank's device, exchange nothing.
+The ranks exchange Python objects of a few kilobytes through gloo, also on machines with GPUs: NCCL would need every
+object on a GPU, for no benefit. The models, each on the device of its rank, exchange nothing.
 """
 
 from __future__ import annotations
@@ -31,15 +30,15 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 Group = Union["ProcessGroup", "Ranks", None]
-"""Of ranks that search together, or None for a process alone; ``Ranks`` where a call within such a search is meant."""
+"""A process group whose ranks search together; None for a single process; ``Ranks`` within such a search."""
 
 TIMEOUT = timedelta(hours=3)
-"""The longest that a rank of ``torchrun`` waits for the others, which may be in a range test or a run. One that ends is
-noticed at once; this is for machines that vanish."""
+"""Maximum time for which a rank of ``torchrun`` waits for the others, which may be in a range test or a run. The end of
+a process is noticed at once, so this is for machines that vanish."""
 
 
 def require_alike(ranks: Ranks, model: nn.Module, **loaders: Any) -> None:
-    """Raises ValueError unless model, random numbers and first batches are the same for all ranks."""
+    """Raise ValueError unless model, random numbers and first batches are equal on all ranks."""
     if ranks.count == 1:
         return
     devices = {param.device for param in model.parameters() if param.device.type == "cuda"}
@@ -59,15 +58,15 @@ def require_alike(ranks: Ranks, model: nn.Module, **loaders: Any) -> None:
 
 @contextlib.contextmanager
 def _failing_together(ranks: Ranks) -> Iterator[Ranks]:
-    """A block whose exceptions reach all ranks, and which none leaves before all have come to its end."""
+    """A context whose exceptions reach all ranks, and which no rank leaves before all have reached its end."""
     try:
         yield ranks
         ranks.gather("the end", None)
     except RankError:
         raise
     except Exception as error:
-        # In place of what the others wait for next. What interrupts (Ctrl-C) is not told: the ranks may be long in
-        # coming, and learn of it when this one has ended.
+        # Replaces the value that the others wait for next. An interruption (Ctrl-C) is not sent: the others may take
+        # long to get here, and notice the end of this process anyway.
         with contextlib.suppress(RankError):
             ranks.gather("", Failed.with_(error))
         raise
@@ -75,14 +74,14 @@ def _failing_together(ranks: Ranks) -> Iterator[Ranks]:
 
 @contextlib.contextmanager
 def together(group: Group) -> Iterator[Ranks]:
-    """The ranks of ``group``, which all make the call that this surrounds.
+    """Yield the ranks of ``group``, all of which execute this context; a failure on one is raised on all.
 
     Raises:
-        ValueError: this process is not in the group, or the group passes nothing between CPUs.
+        ValueError: this process is not in the group, or the group has no backend for the CPU.
         RankError: see ``Ranks.gather``.
     """
     if group is None or isinstance(group, Ranks):
-        yield group or ALONE  # a search that has begun tells failures by itself
+        yield group or ALONE  # the search that makes this call shares failures already
         return
     if group is dist.GroupMember.NON_GROUP_MEMBER:
         raise ValueError("group: this process is not in it; make the call only on ranks of the group")
@@ -98,10 +97,10 @@ def together(group: Group) -> Iterator[Ranks]:
 
 @contextlib.contextmanager
 def of_torchrun() -> Iterator[Ranks]:
-    """The ranks that ``torchrun`` started, this process among them; else a process alone.
+    """Yield the ranks that ``torchrun`` started, or a single rank without torchrun.
 
-    Each rank gets a CUDA device of its own as its current one, where there are so many. The first rank takes SIGTERM,
-    which torchrun sends to all when one has ended, for Ctrl-C. The others tell nothing: the first does.
+    Each rank gets its own current CUDA device if there are enough. The first rank treats SIGTERM, which torchrun sends
+    to all ranks when one has ended, as Ctrl-C, and reports errors. The other ranks exit silently.
     """
     if not dist.is_available() or not dist.is_torchelastic_launched() or os.environ["WORLD_SIZE"] == "1":
         yield ALONE
@@ -124,7 +123,7 @@ def of_torchrun() -> Iterator[Ranks]:
 
 
 def ignore_signals() -> None:
-    """For the rest of this process, which is about to end: torchrun hands on a Ctrl-C that the terminal has sent."""
+    """Ignore SIGINT and SIGTERM until this process ends: torchrun repeats the Ctrl-C that the terminal has sent."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
@@ -134,7 +133,7 @@ def _interrupt(*_: Any) -> None:
 
 
 def require_unwrapped(model: Any) -> None:
-    """Raises ValueError for a model whose ranks wait for each other in every step: they may stop at different ones."""
+    """Raise ValueError for a model whose ranks wait for each other in every step: they may stop at different steps."""
     if isinstance(model, nn.Module):
         for module in model.modules():
             if isinstance(module, nn.parallel.DistributedDataParallel):
@@ -145,7 +144,7 @@ def require_unwrapped(model: Any) -> None:
 
 
 def _digest(value: Any) -> str:
-    """Of all numbers and texts in ``value``; other objects count by their type."""
+    """A hash of all numbers and texts in ``value``, and of the types of other objects."""
     digest = hashlib.sha256()
     for piece in _pieces(value):
         digest.update(piece)

@@ -1,4 +1,4 @@
-"""How much memory there is, how much a block of work takes, and the end of it without harm."""
+"""Free memory, the memory that a block of code takes, and errors that mean there was too little."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ from torch import Tensor
 from .._torch_compat import TorchDispatchMode, sparse_parts, tree_leaves
 
 MACHINE_FRAC = 0.8
-"""Of the machine's free memory may be taken; the rest is for what others take meanwhile."""
+"""Fraction of the machine's free memory that may be taken. The rest is for other programs."""
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
-"""What errors without a type of their own say."""
-
+"""Texts by which errors are recognised that have no type of their own."""
 
 LIFT = torch.ops.aten.lift_fresh.default
 
 
-class DoesNotFit(MemoryError):
-    """The work takes more memory than there is, or than it may."""
+class DoesNotFitError(MemoryError):
+    """The work takes more memory than there is, or than its budget allows."""
 
 
 @dataclass(frozen=True)
-class Budget:
-    """What may be taken beyond what is held now.
+class MemoryBudget:
+    """The memory that work may take beyond what is held when it starts.
 
     Attributes:
-        limit: bytes; infinite where the device itself tells its end.
-        resident: bytes that the process held at first, where its growth counts too, as well as that of its tensors:
-            with freed memory that it keeps, it has grown to 1.6 times as much. None: tensors alone count.
+        limit: bytes; infinite if the device reports by itself that it is full.
+        resident: bytes that the process held at the start. With it, the growth of the process counts beside that of
+            its tensors: the process keeps freed memory and has been seen to grow 1.6 times as much. None: only tensors
+            count.
     """
 
     limit: float
     resident: int | None = None
 
     @classmethod
-    def of(cls, device: torch.device, memory: int | None) -> Budget:
-        """``memory`` bytes of tensors; None: all of a CUDA device, else most of what the machine has free."""
+    def of(cls, device: torch.device, memory: int | None) -> MemoryBudget:
+        """A budget of ``memory`` bytes of tensors. None: all of a CUDA device, or most of the machine's free memory."""
         if memory is not None:
             return cls(memory)
         if device.type == "cuda":
@@ -54,20 +54,20 @@ class Budget:
         return cls(MACHINE_FRAC * available_memory(), resident_memory())
 
     def require(self, taken: int) -> None:
-        """Raises DoesNotFit if ``taken`` is more than this."""
+        """Raises DoesNotFitError if ``taken`` is more than this."""
         if taken > self.limit:
-            raise DoesNotFit(f"more than {in_words(self.limit)} were taken")
+            raise DoesNotFitError(f"more than {format_bytes(self.limit)} were taken")
 
 
-class Meter(TorchDispatchMode):
-    """A block whose new tensors are counted, and which is ended by DoesNotFit in the operation that breaks ``budget``.
+class MemoryMeter(TorchDispatchMode):
+    """A context that counts the memory of new tensors; the operation that exceeds the budget raises DoesNotFitError.
 
     Attributes:
-        peak: the most bytes that were held at once, beyond what was held before the block.
-        kept: bytes of its tensors that are still held, also after the block.
+        peak: the most bytes held at once, beyond what was held before the context.
+        kept: bytes of the new tensors that are held now. It stays up to date after the context.
     """
 
-    def __init__(self, budget: Budget):
+    def __init__(self, budget: MemoryBudget):
         super().__init__()
         self.peak = self.kept = 0
         self._budget = budget
@@ -76,7 +76,7 @@ class Meter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         outputs = func(*args, **kwargs)
-        # What torch.tensor makes comes to light as an argument.
+        # A tensor that torch.tensor makes first appears as an argument of lift_fresh.
         before = set() if func is LIFT else {id(storage) for storage in _storages((args, kwargs))}
         for storage in _storages(outputs):
             if id(storage) not in before and id(storage) not in self._alive:
@@ -98,15 +98,15 @@ class Meter(TorchDispatchMode):
         self.kept += size
 
 
-class CudaMeter:
-    """Likewise, as the allocator of a CUDA device counts; a broken budget is told at the end of the block."""
+class CudaMemoryMeter:
+    """A ``MemoryMeter`` for a CUDA device, which reads its allocator and checks the budget at the context's end."""
 
     peak = kept = 0
 
-    def __init__(self, device: torch.device, budget: Budget):
+    def __init__(self, device: torch.device, budget: MemoryBudget):
         self._device, self._budget = device, budget
 
-    def __enter__(self) -> CudaMeter:
+    def __enter__(self) -> CudaMemoryMeter:
         torch.cuda.reset_peak_memory_stats(self._device)
         self._before = torch.cuda.memory_allocated(self._device)
         return self
@@ -119,26 +119,26 @@ class CudaMeter:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether ``error`` is of a kind that less work avoids."""
+    """Whether ``error`` means that memory was too small."""
     if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def release(device: torch.device) -> None:
-    """Free what nothing can reach any more, and hand a CUDA device's unused memory back to it."""
+    """Free unreachable objects, and return a CUDA device's cached memory to it."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
 def available_memory(root: Path = Path("/")) -> int:
-    """Bytes that this process can still take without swapping, within its control groups' limits (version 1 or 2).
+    """Return how many bytes this process can take without swapping, within its control groups' limits.
 
     Args:
-        root: the directory in which ``proc`` and ``sys`` lie.
+        root: the directory that holds ``proc`` and ``sys``.
     Raises:
-        ValueError: the system tells nothing of this.
+        ValueError: the system does not report its memory.
     """
     room = [*_room_in_groups(root)]
     try:
@@ -149,7 +149,7 @@ def available_memory(root: Path = Path("/")) -> int:
 
 
 def resident_memory() -> int:
-    """Bytes of the machine's memory that this process holds; 0 where the system has no /proc."""
+    """Return how many bytes of the machine's memory this process holds; 0 on a system without /proc."""
     try:
         with open("/proc/self/statm") as numbers:
             return int(numbers.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -157,9 +157,10 @@ def resident_memory() -> int:
         return 0
 
 
-def in_words(n_bytes: float) -> str:
-    """
-    >>> in_words(900), in_words(3.4e6), in_words(8 * 2**30)
+def format_bytes(n_bytes: float) -> str:
+    """Return a number of bytes with its unit.
+
+    >>> format_bytes(900), format_bytes(3.4e6), format_bytes(8 * 2**30)
     ('900 bytes', '3.2 MiB', '8.0 GiB')
     """
     for power, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
@@ -169,7 +170,7 @@ def in_words(n_bytes: float) -> str:
 
 
 def _storages(values: Any) -> Iterator[torch.UntypedStorage]:
-    """Of the tensors among ``values``; a sparse one, as embeddings have for a gradient, is made of two others."""
+    """The storages of the tensors among ``values``. A sparse gradient, as of embeddings, has two."""
     for value in tree_leaves(values):
         if isinstance(value, Tensor) and value.layout is torch.strided:
             yield value.untyped_storage()
@@ -178,7 +179,7 @@ def _storages(values: Any) -> Iterator[torch.UntypedStorage]:
 
 
 def _room_in_groups(root: Path) -> Iterator[int]:
-    """What the limits from this process's control group upwards leave; files that can be dropped do not count."""
+    """Free bytes within each limit, from this process's control group (v1 or v2) upwards; file caches count as free."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -197,12 +198,12 @@ def _room_in_groups(root: Path) -> Iterator[int]:
             try:
                 used = int((directory / usage).read_text()) - _fields(directory / "memory.stat").get(files, 0)
                 yield int((directory / limit).read_text()) - used
-            except (OSError, ValueError):  # no such group here (a container sees its own as the top), or no limit
+            except (OSError, ValueError):  # no limit, or the group is not visible, as inside a container
                 continue
 
 
 def _fields(path: Path) -> dict[str, int]:
-    """The numbers of a file with one name and number in each line."""
+    """The numbers in a file that has a name and a number on each line."""
     words = (line.split() for line in path.read_text().splitlines())
     return {name.rstrip(":"): int(number) for name, number, *_ in words}
 

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from ..finder import LRCurve
 from ..finder._suggestion import NoSuggestionError
-from ._memory import in_words
+from ._memory import format_bytes
 from ._pair_search import Pairs
 from ._short_runs import ShortRuns
 
@@ -82,7 +82,7 @@ def _template() -> Template:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"bytes_in_words": in_words, "python_literal": repr}
+    environment.filters |= {"format_bytes": format_bytes, "python_literal": repr}
     return environment.get_template("report.html")
 
 

@@ -41,7 +41,7 @@ class TimeBudget:
     @property
     def left(self) -> float:
         """Seconds, above 0."""
-        return max(self._deadline.left, 1e-9)
+        return max(self._deadline.remaining, 1e-9)
 
     def updates(self, pace: float, n_ranks: int) -> int:
         """For which the rest is enough, at ``pace`` seconds each; range tests, of which one is to come, are not shared
@@ -57,7 +57,7 @@ class TimeBudget:
         raise ValueError(
             f"budget: got {self._deadline.seconds:.3g} s; an update takes about {1000 * pace:.2g} ms here, with the "
             f"looks at the validation data, and so two range tests and {self._runs} runs of {self._steps} updates "
-            f"about {self._deadline.gone + to_come * pace:.2g} s; less says nothing, so give more{kept}"
+            f"about {self._deadline.elapsed + to_come * pace:.2g} s; less says nothing, so give more{kept}"
         )
 
     def range_test(self, model: Task, options: StepOptions, progress: Any, **given: Any) -> tuple[LRCurve, float]:

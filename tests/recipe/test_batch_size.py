@@ -14,7 +14,7 @@ from clrfast import BatchSizes, find_batch_size
 from clrfast.recipe import StepCost
 from clrfast.recipe import _batch_size as batch_size
 from clrfast.recipe import _memory as memory
-from clrfast.recipe._memory import Budget, DoesNotFit, Meter, available_memory
+from clrfast.recipe._memory import DoesNotFitError, MemoryBudget, MemoryMeter, available_memory
 from tests.helpers.batch_sizes import holding, samples
 from tests.helpers.state import full_state
 
@@ -82,7 +82,7 @@ def largest_on_grid(capacity):
     ("capacity", "kind"),
     [*((capacity, "torch") for capacity in (2, 3, 5, 15, 64, 127, 199, 299)), *((23, kind) for kind in OUT_OF_MEMORY)],
 )
-def test_the_largest_that_fits(capacity, kind):
+def test_the_largest_size_that_fits_is_found(capacity, kind):
     model = Guarded(failing_above(capacity, OUT_OF_MEMORY[kind]))
     found = find_batch_size(model, nn.CrossEntropyLoss(), samples(), memory=2**30)
     assert found.largest == largest_on_grid(capacity)
@@ -91,7 +91,7 @@ def test_the_largest_that_fits(capacity, kind):
     assert len(model.sizes) == len(set(model.sizes)) <= 13, "each size once, all powers of two and three or four more"
 
 
-def test_the_reason_tells_what_failed_first():
+def test_the_reason_names_the_smallest_size_that_failed():
     model = Guarded(failing_above(100, OUT_OF_MEMORY["torch"]))
     found = find_batch_size(model, nn.CrossEntropyLoss(), samples(), memory=2**30)
     assert found.largest == 96
@@ -109,7 +109,7 @@ class Partial(torch.optim.Adam):
 
 
 @pytest.mark.parametrize("where", ["backward", "update"])
-def test_memory_may_end_anywhere_in_the_step(where):
+def test_memory_may_run_out_anywhere_in_the_step(where):
     model = Guarded()
     optimizer = Partial(model.parameters(), lr=1e-3)
     optimizer.too_much = lambda: where == "update" and model.sizes[-1] > 20
@@ -129,7 +129,7 @@ def test_memory_may_end_anywhere_in_the_step(where):
 
 @pytest.mark.parametrize("optimizer", [None, "clrfast", "adam"])
 @pytest.mark.parametrize("error", [None, ValueError, KeyboardInterrupt])
-def test_all_is_as_before(optimizer, error):
+def test_everything_is_restored(optimizer, error):
     model = Guarded()
     made = {
         None: lambda: None,
@@ -183,7 +183,7 @@ def test_nothing_of_a_failed_step_stays_alive():
             gc.enable()
 
 
-def test_memory_is_free_before_the_model_is_put_back(monkeypatch):
+def test_memory_is_freed_before_the_model_is_restored(monkeypatch):
     """On a full device, nothing could be."""
     alive, at_restore = [], []
 
@@ -212,7 +212,7 @@ def test_memory_is_free_before_the_model_is_put_back(monkeypatch):
 
 
 @pytest.mark.parametrize("error", [RuntimeError("mat1 and mat2 shapes cannot be multiplied"), ValueError("no")])
-def test_other_errors_are_the_users_to_see(error):
+def test_other_errors_reach_the_user(error):
     def at(size):
         if size == 8:
             raise error
@@ -225,7 +225,7 @@ def test_other_errors_are_the_users_to_see(error):
 
 
 @pytest.mark.parametrize("capacity", [1, 2, 7, 13, 40, 43, 64, 150])
-def test_the_largest_within_the_budget(capacity):
+def test_the_largest_size_within_the_budget_is_found(capacity):
     model, compute_loss, met = holding(lambda size: size * PER_SAMPLE)
     found = find_batch_size(
         model, dataset=samples(), compute_loss=compute_loss, memory=capacity * PER_SAMPLE + SLACK, optimizer=None
@@ -236,7 +236,7 @@ def test_the_largest_within_the_budget(capacity):
         assert cost.batch_size * PER_SAMPLE <= cost.peak_bytes <= cost.batch_size * PER_SAMPLE + SLACK
 
 
-def test_the_reason_tells_what_the_next_size_would_take():
+def test_the_reason_names_the_memory_that_the_next_size_would_take():
     model, compute_loss, _ = holding(lambda size: size * 1024 * KIB)
     found = find_batch_size(model, dataset=samples(), compute_loss=compute_loss, memory=3 * 1024 * KIB + SLACK)
     assert found.reason == "a batch of 4 would take about 4.0 MiB of 3.0 MiB"
@@ -250,7 +250,7 @@ def test_the_reason_tells_what_the_next_size_would_take():
     ],
     ids=["square", "constant, then linear"],
 )
-def test_growth_is_foreseen_that_is_not_linear(n_bytes):
+def test_growth_that_is_not_linear_is_predicted(n_bytes):
     limit = 8 * 1024 * KIB
     model, compute_loss, met = holding(n_bytes)
     found = find_batch_size(model, dataset=samples(), compute_loss=compute_loss, memory=limit + SLACK)
@@ -259,7 +259,7 @@ def test_growth_is_foreseen_that_is_not_linear(n_bytes):
     assert found.largest == largest_on_grid(capacity)
 
 
-def test_a_prediction_goes_through_what_was_measured():
+def test_a_prediction_passes_through_the_measurements():
     kept, seconds = 100, 1.0
     one, two, four = (StepCost(size, seconds, peak, kept) for size, peak in ((1, 110), (2, 130), (4, 200)))
     assert batch_size._predicted([one], 2) == 120, "a batch of 0 takes what is kept"
@@ -269,7 +269,7 @@ def test_a_prediction_goes_through_what_was_measured():
     assert batch_size._predicted([one, two, flatter], 8) == 160, "on the line where growth has slowed down"
 
 
-def test_a_leap_that_nothing_foretold_ends_the_step():
+def test_a_step_that_unexpectedly_exceeds_the_budget_is_interrupted():
     reached = []
     model, compute_loss, met = holding(lambda size: size * PER_SAMPLE * (100 if size > 12 else 1))
 
@@ -286,7 +286,7 @@ def test_a_leap_that_nothing_foretold_ends_the_step():
 
 @pytest.mark.parametrize("optimizer", [None, "adam"])
 @pytest.mark.parametrize("scaled", [False, True])
-def test_optimizer_state_is_there(optimizer, scaled):
+def test_optimizer_state_is_in_memory_during_the_measured_step(optimizer, scaled):
     """From the beginning of the measured step, also if a scaler skips the first updates."""
     model, loss_fn = nn.Linear(4, 2), nn.CrossEntropyLoss()
     made = None if optimizer is None else torch.optim.Adam(model.parameters())
@@ -307,7 +307,7 @@ def test_optimizer_state_is_there(optimizer, scaled):
     assert copies * parameters + counters + batch <= kept <= copies * parameters + counters + batch + 64
 
 
-def test_the_growth_of_the_process_counts_where_the_machine_is_the_limit(monkeypatch):
+def test_the_growth_of_the_process_counts_if_the_machine_is_the_limit(monkeypatch):
     """Of 80 % of what is free."""
     held = [10**9]
     monkeypatch.setattr(memory, "available_memory", lambda: 50 * PER_SAMPLE + SLACK)
@@ -324,7 +324,7 @@ def test_the_growth_of_the_process_counts_where_the_machine_is_the_limit(monkeyp
 
 
 @pytest.mark.parametrize("how", ["budget", "error"])
-def test_a_model_that_does_not_fit_at_all(how):
+def test_a_model_that_does_not_fit_at_all_is_an_error(how):
     model = Guarded(failing_above(0, MemoryError) if how == "error" else lambda size: None)
     with pytest.raises(ValueError, match=r"model: the smallest batch does not fit.*autocast"):
         find_batch_size(model, nn.CrossEntropyLoss(), samples(), memory=16 if how == "budget" else 2**30)
@@ -337,14 +337,14 @@ def test_a_model_that_does_not_fit_at_all(how):
     ("n", "max_batch_size", "largest", "limited_by"),
     [(37, None, 37, "dataset"), (37, 64, 37, "dataset"), (100, 21, 21, "max_batch_size"), (3, 2, 2, "max_batch_size")],
 )
-def test_as_far_as_there_are_samples(n, max_batch_size, largest, limited_by):
+def test_the_search_ends_at_the_dataset_or_max_batch_size(n, max_batch_size, largest, limited_by):
     found = find_batch_size(Guarded(), nn.CrossEntropyLoss(), samples(n), max_batch_size=max_batch_size, memory=2**30)
     assert (found.largest, found.limited_by) == (largest, limited_by)
     powers = [2**i for i in range(1, largest.bit_length())]
     assert [cost.batch_size for cost in found.costs] == sorted({*powers, largest})
 
 
-def test_batches_begin_with_one_sample_where_that_works():
+def test_the_smallest_batch_has_one_sample_if_that_works():
     found = find_batch_size(nn.Linear(4, 2), nn.CrossEntropyLoss(), samples(1), memory=2**30)
     assert [cost.batch_size for cost in found.costs] == [1]
     with pytest.raises(ValueError, match="more than 1 value per channel"):
@@ -363,7 +363,7 @@ class Numbered(Dataset):
         return index
 
 
-def test_the_samples_are_those_of_the_loaders_sampler_put_together_as_it_does():
+def test_samples_come_from_the_loaders_sampler_and_collate_fn():
     batches = []
 
     def compute_loss(model, batch):
@@ -406,7 +406,7 @@ def test_the_fastest_has_the_most_samples_per_second(monkeypatch):
     assert [cost.samples_per_second for cost in found.costs] == [size / taken for size, taken in seconds.items()]
 
 
-def test_what_it_shows():
+def test_print_shows_a_table_of_sizes():
     costs = (StepCost(1, 0.5, 3 * 2**20, 2**20), StepCost(2, 2.0, 2**30, 2**20))
     found = BatchSizes(2, 1, "dataset", "the whole dataset fits", costs)
     assert str(found).splitlines() == [
@@ -442,7 +442,7 @@ class Endless(IterableDataset):
         ({"clip_norm": -1.0}, "clip_norm: got -1.0"),
     ],
 )
-def test_bad_arguments(changed, message):
+def test_a_bad_argument_is_refused_by_name(changed, message):
     arguments = {"model": Guarded(), "loss_fn": nn.CrossEntropyLoss(), "dataset": samples(), "memory": 2**30}
     with pytest.raises(ValueError, match=message):
         find_batch_size(**{**arguments, **changed})
@@ -451,9 +451,9 @@ def test_bad_arguments(changed, message):
 # ------------------------------------------------------------ counting
 
 
-def test_new_tensors_count_for_as_long_as_they_are_held():
+def test_new_tensors_count_as_long_as_they_are_held():
     old = torch.zeros(1000)
-    with Meter(Budget(10**6)) as meter:
+    with MemoryMeter(MemoryBudget(10**6)) as meter:
         old.add_(1)
         part = old[5:]
         assert (meter.kept, meter.peak) == (0, 0), "nothing is new"
@@ -468,23 +468,23 @@ def test_new_tensors_count_for_as_long_as_they_are_held():
     assert (meter.kept, meter.peak) == (0, 600)
 
 
-def test_sparse_gradients_count_as_what_they_are_made_of():
+def test_sparse_gradients_count_as_their_indices_and_values():
     embedding = nn.Embedding(10, 4, sparse=True)
-    with Meter(Budget(10**6)) as meter:
+    with MemoryMeter(MemoryBudget(10**6)) as meter:
         embedding(torch.tensor([1, 2])).sum().backward()
     assert embedding.weight.grad.is_sparse
     assert 2 * 4 * 4 + 2 * 8 <= meter.kept <= 200
 
 
-def test_the_operation_that_breaks_the_budget_ends_the_block():
+def test_the_operation_that_exceeds_the_budget_raises():
     done = []
 
     def work():
-        with Meter(Budget(KIB)):
+        with MemoryMeter(MemoryBudget(KIB)):
             done.append(torch.zeros(200))
             done.append(torch.zeros(100))
 
-    with pytest.raises(DoesNotFit, match=r"more than 1.0 KiB were taken"):
+    with pytest.raises(DoesNotFitError, match=r"more than 1.0 KiB were taken"):
         work()
     assert len(done) == 1
 
@@ -538,14 +538,14 @@ V1, V2 = "9:name=systemd:/\n4:cpu,memory:/jobs/mine\n0::/\n", "0::/jobs/mine\n"
         (V1, {"sys/fs/cgroup/memory": group_v1(9223372036854771712, 700, 0)}, FREE),
     ],
 )
-def test_what_the_machine_and_the_control_groups_leave(tmp_path, cgroup, groups, expected):
+def test_available_memory_respects_the_machine_and_control_groups(tmp_path, cgroup, groups, expected):
     files = {} if cgroup is None else {"proc/self/cgroup": cgroup}
     for group, texts in groups.items():
         files.update({f"{group}/{name}": text for name, text in texts.items()})
     assert available_memory(system(tmp_path, files)) == expected
 
 
-def test_a_system_without_proc(tmp_path, monkeypatch):
+def test_available_memory_works_without_proc(tmp_path, monkeypatch):
     monkeypatch.setattr(memory.os, "sysconf", {"SC_PHYS_PAGES": 1000, "SC_PAGE_SIZE": 4096}.__getitem__)
     assert available_memory(tmp_path) == 2048000
     monkeypatch.delattr(memory.os, "sysconf")
@@ -553,7 +553,7 @@ def test_a_system_without_proc(tmp_path, monkeypatch):
         available_memory(tmp_path)
 
 
-def test_this_machine_tells():
+def test_available_memory_works_on_this_machine():
     assert available_memory() > 2**20
     before = memory.resident_memory()
     held = np.ones(2**23)
@@ -562,7 +562,7 @@ def test_this_machine_tells():
 
 @pytest.mark.gpu
 @pytest.mark.hardware
-def test_on_a_device_that_has_so_much():
+def test_the_largest_size_on_a_gpu_fits_its_memory():
     """A process may be given a part of a device; what is cached goes back to it afterwards."""
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.empty_cache()

@@ -220,8 +220,8 @@ def test_a_run_begins_only_if_it_would_end_in_time(fake):
         answers.append(until.allows_another())
         fake.now += seconds
     assert answers == [True, True, True, True, False]  # 2 are left, and the longest took 3
-    assert until.left == pytest.approx(1.0)
-    assert until.gone == pytest.approx(9.0)
+    assert until.remaining == pytest.approx(1.0)
+    assert until.elapsed == pytest.approx(9.0)
 
 
 def test_many_ranks_are_as_fast_as_their_turns():
