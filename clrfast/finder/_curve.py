@@ -189,7 +189,7 @@ class LRCurve:
         at = ~np.isnan(self.metric)
         if at.sum() < MIN_POINTS:
             raise NoSuggestionError(
-                f"the {self.metric_name} was looked at {at.sum()} times up to {self.lr[-1]:.3g}, fewer than "
+                f"the {self.metric_name} was measured {at.sum()} times up to {self.lr[-1]:.3g}, fewer than "
                 f"{MIN_POINTS}: take a smaller val_every or more steps, or, if the ramp diverged, a lower max_lr"
             )
         return self.lr[at], self.metric[at]

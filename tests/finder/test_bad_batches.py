@@ -1,4 +1,4 @@
-"""A batch whose loss is not finite is told from a rate at which the model diverges."""
+"""Bad batches are distinguished from rates at which the model diverges."""
 
 import math
 import warnings
@@ -23,7 +23,7 @@ def task(n=1600, seed=0):
     return nn.Sequential(nn.Linear(10, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 4)), x, y
 
 
-def spoilt(*numbers, size=32, value=math.nan):
+def with_bad_batches(*numbers, size=32, value=math.nan):
     model, x, y = task()
     for number in numbers:
         x[size * number, 3] = value
@@ -35,8 +35,8 @@ LOSS = nn.CrossEntropyLoss()
 
 @pytest.mark.parametrize("numbers", [(26,), (0,), (7, 40), (26, 27)])
 @pytest.mark.parametrize("accumulate", [1, 3])
-def test_the_batch_is_named_and_the_rest_is_judged_without_it(numbers, accumulate):
-    model, x, y = spoilt(*numbers)
+def test_a_bad_batch_is_named_and_left_out(numbers, accumulate):
+    model, x, y = with_bad_batches(*numbers)
     before = [value.clone() for value in model.state_dict().values()]
     batches = list(zip(x.split(32), y.split(32), strict=True))
     with pytest.warns(UserWarning, match=f"loader: batch {numbers[0]} gives a loss of nan on the initial weights"):
@@ -46,17 +46,17 @@ def test_the_batch_is_named_and_the_rest_is_judged_without_it(numbers, accumulat
     assert all(map(torch.equal, model.state_dict().values(), before))
 
 
-def test_the_answer_is_that_of_the_good_data():
+def test_the_suggestion_is_that_of_the_good_data():
     model, x, y = task()
     good = range_test(model, LOSS, list(zip(x.split(32), y.split(32), strict=True))).suggest().max_lr
-    model, x, y = spoilt(30)
+    model, x, y = with_bad_batches(30)
     with pytest.warns(UserWarning, match="batch 30"):
         found = range_test(model, LOSS, list(zip(x.split(32), y.split(32), strict=True))).suggest().max_lr
     assert 1 / 3 < found / good < 3
 
 
-def test_a_bad_sample_is_left_out_in_whichever_batch_it_comes():
-    model, x, y = spoilt(11)
+def test_a_bad_sample_is_left_out_in_every_batch():
+    model, x, y = with_bad_batches(11)
     loader = DataLoader(TensorDataset(x, y), 32, shuffle=True, generator=torch.Generator().manual_seed(1))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -66,23 +66,23 @@ def test_a_bad_sample_is_left_out_in_whichever_batch_it_comes():
     assert np.isfinite(curve.loss[:-1]).all()
 
 
-def test_targets_that_make_the_loss_nan_are_found_as_well():
+def test_targets_that_make_the_loss_nan_are_found():
     model, x, y = task()
     y[32 * 5 : 32 * 6] = -100  # all ignored: a mean over nothing
     with pytest.warns(UserWarning, match="batch 5 gives a loss of nan"):
         range_test(model, LOSS, list(zip(x.split(32), y.split(32), strict=True)), steps=120)
 
 
-def test_short_trials_leave_it_out_too():
-    model, x, y = spoilt(45)
+def test_short_trials_leave_bad_batches_out():
+    model, x, y = with_bad_batches(45)
     batches = list(zip(x.split(32), y.split(32), strict=True))
     with pytest.warns(UserWarning, match="loss of nan on the initial weights"):
         trials = clrfast.trial_cycles(model, LOSS, batches, trial_steps=60, n_trials=3)
     assert np.isfinite(trials.loss).all()
 
 
-def test_a_diverged_model_is_no_fault_of_the_data():
-    """The first update of 1e7 makes it overflow, with good batches."""
+def test_a_model_that_overflows_at_a_high_rate_has_no_bad_batches():
+    """The first update of 1e7 makes the loss overflow on good batches."""
     model = nn.Linear(1, 1)
     nn.init.ones_(model.weight)
     nn.init.ones_(model.bias)
@@ -110,7 +110,7 @@ def test_too_many_bad_batches_are_refused(monkeypatch):
         range_test(model, LOSS, list(zip(x.split(32), y.split(32), strict=True)), steps=60)
 
 
-def test_of_batches_that_are_kept_the_latest_fit_the_memory(monkeypatch):
+def test_only_the_recent_batches_that_fit_the_memory_are_kept(monkeypatch):
     monkeypatch.setattr(bad_batches, "KEPT_BYTES", 3 * 400)
     recent = bad_batches.RecentBatches(iter([torch.full((100,), float(i)) for i in range(8)]), 5)
     for _ in recent:

@@ -1,13 +1,29 @@
 """The record of a range test."""
 
+import copy
+import gc
 import json
 import math
+import pickle
+import weakref
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
 
-from clrfast import LRCurve
+import clrfast
+from clrfast import LRCurve, range_test
 from tests.helpers.curves import make_curve
+from tests.helpers.range_tests import (
+    batch_norm_net,
+    batches_of,
+    mean_of_outputs,
+)
+from tests.helpers.state import full_state
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_saving_and_loading_keeps_every_bit_and_values_that_are_not_finite(tmp_path):
@@ -83,3 +99,78 @@ def test_stability_lr_is_known_where_the_loss_explodes_within_two_steps(climb, s
 def test_fewer_than_five_fitted_points_do_not_count_as_a_fit():
     loss = np.concatenate((np.linspace(2.0, 0.1, 50), np.zeros(4)))
     assert make_curve(lr=np.geomspace(1e-3, 1, 54), loss=loss, stopped="completed").fitted_from is None
+
+
+def test_an_extended_curve_equals_a_range_test_up_to_that_rate():
+    model, batches, loss_fn = batch_norm_net(), batches_of(*[16] * 5), nn.CrossEntropyLoss()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    before = full_state(model, optimizer)
+    ramp = {"min_lr": 1e-4, "steps": 10}
+    run = {"optimizer": optimizer, "accumulate": 2, "val_loader": batches[:1], "metric": "accuracy"}
+    curve = range_test(model, loss_fn, batches, max_lr=1e-3, **ramp, **run)
+    assert curve.stopped == "completed"
+    assert "curve.extended(0.01, model, loss_fn, loader)" in curve.stop_reason
+    longer = curve.extended(0.5, model, loss_fn, batches, **run)
+    same = range_test(model, loss_fn, batches, max_lr=0.5, **ramp, **run)
+    np.testing.assert_array_equal(longer.lr, same.lr)
+    np.testing.assert_array_equal(longer.loss, same.loss)
+    np.testing.assert_array_equal(longer.metric, same.metric)
+    assert longer.metric_name == "accuracy"
+    assert longer.extended(1.0, model, loss_fn, batches, **run).lr[-1] == pytest.approx(1.0)
+    assert full_state(model, optimizer) == before
+    with pytest.raises(ValueError, match=r"max_lr: got 0\.0005"):
+        curve.extended(0.0005, model, loss_fn, batches)
+
+
+def test_a_curve_keeps_neither_model_nor_data_nor_optimizer_alive():
+    def measured():
+        model, loss_fn = batch_norm_net(), nn.CrossEntropyLoss()
+        loader = DataLoader(batches_of(*[16] * 5), batch_size=None)
+        optimizer = clrfast.SGD(model.parameters(), lr=0.1)
+
+        def metric(outputs, targets):
+            return (outputs * model[3].bias).mean()
+
+        run = {"optimizer": optimizer, "steps": 10, "val_loader": loader, "metric": metric}
+        curve = range_test(model, loss_fn, loader, **run)
+        return curve, [weakref.ref(each) for each in (model, model[0].weight, loss_fn, loader, optimizer, metric)]
+
+    curve, held = measured()
+    gc.collect()
+    assert [ref() for ref in held] == [None] * len(held)
+    assert len(curve.loss) == 10
+
+
+@pytest.mark.parametrize("way", ["file", "pickle", "copy"])
+def test_metric_and_repeats_survive_saving_pickling_and_copying(way, tmp_path):
+    model, batches = batch_norm_net(), batches_of(*[16] * 5)
+    curve = range_test(
+        model,
+        nn.CrossEntropyLoss(),
+        batches,
+        min_lr=1e-3,
+        max_lr=1.0,
+        steps=20,
+        val_loader=batches[:2],
+        metric=mean_of_outputs,
+        repeats=2,
+    )
+    answer = curve.suggest("minimum_tenth")
+    if way == "file":
+        curve.save(tmp_path / "curve.json")
+        arrived = LRCurve.load(tmp_path / "curve.json")
+    else:
+        arrived = pickle.loads(pickle.dumps(curve)) if way == "pickle" else copy.deepcopy(curve)
+    assert arrived.metric_name == "mean_of_outputs"
+    for here, there in zip((curve, *curve.repeats), (arrived, *arrived.repeats), strict=True):
+        for name in ("lr", "loss", "metric"):
+            np.testing.assert_array_equal(getattr(there, name), getattr(here, name))
+            assert getattr(there, name).dtype == np.float64
+        assert (there.initial_loss, there.stopped, there.stop_reason) == (
+            here.initial_loss,
+            here.stopped,
+            here.stop_reason,
+        )
+    assert arrived.suggest("minimum_tenth") == answer
+    with pytest.raises(ValueError, match="extended: this curve was loaded from a file or copied"):
+        arrived.extended(10.0, model, nn.CrossEntropyLoss(), batches)

@@ -26,8 +26,8 @@ TESTS = Path(__file__).parents[1]
     params=[2, 3],
     ids="{} ranks".format,
 )
-def came(request, tmp_path_factory):
-    """What came of all cases of ``finder_on_ranks`` on each rank; all in one job, for its start takes seconds."""
+def results(request, tmp_path_factory):
+    """What results of all cases of ``finder_on_ranks`` on each rank; all in one job, for its start takes seconds."""
     if sys.platform == "win32" or not (dist.is_available() and dist.is_gloo_available()):
         pytest.skip("needs gloo")
     folder, count = tmp_path_factory.mktemp("ranks"), request.param
@@ -51,63 +51,63 @@ def came(request, tmp_path_factory):
     return [json.loads((folder / f"{count}_{rank}.json").read_text()) for rank in range(count)]
 
 
-def same(came, name):
+def same(results, name):
     """What all ranks got."""
-    first, *others = (each[name] for each in came)
+    first, *others = (each[name] for each in results)
     assert all(other == first for other in others)
     return first
 
 
 @pytest.mark.parametrize("case", ["distributed_data_parallel", "sharded_model"])
-def test_all_ranks_get_one_curve_and_one_suggestion(came, case):
-    found = same(came, case)
+def test_all_ranks_get_one_curve_and_one_suggestion(results, case):
+    found = same(results, case)
     assert 1e-4 < found["rate"] < 1
 
 
-def test_a_run_that_diverges_ends_at_the_same_loss_on_all_ranks(came):
-    found = same(came, "diverging")
+def test_a_run_that_diverges_ends_at_the_same_loss_on_all_ranks(results):
+    found = same(results, "diverging")
     assert found["stopped"] == "diverged"
     assert len(found["loss"]) < 60
 
 
-def test_a_sharded_model_is_as_before(came):
-    assert same(came, "sharded_model")["as before"]
+def test_a_sharded_model_is_restored(results):
+    assert same(results, "sharded_model")["as before"]
 
 
-def test_the_curve_is_that_of_one_process_where_all_ranks_have_the_same_data(came):
-    assert same(came, "same_data") < 1e-3
+def test_the_curve_equals_that_of_one_process_if_all_ranks_have_the_same_data(results):
+    assert same(results, "same_data") < 1e-3
 
 
-def test_without_a_group_each_rank_has_its_own_answer(came):
-    assert len({each["alone"]["rate"] for each in came}) == len(came)
+def test_without_a_group_each_rank_gets_its_own_suggestion(results):
+    assert len({each["alone"]["rate"] for each in results}) == len(results)
 
 
-def test_held_out_measures_are_means_over_the_samples_of_all_ranks(came):
-    metric = same(came, "held_out")["metric"]
+def test_validations_are_means_over_the_samples_of_all_ranks(results):
+    metric = same(results, "held_out")["metric"]
     assert len(metric) >= 5
-    assert metric == pytest.approx([(len(came) - 1) / 2] * len(metric))  # as many batches of each rank
+    assert metric == pytest.approx([(len(results) - 1) / 2] * len(metric))  # as many batches of each rank
 
 
-def test_trials_are_the_same_on_all_ranks(came):
-    found = same(came, "trials")
+def test_trials_are_the_same_on_all_ranks(results):
+    found = same(results, "trials")
     assert len(found["rates"]) == 3
     assert min(found["loss"]) < found["start"]
 
 
-def test_a_monitor_tells_the_same_on_all_ranks(came):
-    assert same(came, "monitor").startswith("a fifth of ")
+def test_a_monitor_records_the_same_on_all_ranks(results):
+    assert same(results, "monitor").startswith("a fifth of ")
 
 
-def test_ranks_whose_loaders_have_other_lengths_stay_together(came):
-    assert same(came, "unequal_loaders")["stopped"] == "completed"
+def test_ranks_with_loaders_of_different_lengths_take_the_same_steps(results):
+    assert same(results, "unequal_loaders")["stopped"] == "completed"
 
 
-def test_a_nan_on_one_rank_ends_the_sweep_of_all_where_it_was_seen(came):
-    assert same(came, "a_nan_on_one") == {"losses": 13, "stopped": "non-finite", "finite": True}
+def test_a_nan_on_one_rank_ends_the_ramp_of_all_ranks_at_that_step(results):
+    assert same(results, "a_nan_on_one") == {"losses": 13, "stopped": "non-finite", "finite": True}
 
 
-def test_an_update_that_one_rank_has_to_skip_is_skipped_by_all(came):
-    assert [losses for losses, _ in same(came, "a_skipped_update")] == [30, 30]
+def test_an_update_that_one_rank_skips_is_skipped_by_all(results):
+    assert [losses for losses, _ in same(results, "a_skipped_update")] == [30, 30]
 
 
 @pytest.mark.parametrize(
@@ -124,10 +124,10 @@ def test_an_update_that_one_rank_has_to_skip_is_skipped_by_all(came):
         ("a_bad_argument_on_one", 1, "ValueError: steps: got -1; "),
     ],
 )
-def test_what_fails_on_one_rank_is_one_error_on_all(came, case, rank, text):
-    kind, told = same(came, case)
+def test_a_failure_on_one_rank_is_a_rank_error_on_all(results, case, rank, text):
+    kind, summary = same(results, case)
     assert kind == "RankError"
-    assert told.startswith(f"rank {rank} failed: {text}")
+    assert summary.startswith(f"rank {rank} failed: {text}")
 
 
 @pytest.mark.parametrize(
@@ -144,14 +144,14 @@ def test_what_fails_on_one_rank_is_one_error_on_all(came, case, rank, text):
         ("no_answer", "NoSuggestionError", "the loss never falls"),
     ],
 )
-def test_what_fails_alike_on_all_ranks_is_raised_as_it_is(came, case, kind, text):
-    found = same(came, case)
+def test_an_error_of_one_class_on_all_ranks_is_raised_unchanged(results, case, kind, text):
+    found = same(results, case)
     assert found[0] == kind
     assert found[1].startswith(text)
 
 
-def test_a_group_of_some_ranks_finds_its_own_rate(came):
-    members, others = came[:2], came[2:]
+def test_a_group_of_some_ranks_gets_its_own_suggestion(results):
+    members, others = results[:2], results[2:]
     assert same(members, "a_group_of_some")["stopped"] == "completed"
     assert all(each["a_group_of_some"][1].startswith("group: this process is not in it") for each in others)
 
@@ -160,39 +160,39 @@ def test_a_group_of_some_ranks_finds_its_own_rate(came):
 
 
 @pytest.mark.parametrize("group", [None, "auto"])
-def test_a_process_without_others_is_alone(group):
+def test_a_single_process_has_one_rank(group):
     ranks = ranks_of(group)
     assert (ranks.index, ranks.count) == (0, 1)
     ranks.require_same("arguments", steps=3)
 
 
-def test_what_is_no_group_is_named():
+def test_an_argument_that_is_no_group_is_named():
     with pytest.raises(ValueError, match="group: got 'world'; give 'auto', "):
         clrfast.range_test(nn.Linear(2, 2), nn.MSELoss(), [], group="world")
 
 
 @pytest.mark.parametrize(
-    "told",
+    "summary",
     [
         "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:6113",
         "Application timeout caused pair closure",
     ],
 )
-def test_ranks_out_of_reach_are_told_as_such(told):
+def test_ranks_out_of_reach_are_reported_as_such(summary):
     ranks = Ranks()
     ranks.count = 2
     with (
         pytest.raises(RankError, match="another rank has ended, is out of reach or does not make this call"),
         ranks.alike(),
     ):
-        raise RuntimeError(told)
+        raise RuntimeError(summary)
     with pytest.raises(RankError, match="another rank has ended"):
-        ranks.set_aside(RuntimeError(told))
+        ranks.set_aside(RuntimeError(summary))
     ranks.set_aside(RuntimeError("an error of its own"))
     assert str(ranks.failure) == "an error of its own"
 
 
-def test_the_host_waits_for_the_look_before_on_a_cuda_device(monkeypatch):
+def test_a_read_on_a_cuda_device_returns_the_losses_of_the_previous_read(monkeypatch):
     """Acted out: which losses a rank sees must not depend on how far its device has come."""
     waited, empty = [], torch.empty
     monkeypatch.setattr(torch, "empty", lambda *size, pin_memory, **options: empty(*size, **options))
@@ -214,7 +214,7 @@ def test_the_host_waits_for_the_look_before_on_a_cuda_device(monkeypatch):
     assert record.read_all().tolist() == [4.0, 3.0, 2.0]
 
 
-def test_an_error_of_a_process_alone_is_raised_as_it_is():
+def test_an_error_of_a_single_process_is_raised_unchanged():
     with pytest.raises(OSError, match="as it is"), Ranks().alike():
         raise OSError("as it is")
     with pytest.raises(OSError, match="at once"):
@@ -222,9 +222,9 @@ def test_an_error_of_a_process_alone_is_raised_as_it_is():
 
 
 @pytest.mark.parametrize("case", ["a_bad_batch", "a_bad_batch_of_a_sharded_model"])
-def test_a_bad_batch_of_one_rank_is_named_and_left_out_on_all(came, case):
-    everyone = [each[case] for each in came]
+def test_a_bad_batch_of_one_rank_is_named_and_left_out_on_all(results, case):
+    everyone = [each[case] for each in results]
     assert all(each["loss"] == everyone[0]["loss"] for each in everyone)
     assert all(map(math.isfinite, everyone[0]["loss"]))
     assert len(everyone[0]["loss"]) == 30
-    assert any("batch 3 of rank 1 gives a loss of nan" in told for told in everyone[1]["warned"])
+    assert any("batch 3 of rank 1 gives a loss of nan" in summary for summary in everyone[1]["warned"])

@@ -63,23 +63,23 @@ def trained(optimizer, *, own_generator, monitored, use_it=True):
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("own_generator", [True, False])
-def test_training_goes_on_bit_for_bit_as_without_it(optimizer, own_generator):
+def test_training_continues_bit_for_bit_as_without_a_monitor(optimizer, own_generator):
     run = {"optimizer": optimizer, "own_generator": own_generator}
     without = trained(**run, monitored=False)
     assert trained(**run, monitored=True) == without
     assert trained(**run, monitored=True, use_it=False) == without
 
 
-def test_suggestions_are_sound_and_recorded():
+def test_suggestions_are_recorded_with_curve_and_rate():
     model = mlp(dropout=0.0)
     optimizer, batches = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9), loader()
     monitor = RateMonitor(model, LOSS, batches, optimizer=optimizer, every_n_epochs=3)
-    given = []
+    suggestions = []
     for epoch in range(4):
         epoch_of(model, optimizer, batches)
-        given.append(monitor(epoch))
-    assert given[1:3] == [None, None]
-    assert [record.suggestion for record in monitor.history] == [given[0], given[3]]
+        suggestions.append(monitor(epoch))
+    assert suggestions[1:3] == [None, None]
+    assert [record.suggestion for record in monitor.history] == [suggestions[0], suggestions[3]]
     for record in monitor.history:
         assert record.suggestion is not None, record.reason
         assert 1e-3 < record.suggestion.low <= record.suggestion.max_lr <= record.suggestion.high < 1
@@ -91,7 +91,7 @@ def test_suggestions_are_sound_and_recorded():
     assert monitor.history[1].curve.initial_loss < 0.9 * monitor.history[0].curve.initial_loss
 
 
-def test_without_an_answer_it_records_why():
+def test_a_refusal_is_recorded_with_its_reason():
     inputs = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
     model = nn.Linear(4, 1)
     nn.init.zeros_(model.weight)
@@ -107,7 +107,7 @@ def test_without_an_answer_it_records_why():
     assert len(record.curve.lr)
 
 
-def test_options_reach_the_range_test():
+def test_keywords_reach_the_range_test():
     shown = []
     model = mlp()
     monitor = RateMonitor(
@@ -128,7 +128,7 @@ def test_options_reach_the_range_test():
     assert set(shown) == {30}
 
 
-def test_the_rate_in_use_is_the_highest_of_the_groups():
+def test_the_recorded_rate_is_the_highest_of_the_groups():
     model = mlp()
     groups = [{"params": model[0].parameters(), "lr": 0.02}, {"params": model[3].parameters(), "lr": 0.07}]
     monitor = RateMonitor(model, LOSS, loader(), optimizer=torch.optim.SGD(groups), steps=20, min_lr=1e-3)
@@ -136,7 +136,7 @@ def test_the_rate_in_use_is_the_highest_of_the_groups():
     assert monitor.history[0].lr == 0.07
 
 
-def test_plot():
+def test_plot_needs_a_history_and_draws_every_epoch():
     model = mlp()
     monitor = RateMonitor(model, LOSS, loader(), every_n_epochs=1, steps=30, min_lr=1e-4)
     with pytest.raises(ValueError, match="history: it is empty; call the monitor"):
@@ -149,7 +149,7 @@ def test_plot():
 
 
 @pytest.mark.parametrize(
-    ("changes", "error", "told"),
+    ("changes", "error", "message"),
     [
         ({"every_n_epochs": 0}, ValueError, "every_n_epochs: got 0; give a whole number of epochs, at least 1"),
         ({"every_n_epochs": 2.5}, ValueError, r"every_n_epochs: got 2\.5"),
@@ -163,14 +163,14 @@ def test_plot():
         ({"accumulate": 0}, ValueError, "accumulate: got 0"),
     ],
 )
-def test_bad_arguments_are_told_before_any_training(changes, error, told):
+def test_bad_arguments_are_refused_before_any_training(changes, error, message):
     arguments = {"model": mlp(), "loss_fn": LOSS, "loader": [(torch.zeros(2, 64), torch.zeros(2, dtype=torch.int64))]}
-    with pytest.raises(error, match=told):
+    with pytest.raises(error, match=message):
         RateMonitor(**{**arguments, **changes})
 
 
 @pytest.mark.parametrize("epoch", [-1, 1.5, None, "3"])
-def test_an_epoch_is_a_number(epoch):
+def test_an_epoch_must_be_a_whole_number(epoch):
     monitor = RateMonitor(mlp(), LOSS, loader())
     with pytest.raises(ValueError, match=r"epoch: got .*; give the number of the epoch that has just ended"):
         monitor(epoch)

@@ -1,18 +1,27 @@
+"""The range test as a whole: what it measures, what it takes, and what it reports."""
+
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import clrfast
 from clrfast import range_test
 from tests.helpers.problems import blobs, quadratic
+from tests.helpers.range_tests import (
+    batch_norm_net,
+    batches_of,
+)
 from tests.helpers.state import full_state
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 
-def test_each_loss_stands_beside_the_rate_that_led_to_it():
+
+def test_each_loss_is_measured_after_the_update_with_its_rate():
     """On the quadratic, w <- (1 - lr) * w, so the whole curve is known."""
     model, loss_fn, loader = quadratic()
     sgd = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -27,46 +36,8 @@ def test_each_loss_stands_beside_the_rate_that_led_to_it():
         assert curve.stopped == "completed"
 
 
-def test_sweep_reaches_both_ends():
-    curve = range_test(*blobs(), min_lr=1e-4, max_lr=1e-2, steps=20)
-    assert len(curve.lr) == len(curve.loss) == len(curve.smoothed) == 20
-    assert (curve.lr[0], curve.lr[-1]) == (1e-4, 1e-2)
-    assert np.isfinite(curve.loss).all()
-
-
-def test_a_collapse_that_never_diverges_is_swept_where_it_happens():
-    """Of a loss that rests a little below its start from rate 1 on, the fine sweep is not spent on rates of 1,000."""
-    model = nn.Linear(1, 1)
-    optimizer = clrfast.SGD(model.parameters(), lr=1.0)
-
-    def loss(model, batch):
-        at = math.log10(optimizer.param_groups[0]["lr"])
-        value = np.interp(at, [-4, -1, 0], [6.0, 3.0, 5.9])
-        return 0 * model.weight.sum() + float(value)
-
-    curve = range_test(model, loader=[0], compute_loss=loss, optimizer=optimizer)
-    assert curve.stopped == "completed"
-    assert 1 < curve.lr[-1] < 20
-    assert 0.02 < curve.suggest().max_lr < 0.2
-
-
-def test_divergence_stops_the_sweep_at_the_right_loss():
-    model, loss_fn, loader = quadratic(curvature=10.0)  # diverges above 0.2
-    optimizer = clrfast.SGD(model.parameters(), lr=1.0)
-    curve = range_test(model, loss_fn, loader, optimizer=optimizer, min_lr=0.01, max_lr=100, steps=100)
-    assert curve.stopped == "diverged"
-    assert "the loss had diverged" in curve.stop_reason
-    losses = np.concatenate(([curve.initial_loss], curve.loss))
-    start = losses[0]  # it falls to nothing, and may climb to four times that
-    medians = [np.median(losses[max(0, i - 2) : i + 1]) for i in range(len(losses))]
-    assert medians[-1] > 4 * start or losses[-1] > 31 * start
-    assert max(medians[:-1]) < 4.01 * start
-    assert max(losses[:-1]) < 31.1 * start
-    assert curve.lr[-1] > 0.2
-
-
-def test_the_host_looks_no_later_than_the_loss_on_the_cpu():
-    """Ten steps at a diverging rate would be ten steps for nothing."""
+def test_on_the_cpu_a_diverged_loss_is_noticed_at_once():
+    """Up to ten steps at a diverging rate would be wasted."""
     model, loss_fn, loader = quadratic(curvature=10.0)
     calls = []
     optimizer = clrfast.SGD(model.parameters(), lr=1.0)
@@ -82,26 +53,8 @@ def test_the_host_looks_no_later_than_the_loss_on_the_cpu():
     assert len(calls) <= len(curve.loss) + 3
 
 
-@pytest.mark.parametrize("own", [True, False], ids=["clrfast", "torch"])
-def test_loss_that_becomes_nan_ends_the_curve(own):
-    model, _, loader = quadratic()
-    seen = []
-
-    def compute_loss(model, batch):
-        seen.append(1)
-        loss = model(batch[0]).square().mean()
-        return loss * math.nan if len(seen) == 4 else loss
-
-    optimizer = None if own else torch.optim.SGD(model.parameters(), lr=0.1)
-    curve = range_test(model, loader=loader, compute_loss=compute_loss, optimizer=optimizer, steps=50)
-    assert curve.stopped == "non-finite"
-    assert len(curve.loss) == 3
-    assert math.isnan(curve.loss[-1])
-    assert "became nan" in curve.stop_reason
-
-
 def spectrum(eigenvalues, noise=0.01, seed=0):
-    """loss = sum of eigenvalue / 2 * (w - target)^2 with noisy targets, rotated: the largest curvature is known."""
+    """loss = sum of eigenvalue / 2 * (w - target)^2 with noisy targets, rotated, with a known largest curvature."""
     generator = torch.Generator().manual_seed(seed)
     values = torch.tensor(eigenvalues)
     rotation = torch.linalg.qr(torch.randn(len(values), len(values), generator=generator))[0]
@@ -122,8 +75,8 @@ def spectrum(eigenvalues, noise=0.01, seed=0):
     "eigenvalues", [[1.0], [100.0, 1.0], [1e4, 3e3, 10.0, 1.0], [0.01, 0.009, 0.001]], ids=["one", "two", "high", "low"]
 )
 @pytest.mark.parametrize("seed", [0, 1])
-def test_the_stability_limit_of_a_quadratic_is_found(eigenvalues, momentum, seed):
-    """2 * (1 + momentum) / lambda_max, within a fifth of it."""
+def test_stability_lr_is_the_stability_limit_of_a_quadratic(eigenvalues, momentum, seed):
+    """The estimate is within a fifth of 2 * (1 + momentum) / lambda_max."""
     model, compute_loss, loader = spectrum(eigenvalues, seed=seed)
     limit = 2 * (1 + momentum) / max(eigenvalues)
     optimizer = clrfast.SGD(model.parameters(), lr=1.0, momentum=momentum)
@@ -134,62 +87,7 @@ def test_the_stability_limit_of_a_quadratic_is_found(eigenvalues, momentum, seed
     assert 0.8 * limit < curve.stability_lr < 1.2 * limit
 
 
-@pytest.mark.parametrize("name", ["none", "torch", "adam", "clrfast", "scheduled"])
-@pytest.mark.parametrize("failure", [None, ZeroDivisionError, KeyboardInterrupt])
-def test_nothing_of_the_users_changes(name, failure):
-    model, loss_fn, loader = blobs()
-    model.eval()
-    make = {
-        "none": lambda p: torch.optim.SGD(p, lr=0.1),
-        "torch": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
-        "adam": lambda p: torch.optim.Adam(p, lr=0.1),
-        "clrfast": lambda p: clrfast.SGD(p, lr=0.1, momentum=0.9),
-        "scheduled": lambda p: clrfast.SGD(p, schedule=clrfast.one_cycle(0.1, 30)),
-    }[name]
-    optimizer = make(model.parameters())
-    loss_fn(model(torch.randn(4, 5)), torch.tensor([0, 1, 0, 1])).backward()
-    optimizer.step()
-    before, order = full_state(model, optimizer), loader.generator.get_state()
-    calls = []
-
-    def failing_loss(outputs, targets):
-        calls.append(1)
-        if failure is not None and len(calls) == 15:
-            raise failure
-        return loss_fn(outputs, targets)
-
-    options = {"optimizer": None if name == "none" else optimizer, "max_lr": 0.1, "steps": 30}
-    if failure is None:
-        range_test(model, failing_loss, loader, **options)
-    else:
-        with pytest.raises(failure):
-            range_test(model, failing_loss, loader, **options)
-    assert len(calls) == (31 if failure is None else 15)
-    assert full_state(model, optimizer) == before
-    assert torch.equal(loader.generator.get_state(), order)
-
-
-def test_groups_keep_their_ratios():
-    model, loss_fn, loader = blobs()
-    rates = []
-
-    def recording(cls, **kwargs):
-        class Recording(cls):
-            def step(self, *args, **kwargs):
-                rates.append([group["lr"] for group in self.param_groups])
-                return super().step(*args, **kwargs)
-
-        return Recording(
-            [{"params": model[0].parameters(), "lr": 0.1}, {"params": model[4].parameters(), "lr": 0.4}], **kwargs
-        )
-
-    for optimizer in (recording(torch.optim.SGD), recording(clrfast.SGD)):
-        rates.clear()
-        curve = range_test(model, loss_fn, loader, optimizer=optimizer, min_lr=0.01, max_lr=1.0, steps=5)
-        np.testing.assert_allclose(rates, np.outer(curve.lr, [0.25, 1.0]), rtol=1e-6)
-
-
-def test_submodules_in_eval_mode_stay_there_unless_the_model_is():
+def test_submodules_in_eval_mode_stay_in_it_if_the_model_is_in_training_mode():
     model, loss_fn, loader = blobs()
     seen = set()
     model[1].register_forward_hook(lambda module, *_: seen.add(module.training))
@@ -203,63 +101,46 @@ def test_submodules_in_eval_mode_stay_there_unless_the_model_is():
     assert seen == {True}
 
 
-def test_other_batches_go_through_compute_loss():
+def test_compute_loss_takes_batches_of_any_kind():
     model, loss_fn, _ = blobs()
     batches = [{"x": torch.randn(8, 5), "y": torch.randint(2, (8,)), "name": ["a"] * 8}] * 3
     curve = range_test(model, loader=batches, compute_loss=lambda m, b: loss_fn(m(b["x"]), b["y"]), steps=10)
     assert len(curve.loss) == 10
 
 
-def test_it_runs_inside_no_grad_and_is_repeatable():
+def test_it_runs_inside_no_grad_with_the_same_result():
     with torch.no_grad():
         first = range_test(*blobs(), steps=20)
     second = range_test(*blobs(), steps=20)
     np.testing.assert_array_equal(first.loss, second.loss)
 
 
-def test_it_can_be_run_twice_on_one_model():
-    model, loss_fn, loader = blobs()
-    np.testing.assert_array_equal(
-        range_test(model, loss_fn, loader, steps=20).loss, range_test(model, loss_fn, loader, steps=20).loss
-    )
-
-
-def test_progress_is_told():
-    told = []
-    curve = range_test(*blobs(), steps=25, max_lr=0.1, progress=lambda *args: told.append(args))
-    assert [done for done, *_ in told] == sorted({done for done, *_ in told})
-    assert {11, 21, 25} <= {done for done, *_ in told}
-    assert {total for _, total, _ in told} == {25}
-    shown = next(shown for done, _, shown in told if done == 11)
+def test_progress_gets_the_steps_and_the_latest_loss():
+    reports = []
+    curve = range_test(*blobs(), steps=25, max_lr=0.1, progress=lambda *args: reports.append(args))
+    assert [done for done, *_ in reports] == sorted({done for done, *_ in reports})
+    assert {11, 21, 25} <= {done for done, *_ in reports}
+    assert {total for _, total, _ in reports} == {25}
+    shown = next(shown for done, _, shown in reports if done == 11)
     assert shown["loss"] == pytest.approx(curve.loss[9])
     assert shown["lr"] == pytest.approx(curve.lr[11])
 
 
-def test_progress_of_two_sweeps_only_grows():
-    """A loss of a tiny size diverges nowhere: the coarse sweep takes all of its steps."""
+def test_progress_never_falls_over_coarse_and_fine_ramps():
+    """A tiny loss never diverges, so the coarse ramp takes all of its steps."""
     model, loss_fn, loader = blobs()
-    told = []
+    reports = []
     range_test(
-        model, lambda o, t: 1e-6 * loss_fn(o, t), loader, repeats=2, progress=lambda *args: told.append(args[:2])
+        model, lambda o, t: 1e-6 * loss_fn(o, t), loader, repeats=2, progress=lambda *args: reports.append(args[:2])
     )
-    assert [done for done, _ in told] == sorted(done for done, _ in told)
-    assert {total for _, total in told} == {52 + 2 * 60}
-    assert told[-1][0] == 52 + 2 * 60
-
-
-def test_held_out_losses_may_hold_a_derivative():
-    model, loss_fn, loader = blobs()
-
-    def penalised(model, batch):
-        x = batch[0].clone().requires_grad_()
-        (slope,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
-        return loss_fn(model(batch[0]), batch[1]) + slope.square().mean()
-
-    curve = range_test(model, loader=loader, compute_loss=penalised, val_loader=loader, steps=20, max_lr=0.1)
-    assert np.isfinite(curve.metric).any()
+    assert [done for done, _ in reports] == sorted(done for done, _ in reports)
+    assert {total for _, total in reports} == {52 + 2 * 60}
+    assert reports[-1][0] == 52 + 2 * 60
 
 
 MODEL, LOSS, LOADER = blobs()
+
+
 ONES = [(torch.ones(4, 5), torch.zeros(4, dtype=torch.long))]
 
 
@@ -320,53 +201,8 @@ def test_bad_input_is_named_and_changes_nothing(call, named):
         assert torch.equal(param, value)
 
 
-def test_parameters_of_the_loss_and_of_the_optimizer_are_put_back():
-    """A loss with a learnable scale, and a second network that only the optimizer knows."""
-    model, _, loader = blobs()
-
-    class ScaledLoss(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.scale = nn.Parameter(torch.ones(()))
-            self.register_buffer("calls", torch.zeros(()))
-
-        def forward(self, outputs, targets):
-            self.calls += 1
-            return nn.functional.cross_entropy(outputs * self.scale, targets)
-
-    loss_fn, other = ScaledLoss(), nn.Linear(2, 2)
-    loss_fn.scale.grad = torch.ones(())
-    optimizer = torch.optim.SGD([*model.parameters(), *loss_fn.parameters(), *other.parameters()], lr=0.1)
-    before = [p.detach().clone() for p in (*loss_fn.parameters(), *other.parameters())]
-    range_test(model, lambda o, t: loss_fn(other(o), t), loader, optimizer=optimizer, steps=20)
-    range_test(model, loss_fn, loader, steps=20)
-    for param, value in zip((*loss_fn.parameters(), *other.parameters()), before, strict=True):
-        assert torch.equal(param, value)
-    assert loss_fn.scale.grad == 1
-    assert loss_fn.calls == 0
-
-
-def test_persistent_workers_go_on_where_they_were():
-    def first_epochs(tested):
-        model, loss_fn, loader = blobs()
-        loader = DataLoader(
-            loader.dataset,
-            batch_size=32,
-            shuffle=True,
-            num_workers=1,
-            persistent_workers=True,
-            generator=torch.Generator().manual_seed(5),
-        )
-        next(iter(loader))
-        if tested:
-            range_test(model, loss_fn, loader, steps=5)
-        return [y.tolist() for _, y in loader]
-
-    assert first_epochs(tested=True) == first_epochs(tested=False)
-
-
-def suggested(seed, scale=1.0, order=0):
-    """What a small classifier gets, its loss multiplied by ``scale``, in the ``order``-th order of the data."""
+def suggested_lr(seed, scale=1.0, order=0):
+    """The suggestion for a small classifier whose loss is multiplied by ``scale``; ``order`` shuffles the data."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(512, 10, generator=generator)
     y = (x @ torch.randn(10, 4, generator=generator)).argmax(1)
@@ -383,72 +219,137 @@ def suggested(seed, scale=1.0, order=0):
 
 
 @pytest.mark.parametrize("scale", [1 / 50, 32.0, 1000.0])
-def test_another_unit_of_the_loss_divides_the_rate_by_it(scale):
-    plain = [np.log(suggested(seed, order=seed)) for seed in range(4)]
-    scaled = [np.log(suggested(seed, scale, order=seed) * scale) for seed in range(4)]
+def test_multiplying_the_loss_divides_the_suggested_rate(scale):
+    plain = [np.log(suggested_lr(seed, order=seed)) for seed in range(4)]
+    scaled = [np.log(suggested_lr(seed, scale, order=seed) * scale) for seed in range(4)]
     spread = np.ptp(plain)
     np.testing.assert_allclose(scaled, plain, atol=max(spread, np.log(1.5)))
     assert abs(np.mean(scaled) - np.mean(plain)) < np.log(1.3)
 
 
-def test_another_order_of_the_data_leaves_the_rate_where_it_is():
-    rates = [suggested(0, order=order) for order in range(5)]
+def test_another_order_of_the_data_changes_the_rate_by_less_than_two():
+    rates = [suggested_lr(0, order=order) for order in range(5)]
     assert max(rates) / min(rates) < 2
     assert len(set(rates)) == 5
 
 
-@pytest.mark.parametrize("max_lr", np.geomspace(4.0, 40.0, 8))
-def test_no_rate_is_above_max_lr_where_the_coarse_sweep_diverges_late(max_lr):
-    """Full batches: what the leaps of the coarse sweep blow up, the fine one may pass without divergence."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(178, 13, generator=generator)
+class ReturnsLoss(nn.Module):
+    """A model that returns its loss, like those of transformers."""
+
+    def __init__(self, form):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net, self.form = nn.Linear(5, 2), form
+
+    def forward(self, x, labels=None):
+        outputs = {"logits": self.net(x)}
+        if labels is not None:
+            outputs["loss"] = nn.functional.cross_entropy(outputs["logits"], labels)
+        return self.form(outputs)
+
+
+@pytest.mark.parametrize("form", [dict, lambda outputs: SimpleNamespace(**outputs)], ids=["dict", "object"])
+def test_models_that_return_their_loss_need_no_loss_function(form):
+    model = ReturnsLoss(form)
+    batches = [{"x": x, "labels": y} for x, y in batches_of(16, 8)]
+    curve = range_test(model, loader=batches, steps=6, val_loader=batches, val_every=3)
+    pairs = [(batch["x"], batch["labels"]) for batch in batches]
+    other = range_test(model.net, nn.CrossEntropyLoss(), pairs, steps=6, val_loader=pairs, val_every=3)
+    np.testing.assert_array_equal(curve.loss, other.loss)
+    np.testing.assert_array_equal(curve.metric, other.metric)
+    with pytest.raises(ValueError, match="without a loss; are the labels in the batch"):
+        range_test(model, loader=[{"x": torch.ones(2, 5)}], steps=6)
+    with pytest.raises(ValueError, match="the loader gave a tuple"):
+        range_test(model, loader=pairs, steps=6)
+
+
+@pytest.mark.parametrize("trained", ["generator", "critic"])
+def test_one_of_two_networks_is_trained_and_both_are_restored(trained):
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(13, 64), nn.ReLU(), nn.Linear(64, 3))
-    curve = range_test(model, nn.CrossEntropyLoss(), [(x, x[:, :3].argmax(1))], max_lr=max_lr)
-    assert curve.lr[-1] <= max_lr * (1 + 1e-6)
+    nets = nn.ModuleDict(
+        {
+            "generator": nn.Linear(3, 5),
+            "critic": nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 1)),
+        }
+    )
+    noise, real = torch.randn(8, 3), [torch.randn(8, 5)] * 2
+    resting = next(nets[name] for name in nets if name != trained)
+    for param in resting.parameters():
+        param.grad = torch.ones_like(param)
+    optimizer, weights = torch.optim.Adam(nets[trained].parameters(), lr=0.1), []
+
+    def compute_loss(nets, batch):
+        weights.append([param.detach().clone() for param in resting.parameters()])
+        fake = nets["generator"](noise)
+        if trained == "generator":
+            return -nets["critic"](fake).mean()
+        return nets["critic"](fake).mean() - nets["critic"](batch).mean()
+
+    before = full_state(nets, optimizer)
+    curve = range_test(nets, loader=real, compute_loss=compute_loss, optimizer=optimizer, steps=12)
+    assert curve.loss[-1] != curve.initial_loss
+    for now in weights:
+        assert all(torch.equal(a, b) for a, b in zip(now, weights[0], strict=True))
+    assert full_state(nets, optimizer) == before
 
 
-# --- the judgement of data --------------------------------------------------------------------------------------------
+class Stream(IterableDataset):
+    """A dataset without a length that counts how often it is iterated."""
+
+    def __init__(self, n):
+        self.n, self.begun = n, 0
+
+    def __iter__(self):
+        self.begun += 1
+        return iter([(x, y) for x, y in zip(*batches_of(self.n)[0], strict=True)])
 
 
-def easy(order):
-    """Four blobs far apart, which a small network fits within a sweep."""
-    generator = torch.Generator().manual_seed(0)
-    centres, y = 2 * torch.randn(4, 10, generator=generator), torch.randint(0, 4, (640,), generator=generator)
-    data = TensorDataset(centres[y] + torch.randn(640, 10, generator=generator), y)
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 4))
-    loader = DataLoader(data, 32, shuffle=True, generator=torch.Generator().manual_seed(order))
-    return model, nn.CrossEntropyLoss(), loader
+def test_a_stream_shorter_than_the_ramp_starts_again():
+    stream, model = Stream(32), batch_norm_net()
+    curve = range_test(model, nn.CrossEntropyLoss(), DataLoader(stream, batch_size=8), steps=11)
+    assert len(curve.loss) == 11
+    assert stream.begun == 3  # 12 batches, 4 per epoch
+    again = range_test(model, nn.CrossEntropyLoss(), [(x, y) for x, y in DataLoader(stream, batch_size=8)], steps=11)
+    np.testing.assert_array_equal(curve.loss, again.loss)
 
 
-def test_data_that_are_soon_fitted_have_one_rate_whatever_their_order():
-    curves = [range_test(*easy(order)) for order in range(10)]
-    rates = [curve.suggest().max_lr for curve in curves]
-    assert 0.02 < min(rates) < max(rates) < 0.8
-    assert max(rates) < 10 * min(rates)
-    fitted = [curve for curve in curves if "fitted the data at" in curve.stop_reason]
-    assert fitted
-    for curve in fitted:
-        assert curve.stopped != "completed"
-        assert (np.diff(curve.lr) > 0).all()
+@pytest.mark.parametrize(("arguments", "total"), [({"steps": 25}, 25), ({"steps": 10, "repeats": 3}, 30), ({}, 74)])
+def test_progress_ends_at_its_total(arguments, total):
+    model, loss_fn, loader = quadratic()
+    reports = []
+    range_test(model, loss_fn, loader, min_lr=1e-4, max_lr=0.1, progress=lambda *now: reports.append(now), **arguments)
+    done, totals, shown = zip(*reports, strict=True)
+    assert set(totals) == {total}
+    assert list(done) == sorted(done)
+    assert done[-1] == total
+    assert all(set(one) == {"lr", "loss"} and 0 < one["lr"] < 0.1001 for one in shown)
+    assert all(math.isfinite(one["loss"]) for one in shown)
 
 
-def test_text_and_picture_name_one_rate_of_divergence():
-    curve = range_test(*blobs(), max_lr=1e4, steps=100)
-    assert curve.divergence_lr < curve.lr[-1]
-    assert curve.stop_reason.startswith(f"diverged at {curve.divergence_lr:.3g}")
+def test_progress_gets_the_step_that_diverged():
+    model, loss_fn, loader = quadratic()
+    reports = []
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    curve = range_test(
+        model,
+        loss_fn,
+        loader,
+        optimizer=optimizer,
+        min_lr=0.1,
+        max_lr=1e4,
+        steps=40,
+        progress=lambda *now: reports.append(now),
+    )
+    assert curve.stopped == "diverged"
+    assert reports[-1][0] == len(curve.lr) + 1
+    assert reports[-1][2]["loss"] == pytest.approx(curve.loss[-1], rel=1e-6)
 
 
-def test_a_completed_sweep_that_climbs_does_not_say_that_it_never_diverged():
-    model = nn.Linear(1, 1)
-    optimizer = clrfast.SGD(model.parameters(), lr=1.0)
-
-    def loss(model, batch):
-        at = math.log10(optimizer.param_groups[0]["lr"])
-        return 0 * model.weight.sum() + float(np.interp(at, [-4, -1, 0], [6.0, 3.0, 9.0]))
-
-    curve = range_test(model, loader=[0], compute_loss=loss, optimizer=optimizer, min_lr=1e-4, max_lr=1.0, steps=60)
-    assert curve.stopped == "completed"
-    assert f"diverged at {curve.divergence_lr:.3g}" in curve.stop_reason
-    assert "without diverging" not in curve.stop_reason
+def test_progress_can_be_a_bar(capsys):
+    pytest.importorskip("tqdm")
+    range_test(*blobs(), steps=5, progress=True)
+    assert "range test" in capsys.readouterr().err
+    range_test(*blobs(), steps=5, progress=False)
+    assert capsys.readouterr().err == ""
+    with pytest.raises(ValueError, match="progress: got 3"):
+        range_test(*blobs(), steps=5, progress=3)

@@ -21,7 +21,7 @@ def trials(losses, first=-2, initial=2.0):
     return Trials(AROUND * 2.0**places, np.array(losses), initial, CURVE)
 
 
-def test_the_middle_of_what_is_as_good_as_the_best():
+def test_the_suggestion_is_the_middle_of_the_rates_as_good_as_the_best():
     # The limit is 1.1, half way between the trials: low = around * 2 ** -1.5, high = around * 2 ** 0.5.
     suggestion = trials([1.2, 1.0, 1.0, 1.2, 2.0]).suggest()
     assert suggestion.max_lr == pytest.approx(AROUND * 2**-0.5 / 1.2)
@@ -31,18 +31,18 @@ def test_the_middle_of_what_is_as_good_as_the_best():
     assert suggestion.method == "trials"
 
 
-def test_half_way_to_a_trial_that_diverged_is_taken_to_diverge():
+def test_rates_beyond_half_way_to_a_diverged_trial_count_as_diverged():
     suggestion = trials([1.5, 1.2, 1.0, math.inf]).suggest()
     assert suggestion.high == pytest.approx(AROUND * 2**0.5 / 1.2)
 
 
-def test_trials_are_believed_so_far_above_the_sweep_only():
+def test_the_suggestion_is_at_most_a_fifth_above_that_of_the_range_test():
     suggestion = trials([2.0, 1.8, 1.6, 1.4, 1.0, 1.5], first=-1).suggest()
     assert suggestion.max_lr == pytest.approx(1.2 * AROUND)
     assert "is the most" in suggestion.reason
 
 
-def test_no_trial_better_than_none_is_no_answer():
+def test_trials_that_do_not_lower_the_loss_are_refused():
     with pytest.raises(NoSuggestionError, match="none of 3 short runs"):
         trials([2.0, math.inf, math.inf]).suggest()
 
@@ -60,12 +60,12 @@ def test_no_trial_better_than_none_is_no_answer():
         ({0: 0.5, -1: 2.0, 1: math.inf}, -2),  # as many on both sides: the safe one
     ],
 )
-def test_the_next_trial_goes_where_the_best_has_fewer_neighbours(losses, place):
+def test_the_next_trial_is_on_the_side_where_the_best_has_fewer_neighbours(losses, place):
     assert _next(losses) == place
 
 
 @pytest.mark.parametrize("optimizer", [None, "sgd", "adam"])
-def test_all_is_as_before(optimizer):
+def test_trials_restore_model_optimizer_and_data(optimizer):
     model, loss_fn, loader = blobs()
     made = {
         None: lambda: None,
@@ -83,13 +83,13 @@ def test_all_is_as_before(optimizer):
     assert 1e-4 < found.suggest().max_lr < 10
 
 
-def recorded_batches(batches, **options):
-    """Which batches were trained on, and which only looked at; batch i has all inputs i."""
+def trained_and_evaluated_batches(batches, **options):
+    """Which batches were trained on, and which only evaluated at; batch i has all inputs i."""
     model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 2))
-    trained, looked = [], []
+    trained, evaluated = [], []
 
     def compute_loss(model, batch):
-        (trained if model.training else looked).append(float(batch[0][0, 0]))
+        (trained if model.training else evaluated).append(float(batch[0][0, 0]))
         return nn.functional.cross_entropy(model(batch[0] / 100), batch[1])
 
     generator = torch.Generator().manual_seed(0)
@@ -101,42 +101,42 @@ def recorded_batches(batches, **options):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "range_test", lambda *_, **__: curve)
         trial_cycles(model, loader=data, compute_loss=compute_loss, trial_steps=20, n_trials=3, **options)
-    return trained, looked
+    return trained, evaluated
 
 
-def test_what_is_held_out_of_a_short_loader_is_never_trained_on():
-    trained, looked = recorded_batches(14)
-    assert len(set(looked)) == 2  # a tenth of 20 steps
-    assert not set(trained) & set(looked)
-    assert set(trained) | set(looked) == set(range(14))
+def test_batches_held_out_of_a_short_loader_are_never_trained_on():
+    trained, evaluated = trained_and_evaluated_batches(14)
+    assert len(set(evaluated)) == 2  # a tenth of 20 steps
+    assert not set(trained) & set(evaluated)
+    assert set(trained) | set(evaluated) == set(range(14))
 
 
-def test_held_out_batches_of_a_long_loader_are_its_next_ones():
-    trained, looked = recorded_batches(200)
-    assert set(looked) == {0, 1}
-    assert not set(trained) & set(looked)
+def test_batches_held_out_of_a_long_loader_are_its_next_ones():
+    trained, evaluated = trained_and_evaluated_batches(200)
+    assert set(evaluated) == {0, 1}
+    assert not set(trained) & set(evaluated)
     assert len(trained) == 3 * 21
 
 
-def test_validation_data_of_ones_own_are_taken_instead():
+def test_a_val_loader_replaces_held_out_batches():
     own = [(torch.full((8, 5), 99.0), torch.zeros(8, dtype=torch.int64))]
-    trained, looked = recorded_batches(14, val_loader=own)
-    assert set(looked) == {99.0}
+    trained, evaluated = trained_and_evaluated_batches(14, val_loader=own)
+    assert set(evaluated) == {99.0}
     assert set(trained) == set(range(14))
 
 
-def test_a_single_batch_is_judged_on_itself():
-    trained, looked = recorded_batches(1)
-    assert set(trained) == set(looked) == {0.0}
+def test_a_single_batch_is_both_trained_on_and_evaluated():
+    trained, evaluated = trained_and_evaluated_batches(1)
+    assert set(trained) == set(evaluated) == {0.0}
 
 
-def test_progress_covers_all_of_it():
-    told = []
+def test_progress_covers_the_range_test_and_the_trials():
+    reports = []
     model, loss_fn, loader = blobs()
-    trial_cycles(model, loss_fn, loader, trial_steps=20, n_trials=3, progress=lambda *args: told.append(args[:2]))
-    assert [done for done, _ in told] == sorted(done for done, _ in told)
-    assert {total for _, total in told} == {52 + 60 + 60}
-    assert told[-1][0] == 52 + 60 + 60
+    trial_cycles(model, loss_fn, loader, trial_steps=20, n_trials=3, progress=lambda *args: reports.append(args[:2]))
+    assert [done for done, _ in reports] == sorted(done for done, _ in reports)
+    assert {total for _, total in reports} == {52 + 60 + 60}
+    assert reports[-1][0] == 52 + 60 + 60
 
 
 @pytest.mark.parametrize(
@@ -150,6 +150,6 @@ def test_progress_covers_all_of_it():
         ({"val_loader": blobs()[2], "val_every": 2}, "val_every: got 2; trials are judged by the loss"),
     ],
 )
-def test_bad_input_is_named(options, named):
+def test_bad_arguments_are_named(options, named):
     with pytest.raises(ValueError, match=named):
         trial_cycles(*blobs(), **options)

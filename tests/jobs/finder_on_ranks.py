@@ -1,6 +1,6 @@
 """The job that ``test_finder_on_ranks`` runs on two and on three gloo ranks: ``finder_on_ranks.py FOLDER RANK COUNT``.
 
-Each rank writes what came of every case to ``FOLDER/COUNT_RANK.json``: a result, or the kind and text of an error.
+Each rank writes what results of every case to ``FOLDER/COUNT_RANK.json``: a result, or the kind and text of an error.
 """
 
 import json
@@ -52,7 +52,7 @@ def sharded():
     return fully_shard(model)
 
 
-def told(curve):
+def summary(curve):
     return {"loss": curve.loss.tolist(), "stopped": curve.stopped, "rate": curve.suggest().max_lr}
 
 
@@ -75,7 +75,7 @@ def fails(loss):
 
 @case
 def distributed_data_parallel(rank, count):
-    return told(clrfast.range_test(wrapped(), CROSS_ENTROPY, shard(rank, count)))
+    return summary(clrfast.range_test(wrapped(), CROSS_ENTROPY, shard(rank, count)))
 
 
 @case
@@ -96,16 +96,16 @@ def sharded_model(rank, count):
     model(inputs)
     curve = clrfast.range_test(model, CROSS_ENTROPY, shard(rank, count), clip_norm=10.0)
     after = [module.training for module in model.modules()], torch.get_rng_state().tolist(), seen()
-    return {**told(curve), "as before": before == after}
+    return {**summary(curve), "as before": before == after}
 
 
 @case
 def alone(rank, count):
-    return told(clrfast.range_test(plain(), CROSS_ENTROPY, shard(rank, count), group=None))
+    return summary(clrfast.range_test(plain(), CROSS_ENTROPY, shard(rank, count), group=None))
 
 
 def with_bad_batches(model, rank, count):
-    """Rank 1's fourth batch has a NaN; what it and the others were told."""
+    """Rank 1's fourth batch has a NaN; what it and the others were summary."""
     batches = [[inputs.clone(), targets] for inputs, targets in shard(rank, count)]
     if rank == 1:
         batches[3][0][2, 2] = float("nan")
@@ -128,7 +128,7 @@ def a_bad_batch_of_a_sharded_model(rank, count):
 @case
 def diverging(rank, count):
     model = DistributedDataParallel(nn.Linear(10, 4))
-    return told(clrfast.range_test(model, CROSS_ENTROPY, shard(rank, count), min_lr=1e-3, max_lr=1e5, steps=60))
+    return summary(clrfast.range_test(model, CROSS_ENTROPY, shard(rank, count), min_lr=1e-3, max_lr=1e5, steps=60))
 
 
 @case
@@ -167,7 +167,7 @@ def monitor(rank, count):
 @case
 def unequal_loaders(rank, count):
     batches = list(shard(rank, count))[: 7 + rank]
-    return told(clrfast.range_test(wrapped(), CROSS_ENTROPY, batches, **SHORT))
+    return summary(clrfast.range_test(wrapped(), CROSS_ENTROPY, batches, **SHORT))
 
 
 @case
@@ -287,7 +287,7 @@ def no_answer(rank, count):
 @case
 def a_group_of_some(rank, count):
     group = dist.new_group(range(2))
-    return told(clrfast.range_test(plain(), CROSS_ENTROPY, shard(rank % 2, 2), group=group, **SHORT))
+    return summary(clrfast.range_test(plain(), CROSS_ENTROPY, shard(rank % 2, 2), group=group, **SHORT))
 
 
 def main(folder, rank, count):
@@ -295,16 +295,16 @@ def main(folder, rank, count):
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/{count}", rank=rank, world_size=count, timeout=timedelta(seconds=40)
     )
-    came = {}
+    results = {}
     for name, function in CASES.items():
         torch.manual_seed(rank)
         try:
-            came[name] = function(rank, count)
+            results[name] = function(rank, count)
         except Exception as error:
-            came[name] = [type(error).__name__, str(error)]
+            results[name] = [type(error).__name__, str(error)]
         dist.barrier()
     dist.destroy_process_group()
-    Path(folder, f"{count}_{rank}.json").write_text(json.dumps(came))
+    Path(folder, f"{count}_{rank}.json").write_text(json.dumps(results))
 
 
 if __name__ == "__main__":
