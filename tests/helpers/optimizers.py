@@ -33,6 +33,9 @@ BACKENDS = ["torch", CPP, "cuda"]
 ULPS_PER_STEP = {torch.float32: 5, torch.float64: 5, torch.float16: 8, torch.bfloat16: 8}
 DTYPES = list(ULPS_PER_STEP)
 
+SHAPES = [(3, 4), (5,), (), (0,), (4097,), (70_001,)]
+"""Scalars, empty tensors, and sizes of one chunk of a kernel and of several."""
+
 OPTIONS = [
     {"momentum": m, "dampening": d, "weight_decay": w, "nesterov": n, "maximize": x}
     for m, d, w, n, x in itertools.product((0.0, 0.9), (0.0, 0.3), (0.0, 0.05), (False, True), (False, True))

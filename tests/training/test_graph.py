@@ -1,4 +1,4 @@
-"""CapturedStep's own logic, with graphs emulated on the CPU; test_gpu.py captures real ones."""
+"""CapturedStep's own logic, with graphs emulated on the CPU; tests/gpu captures real ones."""
 
 from __future__ import annotations
 
