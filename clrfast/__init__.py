@@ -1,6 +1,7 @@
 """Find a PyTorch model's learning rate and train it with Leslie Smith's policies, fast.
 
-The names below are imported at their first use, so that ``clrfast --help`` need not wait for torch.
+The public names stand in ``__all__``; more are in the packages (``clrfast.schedules``, ``clrfast.recipe``, ...).
+Each is imported at its first use, so that ``clrfast --help`` does not wait for torch.
 """
 
 from importlib import import_module, util
@@ -10,6 +11,7 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from . import schedules
+    from ._errors import NotWrittenError, RankError
     from .finder import LRCurve, NoSuggestionError, RateMonitor, Suggestion, Trials, range_test, trial_cycles
     from .optim import SGD, StepControl, layer_groups
     from .recipe import (
@@ -39,6 +41,8 @@ __all__ = [
     "LRCurve",
     "Momenta",
     "NoSuggestionError",
+    "NotWrittenError",
+    "RankError",
     "RateMonitor",
     "Recipe",
     "Replicas",
@@ -66,26 +70,20 @@ __all__ = [
     "trial_cycles",
 ]
 
-if not TYPE_CHECKING:  # a type checker would take any name for one of the package's
+_HOMES = ("_errors", "schedules", "tasks", "optim", "training", "finder", "recipe")
+"""Where the public names are defined, from the cheapest import to the dearest."""
+
+if not TYPE_CHECKING:  # a type checker would accept any name
 
     def __getattr__(name: str) -> Any:
-        value = _module(name) or _public(name)
-        if value is None:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        globals()[name] = value
-        return value
+        """Import a package, or the public name of one, at its first use."""
+        if not name.startswith("_") and util.find_spec(f"{__name__}.{name}"):
+            return import_module(f"{__name__}.{name}")
+        if name in __all__:
+            homes = (import_module(f"{__name__}.{home}") for home in _HOMES)
+            globals()[name] = next(getattr(home, name) for home in homes if name in home.__all__)
+            return globals()[name]
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *__all__})
-
-    def _module(name: str) -> Any:
-        """The module ``clrfast.name``; None if there is none."""
-        if name.startswith("_") or util.find_spec(f"{__name__}.{name}") is None:
-            return None
-        return import_module(f"{__name__}.{name}")
-
-    def _public(name: str) -> Any:
-        """What one of the packages exports as ``name``, if this one does, too; else None."""
-        packages = ("finder", "optim", "recipe", "schedules", "tasks", "training") if name in __all__ else ()
-        homes = (import_module(f"{__name__}.{package}") for package in packages)
-        return next((getattr(home, name) for home in homes if name in home.__all__), None)

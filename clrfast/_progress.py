@@ -1,4 +1,4 @@
-"""Progress of a long call: to a bar, or to whatever its caller wants to hear it."""
+"""Progress of a long call: a bar, or a function of the caller's."""
 
 from __future__ import annotations
 
@@ -10,13 +10,21 @@ from collections.abc import Callable, Iterator
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, dict[str, float]], None]
-"""``progress(done, total, shown)``: steps done of about so many, and what is worth showing beside them."""
+"""``progress(done, total, shown)``: steps done, the expected number of all steps, and named values to show."""
 
 
-def showing(progress: Progress | bool | None, name: str) -> contextlib.AbstractContextManager[Progress | None]:
-    """The user's ``progress`` argument as a block that yields whom to tell: nobody, a function, or a bar for True."""
+def show_progress(progress: Progress | bool | None, name: str) -> contextlib.AbstractContextManager[Progress | None]:
+    """Turn the argument ``progress`` of a long call into a context that yields the function to report to.
+
+    Args:
+        progress: a function, True for a bar, False or None for nothing. None logs, once in a process, that there is a
+            bar.
+        name: stands beside the bar.
+    Raises:
+        ValueError: ``progress`` is none of these.
+    """
     if progress is None:
-        _tell_of_the_bar()
+        _log_bar_hint()
     if progress is None or progress is False:
         return contextlib.nullcontext()
     if progress is True:
@@ -27,14 +35,13 @@ def showing(progress: Progress | bool | None, name: str) -> contextlib.AbstractC
 
 
 @functools.cache
-def _tell_of_the_bar() -> None:
-    """Once in a process: whoever waits for a long call learns how to see how far it is."""
+def _log_bar_hint() -> None:
     logger.info("progress=True shows a bar while this runs, if tqdm is installed")
 
 
 @contextlib.contextmanager
 def progress_bar(name: str) -> Iterator[Progress]:
-    """A bar on standard error, if tqdm is installed: yields a ``Progress``."""
+    """Show a bar on standard error; yields the function that moves it, which does nothing without tqdm."""
     try:
         from tqdm import tqdm
     except ModuleNotFoundError:

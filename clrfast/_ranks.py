@@ -1,6 +1,6 @@
-"""Processes that make a call together: how they exchange objects, learn of each other's failures and end alike.
+"""Processes that make one call together: they exchange objects, learn of each other's failures and end alike.
 
-Objects of some kilobytes travel as torch.distributed pickles them: over gloo through the memory of the CPU, over NCCL
+torch.distributed pickles the objects, some kilobytes each. Over gloo they pass through the memory of the CPU, over NCCL
 through the current CUDA device.
 """
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, Union
 import torch.distributed as dist
 from torch import Tensor
 
+from ._errors import RankError
 from ._progress import Progress
 
 if TYPE_CHECKING:
@@ -22,33 +23,30 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 GroupOption = Union["ProcessGroup", Literal["auto"], None]
-"""The ranks that make a call together; "auto": those of the default group, where torch.distributed is initialised;
-None: each process is alone."""
+"""The ranks that make a call together. "auto" is the default group if torch.distributed is initialised; None means that
+each process makes its own call."""
 
-OUT_OF_REACH = (
+UNREACHABLE = (
     "another rank has ended, is out of reach or does not make this call; what it wrote itself tells why; group=None is "
     "for a call that only one rank makes"
 )
 
 
-class RankError(RuntimeError):
-    """Another rank failed or has ended, so that this one cannot go on."""
-
-
 @dataclass(frozen=True)
-class Failed:
-    """What a rank tells in place of a value: that it failed.
+class Failure:
+    """What a rank sends in place of a value after an error.
 
     Attributes:
-        kind: the class of its error.
-        told: one sentence.
+        kind: name of the error's class.
+        message: one sentence that names the rank and the error.
     """
 
     kind: str
-    told: str
+    message: str
 
     @classmethod
-    def with_(cls, error: Exception) -> Failed:
+    def from_error(cls, error: Exception) -> Failure:
+        """Describe an error of this rank."""
         return cls(type(error).__name__, f"rank {dist.get_rank()} failed: {type(error).__name__}: {error}")
 
 
@@ -56,129 +54,138 @@ class Ranks:
     """The processes that make a call together.
 
     Args:
-        group: the process group; None: a process alone, for which all of this does nothing.
+        group: the process group. None is a single process, for which every method is trivial.
     Attributes:
-        index: of this process, 0 for the first.
-        count: of all.
-        failure: the error that ``set_aside`` keeps until all ranks learn of it.
+        rank: of this process, from 0.
+        world_size: number of processes.
+        deferred: the error that ``defer`` keeps until all ranks know of it.
     """
 
     def __init__(self, group: ProcessGroup | None = None):
         self._group = group
-        self.index, self.count = (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
-        self.failure: Exception | None = None
+        self.rank, self.world_size = (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
+        self.deferred: Exception | None = None
 
-    def gather(self, what: str, value: Any) -> list[Any]:
-        """What all ranks give here, in their order.
+    def all_gather(self, place: str, value: Any) -> list[Any]:
+        """Return the values that all ranks pass, in the order of the ranks.
 
         Args:
-            what: names the place, which must be the same for all.
+            place: name of this call in the program, the same on all ranks.
+            value: anything that can be pickled.
         Raises:
             RankError: another rank failed, has ended, or is at another place.
         """
-        told = self._exchanged(what, value)
-        if failed := [value.told for _, value in told if isinstance(value, Failed)]:
-            raise RankError("; ".join(failed))
-        if len(places := {place for place, _ in told}) > 1:
+        received = self._exchange(place, value)
+        if failures := [value.message for _, value in received if isinstance(value, Failure)]:
+            raise RankError("; ".join(failures))
+        if len(places := {place for place, _ in received}) > 1:
             raise RankError(
                 f"the ranks came to different places: {', '.join(sorted(places))}; make the same call on all"
             )
-        return [value for _, value in told]
+        return [value for _, value in received]
 
-    def first(self, what: str, make: Callable[[], T]) -> T:
-        """What ``make`` makes on the first rank; on the others it is not called."""
-        if self.index:
-            return self.gather(what, None)[0]
-        made = make()
-        self.gather(what, made)
-        return made
+    def compute_on_first(self, place: str, compute: Callable[[], T]) -> T:
+        """Return on all ranks what ``compute`` returns on the first; the others do not call it.
 
-    def only_first(self, progress: Progress | bool | None) -> Progress | bool | None:
-        """Who is told on this rank: nobody but on the first."""
-        return progress if self.index == 0 else False
+        Raises:
+            RankError: see ``all_gather``.
+        """
+        if self.rank:
+            return self.all_gather(place, None)[0]
+        value = compute()
+        self.all_gather(place, value)
+        return value
+
+    def progress_on_first(self, progress: Progress | bool | None) -> Progress | bool | None:
+        """Return ``progress`` on the first rank, and False on the others."""
+        return progress if self.rank == 0 else False
 
     def require_same(self, what: str, **values: Any) -> None:
-        """Raises ValueError, on all ranks, unless all give equal ``values``."""
-        everyone = self.gather(what, values)
+        """Raise a ValueError on all ranks unless all pass equal ``values``; ``what`` names them in the message."""
+        everyone = self.all_gather(what, values)
         differ = [name for name in values if any(each[name] != values[name] for each in everyone)]
-        # Where only others differ from each other, this rank has to say so, too.
-        differ = sorted({name for each in self.gather(what, differ) for name in each})
+        # A rank that agrees with rank 0 must raise, too, if others do not.
+        differ = sorted({name for each in self.all_gather(what, differ) for name in each})
         if differ:
             raise ValueError(f"{', '.join(differ)}: not the same on all ranks; give all ranks the same {what}")
 
-    def add(self, tensor: Tensor) -> None:
-        """Replace ``tensor`` by its sum over the ranks, in place, on its device."""
-        if self._group is not None:
-            with self._in_reach():
-                dist.all_reduce(tensor, group=self._group)
-
-    def set_aside(self, error: Exception) -> None:
-        """Keep the first failure until ``settle``, so that this rank goes on beside the others until then.
+    def all_reduce(self, tensor: Tensor) -> None:
+        """Replace ``tensor`` by its sum over the ranks, in place, on its device.
 
         Raises:
-            RankError: the ranks cannot talk any more.
-            Exception: ``error``, in a process alone.
+            RankError: a rank cannot be reached.
         """
-        if self.count == 1 or isinstance(error, RankError):
-            raise error
-        if _lost(error):
-            raise RankError(OUT_OF_REACH) from error
-        self.failure = self.failure or error
+        if self._group is not None:
+            with self._unreachable_as_rank_error():
+                dist.all_reduce(tensor, group=self._group)
 
-    def settle(self) -> NoReturn:
-        """Raise, on all ranks, because of failures that some have set aside."""
-        self._raise_of(self._exchanged("", self.failure and Failed.with_(self.failure)), self.failure)
+    def defer(self, error: Exception) -> None:
+        """Keep the first error until ``raise_deferred``, so that this rank meanwhile keeps pace with the others.
+
+        Raises:
+            RankError: the ranks cannot reach each other any more.
+            Exception: ``error``, in a single process.
+        """
+        if self.world_size == 1 or isinstance(error, RankError):
+            raise error
+        if _is_connection_error(error):
+            raise RankError(UNREACHABLE) from error
+        self.deferred = self.deferred or error
+
+    def raise_deferred(self) -> NoReturn:
+        """Raise on all ranks, because some have deferred errors."""
+        self._raise(self._exchange("", self.deferred and Failure.from_error(self.deferred)), self.deferred)
 
     @contextlib.contextmanager
-    def alike(self) -> Iterator[Ranks]:
-        """A block that ends alike on all ranks, which none leaves before all have come to its end.
+    def end_together(self) -> Iterator[Ranks]:
+        """Enter a block that no rank leaves before all have reached its end, and that ends alike on all.
 
-        An error of one class on all ranks is raised as it is: each raises its own. Any other is a RankError on all,
-        with what failed where.
+        If errors of one class occur on all ranks, each raises its own. Any other error becomes a RankError on all
+        ranks, which says what failed where.
         """
         try:
             yield self
-            self.gather("the end", None)
+            self.all_gather("the end", None)
         except RankError:
             raise
         except Exception as error:
-            if self.count == 1:
+            if self.world_size == 1:
                 raise
-            if _lost(error):
-                raise RankError(OUT_OF_REACH) from error
-            # In place of what the others wait for next.
-            self._raise_of(self._exchanged("", Failed.with_(error)), error)
+            if _is_connection_error(error):
+                raise RankError(UNREACHABLE) from error
+            # In place of the value that the others wait for.
+            self._raise(self._exchange("", Failure.from_error(error)), error)
 
-    def _raise_of(self, told: list[tuple[str, Any]], own: Exception | None) -> NoReturn:
-        failed = [value for _, value in told if isinstance(value, Failed)]
-        if own is not None and len(failed) == self.count and len({each.kind for each in failed}) == 1:
+    def _raise(self, received: list[tuple[str, Any]], own: Exception | None) -> NoReturn:
+        failures = [value for _, value in received if isinstance(value, Failure)]
+        if own is not None and len(failures) == self.world_size and len({each.kind for each in failures}) == 1:
             raise own
-        raise RankError("; ".join(each.told for each in failed)) from own
+        raise RankError("; ".join(each.message for each in failures)) from own
 
-    def _exchanged(self, what: str, value: Any) -> list[tuple[str, Any]]:
+    def _exchange(self, place: str, value: Any) -> list[tuple[str, Any]]:
         if self._group is None:
-            return [(what, value)]
-        told: list[Any] = [None] * self.count
-        with self._in_reach():
-            dist.all_gather_object(told, (what, value), self._group)
-        return told
+            return [(place, value)]
+        received: list[Any] = [None] * self.world_size
+        with self._unreachable_as_rank_error():
+            dist.all_gather_object(received, (place, value), self._group)
+        return received
 
     @contextlib.contextmanager
-    def _in_reach(self) -> Iterator[None]:
+    def _unreachable_as_rank_error(self) -> Iterator[None]:
         try:
             yield
         except RuntimeError as error:
-            raise RankError(OUT_OF_REACH) from error
+            raise RankError(UNREACHABLE) from error
 
 
-ALONE = Ranks()
+SINGLE_PROCESS = Ranks()
 
 
-def ranks_of(group: GroupOption) -> Ranks:
-    """The ranks that ``group`` stands for.
+def resolve_group(group: GroupOption) -> Ranks:
+    """Return the ranks of ``group``; a group of one rank is a single process.
 
     Raises:
-        ValueError: it is no such group, or this process is not in it.
+        ValueError: ``group`` is not a group, or this process is not in it.
     """
     if group is None:
         return Ranks()
@@ -193,11 +200,11 @@ def ranks_of(group: GroupOption) -> Ranks:
     elif not isinstance(group, dist.ProcessGroup):
         raise ValueError(f"group: got {group!r}; give 'auto', a torch.distributed process group, or None")
     ranks = Ranks(group)
-    return ranks if ranks.count > 1 else Ranks()
+    return ranks if ranks.world_size > 1 else Ranks()
 
 
-def _lost(error: Exception) -> bool:
-    """Whether ``error`` tells that ranks cannot reach each other; gloo's errors have no class of their own."""
+def _is_connection_error(error: Exception) -> bool:
+    """Return whether ``error`` means that ranks cannot reach each other; gloo's errors have no class of their own."""
     if isinstance(error, getattr(dist, "DistError", ())):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in ("/gloo/", "pair closure"))

@@ -1,4 +1,4 @@
-"""Results in files, written whole or not at all; in JSON with the name of their format, and others' are refused."""
+"""Files of results. A write replaces the whole file or nothing; JSON carries the name of its format."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from ._errors import NotWrittenError
 from ._fields import Fields
 
 if TYPE_CHECKING:
@@ -24,35 +25,34 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 NOT_SAVED = {"saved": False}
-"""Metadata of a dataclass's field that ``plain`` leaves out."""
+"""Metadata of a dataclass field that ``to_plain`` leaves out."""
 
 NEW_MODE = 0o666
-"""Permissions of a new file, of which the process's umask takes some away."""
+"""Permissions of a new file, before the process's umask."""
 
 
-class NotWrittenError(OSError):
-    """A file could not be written; the message names it, and what was there before is unchanged."""
+def to_plain(value: Any) -> Any:
+    """Convert ``value`` to what JSON can hold.
 
-
-def plain(value: Any) -> Any:
-    """Dicts of dataclasses' fields, lists of arrays and tuples; numbers that are not finite become strings."""
+    A dataclass becomes a dict, an array or a tuple a list, and a number that is not finite a string.
+    """
     if is_dataclass(value):
         saved = (f.name for f in fields(value) if f.metadata.get("saved", True))
-        return {name: plain(getattr(value, name)) for name in saved}
+        return {name: to_plain(getattr(value, name)) for name in saved}
     if isinstance(value, np.ndarray):
-        return plain(value.tolist())
+        return to_plain(value.tolist())
     if isinstance(value, tuple | list):
-        return [plain(x) for x in value]
+        return [to_plain(x) for x in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def write(path: str | os.PathLike[str], format_name: str, data: dict[str, Any]) -> None:
-    """Write ``data``, which is plain, as JSON; see ``write_bytes``."""
+def write_json(path: str | os.PathLike[str], format_name: str, data: dict[str, Any]) -> None:
+    """Write ``data``, a result of ``to_plain``, with the name of its format; see ``write_bytes``."""
     write_text(path, json.dumps({"format": format_name, **data}, indent=1) + "\n")
 
 
 def write_figure(path: str | os.PathLike[str], figure: Figure) -> None:
-    """Write a picture in the format that the path's suffix names, PNG without one; see ``write_bytes``."""
+    """Write a picture in the format of the path's suffix, PNG without a suffix; see ``write_bytes``."""
     picture = io.BytesIO()
     figure.savefig(picture, format=Path(path).suffix[1:] or "png")
     write_bytes(path, picture.getvalue())
@@ -64,10 +64,10 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
-    """Replace the file at ``path``; after an interruption it holds the old content or the new one.
+    """Replace the file at ``path``. An interruption leaves either the old content or the new one.
 
-    The content goes into a temporary file in the same folder, which takes the old file's permissions and then its
-    place. A link at ``path`` stays, and the file that it leads to is replaced. Devices and pipes are written directly.
+    The content goes into a temporary file in the same folder, which gets the permissions of the old file and then
+    replaces it. If ``path`` is a link, its target is replaced. Devices and pipes are written directly.
 
     Raises:
         NotWrittenError: the folder is missing, the disk is full, ...; the temporary file is removed.
@@ -84,22 +84,22 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
 
 
 def _replace(target: Path, mode: int | None, content: bytes) -> None:
-    # Nobody else can know the name, and O_EXCL takes neither a file that is there nor a link.
+    # Nobody else can guess the name, and O_EXCL refuses an existing file or link.
     new = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
     permissions = NEW_MODE if mode is None else stat.S_IMODE(mode)
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), permissions)
-    with _removed_on_failure(new):
+    with _remove_on_failure(new):
         with open(descriptor, "wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(descriptor)  # some file systems tell only here that the disk is full
+            os.fsync(descriptor)  # some file systems report a full disk only here
         if mode is not None:
-            new.chmod(permissions)  # the umask has taken some away
+            new.chmod(permissions)  # undo the umask
         os.replace(new, target)
 
 
 @contextlib.contextmanager
-def _removed_on_failure(path: Path) -> Iterator[None]:
+def _remove_on_failure(path: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
@@ -107,18 +107,22 @@ def _removed_on_failure(path: Path) -> Iterator[None]:
         raise
 
 
-def read(
+def read_json(
     path: str | os.PathLike[str],
     format_name: str,
     make: Callable[[Fields], Result],
     what: str,
     remedy: str = "give another path",
 ) -> Result:
-    """What ``make`` makes of the data that ``write`` wrote.
+    """Read a file of ``write_json`` and return ``make(fields)``.
 
+    Args:
+        make: turns the entries into the result; raises a ValueError for a bad one.
+        what: name of the result in messages.
+        remedy: end of the message.
     Raises:
-        ValueError: the file holds something else than ``what``; the message names the entry and ends with ``remedy``.
-        OSError: there is no such file, or it cannot be read.
+        ValueError: the file holds something else; the message names the entry.
+        OSError: the file is missing or cannot be read.
     """
     try:
         data = Fields(json.loads(Path(path).read_text(encoding="utf-8")))

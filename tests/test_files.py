@@ -256,7 +256,9 @@ def test_a_folder_is_refused_and_a_missing_file_is_missing(load, tmp_path):
     ],
 )
 def test_an_entry_of_a_curve_is_named_by_its_path(changes, message, tmp_path):
-    saving.write(tmp_path / "x.json", "clrfast.LRCurve/1", saving.plain(make_curve(2)) | {"metric": None} | changes)
+    saving.write_json(
+        tmp_path / "x.json", "clrfast.LRCurve/1", saving.to_plain(make_curve(2)) | {"metric": None} | changes
+    )
     with pytest.raises(ValueError, match=rf"does not hold a saved LRCurve \({message}"):
         LRCurve.load(tmp_path / "x.json")
 

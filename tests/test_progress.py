@@ -8,21 +8,21 @@ from clrfast import _progress as progress
 @pytest.fixture
 def told(caplog):
     """The log of what the library says on progress, as in a process of its own."""
-    progress._tell_of_the_bar.cache_clear()
+    progress._log_bar_hint.cache_clear()
     caplog.set_level(logging.INFO, "clrfast._progress")
     yield caplog
-    progress._tell_of_the_bar.cache_clear()
+    progress._log_bar_hint.cache_clear()
 
 
 def test_how_to_get_a_bar_is_told_once(told):
     for _ in range(3):
-        with progress.showing(None, "range test") as show:
+        with progress.show_progress(None, "range test") as show:
             assert show is None
     assert told.messages == ["progress=True shows a bar while this runs, if tqdm is installed"]
 
 
 @pytest.mark.parametrize("given", [False, True, lambda done, total, shown: None])
 def test_whoever_has_chosen_is_told_nothing(told, given):
-    with progress.showing(given, "range test"):
+    with progress.show_progress(given, "range test"):
         pass
     assert told.messages == []

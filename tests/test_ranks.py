@@ -181,11 +181,11 @@ def test_a_rank_that_is_killed_ends_all_and_one_process_goes_on(folder, capsys):
 
 def test_a_process_alone():
     with of_torchrun() as ranks:
-        assert (ranks.index, ranks.count) == (0, 1)
-        assert ranks.gather("a place", 3) == [3]
-        assert ranks.first("a place", lambda: 4) == 4
+        assert (ranks.rank, ranks.world_size) == (0, 1)
+        assert ranks.all_gather("a place", 3) == [3]
+        assert ranks.compute_on_first("a place", lambda: 4) == 4
         require_alike(ranks, nn.Linear(2, 2), loader=[])
-        assert ranks.only_first(True) is True
+        assert ranks.progress_on_first(True) is True
     with together(None) as ranks, together(ranks) as same:
         assert same is ranks
     with pytest.raises(OSError, match="as it is"), together(None):
@@ -197,7 +197,7 @@ def test_one_rank_of_torchrun_is_a_process_alone(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "1")
     with of_torchrun() as ranks:
         assert isinstance(ranks, Ranks)
-        assert ranks.count == 1
+        assert ranks.world_size == 1
         assert not dist.is_initialized()
 
 

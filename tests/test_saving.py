@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clrfast import LRCurve
+from clrfast import LRCurve, NotWrittenError
 from clrfast import _saving as saving
 from clrfast.cli import _commands as cli
 
@@ -104,7 +104,7 @@ def test_a_link_in_the_temporary_files_place_is_not_followed(tmp_path, monkeypat
     monkeypatch.setattr(saving.secrets, "token_hex", lambda n: "0" * 2 * n)
     victim = tmp_path / "victim"
     (tmp_path / f".a.json.{'0' * 16}").symlink_to(victim)
-    with pytest.raises(saving.NotWrittenError, match=r"a\.json: not written \(File exists\)"):
+    with pytest.raises(NotWrittenError, match=r"a\.json: not written \(File exists\)"):
         saving.write_text(tmp_path / "a.json", "1")
     assert not victim.exists()
     assert (tmp_path / f".a.json.{'0' * 16}").is_symlink()  # it is not ours to remove
@@ -113,7 +113,7 @@ def test_a_link_in_the_temporary_files_place_is_not_followed(tmp_path, monkeypat
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(full_disk, tmp_path):
     path = tmp_path / "a.json"
     path.write_text("old")
-    with pytest.raises(saving.NotWrittenError, match=r"a\.json: not written \(No space left on device\)"):
+    with pytest.raises(NotWrittenError, match=r"a\.json: not written \(No space left on device\)"):
         make_curve().save(path)
     assert path.read_text() == "old"
     assert names(tmp_path) == ["a.json"]
@@ -137,7 +137,7 @@ def test_a_device_is_written_and_not_replaced(tmp_path):
     saving.write_text(os.devnull, "gone")
     assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
     (tmp_path / "a.json").symlink_to("/dev/full")
-    with pytest.raises(saving.NotWrittenError, match=r"a\.json: not written \(No space left on device\)"):
+    with pytest.raises(NotWrittenError, match=r"a\.json: not written \(No space left on device\)"):
         make_curve().save(tmp_path / "a.json")
     assert stat.S_ISCHR(os.stat("/dev/full").st_mode)
 
@@ -147,7 +147,7 @@ def test_a_device_is_written_and_not_replaced(tmp_path):
     [("missing/a.json", "No such file or directory"), (".", "Is a directory")],
 )
 def test_a_path_that_cannot_be_written_is_named(name, message, tmp_path):
-    with pytest.raises(saving.NotWrittenError, match=rf"{re.escape(str(tmp_path / name))}: not written \({message}\)"):
+    with pytest.raises(NotWrittenError, match=rf"{re.escape(str(tmp_path / name))}: not written \({message}\)"):
         saving.write_text(tmp_path / name, "1")
 
 

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from .. import _saving as saving
+from .._errors import NotWrittenError, RankError
 from .._progress import progress_bar
-from .._ranks import RankError
 from ..finder import LRCurve, NoSuggestionError, Suggestion, range_test
 from ..schedules import POLICIES, constant, one_cycle
 from ..tasks import Task, TaskError, make_task
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UsageError, TaskError, ValueError) as error:
         print(f"clrfast: {error}", file=sys.stderr)
         return 2
-    except (RankError, saving.NotWrittenError) as error:
+    except (RankError, NotWrittenError) as error:
         print(f"clrfast: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as interrupt:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import _saving as saving
-from .._ranks import RankError
+from .._errors import RankError
 from ..recipe._distributed import ignore_signals, of_torchrun
 from ..recipe._find_recipe import find_recipe
 from ..recipe._measurements import Parts
@@ -27,7 +27,7 @@ def run(make_task: Callable[[], Task], arguments: argparse.Namespace) -> None:
     """
     with of_torchrun() as ranks:
         task = make_task()
-        if ranks.index > 0:
+        if ranks.rank > 0:
             _search(task, arguments, group=ranks)
             return
         _prepare(arguments)
@@ -35,7 +35,7 @@ def run(make_task: Callable[[], Task], arguments: argparse.Namespace) -> None:
             with _printed("clrfast.recipe"):
                 recipe = _search(task, arguments, group=ranks, progress=True)
         except (KeyboardInterrupt, RankError) as error:
-            if ranks.count > 1:
+            if ranks.world_size > 1:
                 ignore_signals()
             if not arguments.out.exists():
                 raise

@@ -69,17 +69,17 @@ class BadBatches:
             ValueError: too many were found.
         """
         found = [(batch, loss) for batch in recent.batches if not math.isfinite(loss := _loss(step, batch))]
-        if not any(ranks.gather("batches whose loss is not finite", len(found))):
+        if not any(ranks.all_gather("batches whose loss is not finite", len(found))):
             return False
         finite = (math.isfinite(_loss(step, batch)) for batch in islice(others, N_CONTROLS))
         # Several ranks evaluate all of them, because ranks may wait for each other in each forward pass.
-        any_finite = any(finite) if ranks.count == 1 else any(list(finite))
-        if not all(ranks.gather("a batch whose loss is finite", any_finite)):
+        any_finite = any(finite) if ranks.world_size == 1 else any(list(finite))
+        if not all(ranks.all_gather("a batch whose loss is finite", any_finite)):
             return False
         for batch, loss in found:
             self._bad.append(batch)
             self._leave_out_values = self._leave_out_values or not _is_finite(batch)
-            of_rank = "" if ranks.count == 1 else f" of rank {ranks.index}"
+            of_rank = "" if ranks.world_size == 1 else f" of rank {ranks.rank}"
             warnings.warn(
                 f"loader: {self._name(batch)}{of_rank} gives a loss of {loss} on the initial weights; the run is "
                 f"made again without it{_ADVICE}",

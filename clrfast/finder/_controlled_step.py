@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._ranks import ALONE, Failed, RankError, Ranks
+from .._errors import RankError
+from .._ranks import SINGLE_PROCESS, Failure, Ranks
 from ..optim import SGD, StepControl
 from ..schedules import Schedule
 from ..training._eager_step import EagerStep
@@ -30,11 +31,11 @@ class ControlledStep:
         total_steps: number of updates of the schedule.
     """
 
-    def __init__(self, step: EagerStep, schedule: Schedule, *, keep_ratios: bool, ranks: Ranks = ALONE):
+    def __init__(self, step: EagerStep, schedule: Schedule, *, keep_ratios: bool, ranks: Ranks = SINGLE_PROCESS):
         assert schedule.total_steps is not None
         self.total_steps = schedule.total_steps
         self._step, self._ranks = step, ranks
-        self._sums_losses = ranks.count > 1 and step.scaler is not None  # at every step, over the ranks
+        self._sums_losses = ranks.world_size > 1 and step.scaler is not None  # at every step, over the ranks
         # One row more than updates: the last loss is measured after the last update.
         rows = schedule.extended_to(self.total_steps + 1)
         optimizer = step.optimizer
@@ -46,7 +47,7 @@ class ControlledStep:
         else:
             first = next(param for group in optimizer.param_groups for param in group["params"])
             self.control = StepControl(rows.table(), device=first.device)
-        if ranks.count == 1 or self._sums_losses:
+        if ranks.world_size == 1 or self._sums_losses:
             # The device stops at a loss that is not finite; the host stops at any other divergence. Several ranks stop
             # on the device only where it gets their mean loss at every step.
             self.control.watch_divergence(stop_factor=math.inf)
@@ -70,14 +71,14 @@ class ControlledStep:
         try:
             return self._take(batches, last)
         except Exception as error:
-            self._ranks.set_aside(error)
+            self._ranks.defer(error)
             if is_sharded(self._step.model):  # the others wait in the middle of a forward pass
-                raise RankError(Failed.with_(error).told) from error
+                raise RankError(Failure.from_error(error).message) from error
         try:
             loss = self._take(batches, last)
         except Exception as error:
             if self._step.scaler is not None or is_wrapped(self._step.model):
-                raise RankError(Failed.with_(self._ranks.failure or error).told) from error
+                raise RankError(Failure.from_error(self._ranks.deferred or error).message) from error
             loss = self.control.losses.new_full((), math.nan)
         if self._step.scaler is None:
             self.control.step.fill_(before + 1)  # this rank counts as many steps as the others, wherever it failed
@@ -102,7 +103,7 @@ class ControlledStep:
             return self._step(*batches)
         loss = self._step.backward(batches)
         if self._sums_losses:
-            self._ranks.add(loss := loss / self._ranks.count)
+            self._ranks.all_reduce(loss := loss / self._ranks.world_size)
         if isinstance(optimizer, SGD):
             self._step.update(loss)
         else:

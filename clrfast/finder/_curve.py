@@ -231,7 +231,7 @@ class LRCurve:
         Raises:
             NotWrittenError: the file cannot be written; what was there before is unchanged.
         """
-        saving.write(path, _FORMAT, saving.plain(self))
+        saving.write_json(path, _FORMAT, saving.to_plain(self))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> LRCurve:
@@ -241,11 +241,11 @@ class LRCurve:
             ValueError: the file holds something else; the message names the entry.
             OSError: there is no such file, or it cannot be read.
         """
-        return saving.read(path, _FORMAT, cls.of_plain, "LRCurve")
+        return saving.read_json(path, _FORMAT, cls.of_plain, "LRCurve")
 
     @classmethod
     def of_plain(cls, data: Fields) -> LRCurve:
-        """Make a curve from what ``saving.plain`` made of one.
+        """Make a curve from what ``saving.to_plain`` made of one.
 
         Raises:
             ValueError: an entry is missing, unknown or of another kind; the message names it.

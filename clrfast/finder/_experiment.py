@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .._progress import Progress
-from .._ranks import ALONE, Ranks
+from .._ranks import SINGLE_PROCESS, Ranks
 from .._torch_compat import tree_leaves
 from ..optim import SGD
 from ..schedules import Schedule
@@ -57,7 +57,7 @@ class Experiment:
         options: StepOptions,
         *,
         optimizer: Optimizers | None = None,
-        ranks: Ranks = ALONE,
+        ranks: Ranks = SINGLE_PROCESS,
     ):
         model, loss_fn, compute_loss = task.model, task.loss_fn, task.compute_loss
         chosen = chosen_loss(loss_fn, compute_loss)
@@ -74,8 +74,9 @@ class Experiment:
         self._options, self._ranks = options, ranks
         self._make_step: Callable[..., EagerStep] = (
             partial(TrainStep, model, loss_fn, compute_loss=compute_loss)
-            if options.graph == "auto" and ranks.count == 1  # what ranks tell each other does not belong into a graph
-            else partial(EagerStep, model, chosen if ranks.count == 1 else _going_on(chosen, ranks))
+            if options.graph == "auto"
+            and ranks.world_size == 1  # what ranks tell each other does not belong into a graph
+            else partial(EagerStep, model, chosen if ranks.world_size == 1 else _going_on(chosen, ranks))
         )
         self.step()  # a bad optimizer is reported before anything begins
 
@@ -85,7 +86,7 @@ class Experiment:
         put back after it, of ``loaders`` too."""
         with surroundings_restored(self._loader, *loaders):
             batches = endless(self._bad.numbered(self._loader))
-            yield batches if self._ranks.count == 1 else self._going_on(next(batches), batches)
+            yield batches if self._ranks.world_size == 1 else self._going_on(next(batches), batches)
 
     def _going_on(self, batch: Any, batches: Iterator[Any]) -> Iterator[Any]:
         """``batch`` and all of ``batches``; one that cannot be loaded is the one before it once more, because the other
@@ -95,7 +96,7 @@ class Experiment:
             try:
                 batch = next(batches)
             except Exception as error:
-                self._ranks.set_aside(error)
+                self._ranks.defer(error)
 
     def step(self) -> EagerStep:
         """A training step with the user's optimizer, or else a new SGD over all trainable parameters of the model and
@@ -104,8 +105,8 @@ class Experiment:
         if optimizer is None:
             optimizer = SGD(trainable(self._model, *self.loss_modules), momentum=MOMENTUM)
         step = self._make_step(optimizer=optimizer, options=self._options)
-        if self._ranks.count > 1:
-            step.share_skips = self._ranks.add
+        if self._ranks.world_size > 1:
+            step.share_skips = self._ranks.all_reduce
         return step
 
     @property
@@ -153,7 +154,7 @@ class Experiment:
         """One pass over the rates of ``schedule``; made again where a batch, not the rate, ended it."""
         while True:
             with self._training() as (step, attributes):
-                at_once = step.device.type == "cpu" and self._ranks.count == 1
+                at_once = step.device.type == "cpu" and self._ranks.world_size == 1
                 recent = RecentBatches(self._bad.without_bad(batches), step.accumulate * (1 if at_once else LATE_STEPS))
                 run = ScheduledRun(
                     step,
@@ -163,7 +164,7 @@ class Experiment:
                     ranks=self._ranks,
                     after_first_step=attributes.note_sizes,
                 )
-                self._ranks.gather("a run", None)  # from here on all ranks take the same steps
+                self._ranks.all_gather("a run", None)  # from here on all ranks take the same steps
                 recorded = run.run(prefetched(iter(recent), step.device), validation, progress, done, total)
             if not recorded.diverged or math.isfinite(recorded.losses[-1]):
                 return recorded
@@ -184,7 +185,7 @@ def _going_on(compute_loss: ComputeLoss, ranks: Ranks) -> ComputeLoss:
         except Exception as error:
             if not outputs:
                 raise
-            ranks.set_aside(error)
+            ranks.defer(error)
             return torch.stack([(0 * leaf).sum() for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]).sum()
         finally:
             handle.remove()

@@ -86,14 +86,14 @@ class RankMeanLosses:
 
     def _summed(self) -> Tensor:
         """float64 ``[total_steps + 2]``: losses, number of steps and number of failures, summed over the ranks."""
-        control, failed = self._control, int(self._ranks.failure is not None)
+        control, failed = self._control, int(self._ranks.deferred is not None)
         numbers = torch.stack((control.step + control.stop, torch.full_like(control.step, failed)))
         summed = torch.cat((control.losses.double(), numbers.double()))
-        self._ranks.add(summed)
+        self._ranks.all_reduce(summed)
         return summed
 
     def _mean(self, summed: Tensor) -> Floats:
-        *losses, steps, failed = (summed / self._ranks.count).tolist()
+        *losses, steps, failed = (summed / self._ranks.world_size).tolist()
         if failed:
-            self._ranks.settle()
+            self._ranks.raise_deferred()
         return np.array(losses[: round(steps)])

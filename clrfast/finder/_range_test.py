@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor, nn
 
-from .._progress import Progress, showing
-from .._ranks import GroupOption, ranks_of
+from .._progress import Progress, show_progress
+from .._ranks import GroupOption, resolve_group
 from ..optim._control import require_divergence_limits
 from ..schedules._policies import Spacing
 from ..tasks import Task
@@ -149,7 +149,7 @@ def range_test(
         "repeats": repeats,
         "stop_factor": stop_factor,
     }
-    with ranks_of(group).alike() as ranks:
+    with resolve_group(group).end_together() as ranks:
         options = resolve_options(options, step_options, "range_test", RangeTestKeywords.__optional_keys__)
         task = resolve_task(model, loss_fn, loader, compute_loss)
         if val_loader is None and (metric is not None or val_every is not None):
@@ -162,7 +162,7 @@ def range_test(
                     f"{name}: got {given!r} and no val_loader; give the held-out batches too, or leave it out"
                 )
         experiment = Experiment(task, options, optimizer=optimizer, ranks=ranks)
-        if ranks.count == 1:
+        if ranks.world_size == 1:
             require_alone(task.model)
         ranks.require_same(
             "arguments",
@@ -175,7 +175,10 @@ def range_test(
             autocast=str(options.autocast),
             scaler=options.scaler is not None,
         )
-        with showing(ranks.only_first(progress), "range test") as show, experiment.at_work(val_loader) as batches:
+        with (
+            show_progress(ranks.progress_on_first(progress), "range test") as show,
+            experiment.at_work(val_loader) as batches,
+        ):
             held_out = None
             if val_loader is not None:
                 steps_each, own = plan.total_steps // repeats, task.loss_fn is None

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from .._progress import Progress
-from .._ranks import ALONE, Ranks
+from .._ranks import SINGLE_PROCESS, Ranks
 from ..schedules import Curve, Schedule
 from ..training._eager_step import EagerStep
 from ._controlled_step import ControlledStep
@@ -60,14 +60,14 @@ class ScheduledRun:
         *,
         keep_ratios: bool,
         stop_factor: float,
-        ranks: Ranks = ALONE,
+        ranks: Ranks = SINGLE_PROCESS,
         after_first_step: Callable[[], None] | None = None,
     ):
         self._step, self._stop_factor = step, stop_factor
         self._ranks, self._after_first_step = ranks, after_first_step
         self._controlled = ControlledStep(step, schedule, keep_ratios=keep_ratios, ranks=ranks)
         control = self._controlled.control
-        self._losses: LossReader = LocalLosses(control) if ranks.count == 1 else RankMeanLosses(control, ranks)
+        self._losses: LossReader = LocalLosses(control) if ranks.world_size == 1 else RankMeanLosses(control, ranks)
 
     def run(
         self, batches: Iterator[Any], validation: Validation | None, progress: Progress | None, done: int, total: int
@@ -112,7 +112,7 @@ class ScheduledRun:
         try:
             progress(done, total, {"lr": lr, "loss": float(losses[-1]) if len(losses) else math.nan})
         except Exception as error:
-            self._ranks.set_aside(error)
+            self._ranks.defer(error)
 
 
 class _SkippedUpdates:

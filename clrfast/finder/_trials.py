@@ -13,8 +13,8 @@ import numpy as np
 from torch import Tensor, nn
 
 from .._checks import is_whole
-from .._progress import Progress, showing
-from .._ranks import GroupOption, ranks_of
+from .._progress import Progress, show_progress
+from .._ranks import GroupOption, resolve_group
 from ..schedules import one_cycle
 from ..tasks import Task
 from ..training import StepOptions
@@ -148,7 +148,7 @@ def trial_cycles(
         NoSuggestionError: the range test has no valid answer.
         TypeError, ValueError, RankError: as of ``range_test``.
     """
-    with ranks_of(group).alike() as ranks:
+    with resolve_group(group).end_together() as ranks:
         _require_trials(trial_steps, n_trials, keywords)
         options = resolve_options(options, keywords, "trial_cycles", RampKeywords.__optional_keys__)
         of_ramp: Any = {name: value for name, value in keywords.items() if name not in STEP_OPTIONS}
@@ -156,7 +156,7 @@ def trial_cycles(
         val_loader, optimizer = task.val_loader, keywords.get("optimizer")
         ranks.require_same("arguments", trial_steps=trial_steps, n_trials=n_trials)
         swept, trying = 0, n_trials * trial_steps
-        with showing(ranks.only_first(progress), "short runs") as show:
+        with show_progress(ranks.progress_on_first(progress), "short runs") as show:
 
             def of_sweep(done: int, total: int, shown: dict[str, float]) -> None:
                 nonlocal swept

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .._checks import is_whole
-from .._ranks import ALONE, Ranks
+from .._ranks import SINGLE_PROCESS, Ranks
 from ..optim import StepControl
 from ..training._eager_step import EagerStep, evaluating
 from ._metrics import Metric, as_tensor, batch_metric, metric_name, n_samples, require_metric
@@ -54,7 +54,7 @@ class Validation:
         every: int | None,
         *,
         custom_batches: bool,
-        ranks: Ranks = ALONE,
+        ranks: Ranks = SINGLE_PROCESS,
     ):
         if not isinstance(val_loader, Iterable):
             raise ValueError(f"val_loader: got {type(val_loader).__name__}; give an iterable of batches")
@@ -64,7 +64,7 @@ class Validation:
         self._batches = list(islice(val_loader, max(1, steps // MIN_VALIDATIONS)))
         if not self._batches:
             raise ValueError("val_loader: it is empty; give at least one batch, or leave it out")
-        del self._batches[min(ranks.gather("held-out batches", len(self._batches))) :]
+        del self._batches[min(ranks.all_gather("held-out batches", len(self._batches))) :]
         self.every = len(self._batches) if every is None else every
         self.metric_name = metric_name(metric)
         self._metric, self._custom_batches = metric, custom_batches
@@ -121,7 +121,7 @@ class ValidationLog:
             try:
                 self._sums[at] = self._validation.total(self._step)
             except Exception as error:
-                self._ranks.set_aside(error)
+                self._ranks.defer(error)
 
     def means(self) -> dict[int, Tensor]:
         """Compute the means over all ranks, by the number of updates before them."""
@@ -131,9 +131,9 @@ class ValidationLog:
 def mean_over_ranks(ranks: Ranks, metric_sum: MetricSum) -> Tensor:
     """Compute the mean over the samples of all ranks, a tensor of one element."""
     total, n = metric_sum
-    if ranks.count == 1:
+    if ranks.world_size == 1:
         return as_tensor(total / n)
-    totals, counts = zip(*ranks.gather("a held-out measure", (float(total), n)), strict=True)
+    totals, counts = zip(*ranks.all_gather("a held-out measure", (float(total), n)), strict=True)
     return as_tensor(sum(totals) / sum(counts))
 
 

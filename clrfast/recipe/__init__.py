@@ -1,6 +1,5 @@
 """The short recipe of Smith 2018: settings found before the training, and what to read off a run."""
 
-from .._ranks import RankError
 from ._batch_size import BatchSizes, StepCost, find_batch_size
 from ._deadline import TimeIsUp
 from ._diagnosis import Diagnosis, diagnose
@@ -22,7 +21,6 @@ __all__ = [
     "Pair",
     "Pairs",
     "Parts",
-    "RankError",
     "Recipe",
     "ShortRuns",
     "StepCost",

@@ -22,7 +22,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from .._ranks import ALONE, Failed, RankError, Ranks
+from .._errors import RankError
+from .._ranks import SINGLE_PROCESS, Failure, Ranks
 from ..tasks import TaskError
 from ..training._preserve import surroundings_restored
 
@@ -39,7 +40,7 @@ a process is noticed at once, so this is for machines that vanish."""
 
 def require_alike(ranks: Ranks, model: nn.Module, **loaders: Any) -> None:
     """Raise ValueError unless model, random numbers and first batches are equal on all ranks."""
-    if ranks.count == 1:
+    if ranks.world_size == 1:
         return
     devices = {param.device for param in model.parameters() if param.device.type == "cuda"}
     states = [torch.get_rng_state(), *map(torch.cuda.get_rng_state, devices)]
@@ -47,7 +48,7 @@ def require_alike(ranks: Ranks, model: nn.Module, **loaders: Any) -> None:
     for name, loader in loaders.items():
         with surroundings_restored(loader):
             told[name] = _digest(next(iter(loader), None))
-    everyone = ranks.gather("the start", told)
+    everyone = ranks.all_gather("the start", told)
     differ = [name for name in told if len({each[name] for each in everyone}) > 1]
     if differ:
         raise ValueError(
@@ -61,14 +62,14 @@ def _failing_together(ranks: Ranks) -> Iterator[Ranks]:
     """A context whose exceptions reach all ranks, and which no rank leaves before all have reached its end."""
     try:
         yield ranks
-        ranks.gather("the end", None)
+        ranks.all_gather("the end", None)
     except RankError:
         raise
     except Exception as error:
         # Replaces the value that the others wait for next. An interruption (Ctrl-C) is not sent: the others may take
         # long to get here, and notice the end of this process anyway.
         with contextlib.suppress(RankError):
-            ranks.gather("", Failed.with_(error))
+            ranks.all_gather("", Failure.from_error(error))
         raise
 
 
@@ -78,10 +79,10 @@ def together(group: Group) -> Iterator[Ranks]:
 
     Raises:
         ValueError: this process is not in the group, or the group has no backend for the CPU.
-        RankError: see ``Ranks.gather``.
+        RankError: see ``Ranks.all_gather``.
     """
     if group is None or isinstance(group, Ranks):
-        yield group or ALONE  # the search that makes this call shares failures already
+        yield group or SINGLE_PROCESS  # the search that makes this call shares failures already
         return
     if group is dist.GroupMember.NON_GROUP_MEMBER:
         raise ValueError("group: this process is not in it; make the call only on ranks of the group")
@@ -103,19 +104,19 @@ def of_torchrun() -> Iterator[Ranks]:
     to all ranks when one has ended, as Ctrl-C, and reports errors. The other ranks exit silently.
     """
     if not dist.is_available() or not dist.is_torchelastic_launched() or os.environ["WORLD_SIZE"] == "1":
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     dist.init_process_group("gloo", timeout=TIMEOUT)
     ranks = Ranks(dist.group.WORLD)
-    if ranks.index == 0:
+    if ranks.rank == 0:
         signal.signal(signal.SIGTERM, _interrupt)
     try:
         with _failing_together(ranks):
             yield ranks
     except (RankError, TaskError, ValueError, KeyboardInterrupt):
-        if ranks.index == 0:
+        if ranks.rank == 0:
             raise
         raise SystemExit(1) from None
     finally:

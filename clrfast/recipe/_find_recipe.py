@@ -18,9 +18,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from .._checks import is_whole
+from .._errors import NotWrittenError
 from .._progress import Progress
 from .._ranks import Ranks
-from .._saving import NotWrittenError
 from ..finder import LRCurve, range_test
 from ..finder._experiment import MOMENTUM
 from ..optim import SGD
@@ -162,7 +162,7 @@ def find_recipe(
             _require_sizable(task.train_loader)
         require_alike(ranks, task.model, train_loader=task.train_loader, val_loader=task.val_loader)
         path = None if saved is None else Path(saved)
-        search = _Search(task, ranks.only_first(progress), options, path, ranks, time)
+        search = _Search(task, ranks.progress_on_first(progress), options, path, ranks, time)
         search.begin(budget, planned_steps)
         with search.under_way():
             search.rate()
@@ -198,7 +198,7 @@ class _Search:
     """What is in ``saved``, where this process has written it."""
 
     def begin(self, budget: int, planned_steps: int) -> None:
-        self.parts = self.ranks.first("the saved file", lambda: self._begun(budget, planned_steps))
+        self.parts = self.ranks.compute_on_first("the saved file", lambda: self._begun(budget, planned_steps))
         if self.parts.batch_sizes is not None:
             self._change_batch_size(self.parts.batch_sizes.fastest)
 
@@ -249,14 +249,14 @@ class _Search:
         else:
             self._count_anew()
         if self.time is not None and self.parts.weight_decays is None and self.parts.pairs is None:
-            self.time.require(self._pace, self.ranks.count, self._kept)
+            self.time.require(self._pace, self.ranks.world_size, self._kept)
 
     def batch_size(self) -> None:
         if self.parts.batch_sizes is None:
             loader: Any = self.task.train_loader
             most = len(loader.dataset) // LEAST_BATCHES
             most = max(most, self.parts.batch_size or 1)
-            sizes = self.ranks.first(
+            sizes = self.ranks.compute_on_first(
                 "the batch sizes", lambda: find_batch_size(self.task, max_batch_size=most, options=self.options)
             )
             self._keep(0, "batch size", batch_sizes=sizes)
@@ -273,7 +273,7 @@ class _Search:
         if self.parts.pairs_ended or self.parts.weight_decays is not None or self.parts.begun is not None:
             return
         if time is not None:
-            budget = self.ranks.first("the time", lambda: time.updates(self._pace, 1))
+            budget = self.ranks.compute_on_first("the time", lambda: time.updates(self._pace, 1))
         if before is None:
             steps, max_lr, done = pair_steps(replace(self.parts, budget=self.parts.steps + budget)), self._max_lr, 0
         else:
@@ -300,7 +300,7 @@ class _Search:
             found=before,
             keep=keep,
         )
-        found = self.ranks.first("rate and weight decay", made)
+        found = self.ranks.compute_on_first("rate and weight decay", made)
         self._keep(_updates([found.runs]) - done, "weight decay", pairs=found, pairs_ended=True)
 
     def weight_decay(self) -> None:
@@ -373,7 +373,7 @@ class _Search:
 
     def _begin(self, updates: int) -> None:
         """Write down that so many updates begin now; before the first answer there is no file."""
-        if self.ranks.index == 0 and self.parts.curves:
+        if self.ranks.rank == 0 and self.parts.curves:
             self._save(replace(self.parts, under_way=updates))
 
     def _given(self, counted: int = 0) -> dict[str, Any]:
@@ -392,9 +392,9 @@ class _Search:
         given = {"optimizer": optimizer, "group": None, **self._given()}
         self._begin(RANGE_STEPS)
         if self.time is None:
-            return self.ranks.first("a range test", lambda: range_test(**given))
+            return self.ranks.compute_on_first("a range test", lambda: range_test(**given))
         timed = partial(self.time.range_test, **given)
-        curve, pace = self.ranks.first("a range test", timed)
+        curve, pace = self.ranks.compute_on_first("a range test", timed)
         self.parts = replace(self.parts, seconds_per_update=pace)
         return curve
 
@@ -406,7 +406,7 @@ class _Search:
     def _keep(self, steps: int, name: str, **found: Any) -> None:
         self.parts = replace(self.parts, steps=self.parts.steps + steps, **found)
         self._count_anew()
-        if self.ranks.index > 0:
+        if self.ranks.rank > 0:
             return
         recipe = self._save(self.parts)
         logger.info("%s: %s; %s", name, recipe.settings[name], recipe.evidence[name])
@@ -426,7 +426,7 @@ class _Search:
     def _count_anew(self) -> None:
         """The budget in updates, where it is a time: those made, and those that the rest of it is enough for."""
         if (time := self.time) is not None:
-            more = self.ranks.first("the time", lambda: time.updates(self._pace, self.ranks.count))
+            more = self.ranks.compute_on_first("the time", lambda: time.updates(self._pace, self.ranks.world_size))
             self.parts = replace(self.parts, budget=self.parts.steps + more)
 
     def _change_batch_size(self, batch_size: int) -> None:

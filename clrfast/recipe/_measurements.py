@@ -70,7 +70,7 @@ class Parts:
 
     def write(self, path: str | os.PathLike[str], **more: Any) -> None:
         """Write all as JSON, with ``more`` for its readers; whoever interrupts finds the old file or the new one."""
-        saving.write(path, _FORMAT, {**more, **saving.plain(self)})
+        saving.write_json(path, _FORMAT, {**more, **saving.to_plain(self)})
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Parts:
@@ -80,7 +80,7 @@ class Parts:
             ValueError: the file holds something else.
         """
         remedy = "give another path, or delete the file to begin anew"
-        return saving.read(path, _FORMAT, cls._of_plain, "recipe", remedy)
+        return saving.read_json(path, _FORMAT, cls._of_plain, "recipe", remedy)
 
     @classmethod
     def _of_plain(cls, data: Fields) -> Parts:

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from .._checks import require_finite
-from .._progress import Progress, showing
+from .._progress import Progress, show_progress
 from ..finder._suggestion import NoSuggestionError
 from ..tasks import Task
 from ..training import StepOptions
@@ -125,7 +125,7 @@ def find_momentum(
     if weight_decay < 0:
         raise ValueError(f"weight_decay: got {weight_decay!r}; give a number of at least 0")
     until = deadline(max_seconds)
-    with together(group) as ranks, showing(ranks.only_first(progress), "momentum") as show:
+    with together(group) as ranks, show_progress(ranks.progress_on_first(progress), "momentum") as show:
         task, options = resolve_arguments(
             model, loss_fn, loader, compute_loss, val_loader, options, step_options, "find_momentum"
         )

@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from .._checks import is_whole, require_positive
-from .._progress import Progress, showing
+from .._progress import Progress, show_progress
 from ..finder._noise import Floats
 from ..finder._suggestion import NoSuggestionError
 from ..plot import pairs
@@ -256,7 +256,7 @@ def find_pair(
         model, loss_fn, loader, compute_loss, val_loader, options, step_options, "find_pair"
     )
     search = _Search(max_lr, int(steps), int(max_steps), deadline(max_seconds), found)
-    with showing(progress, "rate and weight decay") as show:
+    with show_progress(progress, "rate and weight decay") as show:
 
         def tell(done: int, _: int, shown: dict[str, float]) -> None:
             if show is not None:

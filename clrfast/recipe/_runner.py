@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .._checks import is_whole, require_positive
 from .._progress import Progress
-from .._ranks import ALONE, Ranks
+from .._ranks import SINGLE_PROCESS, Ranks
 from ..finder._experiment import Experiment
 from ..finder._range_test import range_test
 from ..finder._scheduled_run import RunRecord, rates_of
@@ -79,7 +79,7 @@ class Runner:
         repeats: int,
         planned: int,
         progress: Progress | None,
-        ranks: Ranks = ALONE,
+        ranks: Ranks = SINGLE_PROCESS,
         deadline: Deadline | None = None,
         found: Made | None = None,
         keep: Keep | None = None,
@@ -93,7 +93,7 @@ class Runner:
         require_apart(task.train_loader, task.val_loader)
         require_alike(ranks, task.model, loader=task.train_loader, val_loader=task.val_loader)
         self._ranks, self._deadline = ranks, deadline
-        self._ended, self._keep = dict(found or {}), keep if ranks.index == 0 else None
+        self._ended, self._keep = dict(found or {}), keep if ranks.rank == 0 else None
         self._model, self._compute_loss = task.model, chosen_loss(task.loss_fn, task.compute_loss)
         # Copies of the model would share what the loss has of its own.
         self._together = may_be_together(device_of(task.model), options) and not self._experiment.loss_modules
@@ -103,7 +103,7 @@ class Runner:
             self._held_out = held_out(task.val_loader, self._steps, own=task.loss_fn is None)
             with self._experiment.training() as step:
                 loss = float(self._held_out.mean(step))
-        self._initial_loss = ranks.first("the loss at the start", lambda: loss)
+        self._initial_loss = ranks.compute_on_first("the loss at the start", lambda: loss)
         self._progress, self._done, ahead = progress, 0, planned * self._repeats * self._steps
 
         def of_sweep(done: int, total: int, shown: dict[str, float]) -> None:
@@ -112,7 +112,7 @@ class Runner:
                 progress(done, total + ahead, shown)
 
         if max_lr is None:
-            curve = ranks.first(
+            curve = ranks.compute_on_first(
                 "the range test", lambda: range_test(task, options=options, group=None, progress=of_sweep)
             )
             max_lr = curve.suggest().max_lr
@@ -132,16 +132,16 @@ class Runner:
             [jobs[place] for place in unit if jobs[place] not in self._ended] for unit in self._units(len(settings))
         ]
         units = [unit for unit in units if unit]
-        for begin in range(0, len(units), ranks.count):
-            if self._deadline is not None and not ranks.first("the time", self._deadline.allows_another):
+        for begin in range(0, len(units), ranks.world_size):
+            if self._deadline is not None and not ranks.compute_on_first("the time", self._deadline.allows_another):
                 break
             # One for each rank, and then all meet: a failure is known to all after the time of one run.
-            turn = units[begin : begin + ranks.count]
+            turn = units[begin : begin + ranks.world_size]
             if self._keep is not None:
                 self._keep(dict(self._ended), sum(map(len, turn)) * self._steps)
-            own = self._made(turn[ranks.index], total) if ranks.index < len(turn) else None
+            own = self._made(turn[ranks.rank], total) if ranks.rank < len(turn) else None
             what = f"short runs with {[job for unit in turn for job in unit]}"
-            for unit, histories in zip(turn, ranks.gather(what, own), strict=False):
+            for unit, histories in zip(turn, ranks.all_gather(what, own), strict=False):
                 self._ended |= zip(unit, histories, strict=True)
                 self._done += len(unit) * self._steps
         ended = [index for index in range(len(settings)) if all(jobs[index, r] in self._ended for r in range(n))]
@@ -155,7 +155,7 @@ class Runner:
     def _units(self, n_settings: int) -> list[list[tuple[int, int]]]:
         """The settings by their numbers and repeats, in parts for one rank at a time: a single run, or several on the
         same batches, which copies of the model make together."""
-        size = min(MOST_COPIES, math.ceil(n_settings / self._ranks.count)) if self._together else 1
+        size = min(MOST_COPIES, math.ceil(n_settings / self._ranks.world_size)) if self._together else 1
         parts = [range(begin, min(begin + size, n_settings)) for begin in range(0, n_settings, size)]
         return [[(index, repeat) for index in part] for part in parts for repeat in range(self._repeats)]
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 from itertools import islice
 from typing import Any
 
-from .._progress import Progress, showing
+from .._progress import Progress, show_progress
 from ..finder import LRCurve, range_test
 from ..finder._experiment import Experiment
 from ..tasks import Task
@@ -64,7 +64,7 @@ class TimeBudget:
         """The curve, and the seconds that an update of short runs takes by it, with all that they need besides."""
         besides = _besides(model, self._steps, options)  # first, for it takes what is slow only once, too
         begin = clock.now()
-        with showing(progress, "range test") as show:
+        with show_progress(progress, "range test") as show:
             counted = _Counted(show)
             curve = range_test(model, options=options, progress=counted, **given)
         return curve, (clock.now() - begin) / counted.updates + besides

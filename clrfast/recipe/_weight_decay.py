@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor, nn
 
-from .._progress import Progress, showing
+from .._progress import Progress, show_progress
 from ..finder._suggestion import NoSuggestionError
 from ..schedules._policies import Momentum
 from ..tasks import Task
@@ -158,7 +158,7 @@ def find_weight_decay(
     require_repeats(repeats)
     until = deadline(max_seconds)
     to_come = A_ROUND if refine else 0
-    with together(group) as ranks, showing(ranks.only_first(progress), "weight decay") as show:
+    with together(group) as ranks, show_progress(ranks.progress_on_first(progress), "weight decay") as show:
         task, options = resolve_arguments(
             model, loss_fn, loader, compute_loss, val_loader, options, step_options, "find_weight_decay"
         )

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from .._progress import Progress, showing
+from .._progress import Progress, show_progress
 from ..optim._control import require_divergence_limits
 from ..schedules import Schedule
 from . import _graphs as graphs
@@ -105,7 +105,7 @@ def sweep(
     begun = _begun(runs, loader, total_steps, together)
     if together is True and begun.why_sequential is not None:
         raise ValueError(f"together: got True, and {begun.why_sequential}; give 'auto' or False")
-    with showing(progress, f"{len(models)} replicas") as show:
+    with show_progress(progress, f"{len(models)} replicas") as show:
         finish = _in_sequence if begun.stacked is None else _at_once
         return finish(runs, begun, loader, total_steps, show)
 

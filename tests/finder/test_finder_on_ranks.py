@@ -12,7 +12,8 @@ import torch.distributed as dist
 from torch import nn
 
 import clrfast
-from clrfast._ranks import ALONE, RankError, Ranks, ranks_of
+from clrfast._errors import RankError
+from clrfast._ranks import SINGLE_PROCESS, Ranks, resolve_group
 from clrfast.finder._loss_reader import RankMeanLosses
 from clrfast.optim import StepControl
 
@@ -161,8 +162,8 @@ def test_a_group_of_some_ranks_gets_its_own_suggestion(results):
 
 @pytest.mark.parametrize("group", [None, "auto"])
 def test_a_single_process_has_one_rank(group):
-    ranks = ranks_of(group)
-    assert (ranks.index, ranks.count) == (0, 1)
+    ranks = resolve_group(group)
+    assert (ranks.rank, ranks.world_size) == (0, 1)
     ranks.require_same("arguments", steps=3)
 
 
@@ -180,16 +181,16 @@ def test_an_argument_that_is_no_group_is_named():
 )
 def test_ranks_out_of_reach_are_reported_as_such(summary):
     ranks = Ranks()
-    ranks.count = 2
+    ranks.world_size = 2
     with (
         pytest.raises(RankError, match="another rank has ended, is out of reach or does not make this call"),
-        ranks.alike(),
+        ranks.end_together(),
     ):
         raise RuntimeError(summary)
     with pytest.raises(RankError, match="another rank has ended"):
-        ranks.set_aside(RuntimeError(summary))
-    ranks.set_aside(RuntimeError("an error of its own"))
-    assert str(ranks.failure) == "an error of its own"
+        ranks.defer(RuntimeError(summary))
+    ranks.defer(RuntimeError("an error of its own"))
+    assert str(ranks.deferred) == "an error of its own"
 
 
 def test_a_read_on_a_cuda_device_returns_the_losses_of_the_previous_read(monkeypatch):
@@ -203,7 +204,7 @@ def test_a_read_on_a_cuda_device_returns_the_losses_of_the_previous_read(monkeyp
     control = StepControl(clrfast.constant(0.1, 5).table(), backend="torch")
     control.device = torch.device("cuda")
     ranks = Ranks()
-    ranks.count, ranks.add = 2, lambda tensor: tensor.mul_(2)
+    ranks.world_size, ranks.all_reduce = 2, lambda tensor: tensor.mul_(2)
     record, seen = RankMeanLosses(control, ranks), []
     for loss in (4.0, 3.0, 2.0):
         control.losses[control.step] = loss
@@ -215,10 +216,10 @@ def test_a_read_on_a_cuda_device_returns_the_losses_of_the_previous_read(monkeyp
 
 
 def test_an_error_of_a_single_process_is_raised_unchanged():
-    with pytest.raises(OSError, match="as it is"), Ranks().alike():
+    with pytest.raises(OSError, match="as it is"), Ranks().end_together():
         raise OSError("as it is")
     with pytest.raises(OSError, match="at once"):
-        ALONE.set_aside(OSError("at once"))
+        SINGLE_PROCESS.defer(OSError("at once"))
 
 
 @pytest.mark.parametrize("case", ["a_bad_batch", "a_bad_batch_of_a_sharded_model"])

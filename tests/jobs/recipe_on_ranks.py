@@ -110,7 +110,7 @@ def not_in_the_group(rank):
 @case
 def what_cannot_be_pickled(rank):
     with together(dist.group.WORLD) as ranks:
-        return ranks.first("a function", lambda: lambda: None)
+        return ranks.compute_on_first("a function", lambda: lambda: None)
 
 
 @case
@@ -125,7 +125,7 @@ def long_runs(rank):
 def broadcast(rank):
     with together(dist.group.WORLD) as ranks:
         assert isinstance(ranks, Ranks)
-        return [ranks.first("a number", lambda: rank + 7), ranks.gather("ranks", rank)]
+        return [ranks.compute_on_first("a number", lambda: rank + 7), ranks.all_gather("ranks", rank)]
 
 
 def main(folder):
