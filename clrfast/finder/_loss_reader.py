@@ -53,10 +53,10 @@ class RankMeanLosses:
     """Reads the mean losses of ranks that train together, with one all-reduce per read.
 
     All ranks take the same steps and read at the same steps. All see the same losses, so none stops by its own loss.
-    A failure that a rank has set aside is raised on all ranks by the next read.
+    An error that a rank has deferred is raised on all ranks by the next read.
 
     Raises (``read`` and ``read_all``):
-        Exception: see ``Ranks.settle``.
+        Exception: see ``Ranks.raise_deferred``.
     """
 
     def __init__(self, control: StepControl, ranks: Ranks):

@@ -177,7 +177,7 @@ def range_test(
         )
         with (
             show_progress(ranks.progress_on_first(progress), "range test") as show,
-            experiment.at_work(val_loader) as batches,
+            experiment.batches(val_loader) as batches,
         ):
             held_out = None
             if val_loader is not None:

@@ -167,7 +167,7 @@ def trial_cycles(
             curve = range_test(task, group=group, progress=of_sweep, options=options, **of_ramp)
             around = curve.suggest().max_lr
             experiment = Experiment(task, options, optimizer=optimizer, ranks=ranks)
-            with experiment.at_work(val_loader) as batches:
+            with experiment.batches(val_loader) as batches:
                 held, batches = _split(batches, task.train_loader, val_loader, trial_steps, options.accumulate)
                 own = task.loss_fn is None
                 held_out = Validation(held, None, trial_steps, trial_steps, custom_batches=own, ranks=ranks)

@@ -162,8 +162,8 @@ def find_batch_size(
     # The memory of graphs would not be counted; that of the copy, which a training does not have, must not be.
     options = replace(options, accumulate=1, graph=False, snapshot_device="cpu")
     experiment = Experiment(replace(task, train_loader=loader), options, optimizer=optimizer)
-    device = experiment.step().device
-    with experiment.at_work():
+    device = experiment.make_step().device
+    with experiment.batches():
         indices = list(islice(loader.sampler, None if max_batch_size is None else int(max_batch_size)))
         if not indices:
             raise ValueError("dataset: it is empty; give at least one sample")

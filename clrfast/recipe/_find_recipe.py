@@ -22,7 +22,7 @@ from .._errors import NotWrittenError
 from .._progress import Progress
 from .._ranks import Ranks
 from ..finder import LRCurve, range_test
-from ..finder._experiment import MOMENTUM
+from ..finder._experiment import DEFAULT_MOMENTUM
 from ..optim import SGD
 from ..tasks import Task
 from ..training import StepOptions
@@ -388,7 +388,7 @@ class _Search:
         optimizer = None
         if weight_decay:
             params = trainable(self.task.model, *loss_modules(self.task.loss_fn, self.task.compute_loss))
-            optimizer = SGD(params, lr=1.0, momentum=MOMENTUM, weight_decay=weight_decay)
+            optimizer = SGD(params, lr=1.0, momentum=DEFAULT_MOMENTUM, weight_decay=weight_decay)
         given = {"optimizer": optimizer, "group": None, **self._given()}
         self._begin(RANGE_STEPS)
         if self.time is None:

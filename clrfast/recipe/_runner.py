@@ -99,7 +99,7 @@ class Runner:
         self._together = may_be_together(device_of(task.model), options) and not self._experiment.loss_modules
         self._steps, self._repeats = int(steps), int(repeats)
         self._val_loader, self._batches_per_run = task.val_loader, (self._steps + 1) * options.accumulate
-        with self._experiment.at_work(task.val_loader):
+        with self._experiment.batches(task.val_loader):
             self._held_out = held_out(task.val_loader, self._steps, own=task.loss_fn is None)
             with self._experiment.training() as step:
                 loss = float(self._held_out.mean(step))
@@ -198,7 +198,7 @@ class Runner:
 
     @contextlib.contextmanager
     def _batches(self, repeat: int) -> Iterator[Iterator[Any]]:
-        with self._experiment.at_work(self._val_loader) as batches:
+        with self._experiment.batches(self._val_loader) as batches:
             yield islice(batches, repeat * self._batches_per_run, None)
 
     def _history(self, schedule: Schedule, recorded: RunRecord, job: Job) -> History:

@@ -94,7 +94,7 @@ def _besides(task: Task, steps: int, options: StepOptions) -> float:
     model trains is counted twice so; better too little is done in the time than too much.
     """
     experiment, accumulate = Experiment(task, options), options.accumulate
-    with experiment.at_work(task.val_loader) as batches:
+    with experiment.batches(task.val_loader) as batches:
         looked_at = held_out(task.val_loader, steps, own=task.loss_fn is None)
         with experiment.training() as step:
             step(*islice(batches, accumulate))  # the first of all takes longer, and the first look
