@@ -1,4 +1,4 @@
-"""Everything that suggests a rate: clrfast's own finders and the peers', each with its cost."""
+"""The finders that are compared: clrfast's own and those of other packages."""
 
 from __future__ import annotations
 
@@ -14,63 +14,99 @@ import torch
 import clrfast
 from clrfast.training._batches import endless
 
-from ..task_library.definition import RegretTask
-from .peers import PEERS, Answer, forward_passes
-from .tasks import available
+from ..task_library.definition import BenchmarkTask, TaskDefinition
+from .peers import PEERS
+from .suggestion import Finder, Suggestion, count_forward_passes
+from .tasks.development import DEVELOPMENT
 
 BARE_STEPS = 100
+"""Steps of the bare training loop that a finder's wall time is compared with."""
+
+RULES = ("steepest", "valley", "slide", "minimum_tenth")
+"""Suggestion rules of other finders, applied to clrfast's curve."""
 
 
-def clrfast_default(task: RegretTask) -> float:
+def _default(task: BenchmarkTask) -> float:
     return clrfast.range_test(task.model, task.loss_fn, task.loader()).suggest().max_lr
 
 
-def clrfast_method(task: RegretTask, method: str) -> float:
-    """A suggestion of another name over the same kind of sweep."""
-    return clrfast.range_test(task.model, task.loss_fn, task.loader()).suggest(method).max_lr
+def _by_rule(task: BenchmarkTask, rule: str) -> float:
+    return clrfast.range_test(task.model, task.loss_fn, task.loader()).suggest(rule).max_lr
 
 
-def clrfast_thorough(task: RegretTask) -> float:
+def _thorough(task: BenchmarkTask) -> float:
     return clrfast.trial_cycles(task.model, task.loss_fn, task.loader()).suggest().max_lr
 
 
-METHODS = ("steepest", "valley", "slide", "minimum_tenth")
+def _finder(name: str, find: Callable[[BenchmarkTask], float]) -> Finder:
+    """Wrap ``find``: measure its cost; NoSuggestionError means no suggestion."""
 
-CLRFAST: dict[str, Callable[[RegretTask], float]] = {
-    "clrfast": clrfast_default,
-    "clrfast thorough": clrfast_thorough,
-    **{f"clrfast {method}": partial(clrfast_method, method=method) for method in METHODS},
+    def suggest(task: BenchmarkTask) -> dict[str, Suggestion]:
+        begin = time.perf_counter()
+        with count_forward_passes(task.model) as passes:
+            try:
+                lr, reason = find(task), ""
+            except clrfast.NoSuggestionError as error:
+                lr, reason = None, str(error)
+        return {name: Suggestion(lr, passes.n, time.perf_counter() - begin, reason)}
+
+    return suggest
+
+
+CONTENDERS: dict[str, Finder] = {
+    "clrfast": _finder("clrfast", _default),
+    "clrfast thorough": _finder("clrfast thorough", _thorough),
+    **{f"clrfast {rule}": _finder(f"clrfast {rule}", partial(_by_rule, rule=rule)) for rule in RULES},
+    **PEERS,
 }
-"""Our own finders, ``task -> rate``; NoSuggestionError is no answer."""
+"""Finders by the name of the call."""
 
 
-def _of_clrfast(name: str, task: RegretTask) -> dict[str, Answer]:
-    begin = time.perf_counter()
-    with forward_passes(task) as passes:
-        try:
-            rate, reason = CLRFAST[name](task), ""
-        except clrfast.NoSuggestionError as error:
-            rate, reason = None, str(error)
-    return {name: Answer(rate, passes.n, time.perf_counter() - begin, reason)}
+@dataclass(frozen=True)
+class Measurement:
+    """One suggestion of one contender.
+
+    Attributes:
+        bare_seconds: wall time of ``BARE_STEPS`` steps of a bare training loop on the same task.
+    """
+
+    contender: str
+    task: str
+    seed: int
+    suggestion: Suggestion
+    bare_seconds: float
 
 
-def contenders() -> dict[str, Callable[[RegretTask], dict[str, Answer]]]:
-    """``task -> answers by name``: one call may answer under several names."""
-    return {**{name: partial(_of_clrfast, name) for name in CLRFAST}, **PEERS}
+def measure(definition: TaskDefinition, seed: int, wanted: set[str]) -> list[Measurement]:
+    """Run the finders on one task with one seed, each on a fresh model.
+
+    Args:
+        wanted: names in ``CONTENDERS``.
+    """
+    make = definition.make
+    found: dict[str, Suggestion] = {}
+    bare = [bare_seconds(make(seed))]
+    for call_name, suggest in CONTENDERS.items():
+        if call_name in wanted:
+            torch.manual_seed(seed)
+            found |= suggest(make(seed))
+    bare.append(bare_seconds(make(seed)))
+    mean = statistics.mean(bare)
+    return [Measurement(contender, definition.name, seed, each, mean) for contender, each in found.items()]
 
 
 def warm_up() -> None:
-    """Every contender's first call in a process loads what later ones have: none is timed by it."""
+    """Call every finder once, untimed: the first call in a process imports and loads."""
     torch.set_num_threads(1)
-    make = available()["iris_mlp"].make
+    make = DEVELOPMENT["iris_mlp"].make
     bare_seconds(make(0))
-    for call in contenders().values():
+    for suggest in CONTENDERS.values():
         with contextlib.suppress(Exception):
-            call(make(0))
+            suggest(make(0))
 
 
-def bare_seconds(task: RegretTask) -> float:
-    """100 training steps with nothing around them."""
+def bare_seconds(task: BenchmarkTask) -> float:
+    """Return the wall time of ``BARE_STEPS`` training steps without anything around them."""
     optimizer = torch.optim.SGD(task.model.parameters(), lr=1e-7, momentum=0.9)
     task.model.train()
     begin = time.perf_counter()
@@ -79,27 +115,3 @@ def bare_seconds(task: RegretTask) -> float:
         task.loss_fn(task.model(inputs), targets).backward()
         optimizer.step()
     return time.perf_counter() - begin
-
-
-@dataclass(frozen=True)
-class Asked:
-    """One answer of one contender."""
-
-    contender: str
-    task: str
-    seed: int
-    answer: Answer
-    bare_seconds: float
-
-
-def ask(name: str, seed: int, wanted: set[str] | None) -> list[Asked]:
-    """All contenders' answers for one task and seed; each gets a fresh model."""
-    make = available()[name].make
-    answers: dict[str, Answer] = {}
-    bare = [bare_seconds(make(seed))]
-    for call_name, call in contenders().items():
-        if wanted is None or call_name in wanted:
-            torch.manual_seed(seed)
-            answers |= call(make(seed))
-    bare.append(bare_seconds(make(seed)))
-    return [Asked(contender, name, seed, answer, statistics.mean(bare)) for contender, answer in answers.items()]

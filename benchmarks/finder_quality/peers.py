@@ -1,109 +1,71 @@
-"""What other learning-rate finders suggest, through their public interfaces, at their own defaults.
+"""The finders of other packages, called through their public interfaces at their own defaults.
 
-All tune SGD with momentum 0.9. Whatever a finder leaves to its user is as in its documentation: torch-lr-finder and
-Ignite start at the optimizer's rate, which is 1e-7 here. An exception inside a finder is no answer, with its reason.
+All tune SGD with momentum 0.9. What a finder leaves to its user is as in its documentation: torch-lr-finder and Ignite
+start at the optimizer's rate, which is 1e-7 here. A finder that raises makes no suggestion; the error is the reason.
 
 pip install torch-lr-finder fastai lightning pytorch-ignite matplotlib
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 
 from ..peer_packages import quiet, why_missing
-from ..task_library.definition import RegretTask
+from ..task_library.definition import BenchmarkTask
+from .suggestion import Finder, Suggestion, count_forward_passes
 
 START_LR = 1e-7
 
+Found = dict[str, float | str | None]
+"""By contender: a rate, or the reason why there is none."""
 
-@dataclass(frozen=True)
-class Answer:
-    """What a finder said, and what it took.
 
-    Attributes:
-        rate: None if there is no answer.
-        steps: forward passes in training mode.
-        seconds: wall time of the whole call.
-        reason: why there is no answer.
+def _peer(names: tuple[str, ...], modules: tuple[str, ...], find: Callable[[BenchmarkTask], Found]) -> Finder:
+    """Wrap ``find``: measure its cost, suppress its output, and turn its errors into reasons.
+
+    Args:
+        names: the contenders that ``find`` returns rates for.
+        modules: that ``find`` imports.
     """
 
-    rate: float | None
-    steps: int
-    seconds: float
-    reason: str = ""
-
-
-@dataclass
-class Passes:
-    """A count of forward passes."""
-
-    n: int = 0
-
-
-@contextlib.contextmanager
-def forward_passes(task: RegretTask) -> Iterator[Passes]:
-    """Count the model's forward passes in training mode: the same measure of cost for all finders."""
-    passes = Passes()
-
-    def count(module: torch.nn.Module, *_: Any) -> None:
-        passes.n += module.training
-
-    handle = task.model.register_forward_hook(count)
-    try:
-        yield passes
-    finally:
-        handle.remove()
-
-
-Call = Callable[[RegretTask], dict[str, Answer]]
-Found = dict[str, float | str | None]
-"""By name: a rate, or the reason why there is none."""
-Find = Callable[[RegretTask], Found]
-
-
-def _peer(names: tuple[str, ...], modules: tuple[str, ...], find: Find) -> Call:
-    """``find`` with its cost, errors and output dealt with; ``names`` are those that it answers under."""
-
-    def call(task: RegretTask) -> dict[str, Answer]:
-        if lacking := why_missing(modules):
-            return {name: Answer(None, 0, 0.0, lacking) for name in names}
+    def suggest(task: BenchmarkTask) -> dict[str, Suggestion]:
+        if reason := why_missing(modules):
+            return {name: Suggestion(None, 0, 0.0, reason) for name in names}
         found: Found = dict.fromkeys(names)
         begin = time.perf_counter()
-        with quiet(), forward_passes(task) as passes:
+        with quiet(), count_forward_passes(task.model) as passes:
             try:
                 found |= find(task)
             except Exception as error:
                 found |= dict.fromkeys(names, _reason(error))
         seconds = time.perf_counter() - begin
-        return {name: _answer(found[name], passes.n, seconds) for name in names}
+        return {name: _suggestion(found[name], passes.n, seconds) for name in names}
 
-    return call
+    return suggest
 
 
-def _answer(found: float | str | None, steps: int, seconds: float) -> Answer:
+def _suggestion(found: float | str | None, steps: int, seconds: float) -> Suggestion:
     if isinstance(found, float) and math.isfinite(found) and found > 0:
-        return Answer(found, steps, seconds)
-    return Answer(None, steps, seconds, found if isinstance(found, str) else f"the finder gave {found}")
+        return Suggestion(found, steps, seconds)
+    return Suggestion(None, steps, seconds, found if isinstance(found, str) else f"the finder gave {found}")
 
 
 def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 
-def _sgd(task: RegretTask) -> torch.optim.SGD:
+def _sgd(task: BenchmarkTask) -> torch.optim.SGD:
     return torch.optim.SGD(task.model.parameters(), lr=START_LR, momentum=0.9)
 
 
-def _torch_lr_finder(task: RegretTask) -> Found:
+def _torch_lr_finder(task: BenchmarkTask) -> Found:
     from matplotlib.figure import Figure
     from torch_lr_finder import LRFinder
 
@@ -117,7 +79,7 @@ def _torch_lr_finder(task: RegretTask) -> Found:
 FASTAI = ("valley", "slide", "steep", "minimum")
 
 
-def _fastai(task: RegretTask) -> Found:
+def _fastai(task: BenchmarkTask) -> Found:
     from fastai.callback import schedule
     from fastai.data.core import DataLoaders
     from fastai.learner import Learner
@@ -130,14 +92,14 @@ def _fastai(task: RegretTask) -> Found:
         opt_func = partial(OptimWrapper, opt=torch.optim.SGD, momentum=0.9)
         learner = Learner(loaders, task.model, loss_func=task.loss_fn, opt_func=opt_func, path=folder)
         with learner.no_bar():
-            # All over one sweep; where one function fails, the others still answer.
+            # One range test for all rules; if one rule fails, the others still suggest a rate.
             functions = [_recorded(getattr(schedule, name), found) for name in FASTAI]
             learner.lr_find(show_plot=False, suggest_funcs=functions)
     return found
 
 
 def _recorded(function: Callable[..., Any], found: Found) -> Callable[..., Any]:
-    """A suggestion function of fastai's that notes its rate under its name, and survives its errors."""
+    """Wrap a suggestion function of fastai: put its rate or its error into ``found`` under its name."""
 
     def suggest(lrs: Any, losses: Any, num_it: int) -> tuple[float, tuple[float, float]]:
         try:
@@ -152,7 +114,7 @@ def _recorded(function: Callable[..., Any], found: Found) -> Callable[..., Any]:
     return suggest
 
 
-def _lightning(task: RegretTask) -> Found:
+def _lightning(task: BenchmarkTask) -> Found:
     from lightning.pytorch import LightningModule, Trainer
     from lightning.pytorch.tuner import Tuner
 
@@ -182,7 +144,7 @@ def _lightning(task: RegretTask) -> Found:
         return {"lightning": None if finder is None else finder.suggestion()}
 
 
-def _ignite(task: RegretTask, name: str, **arguments: Any) -> Found:
+def _ignite(task: BenchmarkTask, name: str, **arguments: Any) -> Found:
     from ignite.engine import create_supervised_trainer
     from ignite.handlers import FastaiLRFinder
 
@@ -194,11 +156,11 @@ def _ignite(task: RegretTask, name: str, **arguments: Any) -> Found:
     return {name: float(finder.lr_suggestion())}
 
 
-def _fixed(rate: float) -> Call:
-    return lambda task: {f"always {rate:g}": Answer(rate, 0, 0.0)}
+def _fixed(lr: float) -> Finder:
+    return lambda task: {f"always {lr:g}": Suggestion(lr, 0, 0.0)}
 
 
-PEERS: dict[str, Call] = {
+PEERS: dict[str, Finder] = {
     "torch-lr-finder": _peer(("torch-lr-finder",), ("torch_lr_finder", "matplotlib"), _torch_lr_finder),
     "fastai": _peer(
         tuple(f"fastai {name}" for name in FASTAI), ("fastai.callback.schedule", "fastai.callback.progress"), _fastai
@@ -213,4 +175,4 @@ PEERS: dict[str, Call] = {
     "always 0.01": _fixed(0.01),
     "always 0.1": _fixed(0.1),
 }
-"""``task -> answers by name``."""
+"""Finders by the name of the call; some suggest for several contenders."""

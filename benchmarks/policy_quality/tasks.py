@@ -12,7 +12,7 @@ from clrfast.tasks import Task, cifar10
 from clrfast.training import DeviceDataset, crop_and_flip
 
 from ..task_library import data
-from ..task_library.definition import made
+from ..task_library.definition import build_task
 from ..task_library.models import resnet56
 
 
@@ -26,7 +26,7 @@ def fashion(seed: int) -> Task:
             *(nn.Flatten(), nn.Linear(784, 10)),
         )
 
-    task = made(seed, model, nn.CrossEntropyLoss(), data.fashion(12000, 4000), batch_size=64, steps=0)
+    task = build_task(seed, model, nn.CrossEntropyLoss(), data.fashion(12000, 4000), batch_size=64, steps=0)
     return Task(task.model, task.loss_fn, task.loader(), [task.val])
 
 

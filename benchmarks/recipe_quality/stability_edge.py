@@ -1,11 +1,11 @@
-"""How often another seed fails at a good pair of rate and weight decay, by how far above it a run failed.
+"""How often another seed diverges at a good pair of rate and weight decay, by the distance to a rate that diverged.
 
 python -m benchmarks.recipe_quality.stability_edge
 
-It trains nothing: the oracle of recipe.py holds trainings of every task with two seeds on a grid of half decades. Of
-each seed the best pairs are taken, for only such a pair is chosen, and told apart by the lowest rate above theirs at
-which that seed failed with any decay; the share of them at which the other seed failed stands beside the (ratio)**4 of
-``recipe.Pairs``. A training has failed that ended above the middle between no training and the best pair.
+Nothing is trained: the oracle holds trainings of every task with two seeds, at two rates per decade. The best pairs of
+each seed count, because only such pairs are chosen. They are grouped by the lowest rate above theirs at which that seed
+failed with any weight decay. The share of pairs at which the other seed failed stands beside the ``(ratio)**4`` that
+the search of pairs assumes. A training fails if it ends above the middle between no training and the best pair.
 """
 
 from __future__ import annotations
@@ -14,43 +14,43 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..result_files import RESULTS, read_cache
-from .comparison import PER_DECADE
+from ..oracle import cached_oracles
+from .reference import GRID
 
 N_BEST = 4
-"""Pairs of each task and seed."""
+"""Best pairs of each task and seed that count."""
 
-APART = (1, 2)
-"""Rates between the pair and the failure."""
+DISTANCES = (1, 2)
+"""Distances from a pair to the failure, in steps of the grid of rates."""
 
 
-def other_failed(losses: np.ndarray, untrained: np.ndarray, apart: int) -> Iterator[bool]:
-    """For each of the best pairs of each seed that counts: whether the other seed failed.
+def other_seed_failed(losses: np.ndarray, untrained: np.ndarray, distance: int) -> Iterator[bool]:
+    """Yield whether the other seed failed, for the best pairs of each seed at ``distance`` below a failure.
 
     Args:
         losses: ``[2, rates, decays]``, inf where not finite.
         untrained: ``[2]``.
-        apart: >= 1.
+        distance: >= 1.
     """
     failed = ~(losses <= (untrained[:, None, None] + losses.min(axis=(1, 2), keepdims=True)) / 2)
     for seed, loss in enumerate(losses):
         for at in np.argsort(loss, axis=None, kind="stable")[:N_BEST]:
             rate, decay = np.unravel_index(at, loss.shape)
             above = np.flatnonzero(failed[seed, rate + 1 :].any(axis=1))
-            if len(above) and above[0] + 1 == apart:
+            if len(above) and above[0] + 1 == distance:
                 yield bool(failed[1 - seed, rate, decay])
 
 
 def main() -> None:
-    kept = read_cache(RESULTS / "recipe_quality_oracle.json")
-    print(f"{'ratio':>6}  {'failed':>7}  {'counted':>7}  {'of':>5}")
-    for apart in APART:
+    oracles = cached_oracles(GRID.name)
+    print(f"{'ratio':>6}  {'failed':>7}  {'assumed':>7}  {'of':>5}")
+    for distance in DISTANCES:
         failed = [
             other
-            for entry in kept.values()
-            for other in other_failed(np.array(entry["losses"]), np.array(entry["untrained"]), apart)
+            for oracle in oracles.values()
+            for other in other_seed_failed(np.array(oracle.losses), np.array(oracle.untrained), distance)
         ]
-        ratio = 10 ** (-apart / PER_DECADE)
+        ratio = 10 ** (-distance / GRID.rates_per_decade)
         print(f"{ratio:>6.2f}  {np.mean(failed):>7.4f}  {ratio**4:>7.4f}  {len(failed):>5}")
 
 

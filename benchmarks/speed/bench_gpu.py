@@ -37,7 +37,7 @@ import clrfast
 
 from ..environment import environment
 from ..result_files import write_rows
-from ..tables import gpu_step_table
+from ..tables.optimizer import gpu_step_table
 from . import kernels, shapes, timing
 
 Call = Callable[[], Any]
@@ -261,7 +261,7 @@ def profiled(case: Case, gpu: Gpu) -> dict[str, dict[str, Any]]:
     for name, optimizer in make_optimizers(case, gpu).items():
         optimizer.step()  # torch's first one makes its buffers
         found[name] = gpu.profiled(optimizer.step)
-        print(f"{case.model}, {case.dtype}, {name}: {kernels.told(found[name])}", flush=True)
+        print(f"{case.model}, {case.dtype}, {name}: {kernels.summary(found[name])}", flush=True)
     return found
 
 

@@ -57,8 +57,8 @@ def function_of(name: str) -> str:
     return found[1] if found else name
 
 
-def told(found: dict[str, Any]) -> str:
-    """The same in a line."""
+def summary(found: dict[str, Any]) -> str:
+    """Return what ``by_kernel`` found as one line of text."""
     kernels = [f"{kernel['count']} {kernel['name']} {kernel['us']:.1f} us" for kernel in found["kernels"]]
     return ", ".join([*kernels, f"gaps {found['gap_us']:.1f} us"])
 

@@ -1,9 +1,11 @@
-"""What a task is, and how a half keeps its tasks."""
+"""What a task of the quality benchmarks is, and how a split collects its tasks."""
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,20 +14,23 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+import clrfast
+from clrfast.training._batches import endless
+
 from .data import Arrays
 
 
 @dataclass
-class RegretTask:
-    """A fresh model, its loss and data, and the length of its 1cycle.
+class BenchmarkTask:
+    """A fresh model, its loss and data, and the length of its training.
 
     Attributes:
-        model: at its initial weights.
+        model: with its initial weights.
         loss_fn: ``loss_fn(model(inputs), targets) -> loss``.
         train, val: ``(inputs, targets)``.
-        batch_size: of the training batches; the last incomplete one is dropped.
-        steps: length of the 1cycle.
-        seed: of the initial weights and of the order of the data.
+        batch_size: samples per training batch; the last, incomplete batch of an epoch is dropped.
+        steps: updates of a training.
+        seed: decides the initial weights and the order of the data.
     """
 
     model: nn.Module
@@ -37,28 +42,41 @@ class RegretTask:
     seed: int
 
     def loader(self) -> DataLoader:
-        """A new loader; every one gives the same batches in the same order, other ones in each epoch."""
+        """Return a new loader. All loaders give the same batches in the same order, a new order in each epoch."""
         return DataLoader(
             _Pairs(*self.train),
             batch_size=self.batch_size,
             shuffle=True,
             drop_last=True,
             generator=torch.Generator().manual_seed(self.seed),
-            collate_fn=_as_it_is,
+            collate_fn=_unchanged,
         )
 
+    def fit(self, optimizer: clrfast.SGD, steps: int) -> bool:
+        """Train for ``steps`` updates; return False at the first loss that is not finite, else True."""
+        torch.manual_seed(self.seed)  # for dropout
+        self.model.train()
+        for _, (inputs, targets) in zip(range(steps), endless(self.loader()), strict=False):
+            optimizer.zero_grad()
+            loss = self.loss_fn(self.model(inputs), targets)
+            if not math.isfinite(loss.item()):
+                return False
+            loss.backward()
+            optimizer.step(loss=loss)
+        return True
+
     @torch.no_grad()
-    def val_loss(self) -> float:
-        """The loss over the validation data, in eval mode; the flags are left as they were."""
+    def evaluate(self, inputs: Tensor, targets: Tensor) -> float:
+        """Return the loss in eval mode, inf if it is not finite; the training mode is restored."""
         training = self.model.training
         self.model.eval()
-        loss = float(self.loss_fn(self.model(self.val[0]), self.val[1]))
+        loss = float(self.loss_fn(self.model(inputs), targets))
         self.model.train(training)
-        return loss
+        return loss if math.isfinite(loss) else math.inf
 
 
 class _Pairs(Dataset):
-    """Inputs and targets that a loader indexes once a batch: collating sample by sample would cost more than a step."""
+    """Inputs and targets that a loader indexes once per batch; collating single samples would cost more than a step."""
 
     def __init__(self, inputs: Tensor, targets: Tensor):
         self.inputs, self.targets = inputs, targets
@@ -74,56 +92,64 @@ class _Pairs(Dataset):
         return self.inputs[index], self.targets[index]
 
 
-def _as_it_is(batch: Any) -> Any:
+def _unchanged(batch: Any) -> Any:
     return batch
 
 
 @dataclass(frozen=True)
-class TaskMaker:
-    """A task by name, and the rates between which its oracle looks.
+class TaskDefinition:
+    """A task by name, and the range of learning rates that its oracle trains.
 
     Attributes:
-        make: ``seed -> RegretTask``.
-        low, high: decades, base 10: from far too low to divergence.
-        packed: needs ``../shared/data``.
+        make: ``seed -> BenchmarkTask``; must not depend on anything else.
+        low, high: log10 of the lowest and the highest rate, both included: from far too low to divergence.
+        packed: needs the data sets in ``../shared/data``.
     """
 
     name: str
-    make: Callable[[int], RegretTask]
+    make: Callable[[int], BenchmarkTask]
     low: float
     high: float
     packed: bool
 
     def digest(self) -> str:
-        """Changes with the task's definition, model and data, not with its half; the oracle is kept under it."""
+        """Return a hash of code, model, loss, data and rates. Docstring and split do not count."""
         task = self.make(0)
-        definition = inspect.getsource(self.make).partition("\ndef ")[2]  # without the decorator, which names the half
-        parts = [definition, repr(task.model), repr(task.loss_fn), repr((self.low, self.high))]
+        parts = [_code(self.make), repr(task.model), repr(task.loss_fn), repr((self.low, self.high))]
         for tensor in (*task.train, *task.val):
-            # Of sizes, which do not cancel: another version of a decoder changes last digits only.
+            # Three digits of a sum of sizes, which cannot cancel: decoders of other versions differ in the last digits.
             parts.append(f"{tuple(tensor.shape)} {float(tensor.double().abs().sum()):.3e}")
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-class Half(dict[str, TaskMaker]):
-    """Tasks by name, in the order of their definitions."""
+def _code(function: Callable[..., Any]) -> str:
+    """Return the body of ``function`` without its docstring and comments."""
+    (definition,) = ast.parse(inspect.getsource(function)).body
+    assert isinstance(definition, ast.FunctionDef)
+    first_statement = 0 if ast.get_docstring(definition) is None else 1
+    return "\n".join(map(ast.unparse, definition.body[first_statement:]))
+
+
+class Split(dict[str, TaskDefinition]):
+    """Task definitions by name, in the order of their registration."""
 
     def task(
         self, *, low: float, high: float, packed: bool = False
-    ) -> Callable[[Callable[[int], RegretTask]], Callable[[int], RegretTask]]:
-        """A decorator of functions ``seed -> RegretTask``."""
+    ) -> Callable[[Callable[[int], BenchmarkTask]], Callable[[int], BenchmarkTask]]:
+        """Return a decorator that registers a function ``seed -> BenchmarkTask`` under its name."""
 
-        def register(make: Callable[[int], RegretTask]) -> Callable[[int], RegretTask]:
-            self[make.__name__] = TaskMaker(make.__name__, make, low, high, packed)
+        def register(make: Callable[[int], BenchmarkTask]) -> Callable[[int], BenchmarkTask]:
+            self[make.__name__] = TaskDefinition(make.__name__, make, low, high, packed)
             return make
 
         return register
 
 
-def made(
+def build_task(
     seed: int, model: Callable[[], nn.Module], loss_fn: nn.Module, arrays: Arrays, *, batch_size: int, steps: int
-) -> RegretTask:
+) -> BenchmarkTask:
+    """Return a task whose initial weights depend on ``seed`` alone; the global random state stays as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         fresh = model()
-    return RegretTask(fresh, loss_fn, arrays[:2], arrays[2:], batch_size, steps, seed)
+    return BenchmarkTask(fresh, loss_fn, arrays[:2], arrays[2:], batch_size, steps, seed)

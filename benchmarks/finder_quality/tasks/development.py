@@ -7,15 +7,15 @@ import itertools
 from torch import nn
 
 from ...task_library import data, models
-from ...task_library.definition import Half, RegretTask, made
+from ...task_library.definition import BenchmarkTask, Split, build_task
 
-TUNING = Half()
+DEVELOPMENT = Split()
 
 # --- vision --------------------------------------------------------------------------------------------------------
 
 
-@TUNING.task(low=-4.5, high=1.5)
-def digits_cnn(seed: int) -> RegretTask:
+@DEVELOPMENT.task(low=-4.5, high=1.5)
+def digits_cnn(seed: int) -> BenchmarkTask:
     """Convolutions without normalisation."""
 
     def model() -> nn.Module:
@@ -25,11 +25,11 @@ def digits_cnn(seed: int) -> RegretTask:
             *(nn.Flatten(), nn.Linear(96, 10)),
         )
 
-    return made(seed, model, nn.CrossEntropyLoss(), data.digits(), batch_size=64, steps=200)
+    return build_task(seed, model, nn.CrossEntropyLoss(), data.digits(), batch_size=64, steps=200)
 
 
-@TUNING.task(low=-4, high=2)
-def digits_cnn_bn(seed: int) -> RegretTask:
+@DEVELOPMENT.task(low=-4, high=2)
+def digits_cnn_bn(seed: int) -> BenchmarkTask:
     """Convolutions with batch norm."""
 
     def model() -> nn.Module:
@@ -39,21 +39,21 @@ def digits_cnn_bn(seed: int) -> RegretTask:
             *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 10)),
         )
 
-    return made(seed, model, nn.CrossEntropyLoss(), data.digits(), batch_size=32, steps=200)
+    return build_task(seed, model, nn.CrossEntropyLoss(), data.digits(), batch_size=32, steps=200)
 
 
-@TUNING.task(low=-5.5, high=1)
-def digits_mlp_tiny_batch(seed: int) -> RegretTask:
+@DEVELOPMENT.task(low=-5.5, high=1)
+def digits_mlp_tiny_batch(seed: int) -> BenchmarkTask:
     """Batches of 8."""
 
     def model() -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 10))
 
-    return made(seed, model, nn.CrossEntropyLoss(), data.digits(), batch_size=8, steps=400)
+    return build_task(seed, model, nn.CrossEntropyLoss(), data.digits(), batch_size=8, steps=400)
 
 
-@TUNING.task(low=-5.5, high=1.5, packed=True)
-def fashion_cnn_bn(seed: int) -> RegretTask:
+@DEVELOPMENT.task(low=-5.5, high=1.5, packed=True)
+def fashion_cnn_bn(seed: int) -> BenchmarkTask:
     """Strided convolutions with batch norm."""
 
     def model() -> nn.Module:
@@ -63,21 +63,21 @@ def fashion_cnn_bn(seed: int) -> RegretTask:
             *(nn.Flatten(), nn.Linear(784, 10)),
         )
 
-    return made(seed, model, nn.CrossEntropyLoss(), data.fashion(8000, 500), batch_size=64, steps=150)
+    return build_task(seed, model, nn.CrossEntropyLoss(), data.fashion(8000, 500), batch_size=64, steps=150)
 
 
-@TUNING.task(low=-5.5, high=1.5, packed=True)
-def fashion_mlp_large_batch(seed: int) -> RegretTask:
+@DEVELOPMENT.task(low=-5.5, high=1.5, packed=True)
+def fashion_mlp_large_batch(seed: int) -> BenchmarkTask:
     """Batches of 512."""
 
     def model() -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(784, 64), nn.ReLU(), nn.Linear(64, 10))
 
-    return made(seed, model, nn.CrossEntropyLoss(), data.fashion(8000, 1000), batch_size=512, steps=150)
+    return build_task(seed, model, nn.CrossEntropyLoss(), data.fashion(8000, 1000), batch_size=512, steps=150)
 
 
-@TUNING.task(low=-4, high=1, packed=True)
-def cifar_conv(seed: int) -> RegretTask:
+@DEVELOPMENT.task(low=-4, high=1, packed=True)
+def cifar_conv(seed: int) -> BenchmarkTask:
     """Strided convolutions without normalisation on colour images."""
 
     def model() -> nn.Module:
@@ -88,11 +88,11 @@ def cifar_conv(seed: int) -> RegretTask:
             *(nn.Flatten(), nn.Linear(512, 10)),
         )
 
-    return made(seed, model, nn.CrossEntropyLoss(), data.cifar(8000, 500), batch_size=32, steps=200)
+    return build_task(seed, model, nn.CrossEntropyLoss(), data.cifar(8000, 500), batch_size=32, steps=200)
 
 
-@TUNING.task(low=-4.5, high=1.5)
-def digits_autoencoder(seed: int) -> RegretTask:
+@DEVELOPMENT.task(low=-4.5, high=1.5)
+def digits_autoencoder(seed: int) -> BenchmarkTask:
     """Mean squared error over 64 pixels, tanh."""
 
     def model() -> nn.Module:
@@ -101,112 +101,112 @@ def digits_autoencoder(seed: int) -> RegretTask:
         return nn.Sequential(*layers, nn.Linear(48, 64))
 
     train, _, val, _ = (part.flatten(1) if part.dim() > 2 else part for part in data.digits())
-    return made(seed, model, nn.MSELoss(), (train, train, val, val), batch_size=128, steps=300)
+    return build_task(seed, model, nn.MSELoss(), (train, train, val, val), batch_size=128, steps=300)
 
 
 # --- tabular classification -------------------------------------------------------------------------------------------
 
 
-@TUNING.task(low=-4.5, high=1.5)
-def wine_mlp(seed: int) -> RegretTask:
+@DEVELOPMENT.task(low=-4.5, high=1.5)
+def wine_mlp(seed: int) -> BenchmarkTask:
     """178 samples, batches of 16."""
 
     def model() -> nn.Module:
         return nn.Sequential(nn.Linear(13, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 3))
 
-    return made(seed, model, nn.CrossEntropyLoss(), data.bundled("wine", 48), batch_size=16, steps=150)
+    return build_task(seed, model, nn.CrossEntropyLoss(), data.bundled("wine", 48), batch_size=16, steps=150)
 
 
-@TUNING.task(low=-5, high=1)
-def iris_mlp(seed: int) -> RegretTask:
+@DEVELOPMENT.task(low=-5, high=1)
+def iris_mlp(seed: int) -> BenchmarkTask:
     """150 samples, batches of 8."""
 
     def model() -> nn.Module:
         return nn.Sequential(nn.Linear(4, 24), nn.ReLU(), nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 3))
 
-    return made(seed, model, nn.CrossEntropyLoss(), data.bundled("iris", 50), batch_size=8, steps=200)
+    return build_task(seed, model, nn.CrossEntropyLoss(), data.bundled("iris", 50), batch_size=8, steps=200)
 
 
-@TUNING.task(low=-4.5, high=1.5)
-def breast_cancer_mlp(seed: int) -> RegretTask:
+@DEVELOPMENT.task(low=-4.5, high=1.5)
+def breast_cancer_mlp(seed: int) -> BenchmarkTask:
     """Two classes, no normalisation between the layers."""
 
     def model() -> nn.Module:
         return nn.Sequential(nn.Linear(30, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 2))
 
-    return made(seed, model, nn.CrossEntropyLoss(), data.bundled("breast_cancer", 169), batch_size=64, steps=150)
+    return build_task(seed, model, nn.CrossEntropyLoss(), data.bundled("breast_cancer", 169), batch_size=64, steps=150)
 
 
-@TUNING.task(low=-5, high=2)
-def covertype_like(seed: int) -> RegretTask:
+@DEVELOPMENT.task(low=-5, high=2)
+def covertype_like(seed: int) -> BenchmarkTask:
     """Seven uneven classes in 54 columns, generated; batches of 512."""
 
     def model() -> nn.Module:
         return nn.Sequential(nn.Linear(54, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 7))
 
-    return made(seed, model, nn.CrossEntropyLoss(), data.covertype_like(), batch_size=512, steps=200)
+    return build_task(seed, model, nn.CrossEntropyLoss(), data.covertype_like(), batch_size=512, steps=200)
 
 
 # --- regression -------------------------------------------------------------------------------------------------------
 
 
-@TUNING.task(low=-6, high=0.5)
-def diabetes_mlp(seed: int) -> RegretTask:
+@DEVELOPMENT.task(low=-6, high=0.5)
+def diabetes_mlp(seed: int) -> BenchmarkTask:
     """Standardised targets."""
 
     def model() -> nn.Module:
         return nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 1), nn.Flatten(0))
 
-    return made(seed, model, nn.MSELoss(), data.diabetes(standardised=True), batch_size=32, steps=150)
+    return build_task(seed, model, nn.MSELoss(), data.diabetes(standardised=True), batch_size=32, steps=150)
 
 
-@TUNING.task(low=-7, high=-1)
-def diabetes_raw_targets(seed: int) -> RegretTask:
+@DEVELOPMENT.task(low=-7, high=-1)
+def diabetes_raw_targets(seed: int) -> BenchmarkTask:
     """Targets in their own unit, around 150: the loss starts at 29,000, and only tiny rates work."""
 
     def model() -> nn.Module:
         return nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 1), nn.Flatten(0))
 
-    return made(seed, model, nn.MSELoss(), data.diabetes(standardised=False), batch_size=32, steps=200)
+    return build_task(seed, model, nn.MSELoss(), data.diabetes(standardised=False), batch_size=32, steps=200)
 
 
-@TUNING.task(low=-8.5, high=-1)
-def friedman_sum(seed: int) -> RegretTask:
+@DEVELOPMENT.task(low=-8.5, high=-1)
+def friedman_sum(seed: int) -> BenchmarkTask:
     """The loss summed over the batch: the best rate is lower by the batch size."""
 
     def model() -> nn.Module:
         return nn.Sequential(nn.Linear(10, 48), nn.Tanh(), nn.Linear(48, 1), nn.Flatten(0))
 
-    return made(seed, model, nn.MSELoss(reduction="sum"), data.friedman(), batch_size=128, steps=250)
+    return build_task(seed, model, nn.MSELoss(reduction="sum"), data.friedman(), batch_size=128, steps=250)
 
 
-@TUNING.task(low=-5.5, high=1)
-def teacher_student(seed: int) -> RegretTask:
+@DEVELOPMENT.task(low=-5.5, high=1)
+def teacher_student(seed: int) -> BenchmarkTask:
     """A ReLU network learns another one."""
 
     def model() -> nn.Module:
         return nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 1), nn.Flatten(0))
 
-    return made(seed, model, nn.MSELoss(), data.teacher(), batch_size=64, steps=300)
+    return build_task(seed, model, nn.MSELoss(), data.teacher(), batch_size=64, steps=300)
 
 
 # --- text -------------------------------------------------------------------------------------------------------------
 
 
-@TUNING.task(low=-3.5, high=2)
-def char_gru(seed: int) -> RegretTask:
+@DEVELOPMENT.task(low=-3.5, high=2)
+def char_gru(seed: int) -> BenchmarkTask:
     """The next character, recurrent."""
     text = data.characters(length=16)
-    return made(
+    return build_task(
         seed, lambda: models.CharGRU(data.n_characters(), 32), nn.CrossEntropyLoss(), text, batch_size=32, steps=150
     )
 
 
-@TUNING.task(low=-4.5, high=1.5)
-def char_transformer(seed: int) -> RegretTask:
+@DEVELOPMENT.task(low=-4.5, high=1.5)
+def char_transformer(seed: int) -> BenchmarkTask:
     """The next character, attention and layer norm."""
     text = data.characters(length=16)
-    return made(
+    return build_task(
         seed,
         lambda: models.CharTransformer(data.n_characters(), 16, 32),
         nn.CrossEntropyLoss(),
@@ -216,22 +216,22 @@ def char_transformer(seed: int) -> RegretTask:
     )
 
 
-@TUNING.task(low=-5, high=1.5)
-def bag_of_characters(seed: int) -> RegretTask:
+@DEVELOPMENT.task(low=-5, high=1.5)
+def bag_of_characters(seed: int) -> BenchmarkTask:
     """Which text a snippet is from, by how often each character is in it."""
     arrays = data.snippets(length=96)
 
     def model() -> nn.Module:
         return nn.Sequential(nn.Linear(arrays[0].shape[1], 48), nn.ReLU(), nn.Linear(48, len(data.texts())))
 
-    return made(seed, model, nn.CrossEntropyLoss(), arrays, batch_size=64, steps=250)
+    return build_task(seed, model, nn.CrossEntropyLoss(), arrays, batch_size=64, steps=250)
 
 
 # --- deep, and starting near a saddle ---------------------------------------------------------------------------------
 
 
-@TUNING.task(low=-6, high=0.5)
-def deep_mlp(seed: int) -> RegretTask:
+@DEVELOPMENT.task(low=-6, high=0.5)
+def deep_mlp(seed: int) -> BenchmarkTask:
     """Ten layers without normalisation."""
 
     def model() -> nn.Module:
@@ -243,11 +243,11 @@ def deep_mlp(seed: int) -> RegretTask:
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
         return nn.Sequential(*layers, nn.Linear(64, 10))
 
-    return made(seed, model, nn.CrossEntropyLoss(), data.digits(), batch_size=32, steps=200)
+    return build_task(seed, model, nn.CrossEntropyLoss(), data.digits(), batch_size=32, steps=200)
 
 
-@TUNING.task(low=-6.5, high=1)
-def deep_mlp_layer_norm(seed: int) -> RegretTask:
+@DEVELOPMENT.task(low=-6.5, high=1)
+def deep_mlp_layer_norm(seed: int) -> BenchmarkTask:
     """Seven layers with layer norm."""
 
     def model() -> nn.Module:
@@ -256,13 +256,13 @@ def deep_mlp_layer_norm(seed: int) -> RegretTask:
             layers += [nn.LayerNorm(48), nn.ReLU(), nn.Linear(48, 48)]
         return nn.Sequential(*layers, nn.LayerNorm(48), nn.Linear(48, 7))
 
-    return made(seed, model, nn.CrossEntropyLoss(), data.covertype_like(), batch_size=64, steps=250)
+    return build_task(seed, model, nn.CrossEntropyLoss(), data.covertype_like(), batch_size=64, steps=250)
 
 
-@TUNING.task(low=-3, high=1.5)
-def matrix_factorisation(seed: int) -> RegretTask:
+@DEVELOPMENT.task(low=-3, high=1.5)
+def matrix_factorisation(seed: int) -> BenchmarkTask:
     """Both factors start small: the loss stays flat until they have grown together."""
-    return made(
+    return build_task(
         seed,
         lambda: models.Factors(60, 50, rank=4, std=0.03),
         nn.MSELoss(),
@@ -272,8 +272,8 @@ def matrix_factorisation(seed: int) -> RegretTask:
     )
 
 
-@TUNING.task(low=-4, high=1)
-def deep_linear(seed: int) -> RegretTask:
+@DEVELOPMENT.task(low=-4, high=1)
+def deep_linear(seed: int) -> BenchmarkTask:
     """Four linear layers from small weights: a saddle again."""
 
     def model() -> nn.Module:
@@ -282,4 +282,4 @@ def deep_linear(seed: int) -> RegretTask:
             nn.init.normal_(layer.weight, std=0.1)
         return nn.Sequential(*layers)
 
-    return made(seed, model, nn.MSELoss(), data.linear_map(), batch_size=64, steps=300)
+    return build_task(seed, model, nn.MSELoss(), data.linear_map(), batch_size=64, steps=300)

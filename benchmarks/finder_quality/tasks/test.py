@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from ...task_library import data, models
-from ...task_library.definition import Half, RegretTask, made
+from ...task_library.definition import BenchmarkTask, Split, build_task
 from ...task_library.losses import (
     Cumulative,
     DiceAndCrossEntropy,
@@ -22,13 +22,13 @@ from ...task_library.losses import (
     Pinball,
 )
 
-FRESH = Half()
+TEST = Split()
 
 # --- vision -----------------------------------------------------------------------------------------------------------
 
 
-@FRESH.task(low=-4, high=2)
-def digits_depthwise(seed: int) -> RegretTask:
+@TEST.task(low=-4, high=2)
+def digits_depthwise(seed: int) -> BenchmarkTask:
     """Convolutions channel by channel, then across the channels; batch norm."""
 
     def separable(n_in: int, n_out: int, stride: int) -> list[nn.Module]:
@@ -41,35 +41,35 @@ def digits_depthwise(seed: int) -> RegretTask:
             *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10)),
         )
 
-    return made(seed, model, nn.CrossEntropyLoss(), data.digits(), batch_size=48, steps=120)
+    return build_task(seed, model, nn.CrossEntropyLoss(), data.digits(), batch_size=48, steps=120)
 
 
-@FRESH.task(low=-4, high=2)
-def ellipse_segmentation(seed: int) -> RegretTask:
+@TEST.task(low=-4, high=2)
+def ellipse_segmentation(seed: int) -> BenchmarkTask:
     """Which pixels belong to an ellipse; overlap and cross entropy; instance norm."""
     loss_fn = DiceAndCrossEntropy()
-    return made(seed, lambda: models.SmallUNet(6), loss_fn, data.ellipses(16), batch_size=8, steps=100)
+    return build_task(seed, lambda: models.SmallUNet(6), loss_fn, data.ellipses(16), batch_size=8, steps=100)
 
 
-@FRESH.task(low=-5, high=1)
-def digits_variational(seed: int) -> RegretTask:
+@TEST.task(low=-5, high=1)
+def digits_variational(seed: int) -> BenchmarkTask:
     """A variational autoencoder: a random code in training, and a loss summed over the pixels."""
     train, _, val, _ = (part.flatten(1) if part.dim() > 2 else part for part in data.digits(standardised=False))
-    return made(
+    return build_task(
         *(seed, lambda: models.VariationalAutoencoder(64, 128, 8), EvidenceBound(8, 0.5), (train, train, val, val)),
         batch_size=64,
         steps=300,
     )
 
 
-@FRESH.task(low=-5, high=1)
-def digit_halves_contrastive(seed: int) -> RegretTask:
+@TEST.task(low=-5, high=1)
+def digit_halves_contrastive(seed: int) -> BenchmarkTask:
     """The upper half of a digit has to find its lower half among those of the batch; the temperature is learned."""
-    return made(seed, lambda: models.TwoHalves(32, 64, 16), Matching(), data.digits(), batch_size=128, steps=200)
+    return build_task(seed, lambda: models.TwoHalves(32, 64, 16), Matching(), data.digits(), batch_size=128, steps=200)
 
 
-@FRESH.task(low=-5.5, high=1)
-def photograph_sines(seed: int) -> RegretTask:
+@TEST.task(low=-5.5, high=1)
+def photograph_sines(seed: int) -> BenchmarkTask:
     """A photograph's colour at a place, by layers of sines; batches of 512."""
 
     def model() -> nn.Module:
@@ -82,24 +82,24 @@ def photograph_sines(seed: int) -> RegretTask:
             layers += [linear, models.Sine(frequency)]
         return nn.Sequential(*layers, nn.Linear(48, 3))
 
-    return made(seed, model, nn.MSELoss(), data.pixels(every=6), batch_size=512, steps=250)
+    return build_task(seed, model, nn.MSELoss(), data.pixels(every=6), batch_size=512, steps=250)
 
 
 # --- text and series --------------------------------------------------------------------------------------------------
 
 
-@FRESH.task(low=-3, high=2)
-def word_skipgram(seed: int) -> RegretTask:
+@TEST.task(low=-3, high=2)
+def word_skipgram(seed: int) -> BenchmarkTask:
     """The words around a word, by its embedding."""
 
     def model() -> nn.Module:
         return nn.Sequential(nn.Embedding(400, 24), nn.Linear(24, 400))
 
-    return made(seed, model, nn.CrossEntropyLoss(), data.neighbours(400, reach=2), batch_size=256, steps=200)
+    return build_task(seed, model, nn.CrossEntropyLoss(), data.neighbours(400, reach=2), batch_size=256, steps=200)
 
 
-@FRESH.task(low=-4, high=1.5)
-def load_quantiles(seed: int) -> RegretTask:
+@TEST.task(low=-4, high=1.5)
+def load_quantiles(seed: int) -> BenchmarkTask:
     """Three quantiles of the next hour's load: dilated convolutions with weight norm."""
 
     def model() -> nn.Module:
@@ -108,29 +108,31 @@ def load_quantiles(seed: int) -> RegretTask:
             layers += [weight_norm(nn.Conv1d(n_in, 12, 3, dilation=dilation)), nn.ReLU()]
         return nn.Sequential(*layers, nn.Flatten(), nn.Linear(12, 3))
 
-    return made(seed, model, Pinball(0.1, 0.5, 0.9), data.hourly_load(31), batch_size=32, steps=150)
+    return build_task(seed, model, Pinball(0.1, 0.5, 0.9), data.hourly_load(31), batch_size=32, steps=150)
 
 
-@FRESH.task(low=-4, high=2)
-def motion_conv_gru(seed: int) -> RegretTask:
+@TEST.task(low=-4, high=2)
+def motion_conv_gru(seed: int) -> BenchmarkTask:
     """Which motion a wrist makes: a convolution, a recurrent layer in both directions; the rare motions weigh more."""
     loss_fn = nn.CrossEntropyLoss(weight=torch.tensor([0.6, 0.7, 1.3, 2.0, 2.0]))
-    return made(seed, lambda: models.ConvGRU(3, 16, 5), loss_fn, data.motions(24), batch_size=24, steps=150)
+    return build_task(seed, lambda: models.ConvGRU(3, 16, 5), loss_fn, data.motions(24), batch_size=24, steps=150)
 
 
-@FRESH.task(low=-4.5, high=0.5)
-def pendulum_rollout(seed: int) -> RegretTask:
+@TEST.task(low=-4.5, high=0.5)
+def pendulum_rollout(seed: int) -> BenchmarkTask:
     """The derivative of a pendulum's state, by the course that follows from it: back through eight steps of Heun's."""
     n_steps, interval = 8, 0.15
     arrays = data.pendulums(n_steps, interval)
-    return made(seed, lambda: models.Rollout(2, 24, n_steps, interval), nn.MSELoss(), arrays, batch_size=40, steps=120)
+    return build_task(
+        seed, lambda: models.Rollout(2, 24, n_steps, interval), nn.MSELoss(), arrays, batch_size=40, steps=120
+    )
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
-@FRESH.task(low=-4.5, high=2)
-def clicks_focal(seed: int) -> RegretTask:
+@TEST.task(low=-4.5, high=2)
+def clicks_focal(seed: int) -> BenchmarkTask:
     """Rare clicks by the embeddings of six categories; the focal loss."""
 
     def model() -> nn.Module:
@@ -139,11 +141,11 @@ def clicks_focal(seed: int) -> RegretTask:
             *(nn.Linear(48, 32), nn.ReLU(), nn.Linear(32, 1), nn.Flatten(0)),
         )
 
-    return made(seed, model, Focal(2.0), data.clicks(40), batch_size=512, steps=200)
+    return build_task(seed, model, Focal(2.0), data.clicks(40), batch_size=512, steps=200)
 
 
-@FRESH.task(low=-4, high=2)
-def breast_cancer_logistic(seed: int) -> RegretTask:
+@TEST.task(low=-4, high=2)
+def breast_cancer_logistic(seed: int) -> BenchmarkTask:
     """Logistic regression of columns from 0 to 1; batches of 10."""
     train, labels, val, val_labels = data.bundled("breast_cancer", 169)
     low, high = train.amin(0), train.amax(0)
@@ -153,11 +155,11 @@ def breast_cancer_logistic(seed: int) -> RegretTask:
         return nn.Sequential(nn.Linear(30, 1), nn.Flatten(0))
 
     arrays = (train, labels.float(), val, val_labels.float())
-    return made(seed, model, nn.BCEWithLogitsLoss(), arrays, batch_size=10, steps=200)
+    return build_task(seed, model, nn.BCEWithLogitsLoss(), arrays, batch_size=10, steps=200)
 
 
-@FRESH.task(low=-5, high=1)
-def diabetes_grades(seed: int) -> RegretTask:
+@TEST.task(low=-5, high=1)
+def diabetes_grades(seed: int) -> BenchmarkTask:
     """Five ordered grades of a disease; a score and the thresholds between them; batches of 20."""
     train, values, val, val_values = data.diabetes(standardised=True)
     grades, val_grades = (torch.bucketize(part, torch.tensor([-0.9, -0.3, 0.3, 1.0])) for part in (values, val_values))
@@ -165,24 +167,24 @@ def diabetes_grades(seed: int) -> RegretTask:
     def model() -> nn.Module:
         return nn.Sequential(nn.Linear(10, 24), nn.ReLU(), nn.Linear(24, 1), models.Thresholds(4))
 
-    return made(seed, model, Cumulative(), (train, grades, val, val_grades), batch_size=20, steps=150)
+    return build_task(seed, model, Cumulative(), (train, grades, val, val_grades), batch_size=20, steps=150)
 
 
-@FRESH.task(low=-4.5, high=1)
-def lifetimes_cox(seed: int) -> RegretTask:
+@TEST.task(low=-4.5, high=1)
+def lifetimes_cox(seed: int) -> BenchmarkTask:
     """Risks by who goes first; some ends are never seen."""
 
     def model() -> nn.Module:
         return nn.Sequential(nn.Linear(8, 48), nn.ReLU(), nn.Linear(48, 24), nn.ReLU(), nn.Linear(24, 1), nn.Flatten(0))
 
-    return made(seed, model, PartialLikelihood(), data.lifetimes(), batch_size=64, steps=250)
+    return build_task(seed, model, PartialLikelihood(), data.lifetimes(), batch_size=64, steps=250)
 
 
-@FRESH.task(low=-5, high=0)
-def arm_mixture(seed: int) -> RegretTask:
+@TEST.task(low=-5, high=0)
+def arm_mixture(seed: int) -> BenchmarkTask:
     """The angles of an arm by where its hand is: a mixture of four normal distributions."""
 
     def model() -> nn.Module:
         return nn.Sequential(nn.Linear(2, 40), nn.Tanh(), nn.Linear(40, 40), nn.Tanh(), nn.Linear(40, 16))
 
-    return made(seed, model, MixtureNLL(4), data.arm(), batch_size=128, steps=300)
+    return build_task(seed, model, MixtureNLL(4), data.arm(), batch_size=128, steps=300)

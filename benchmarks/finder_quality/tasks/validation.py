@@ -5,16 +5,16 @@ from __future__ import annotations
 from torch import nn
 
 from ...task_library import data, models
-from ...task_library.definition import Half, RegretTask, made
+from ...task_library.definition import BenchmarkTask, Split, build_task
 from ...task_library.losses import GaussianNLL, NegativeLogDensity, Triplet
 
-HELD_OUT = Half()
+VALIDATION = Split()
 
 # --- vision -----------------------------------------------------------------------------------------------------------
 
 
-@HELD_OUT.task(low=-8.5, high=-2, packed=True)
-def mnist_linear_raw_pixels(seed: int) -> RegretTask:
+@VALIDATION.task(low=-8.5, high=-2, packed=True)
+def mnist_linear_raw_pixels(seed: int) -> BenchmarkTask:
     """A linear model of pixels from 0 to 255: only tiny rates work."""
     train, train_labels, val, val_labels = data.mnist(8000, 1000)
     arrays = (255 * train, train_labels, 255 * val, val_labels)
@@ -22,31 +22,31 @@ def mnist_linear_raw_pixels(seed: int) -> RegretTask:
     def model() -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
 
-    return made(seed, model, nn.CrossEntropyLoss(), arrays, batch_size=256, steps=150)
+    return build_task(seed, model, nn.CrossEntropyLoss(), arrays, batch_size=256, steps=150)
 
 
-@HELD_OUT.task(low=-4, high=2, packed=True)
-def mnist_triplet(seed: int) -> RegretTask:
+@VALIDATION.task(low=-4, high=2, packed=True)
+def mnist_triplet(seed: int) -> BenchmarkTask:
     """Digits of one class have to lie nearer to each other than to another class."""
 
     def model() -> nn.Module:
         return nn.Sequential(nn.Linear(196, 64), nn.GELU(), nn.Linear(64, 16))
 
-    return made(seed, model, Triplet(), data.mnist_triplets(5000, 1000), batch_size=32, steps=250)
+    return build_task(seed, model, Triplet(), data.mnist_triplets(5000, 1000), batch_size=32, steps=250)
 
 
-@HELD_OUT.task(low=-3, high=3.5, packed=True)
-def mnist_tied_autoencoder(seed: int) -> RegretTask:
+@VALIDATION.task(low=-3, high=3.5, packed=True)
+def mnist_tied_autoencoder(seed: int) -> BenchmarkTask:
     """Cross entropy of every pixel, from a code of sigmoids through the same weights back."""
     train, _, val, _ = (part.flatten(1) if part.dim() > 2 else part for part in data.mnist(5000, 500))
     loss_fn = nn.BCEWithLogitsLoss()
-    return made(
+    return build_task(
         seed, lambda: models.TiedAutoencoder(784, 64), loss_fn, (train, train, val, val), batch_size=128, steps=250
     )
 
 
-@HELD_OUT.task(low=-4, high=2, packed=True)
-def fashion_residual_group_norm(seed: int) -> RegretTask:
+@VALIDATION.task(low=-4, high=2, packed=True)
+def fashion_residual_group_norm(seed: int) -> BenchmarkTask:
     """Residual blocks of convolutions, group norm before each."""
 
     def block() -> nn.Module:
@@ -63,11 +63,11 @@ def fashion_residual_group_norm(seed: int) -> RegretTask:
             *(nn.GroupNorm(4, 16), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)),
         )
 
-    return made(seed, model, nn.CrossEntropyLoss(), data.fashion(6000, 500), batch_size=32, steps=150)
+    return build_task(seed, model, nn.CrossEntropyLoss(), data.fashion(6000, 500), batch_size=32, steps=150)
 
 
-@HELD_OUT.task(low=-4, high=2, packed=True)
-def cifar_residual_batch_norm(seed: int) -> RegretTask:
+@VALIDATION.task(low=-4, high=2, packed=True)
+def cifar_residual_batch_norm(seed: int) -> BenchmarkTask:
     """Residual blocks of convolutions, batch norm behind each; smoothed labels."""
 
     def convolution(*arguments: int, **options: int) -> list[nn.Module]:
@@ -85,21 +85,21 @@ def cifar_residual_batch_norm(seed: int) -> RegretTask:
         )
 
     loss_fn = nn.CrossEntropyLoss(label_smoothing=0.1)
-    return made(seed, model, loss_fn, data.cifar(8000, 500), batch_size=64, steps=150)
+    return build_task(seed, model, loss_fn, data.cifar(8000, 500), batch_size=64, steps=150)
 
 
-@HELD_OUT.task(low=-4.5, high=1.5, packed=True)
-def fashion_patch_attention(seed: int) -> RegretTask:
+@VALIDATION.task(low=-4.5, high=1.5, packed=True)
+def fashion_patch_attention(seed: int) -> BenchmarkTask:
     """Attention between 16 patches, layer norm, dropout."""
-    return made(
+    return build_task(
         *(seed, lambda: models.PatchAttention(28, 7, 24, 0.1, 10), nn.CrossEntropyLoss(), data.fashion(6000, 500)),
         batch_size=40,
         steps=150,
     )
 
 
-@HELD_OUT.task(low=-6, high=0)
-def photograph_denoiser(seed: int) -> RegretTask:
+@VALIDATION.task(low=-6, high=0)
+def photograph_denoiser(seed: int) -> BenchmarkTask:
     """Absolute error of every pixel; residual blocks of convolutions without normalisation."""
 
     def block() -> nn.Module:
@@ -108,31 +108,31 @@ def photograph_denoiser(seed: int) -> RegretTask:
     def model() -> nn.Module:
         return nn.Sequential(*(nn.Conv2d(1, 8, 3, padding=1), block(), block()), nn.Conv2d(8, 1, 3, padding=1))
 
-    return made(seed, model, nn.L1Loss(), data.noisy_patches(10), batch_size=16, steps=200)
+    return build_task(seed, model, nn.L1Loss(), data.noisy_patches(10), batch_size=16, steps=200)
 
 
 # --- text and series --------------------------------------------------------------------------------------------------
 
 
-@HELD_OUT.task(low=-4, high=2.5)
-def trigram_bag(seed: int) -> RegretTask:
+@VALIDATION.task(low=-4, high=2.5)
+def trigram_bag(seed: int) -> BenchmarkTask:
     """Which text a snippet is from, by the mean of its trigrams' embeddings; a margin between the classes."""
 
     def model() -> nn.Module:
         return nn.Sequential(nn.EmbeddingBag(1009, 24, mode="mean"), nn.ReLU(), nn.Linear(24, len(data.texts())))
 
-    return made(seed, model, nn.MultiMarginLoss(), data.trigrams(128, 1009), batch_size=8, steps=400)
+    return build_task(seed, model, nn.MultiMarginLoss(), data.trigrams(128, 1009), batch_size=8, steps=400)
 
 
-@HELD_OUT.task(low=-4, high=2)
-def lorenz_lstm(seed: int) -> RegretTask:
+@VALIDATION.task(low=-4, high=2)
+def lorenz_lstm(seed: int) -> BenchmarkTask:
     """A chaotic series half a time unit ahead, recurrent; Huber's loss."""
     arrays = data.lorenz(2500, length=20, ahead=4)
-    return made(seed, lambda: models.LastOfLSTM(24), nn.HuberLoss(), arrays, batch_size=32, steps=200)
+    return build_task(seed, lambda: models.LastOfLSTM(24), nn.HuberLoss(), arrays, batch_size=32, steps=200)
 
 
-@HELD_OUT.task(low=-6, high=0)
-def waveforms_sum(seed: int) -> RegretTask:
+@VALIDATION.task(low=-6, high=0)
+def waveforms_sum(seed: int) -> BenchmarkTask:
     """Convolutions along a series; cross entropy summed over the batch."""
 
     def model() -> nn.Module:
@@ -141,14 +141,14 @@ def waveforms_sum(seed: int) -> RegretTask:
             *(nn.Conv1d(12, 12, 3), nn.GELU(), nn.Flatten(), nn.Linear(60, 3)),
         )
 
-    return made(seed, model, nn.CrossEntropyLoss(reduction="sum"), data.waveforms(), batch_size=16, steps=150)
+    return build_task(seed, model, nn.CrossEntropyLoss(reduction="sum"), data.waveforms(), batch_size=16, steps=150)
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
-@HELD_OUT.task(low=-4.5, high=1.5)
-def quantiles_narrow(seed: int) -> RegretTask:
+@VALIDATION.task(low=-4.5, high=1.5)
+def quantiles_narrow(seed: int) -> BenchmarkTask:
     """Three layers of eight, tanh; batches of 4."""
 
     def model() -> nn.Module:
@@ -158,21 +158,21 @@ def quantiles_narrow(seed: int) -> RegretTask:
                 nn.init.xavier_normal_(layer.weight, gain=nn.init.calculate_gain("tanh"))
         return nn.Sequential(*layers, nn.Linear(8, 4))
 
-    return made(seed, model, nn.CrossEntropyLoss(), data.gaussian_quantiles(), batch_size=4, steps=400)
+    return build_task(seed, model, nn.CrossEntropyLoss(), data.gaussian_quantiles(), batch_size=4, steps=400)
 
 
-@HELD_OUT.task(low=-5.5, high=1)
-def multilabel_wide(seed: int) -> RegretTask:
+@VALIDATION.task(low=-5.5, high=1)
+def multilabel_wide(seed: int) -> BenchmarkTask:
     """One layer of 4096 with much dropout; each of twelve labels by itself."""
 
     def model() -> nn.Module:
         return nn.Sequential(nn.Linear(40, 4096), nn.ReLU(), nn.Dropout(0.5), nn.Linear(4096, 12))
 
-    return made(seed, model, nn.BCEWithLogitsLoss(), data.multilabel(), batch_size=24, steps=150)
+    return build_task(seed, model, nn.BCEWithLogitsLoss(), data.multilabel(), batch_size=24, steps=150)
 
 
-@HELD_OUT.task(low=-4, high=2)
-def friedman2_ohms(seed: int) -> RegretTask:
+@VALIDATION.task(low=-4, high=2)
+def friedman2_ohms(seed: int) -> BenchmarkTask:
     """Absolute error of targets in their own unit, around 500: the output has far to go at a bounded gradient."""
 
     def model() -> nn.Module:
@@ -180,33 +180,33 @@ def friedman2_ohms(seed: int) -> RegretTask:
             *(nn.Linear(4, 48), nn.ReLU(), nn.Linear(48, 48), nn.ReLU(), nn.Linear(48, 1), nn.Flatten(0))
         )
 
-    return made(seed, model, nn.L1Loss(), data.friedman2(), batch_size=64, steps=250)
+    return build_task(seed, model, nn.L1Loss(), data.friedman2(), batch_size=64, steps=250)
 
 
-@HELD_OUT.task(low=-5, high=1)
-def counts_poisson(seed: int) -> RegretTask:
+@VALIDATION.task(low=-5, high=1)
+def counts_poisson(seed: int) -> BenchmarkTask:
     """Counts, the logarithm of their mean as output; batches of 1024."""
 
     def model() -> nn.Module:
         return nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 1), nn.Flatten(0))
 
-    return made(seed, model, nn.PoissonNLLLoss(), data.counts(), batch_size=1024, steps=150)
+    return build_task(seed, model, nn.PoissonNLLLoss(), data.counts(), batch_size=1024, steps=150)
 
 
-@HELD_OUT.task(low=-5, high=1)
-def uneven_noise(seed: int) -> RegretTask:
+@VALIDATION.task(low=-5, high=1)
+def uneven_noise(seed: int) -> BenchmarkTask:
     """Mean and deviation of a measurement: a log likelihood, whose negative goes below zero."""
 
     def model() -> nn.Module:
         return nn.Sequential(nn.Linear(5, 48), nn.GELU(), nn.Linear(48, 48), nn.GELU(), nn.Linear(48, 2))
 
-    return made(seed, model, GaussianNLL(), data.uneven_noise(), batch_size=50, steps=300)
+    return build_task(seed, model, GaussianNLL(), data.uneven_noise(), batch_size=50, steps=300)
 
 
-@HELD_OUT.task(low=-6, high=0)
-def sheet_flow(seed: int) -> RegretTask:
+@VALIDATION.task(low=-6, high=0)
+def sheet_flow(seed: int) -> BenchmarkTask:
     """The density of points, which are near a sheet: its negative logarithm goes below zero."""
-    return made(
+    return build_task(
         seed,
         lambda: models.CouplingFlow(6, 24, 4),
         NegativeLogDensity(),

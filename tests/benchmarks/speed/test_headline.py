@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import tables
 from benchmarks.speed import headline
 from benchmarks.speed.cifar10_jpeg import NAME
 from benchmarks.speed.headline import Job
+from benchmarks.tables.policies import headline_table
 from clrfast import NoSuggestionError, Suggestion, Task
 from tests.cuda_on_cpu import emulated_graphs
 
@@ -53,7 +53,7 @@ def suggesting(monkeypatch, answer):
 
 
 def table(found):
-    return tables.headline_table({"environment": {"cpu": "a", "cores": 1, "torch": "2", "commit": "c"}, "rows": found})
+    return headline_table({"environment": {"cpu": "a", "cores": 1, "torch": "2", "commit": "c"}, "rows": found})
 
 
 def test_the_published_run_then_the_suggested_rate_then_copies(job, monkeypatch):

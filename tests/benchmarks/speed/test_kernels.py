@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.speed.kernels import Event, by_kernel, function_of, told
+from benchmarks.speed.kernels import Event, by_kernel, function_of, summary
 
 NAMES = {
     "void clrfast::(anonymous namespace)::update_kernel<float, clrfast::Entry>(clrfast::Launch)": "update_kernel",
@@ -43,7 +43,7 @@ def test_times_are_medians_over_the_steps_and_gaps_lie_between_launches():
         "kernels": [{"name": "advance", "count": 1, "us": 3.5}, {"name": "update", "count": 2, "us": 5}],
         "gap_us": 0.75,
     }
-    assert told(found) == "1 advance 3.5 us, 2 update 5.0 us, gaps 0.8 us"
+    assert summary(found) == "1 advance 3.5 us, 2 update 5.0 us, gaps 0.8 us"
 
 
 def test_a_fill_of_the_step_itself_counts():

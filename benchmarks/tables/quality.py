@@ -1,0 +1,127 @@
+"""Tables of what finders and the short recipe are worth."""
+
+from __future__ import annotations
+
+import statistics
+
+from ..result_files import Row
+from .markdown import Results, hardware_and_versions, markdown_table, percent
+
+TARGET = 0.95
+"""A recipe that reaches this fraction of the gain counts as enough."""
+
+NOTHING_TO_GAIN = 1 / 50
+"""Where the best cell beats the best default by less than this fraction of its gain over their mean, the fraction of
+that difference which a recipe reaches is noise."""
+
+
+def finder_table(results: Results) -> str:
+    """Return the table of finders: one per line, over all tasks, with the means over the splits not chosen on."""
+    rows = [row for row in results["rows"] if row["benchmark"] == "regret"]
+    mean_regret = {(row["split"], row["contender"]): row["mean_regret"] for row in rows}
+    splits = [name for name in ("validation", "test") if any(row["split"] == name for row in rows)]
+    overall = sorted((row for row in rows if row["split"] == "all"), key=lambda row: row["mean_regret"])
+    head = ["rate from", "mean regret", *(f"{name} tasks" for name in splits), "median", "worst task"]
+    head += ["divergent", "no suggestion", "spread", "steps"]
+    lines = [
+        [
+            row["contender"],
+            f"{row['mean_regret']:.2f}",
+            *(f"{mean_regret[name, row['contender']]:.2f}" for name in splits),
+            f"{row['median_regret']:.2f}",
+            f"{row['worst_regret']:.2f} ({row['worst_task']})",
+            percent(row["divergent"]),
+            percent(row["no_suggestion"]),
+            f"{row['spread']:.3g}x",
+            f"{row['steps']:.0f}",
+        ]
+        for row in overall
+    ]
+    n_seeds = overall[0]["n"] // overall[0]["n_tasks"]
+    note = (
+        f"{overall[0]['n_tasks']} tasks, {n_seeds} seeds, finders at their own defaults; spread: highest over lowest "
+        "suggestion of a task's seeds, on the worst task. "
+        f"{hardware_and_versions(results)}{_other_commits(overall)}. `python -m benchmarks.finder_quality`"
+    )
+    return markdown_table(head, lines, note)
+
+
+def _other_commits(rows: list[Row]) -> str:
+    """Return which contenders were measured at which commit; nothing if all were at the same one."""
+    commits: dict[str, list[str]] = {}
+    for row in rows:
+        commits.setdefault(row["commit"], []).append(row["contender"])
+    most = max(commits, key=lambda commit: len(commits[commit]))
+    others = [f"{', '.join(names)} at {commit}" for commit, names in commits.items() if commit != most]
+    return f" ({'; '.join([*others, f'all others at {most}'])})" if others else ""
+
+
+def recipe_table(results: Results) -> str:
+    """Return the table of the short recipe against a full grid: tasks down, budgets across."""
+    rows = results["rows"]
+    budgets = sorted({row["budget"] for row in rows})
+    head = ["test loss", "untrained", "defaults: mean, best", "the grid's best", "by one seed's grid"]
+    for budget in budgets:
+        head += [f"recipe, {percent(budget)}", "of the gain (by search)", "over the best default"]
+    tasks: dict[str, list[Row]] = {}
+    for row in sorted(rows, key=lambda row: row["budget"]):
+        tasks.setdefault(row["task"], []).append(row)
+    lines = [
+        [*_grid_cells(found[0]), *(cell for row in found for cell in _recipe_cells(row))] for found in tasks.values()
+    ]
+    return markdown_table(head, lines, _recipe_note(results, budgets))
+
+
+def _grid_cells(row: Row) -> list[str]:
+    return [
+        f"{row['task']}{' *' if row['split'] == 'development' else ''}",
+        f"{row['untrained']:.3g}",
+        f"{row['default']:.4g}, {row['best_default']:.4g}",
+        f"{row['best']:.4g} ({row['best_lr']:.2g}, {row['best_weight_decay']:g})",
+        ", ".join(map(_gain, row["reached_by_grid_seed"])),
+    ]
+
+
+def _recipe_cells(row: Row) -> list[str]:
+    gain_over_best_default = row["best_default"] - row["best"]
+    is_to_gain = gain_over_best_default > NOTHING_TO_GAIN * (row["default"] - row["best"])
+    return [
+        f"{row['recipe']:.4g}",
+        f"{_gain(row['reached'])} ({', '.join(map(_gain, row['reached_by_search']))})",
+        _gain(row["reached_over_best_default"] if is_to_gain else None),
+    ]
+
+
+def _recipe_note(results: Results, budgets: list[float]) -> str:
+    rows = results["rows"]
+    sentences = []
+    for budget in budgets:
+        at_budget = [row for row in rows if row["budget"] == budget]
+        dearest = percent(max(row["cost"] for row in at_budget), 1)
+        reached = _reached(at_budget, [row["reached"] for row in at_budget])
+        sentences.append(f"With {percent(budget)} ({dearest} the dearest search) the recipe reaches {reached}.")
+    once = [row for row in rows if row["budget"] == budgets[0]]
+    by_grid = _reached(once, [statistics.mean(row["reached_by_grid_seed"]) for row in once])
+    sentences.append(f"What one seed's whole grid would choose, by the test loss itself, reaches {by_grid}.")
+    return (
+        f"{' '.join(sentences)} n = {rows[0]['n']} searches (in brackets), each setting trained with "
+        f"{rows[0]['n_fresh']} seeds; the percentages above are the budgets, of the updates of the grid with one seed. "
+        f"{hardware_and_versions(results)}. `python -m benchmarks.recipe_quality`"
+    )
+
+
+def _reached(rows: list[Row], reached: list[float]) -> str:
+    """Return on how many tasks ``reached`` is enough, and its mean and median over all of them."""
+    enough = []
+    for title, split in (("tasks marked *", "development"), ("others", "test")):
+        fractions = [fraction for row, fraction in zip(rows, reached, strict=True) if row["split"] == split]
+        if fractions:
+            enough.append(f"{sum(fraction >= TARGET for fraction in fractions)} of the {len(fractions)} {title}")
+    mean, median = (_gain(average(reached)) for average in (statistics.mean, statistics.median))
+    return (
+        f"{percent(TARGET)} of the gain over the mean default on {' and '.join(enough)} (mean {mean}, median {median})"
+    )
+
+
+def _gain(fraction: float | None) -> str:
+    return "nothing to gain" if fraction is None else percent(fraction)
