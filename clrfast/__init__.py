@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     )
     from .schedules import Schedule, as_lr_scheduler, constant, lr_ramp, one_cycle
     from .tasks import Task
-    from .training import Replicas, StepOptions, sweep
+    from .training import StepOptions, SweepResult, sweep
 
 __all__ = [
     "SGD",
@@ -45,11 +45,11 @@ __all__ = [
     "RankError",
     "RateMonitor",
     "Recipe",
-    "Replicas",
     "Schedule",
     "StepControl",
     "StepOptions",
     "Suggestion",
+    "SweepResult",
     "Task",
     "Trials",
     "WeightDecays",

@@ -85,7 +85,7 @@ def curve(**options):
 
 def replicas(together):
     schedules = [clrfast.one_cycle(lr, 12) for lr in (0.1, 0.3)]
-    return clrfast.sweep(network, LOSS, batches(), schedules, together=together).losses.tolist()
+    return clrfast.sweep(network, LOSS, batches(), schedules, vectorize=together).losses.tolist()
 
 
 def weight_decays():

@@ -12,7 +12,7 @@ from functools import partial
 import torch
 
 import clrfast
-from clrfast.training._batches import endless
+from clrfast.training._batches import cycle_loader
 
 from ..task_library.definition import BenchmarkTask, TaskDefinition
 from .peers import PEERS
@@ -110,7 +110,7 @@ def bare_seconds(task: BenchmarkTask) -> float:
     optimizer = torch.optim.SGD(task.model.parameters(), lr=1e-7, momentum=0.9)
     task.model.train()
     begin = time.perf_counter()
-    for _, (inputs, targets) in zip(range(BARE_STEPS), endless(task.loader()), strict=False):
+    for _, (inputs, targets) in zip(range(BARE_STEPS), cycle_loader(task.loader()), strict=False):
         optimizer.zero_grad()
         task.loss_fn(task.model(inputs), targets).backward()
         optimizer.step()

@@ -33,8 +33,8 @@ from torch import Tensor, nn
 import clrfast
 from clrfast import _native
 from clrfast.training import TrainStep
-from clrfast.training import _graphs as graphs
-from clrfast.training import _snapshot as snapshot
+from clrfast.training import _fingerprint as snapshot
+from clrfast.training import _graph_cache as graphs
 from clrfast.training import _train_step as train_step
 from tests.cuda_on_cpu import emulated_graphs
 
@@ -193,7 +193,7 @@ def make_step(work: Workload, setting: Setting, backend: str) -> TrainStep:
 
 def replaying(call: Call) -> Call:
     """``call``, once its graph is there."""
-    for _ in range(graphs.WARM_UP + 1):
+    for _ in range(graphs.WARM_UP_CALLS + 1):
         call()
     return call
 
@@ -223,8 +223,8 @@ def test_replay(
         "TrainStep, compared in Python": replaying(in_python(partial(steps[1], batch))),
         BARE: replaying(partial(bare, lambda one: one[0].sum(), [batch])),
     }
-    assert bare.why_eager is None
-    assert [step.why_eager for step in steps] == [None, None]
+    assert bare.eager_reason is None
+    assert [step.eager_reason for step in steps] == [None, None]
     if not setting.on_gpu:
         monkeypatch.setattr(emulated_graphs.CUDAGraph, "replay", lambda self: None)
     if floor is not None:

@@ -22,7 +22,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.data import DataLoader, TensorDataset
 
 import clrfast
-from clrfast.training._batches import endless
+from clrfast.training._batches import cycle_loader
 
 from ..peer_packages import quiet, why_missing
 from . import timing
@@ -57,7 +57,7 @@ def bare(model: nn.Module, data: DataLoader, steps: int) -> None:
     optimizer, loss_fn = sgd(model), nn.CrossEntropyLoss()
     model.train()
     device = device_of(model)
-    for _, (inputs, targets) in zip(range(steps), endless(data), strict=False):
+    for _, (inputs, targets) in zip(range(steps), cycle_loader(data), strict=False):
         optimizer.zero_grad()
         loss_fn(model(inputs.to(device)), targets.to(device)).backward()
         optimizer.step()

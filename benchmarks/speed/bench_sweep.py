@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import clrfast
-from clrfast.training._batches import endless
+from clrfast.training._batches import cycle_loader
 
 from . import timing
 from .conftest import Setting
@@ -50,7 +50,7 @@ def one_by_one(workload: Workload, device: torch.device, data: DataLoader, decay
         model = workload.make().to(device)
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-5, momentum=0.9, weight_decay=decay)
         scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 1.1)
-        for _, (inputs, targets) in zip(range(steps), endless(data), strict=False):
+        for _, (inputs, targets) in zip(range(steps), cycle_loader(data), strict=False):
             optimizer.zero_grad()
             loss_fn(model(inputs.to(device)), targets.to(device)).backward()
             optimizer.step()
@@ -62,7 +62,9 @@ def ours(
 ) -> None:
     lr = clrfast.lr_ramp(1e-5, 1e-5 * 1.1**steps, steps).lr
     schedules = [clrfast.Schedule(lr=lr, weight_decay=decay, total_steps=steps) for decay in decays]
-    found = clrfast.sweep(lambda: workload.make().to(device), nn.CrossEntropyLoss(), data, schedules, together=together)
+    found = clrfast.sweep(
+        lambda: workload.make().to(device), nn.CrossEntropyLoss(), data, schedules, vectorize=together
+    )
     assert found.steps.tolist() == [steps] * len(decays)
 
 

@@ -19,8 +19,8 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader, TensorDataset
 
 import clrfast
-from clrfast.training import DeviceDataset, TrainStep, prefetched
-from clrfast.training._batches import endless
+from clrfast.training import DeviceDataset, TrainStep, prefetch
+from clrfast.training._batches import cycle_loader
 from clrfast.training._eager_step import EagerStep
 
 from . import timing
@@ -51,7 +51,7 @@ def as_written(model: nn.Module, device: torch.device, data: Data, batch_size: i
     optimizer = torch.optim.SGD(model.parameters(), lr=MAX_LR, momentum=0.9, weight_decay=WEIGHT_DECAY)
     scheduler = one_cycle_lr(optimizer, steps)
     losses = []
-    for _, (inputs, targets) in zip(range(steps), endless(loader(data, batch_size)), strict=False):
+    for _, (inputs, targets) in zip(range(steps), cycle_loader(loader(data, batch_size)), strict=False):
         inputs, targets = inputs.to(device), targets.to(device)
         optimizer.zero_grad()
         loss = LOSS(model(inputs), targets)
@@ -66,7 +66,7 @@ def tuned(model: nn.Module, device: torch.device, data: Data, batch_size: int, s
     """Stock torch with the fused optimizer, pinned memory, and no wait before the end."""
     optimizer = torch.optim.SGD(model.parameters(), lr=MAX_LR, momentum=0.9, weight_decay=WEIGHT_DECAY, fused=True)
     scheduler = one_cycle_lr(optimizer, steps)
-    batches = endless(loader(data, batch_size, pin_memory=device.type == "cuda"))
+    batches = cycle_loader(loader(data, batch_size, pin_memory=device.type == "cuda"))
     losses = []
     for _, (inputs, targets) in zip(range(steps), batches, strict=False):
         inputs, targets = inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True)
@@ -91,7 +91,7 @@ def recorded(optimizer: clrfast.SGD) -> list[float]:
 def eager(model: nn.Module, device: torch.device, data: Data, batch_size: int, steps: int) -> list[float]:
     optimizer = scheduled(model, steps)
     step = EagerStep(model, lambda model, batch: LOSS(model(batch[0]), batch[1]), optimizer)
-    for _, batch in zip(range(steps), prefetched(endless(loader(data, batch_size)), device), strict=False):
+    for _, batch in zip(range(steps), prefetch(cycle_loader(loader(data, batch_size)), device), strict=False):
         step(batch)
     return recorded(optimizer)
 
@@ -99,9 +99,9 @@ def eager(model: nn.Module, device: torch.device, data: Data, batch_size: int, s
 def captured(model: nn.Module, device: torch.device, data: Data, batch_size: int, steps: int) -> list[float]:
     optimizer = scheduled(model, steps)
     step = TrainStep(model, LOSS, optimizer)
-    for _, batch in zip(range(steps), prefetched(endless(loader(data, batch_size)), device), strict=False):
+    for _, batch in zip(range(steps), prefetch(cycle_loader(loader(data, batch_size)), device), strict=False):
         step(batch)
-    assert (step.why_eager is None) == (device.type == "cuda" and steps > 2), step.why_eager
+    assert (step.eager_reason is None) == (device.type == "cuda" and steps > 2), step.eager_reason
     return recorded(optimizer)
 
 
@@ -109,7 +109,7 @@ def on_device(model: nn.Module, device: torch.device, data: Data, batch_size: in
     optimizer = scheduled(model, steps)
     step = TrainStep(model, LOSS, optimizer)
     batches = DeviceDataset([tensor.to(device) for tensor in data], batch_size, shuffle=True, drop_last=True)
-    for _, batch in zip(range(steps), endless(batches), strict=False):
+    for _, batch in zip(range(steps), cycle_loader(batches), strict=False):
         step(batch)
     return recorded(optimizer)
 

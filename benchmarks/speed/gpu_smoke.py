@@ -90,10 +90,10 @@ def captured_as_eager(device: torch.device) -> str:
 
     (found, step), (expected, _) = run(captured=True), run(captured=False)
     assert isinstance(step, TrainStep)
-    if device.type == "cuda" and step.why_eager is not None:
-        raise Failed(f"TrainStep was not captured: {step.why_eager}")
+    if device.type == "cuda" and step.eager_reason is not None:
+        raise Failed(f"TrainStep was not captured: {step.eager_reason}")
     _require_equal(found, expected)
-    kind = "captured" if step.why_eager is None else "eager"
+    kind = "captured" if step.eager_reason is None else "eager"
     return f"TrainStep, {kind}: {CYCLE_STEPS} steps of a 1cycle are those of EagerStep, bit for bit"
 
 

@@ -30,7 +30,7 @@ import clrfast
 from clrfast import NoSuggestionError, Schedule, Task
 from clrfast.tasks import cifar10
 from clrfast.training import TrainStep
-from clrfast.training._batches import endless
+from clrfast.training._batches import cycle_loader
 from clrfast.training._train import evaluate
 
 from ..environment import ROOT
@@ -98,7 +98,7 @@ def one_run(job: Job, recipe: str, schedule: Schedule) -> Row:
     task = job.task()
     optimizer = clrfast.SGD(task.model.parameters(), schedule=schedule)
     step = TrainStep(task.model, task.loss_fn, optimizer, autocast=AUTOCAST)
-    batches = endless(task.train_loader)
+    batches = cycle_loader(task.train_loader)
     total_steps = schedule.total_steps
     assert total_steps is not None
     steps, accuracy, seconds, step_us = [0], [], 0.0, []
@@ -121,7 +121,7 @@ def one_run(job: Job, recipe: str, schedule: Schedule) -> Row:
         "accuracy": accuracy,
         "seconds": round(seconds, 2),
         "us_per_step": round(statistics.median(step_us), 1) if step_us else None,
-        "why_eager": step.why_eager,
+        "eager_reason": step.eager_reason,
     }
     reached = f"{100 * accuracy[-1]:.2f} %" if accuracy else "nothing"
     print(f"{recipe}: {reached} after {steps[-1]:,} of {total_steps:,} steps, {seconds:.1f} s", flush=True)
@@ -205,7 +205,7 @@ def copies(job: Job, us_per_step: float) -> Row | None:
         "accuracy": accuracy,
         "stopped": found.stopped.tolist(),
         "seconds": round(seconds, 2),
-        "why_sequential": found.why_sequential,
+        "sequential_reason": found.sequential_reason,
     }
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 import clrfast
-from clrfast.training._batches import endless
+from clrfast.training._batches import cycle_loader
 
 from .data import Arrays
 
@@ -56,7 +56,7 @@ class BenchmarkTask:
         """Train for ``steps`` updates; return False at the first loss that is not finite, else True."""
         torch.manual_seed(self.seed)  # for dropout
         self.model.train()
-        for _, (inputs, targets) in zip(range(steps), endless(self.loader()), strict=False):
+        for _, (inputs, targets) in zip(range(steps), cycle_loader(self.loader()), strict=False):
             optimizer.zero_grad()
             loss = self.loss_fn(self.model(inputs), targets)
             if not math.isfinite(loss.item()):

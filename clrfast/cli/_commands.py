@@ -19,7 +19,7 @@ from .._progress import progress_bar
 from ..finder import LRCurve, NoSuggestionError, Suggestion, range_test
 from ..schedules import POLICIES, constant, one_cycle
 from ..tasks import Task, TaskError, make_task
-from ..training._preserve import restored
+from ..training._preserve import preserve_all
 from ..training._train import Score, evaluate, steps_per_epoch, train
 from . import _doctor as doctor
 from . import _recipe as recipe
@@ -81,7 +81,7 @@ def _train(arguments: argparse.Namespace) -> None:
         ("constant", constant(max_lr, total_steps)),
     ):
         # Both runs start from the same weights, random numbers and order of the data.
-        with restored(task.model, loader=task.train_loader):
+        with preserve_all(task.model, loader=task.train_loader):
             with progress_bar(name) as progress:
                 losses = train(task, schedule, progress=progress)
             result = _described(evaluate(task), float(losses[-1]))

@@ -14,8 +14,8 @@ from .._errors import RankError
 from .._ranks import SINGLE_PROCESS, Failure, Ranks
 from ..optim import SGD, StepControl
 from ..schedules import Schedule
+from ..training._distributed_model import is_data_parallel, is_sharded
 from ..training._eager_step import EagerStep
-from ..training._sharded import is_sharded, is_wrapped
 
 
 class ControlledStep:
@@ -77,7 +77,7 @@ class ControlledStep:
         try:
             loss = self._take(batches, last)
         except Exception as error:
-            if self._step.scaler is not None or is_wrapped(self._step.model):
+            if self._step.scaler is not None or is_data_parallel(self._step.model):
                 raise RankError(Failure.from_error(self._ranks.deferred or error).message) from error
             loss = self.control.losses.new_full((), math.nan)
         if self._step.scaler is None:

@@ -16,13 +16,14 @@ from .._ranks import SINGLE_PROCESS, Ranks
 from ..optim import SGD
 from ..schedules import Schedule
 from ..tasks import Task
-from ..training import StepOptions, TrainStep, prefetched
-from ..training._batches import chosen_loss, endless, require_iterable
-from ..training._eager_step import EagerStep, require_trains
-from ..training._joined_optimizer import Optimizers, joined, parts_of
-from ..training._loss_modules import loss_modules, trainable
-from ..training._module_attributes import Attributes
-from ..training._preserve import surroundings_restored, trained_restored
+from ..training import StepOptions, TrainStep, prefetch
+from ..training._batches import cycle_loader, require_iterable
+from ..training._eager_step import EagerStep, require_optimizes
+from ..training._joined_optimizer import Optimizers, join_optimizers, split_optimizer
+from ..training._loss_modules import find_loss_modules, trainable_parameters
+from ..training._losses import resolve_loss
+from ..training._module_attributes import ModuleAttributes
+from ..training._preserve import preserve_model_and_optimizer, preserve_rng_and_loaders
 from ._bad_batches import BadBatches, RecentBatches
 from ._loss_reader import READ_EVERY
 from ._rank_failures import batches_despite_failures, loss_despite_failures
@@ -63,14 +64,14 @@ class Experiment:
         ranks: Ranks = SINGLE_PROCESS,
     ):
         model, loss_fn, compute_loss = task.model, task.loss_fn, task.compute_loss
-        chosen = chosen_loss(loss_fn, compute_loss)
+        chosen = resolve_loss(loss_fn, compute_loss)
         require_iterable(task.train_loader)
-        self._optimizer = joined(optimizer)
+        self._optimizer = join_optimizers(optimizer)
         _require_trainable(model, self._optimizer)
         self._model, self._loader, self._bad = model, task.train_loader, BadBatches()
-        own = set(trainable(model))
+        own = set(trainable_parameters(model))
         self.loss_modules = [
-            each for each in loss_modules(loss_fn, compute_loss) if not own.issuperset(trainable(each))
+            each for each in find_loss_modules(loss_fn, compute_loss) if not own.issuperset(trainable_parameters(each))
         ]
         self._restored_too = tuple(each for each in (*self.loss_modules, loss_fn) if isinstance(each, nn.Module))
         self._options, self._ranks = options, ranks
@@ -87,8 +88,8 @@ class Experiment:
 
         Afterwards the order of the data and all random states are as before; those of ``loaders`` as well.
         """
-        with surroundings_restored(self._loader, *loaders):
-            batches = endless(self._bad.numbered(self._loader))
+        with preserve_rng_and_loaders(self._loader, *loaders):
+            batches = cycle_loader(self._bad.numbered(self._loader))
             yield batches if self._ranks.world_size == 1 else batches_despite_failures(batches, self._ranks)
 
     def make_step(self) -> EagerStep:
@@ -98,10 +99,10 @@ class Experiment:
         """
         optimizer = self._optimizer
         if optimizer is None:
-            optimizer = SGD(trainable(self._model, *self.loss_modules), momentum=DEFAULT_MOMENTUM)
+            optimizer = SGD(trainable_parameters(self._model, *self.loss_modules), momentum=DEFAULT_MOMENTUM)
         step = self._new_step(optimizer=optimizer, options=self._options)
         if self._ranks.world_size > 1:
-            step.share_skips = self._ranks.all_reduce
+            step.sum_found_inf = self._ranks.all_reduce
         return step
 
     @property
@@ -123,8 +124,8 @@ class Experiment:
             yield step
 
     @contextlib.contextmanager
-    def _training(self) -> Iterator[tuple[EagerStep, Attributes]]:
-        with trained_restored(
+    def _training(self) -> Iterator[tuple[EagerStep, ModuleAttributes]]:
+        with preserve_model_and_optimizer(
             self._model,
             self._optimizer,
             self._restored_too,
@@ -161,10 +162,10 @@ class Experiment:
                     keep_ratios=self._optimizer is not None,
                     stop_factor=stop_factor,
                     ranks=self._ranks,
-                    after_first_step=attributes.note_sizes,
+                    after_first_step=attributes.record_sizes,
                 )
                 self._ranks.all_gather("a run", None)  # from here on all ranks take the same steps
-                record = run.run(prefetched(iter(recent), step.device), validation, progress, done, total)
+                record = run.run(prefetch(iter(recent), step.device), validation, progress, done, total)
             if not record.diverged or math.isfinite(record.losses[-1]):
                 return record
             with self.training() as step:
@@ -175,12 +176,12 @@ class Experiment:
 def _require_trainable(model: Any, optimizer: Any) -> None:
     if not isinstance(model, nn.Module):
         raise ValueError(f"model: got {type(model).__name__}; give a torch.nn.Module")
-    if not trainable(model):
+    if not trainable_parameters(model):
         raise ValueError("model: it has no trainable parameters; set requires_grad on those to train")
     if optimizer is not None:
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise ValueError(f"optimizer: got {optimizer!r}; give an instance of a torch optimizer, or leave it out")
-        if any(isinstance(part, torch.optim.LBFGS) for part in parts_of(optimizer)):
+        if any(isinstance(part, torch.optim.LBFGS) for part in split_optimizer(optimizer)):
             raise ValueError("optimizer: LBFGS evaluates the model several times a step; a range test cannot drive it")
-        for part in parts_of(optimizer):
-            require_trains(part, model)
+        for part in split_optimizer(optimizer):
+            require_optimizes(part, model)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..training._batches import as_pair, moved
+from ..training._batches import move_batch, unpack_pair
 from ..training._eager_step import EagerStep
 
 Metric = str | Callable[..., Any]
@@ -46,13 +46,13 @@ def batch_metric(metric: Metric | None, step: EagerStep, batch: Any, *, custom_b
     if metric is None:
         return as_tensor(step.loss(batch))
     if custom_batches and metric != "accuracy":
-        return as_tensor(metric(step.model, moved(batch, step.device)))  # type: ignore[operator]
+        return as_tensor(metric(step.model, move_batch(batch, step.device)))  # type: ignore[operator]
     if custom_batches and not (isinstance(batch, tuple | list) and len(batch) == 2):
         raise ValueError(
             f"metric: 'accuracy' needs batches of (inputs, targets), and val_loader gave a {type(batch).__name__}; "
             "give metric(model, batch) -> number"
         )
-    inputs, targets = as_pair(moved(batch, step.device))
+    inputs, targets = unpack_pair(move_batch(batch, step.device))
     outputs = step.model(inputs)
     return as_tensor(metric(outputs, targets) if callable(metric) else _accuracy(outputs, targets))
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .._checks import is_whole
 from ..plot import rates
 from ..tasks import Task
-from ..training._joined_optimizer import joined
+from ..training._joined_optimizer import join_optimizers
 from ..training._step_options import resolve_options
 from ..training._task_argument import resolve_task
 from ._curve import LRCurve
@@ -96,7 +96,7 @@ class RateMonitor:
         optimizer = keywords.get("optimizer")
         Experiment(resolve_task(model, loss_fn, loader, keywords.get("compute_loss")), options, optimizer=optimizer)
         self._range_test = partial(range_test, model, loss_fn, loader, **keywords)
-        self._optimizer, self._every_n_epochs, self._method = joined(optimizer), int(every_n_epochs), method
+        self._optimizer, self._every_n_epochs, self._method = join_optimizers(optimizer), int(every_n_epochs), method
         self.history: list[RateRecord] = []
 
     def __call__(self, epoch: int) -> Suggestion | None:

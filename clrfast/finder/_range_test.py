@@ -15,9 +15,9 @@ from ..optim._control import require_divergence_limits
 from ..schedules._policies import Spacing
 from ..tasks import Task
 from ..training import StepOptions
-from ..training._batches import ComputeLoss
+from ..training._distributed_model import require_not_distributed
 from ..training._joined_optimizer import Optimizers
-from ..training._sharded import require_alone
+from ..training._losses import ComputeLoss
 from ..training._step_options import StepKeywords, resolve_options
 from ..training._task_argument import resolve_task
 from ._curve import LRCurve
@@ -79,7 +79,7 @@ def range_test(
     """Train ``model`` while the rate rises from ``min_lr`` to ``max_lr``, and record the loss.
 
     Afterwards the model, its buffers, plain attributes, gradients and train/eval flags, the loss if it has modules, the
-    optimizer, the scaler, the order of the loaders' next batches (see ``order_restored``) and all random states are
+    optimizer, the scaler, the order of the loaders' next batches (see ``save_loader_order``) and all random states are
     exactly as before, also after an exception or Ctrl-C. A warning names an attribute that hangs on the autograd graph
     or grows. Losses stay on the device; the host looks at a copy of them every 10 steps, without waiting for a CUDA
     device (with ``scaler`` it waits then, and at every step for other optimizers than ours).
@@ -163,7 +163,7 @@ def range_test(
                 )
         experiment = Experiment(task, options, optimizer=optimizer, ranks=ranks)
         if ranks.world_size == 1:
-            require_alone(task.model)
+            require_not_distributed(task.model)
         ranks.require_same(
             "arguments",
             **ramp,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .._ranks import Ranks
 from .._torch_compat import tree_leaves
-from ..training._batches import ComputeLoss
+from ..training._losses import ComputeLoss
 
 
 def batches_despite_failures(batches: Iterator[Any], ranks: Ranks) -> Iterator[Any]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from .._checks import is_whole
 from .._ranks import SINGLE_PROCESS, Ranks
 from ..optim import StepControl
-from ..training._eager_step import EagerStep, evaluating
+from ..training._eager_step import EagerStep, eval_mode
 from ._metrics import Metric, as_tensor, batch_metric, metric_name, n_samples, require_metric
 from ._noise import Floats
 
@@ -86,7 +86,7 @@ class Validation:
         total: Tensor | float = 0.0
         n_total = 0
         needs_grad = self._custom_batches and self._metric is None  # a compute_loss may contain a derivative
-        with evaluating(step.model), step.casting(), torch.set_grad_enabled(needs_grad):
+        with eval_mode(step.model), step.autocast_context(), torch.set_grad_enabled(needs_grad):
             for batch in self._batches:
                 n = n_samples(batch)
                 mean = batch_metric(self._metric, step, batch, custom_batches=self._custom_batches)

@@ -18,8 +18,8 @@ from .._checks import is_whole
 from ..finder._experiment import Experiment
 from ..tasks import Task
 from ..training import StepOptions
-from ..training._batches import ComputeLoss
 from ..training._eager_step import EagerStep
+from ..training._losses import ComputeLoss
 from ..training._step_options import resolve_options
 from ..training._task_argument import resolve_task
 from ._memory import (

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from .._errors import RankError
 from .._ranks import SINGLE_PROCESS, Failure, Ranks
 from ..tasks import TaskError
-from ..training._preserve import surroundings_restored
+from ..training._preserve import preserve_rng_and_loaders
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -46,7 +46,7 @@ def require_alike(ranks: Ranks, model: nn.Module, **loaders: Any) -> None:
     states = [torch.get_rng_state(), *map(torch.cuda.get_rng_state, devices)]
     told = {"model": _digest(model.state_dict()), "random numbers": _digest(states)}
     for name, loader in loaders.items():
-        with surroundings_restored(loader):
+        with preserve_rng_and_loaders(loader):
             told[name] = _digest(next(iter(loader), None))
     everyone = ranks.all_gather("the start", told)
     differ = [name for name in told if len({each[name] for each in everyone}) > 1]

@@ -26,7 +26,7 @@ from ..finder._experiment import DEFAULT_MOMENTUM
 from ..optim import SGD
 from ..tasks import Task
 from ..training import StepOptions
-from ..training._loss_modules import loss_modules, trainable
+from ..training._loss_modules import find_loss_modules, trainable_parameters
 from ..training._step_options import StepKeywords, resolve_options
 from ._batch_size import checked_loader, find_batch_size
 from ._deadline import TimeIsUp
@@ -387,7 +387,9 @@ class _Search:
     def _range_test(self, weight_decay: float = 0.0) -> LRCurve:
         optimizer = None
         if weight_decay:
-            params = trainable(self.task.model, *loss_modules(self.task.loss_fn, self.task.compute_loss))
+            params = trainable_parameters(
+                self.task.model, *find_loss_modules(self.task.loss_fn, self.task.compute_loss)
+            )
             optimizer = SGD(params, lr=1.0, momentum=DEFAULT_MOMENTUM, weight_decay=weight_decay)
         given = {"optimizer": optimizer, "group": None, **self._given()}
         self._begin(RANGE_STEPS)

@@ -20,7 +20,7 @@ from ..plot import pairs
 from ..schedules._policies import Momentum
 from ..tasks import Task
 from ..training import StepOptions
-from ..training._batches import ComputeLoss
+from ..training._losses import ComputeLoss
 from ..training._step_options import StepKeywords
 from ._deadline import Deadline, deadline
 from ._gaussian_process import GaussianProcess, log_regret

@@ -23,8 +23,8 @@ from ..schedules import Schedule, one_cycle
 from ..schedules._policies import Momentum
 from ..tasks import Task
 from ..training import StepOptions
-from ..training._batches import ComputeLoss, chosen_loss
 from ..training._eager_step import device_of
+from ..training._losses import ComputeLoss, resolve_loss
 from ..training._step_options import resolve_options
 from ..training._task_argument import resolve_task
 from ._deadline import Deadline
@@ -94,7 +94,7 @@ class Runner:
         require_alike(ranks, task.model, loader=task.train_loader, val_loader=task.val_loader)
         self._ranks, self._deadline = ranks, deadline
         self._ended, self._keep = dict(found or {}), keep if ranks.rank == 0 else None
-        self._model, self._compute_loss = task.model, chosen_loss(task.loss_fn, task.compute_loss)
+        self._model, self._compute_loss = task.model, resolve_loss(task.loss_fn, task.compute_loss)
         # Copies of the model would share what the loss has of its own.
         self._together = may_be_together(device_of(task.model), options) and not self._experiment.loss_modules
         self._steps, self._repeats = int(steps), int(repeats)

@@ -15,11 +15,11 @@ from ..finder._scheduled_run import RunRecord
 from ..finder._validation import Validation
 from ..optim import StepControl
 from ..schedules import Schedule
-from ..training import StepOptions, prefetched
-from ..training import _graphs as graphs
-from ..training._batches import ComputeLoss
+from ..training import StepOptions, prefetch
+from ..training import _graph_cache as graphs
 from ..training._eager_step import EagerStep
-from ..training._stacked import Runs, Stacked
+from ..training._losses import ComputeLoss
+from ..training._stacked_step import StackedStep, SweepSetup
 
 MOST_COPIES = 8
 """At a time: each takes the memory of a training of its own."""
@@ -32,7 +32,7 @@ def may_be_together(device: torch.device, options: StepOptions) -> bool:
     the model which way is faster, and to try both would have the answers depend on the clock, if only by rounding.
     """
     plain = dataclasses.replace(options, snapshot_device=None) == StepOptions()
-    return plain and graphs.why_no_graphs(device) is None
+    return plain and graphs.reason_against_graphs(device) is None
 
 
 def recorded_together(
@@ -55,18 +55,18 @@ def recorded_together(
     if not model.training:
         for each in copies:
             each.train()
-    runs = Runs(copies, compute_loss, schedules, momentum=0.0, smoothing=0.98, stop_factor=math.inf)
-    stacked = Stacked(runs, randomness="same")
+    runs = SweepSetup(copies, compute_loss, schedules, momentum=0.0, smoothing=0.98, stop_factor=math.inf)
+    stacked = StackedStep(runs, randomness="same")
     optimizers = stacked.optimizers
     steps = [EagerStep(each, compute_loss, own) for each, own in zip(copies, optimizers, strict=True)]
     looks: list[dict[int, Tensor]] = [{} for _ in copies]
     n = schedules[0].total_steps
     assert n is not None
-    for done, batch in zip(range(1, n + 1), prefetched(batches, stacked.device), strict=False):
+    for done, batch in zip(range(1, n + 1), prefetch(batches, stacked.device), strict=False):
         stacked.train(batch)
         tell(done)
         if held_out.is_due(done, n):
-            stacked.write_back()
+            stacked.copy_to_models()
             for of, step in zip(looks, steps, strict=True):
                 of[done] = held_out.mean(step)
     return [_recorded(optimizer.control, of) for optimizer, of in zip(optimizers, looks, strict=True)]

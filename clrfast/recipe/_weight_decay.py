@@ -15,7 +15,7 @@ from ..finder._suggestion import NoSuggestionError
 from ..schedules._policies import Momentum
 from ..tasks import Task
 from ..training import StepOptions
-from ..training._batches import ComputeLoss
+from ..training._losses import ComputeLoss
 from ..training._step_options import StepKeywords
 from ._deadline import TimeIsUp, deadline
 from ._distributed import Group, together

@@ -2,22 +2,22 @@
 
 from ._captured_step import CapturedStep
 from ._device_dataset import DeviceDataset, crop_and_flip
-from ._prefetch import prefetched
+from ._prefetch import prefetch
 from ._step_options import StepOptions
-from ._sweep import Replicas, sweep
+from ._sweep import SweepResult, sweep
 from ._train import Score, evaluate, steps_per_epoch, train
 from ._train_step import TrainStep
 
 __all__ = [
     "CapturedStep",
     "DeviceDataset",
-    "Replicas",
     "Score",
     "StepOptions",
+    "SweepResult",
     "TrainStep",
     "crop_and_flip",
     "evaluate",
-    "prefetched",
+    "prefetch",
     "steps_per_epoch",
     "sweep",
     "train",

@@ -15,7 +15,7 @@ from torch import Tensor
 from .._torch_compat import end_allocation, tree_map_only
 from ..optim import SGD
 from ..optim._parameters import devices_of
-from ._snapshot import Snapshot
+from ._fingerprint import Fingerprint
 
 
 class Graph:
@@ -82,9 +82,9 @@ class CapturedStep:
         pool: Any = None,
     ):
         if stream is None:
-            stream = side_stream(devices_of(optimizer.param_groups)[0])
+            stream = capture_stream(devices_of(optimizer.param_groups)[0])
         if warm_up is not None:
-            run_aside(warm_up, stream)
+            run_on_stream(warm_up, stream)
         optimizer.zero_grad(set_to_none=True)  # gradients of before would lie outside of the graph's own memory
         optimizer.init_state()
         self._optimizer = weakref.ref(optimizer)
@@ -130,7 +130,7 @@ class CapturedStep:
 
     def _snapshot_state(self, optimizer: SGD) -> None:
         self._state, self._flags = optimizer.state, optimizer.first_updates.flags
-        self._snapshot = Snapshot(dicts=[self._state, *self._state.values(), self._flags])
+        self._snapshot = Fingerprint(dicts=[self._state, *self._state.values(), self._flags])
 
 
 def _taken(optimizer: SGD) -> dict[str, Any]:
@@ -181,7 +181,7 @@ def _undone_on_failure(graph: torch.cuda.CUDAGraph, device: torch.device, pool: 
         raise error.__context__ or error  # noqa: B904 - that is the cause
 
 
-def side_stream(device: torch.device) -> torch.cuda.Stream:
+def capture_stream(device: torch.device) -> torch.cuda.Stream:
     """Where this thread warms up and captures on ``device``; one stream, for libraries keep a workspace of every stream
     that they have seen, tens of megabytes for good."""
     return _stream_of(device, threading.get_ident())
@@ -192,7 +192,7 @@ def _stream_of(device: torch.device, thread: int) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
-def run_aside(function: Callable[[], Any], stream: torch.cuda.Stream) -> Any:
+def run_on_stream(function: Callable[[], Any], stream: torch.cuda.Stream) -> Any:
     """Run ``function`` on ``stream``, in order with the current one, as work before a capture has to be."""
     current = torch.cuda.current_stream(stream.device)
     stream.wait_stream(current)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from .._torch_compat import found_inf_tensors
 from ..optim import SGD
-from ._batches import ComputeLoss, checked_loss, moved
+from ._batches import move_batch
+from ._losses import ComputeLoss, require_differentiable
 from ._step_options import StepOptions
 
 
@@ -36,7 +37,7 @@ class EagerStep:
         self.accumulate, self.scaler, self.clip_norm = options.accumulate, options.scaler, options.clip_norm
         self._compute_loss, self._autocast = compute_loss, options.autocast
         self.device = device_of(model)
-        self.share_skips: Callable[[Tensor], None] | None = None
+        self.sum_found_inf: Callable[[Tensor], None] | None = None
         """Of several ranks: adds up, over them, how many gradients are not finite, so that all skip or none does."""
 
     @property
@@ -46,10 +47,10 @@ class EagerStep:
 
     def loss(self, batch: Any) -> Tensor:
         """The model's loss on ``batch``, after moving it to the model's device."""
-        with self.casting():
-            return self._compute_loss(self.model, moved(batch, self.device))
+        with self.autocast_context():
+            return self._compute_loss(self.model, move_batch(batch, self.device))
 
-    def casting(self) -> contextlib.AbstractContextManager[Any]:
+    def autocast_context(self) -> contextlib.AbstractContextManager[Any]:
         """The context of the forward pass."""
         if self._autocast is None:
             return contextlib.nullcontext()
@@ -57,12 +58,12 @@ class EagerStep:
 
     def __call__(self, *batches: Any) -> Tensor:
         """One update from ``accumulate`` batches; returns their mean loss, detached, without waiting for the device."""
-        self.require_count(batches)
+        self.require_n_batches(batches)
         loss = self.backward(batches)
         self.update(loss)
         return loss
 
-    def require_count(self, batches: Sequence[Any]) -> None:
+    def require_n_batches(self, batches: Sequence[Any]) -> None:
         """Raises ValueError unless these are as many batches as an update takes."""
         if len(batches) != self.accumulate:
             raise ValueError(
@@ -76,7 +77,7 @@ class EagerStep:
         total: Tensor | None = None
         with torch.enable_grad():
             for batch in batches:
-                loss = checked_loss(self.loss(batch))
+                loss = require_differentiable(self.loss(batch))
                 part = loss if len(batches) == 1 else loss / len(batches)
                 (part if self.scaler is None else self.scaler.scale(part)).backward()
                 total = part.detach() if total is None else total + part.detach()
@@ -85,11 +86,11 @@ class EagerStep:
 
     def update(self, loss: Tensor | None = None) -> None:
         """Clip, and step the optimizer unless the scaler skips that; ``loss`` is for a schedule's record."""
-        if self.scaler is not None and (self.clip_norm is not None or self.share_skips is not None):
+        if self.scaler is not None and (self.clip_norm is not None or self.sum_found_inf is not None):
             self.scaler.unscale_(self.optimizer)
-            if self.share_skips is not None:
+            if self.sum_found_inf is not None:
                 for found_inf in found_inf_tensors(self.scaler, self.optimizer):
-                    self.share_skips(found_inf)
+                    self.sum_found_inf(found_inf)
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self._params, self.clip_norm)
         ours = self.optimizer if isinstance(self.optimizer, SGD) else None
@@ -102,7 +103,7 @@ class EagerStep:
             self.scaler.update()
 
 
-def require_trains(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+def require_optimizes(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
     """Raises ValueError if ``optimizer`` holds no trainable parameter of ``model``, as after making the model again."""
     trainable = {param for param in model.parameters() if param.requires_grad}
     if trainable.isdisjoint(param for group in optimizer.param_groups for param in group["params"]):
@@ -114,7 +115,7 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 @contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def eval_mode(model: nn.Module) -> Iterator[None]:
     """A block with ``model`` in eval mode and without gradients; every module's own flag is as before after it."""
     flags = [(module, module.training) for module in model.modules()]
     model.eval()

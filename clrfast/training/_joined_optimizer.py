@@ -1,4 +1,4 @@
-"""Several optimizers as one, for models whose parts are trained by one each."""
+"""JoinedOptimizer optimizers as one, for models whose parts are trained by one each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..optim import SGD
 Optimizers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer]
 
 
-class Several(torch.optim.Optimizer):
+class JoinedOptimizer(torch.optim.Optimizer):
     """Steps all of ``optimizers``, whose groups, the very same dicts, are its own.
 
     Raises:
@@ -40,18 +40,18 @@ class Several(torch.optim.Optimizer):
             optimizer.step()
 
 
-def joined(optimizer: Any) -> Any:
+def join_optimizers(optimizer: Any) -> Any:
     """A list or tuple of optimizers as one; everything else is returned unchanged."""
     if not isinstance(optimizer, list | tuple):
         return optimizer
     if not optimizer or not all(isinstance(each, torch.optim.Optimizer) for each in optimizer):
         kinds = [type(each).__name__ for each in optimizer]
         raise ValueError(f"optimizer: got a list of {kinds}; give one torch optimizer, or a list of them")
-    return optimizer[0] if len(optimizer) == 1 else Several(optimizer)
+    return optimizer[0] if len(optimizer) == 1 else JoinedOptimizer(optimizer)
 
 
-def parts_of(optimizer: torch.optim.Optimizer | None) -> tuple[torch.optim.Optimizer, ...]:
+def split_optimizer(optimizer: torch.optim.Optimizer | None) -> tuple[torch.optim.Optimizer, ...]:
     """The optimizers that ``optimizer`` stands for: none, itself, or several."""
     if optimizer is None:
         return ()
-    return optimizer.optimizers if isinstance(optimizer, Several) else (optimizer,)
+    return optimizer.optimizers if isinstance(optimizer, JoinedOptimizer) else (optimizer,)

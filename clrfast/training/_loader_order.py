@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-Undo = Callable[[], None]
+Restore = Callable[[], None]
 
-MOST_OBJECTS = 10_000
+MAX_OBJECTS = 10_000
 """The most objects that are searched, those near the loader first."""
 
-MOST_ITEMS = 1_000
+MAX_ITEMS = 1_000
 """A container of more items holds samples, not loaders, and is not searched."""
 
 _LEAVES = (Tensor, np.ndarray, np.generic, str, bytes, bytearray, int, float, complex, type, types.ModuleType)
@@ -30,7 +30,7 @@ _WITHOUT_STATE = ("abc", "builtins", "collections", "functools", "numpy", "torch
 _CONTAINERS = (list, tuple, set, frozenset, deque)
 
 
-def order_restored(*loaders: Any) -> list[Undo]:
+def save_loader_order(*loaders: Any) -> list[Restore]:
     """What puts the order of all ``loaders`` back: their generators, wherever they lie, and the counters of samplers.
 
     Searched are the attributes of the loaders and of what these hold: samplers, datasets, other loaders, lists, dicts,
@@ -58,7 +58,7 @@ def _reachable(roots: tuple[Any, ...]) -> Iterator[Any]:
         for held in _held_by(found):
             if held is None or issubclass(type(held), _LEAVES) or id(held) in seen:
                 continue
-            if len(seen) == MOST_OBJECTS:
+            if len(seen) == MAX_OBJECTS:
                 return
             seen[id(held)] = held
             queue.append(held)
@@ -68,9 +68,9 @@ def _held_by(found: Any) -> Iterator[Any]:
     # By its type: a wrapper's ``__class__`` may be a property, and tell the class of what it wraps.
     kind = type(found)
     if issubclass(kind, _CONTAINERS):
-        yield from found if len(found) <= MOST_ITEMS else ()
+        yield from found if len(found) <= MAX_ITEMS else ()
     elif issubclass(kind, dict):
-        yield from found.values() if len(found) <= MOST_ITEMS else ()
+        yield from found.values() if len(found) <= MAX_ITEMS else ()
     elif issubclass(kind, types.MethodType):
         yield from (found.__self__, found.__func__)
     elif issubclass(kind, functools.partial):
@@ -100,7 +100,7 @@ def _is_set(slot: types.MemberDescriptorType, found: Any) -> bool:
     return True
 
 
-def _generator(found: Any) -> Undo | None:
+def _generator(found: Any) -> Restore | None:
     """Puts the state of a random generator back; None for every other object."""
     kind = type(found)
     if issubclass(kind, torch.Generator):
@@ -124,7 +124,7 @@ def _has_counters(found: Any) -> bool:
     return hasattr(found, "__dict__") and (known or "base_dataloader" in vars(found))
 
 
-def _attributes(found: Any) -> Undo:
+def _attributes(found: Any) -> Restore:
     """Puts an object's attributes back, and what lists, sets and dicts among them contain."""
     own = vars(found)
     before = dict(own)

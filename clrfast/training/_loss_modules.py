@@ -11,13 +11,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-MOST_OBJECTS = 1_000
+MAX_OBJECTS = 1_000
 """Objects that are searched for the modules of a loss, those near it first."""
 
 _OPAQUE = (Tensor, str, bytes, int, float, complex, type, types.ModuleType)
 
 
-def loss_modules(*losses: Any) -> tuple[nn.Module, ...]:
+def find_loss_modules(*losses: Any) -> tuple[nn.Module, ...]:
     """The modules with trainable parameters that ``losses`` reach, functions or modules each; None is left out.
 
     Searched are what a function encloses, its defaults and the globals that it names, the object of a bound method or
@@ -32,18 +32,18 @@ def loss_modules(*losses: Any) -> tuple[nn.Module, ...]:
     while queue:
         found = queue.popleft()
         if isinstance(found, nn.Module):
-            modules += [found] if trainable(found) else []
+            modules += [found] if trainable_parameters(found) else []
         elif isinstance(found, nn.Parameter):
             loose += [found] if found.requires_grad else []
         else:
             for held in _held_by(found, attributes=id(found) in entered):
-                if id(held) not in seen and len(seen) < MOST_OBJECTS and _leads_on(held):
+                if id(held) not in seen and len(seen) < MAX_OBJECTS and _leads_on(held):
                     seen[id(held)] = held
                     queue.append(held)
     return (*modules, nn.ParameterList(loose)) if loose else tuple(modules)
 
 
-def trainable(*modules: nn.Module) -> list[nn.Parameter]:
+def trainable_parameters(*modules: nn.Module) -> list[nn.Parameter]:
     """The parameters of all ``modules`` that require a gradient, each once."""
     params = {id(param): param for module in modules for param in module.parameters() if param.requires_grad}
     return list(params.values())
@@ -61,9 +61,9 @@ def _held_by(found: Any, *, attributes: bool) -> Iterator[Any]:
     elif isinstance(found, types.FunctionType):
         yield from _reached_by(found)
     elif isinstance(found, list | tuple | set | frozenset):
-        yield from found if len(found) <= MOST_OBJECTS else ()
+        yield from found if len(found) <= MAX_OBJECTS else ()
     elif isinstance(found, dict):
-        yield from list(found.values()) if len(found) <= MOST_OBJECTS else ()
+        yield from list(found.values()) if len(found) <= MAX_OBJECTS else ()
     elif attributes:
         yield from list(getattr(found, "__dict__", {}).values())
         yield vars(type(found)).get("__call__")

@@ -13,16 +13,16 @@ from torch import Tensor, nn
 
 from .._torch_compat import buffers_of, parameters_of, version_of
 
-MOST_BYTES = 2**26
+MAX_BYTES = 2**26
 """Memory of the tensors and arrays whose values are copied, the first ones first; the others must not be written."""
 
-MOST_ITEMS = 1_000
+MAX_ITEMS = 1_000
 """A container of more items is put back, but what is in it is not looked at."""
 
-MOST_DEPTH = 3
+MAX_DEPTH = 3
 """Containers within containers that are looked at."""
 
-GROWN = 4
+GROWTH_FACTOR = 4
 """An attribute grows if it holds so many times as many numbers as after the first step."""
 
 _CONTAINERS = (list, dict, set, deque, OrderedDict, defaultdict)
@@ -31,12 +31,12 @@ _OF_TORCH = frozenset(vars(nn.Module()))
 _MISSING = object()
 
 
-class Attributes:
+class ModuleAttributes:
     """The attributes of ``modules`` outside of parameters, buffers and submodules, with the contents of their lists,
     dicts, sets and deques.
 
     Tensors and arrays, also within these, keep their identity and get back their values; parameters and buffers are
-    left to others. Attributes of torch's own classes, and of other objects, are not searched.
+    left to others. ModuleAttributes of torch's own classes, and of other objects, are not searched.
 
     Args:
         modules: by their names, for messages.
@@ -45,16 +45,16 @@ class Attributes:
     def __init__(self, modules: dict[str, nn.Module]):
         self._modules = {name: module for name, module in modules.items() if _is_the_users(module)}
         self._others = {id(tensor) for module in modules.values() for tensor in _owned(module)}
-        self._left = MOST_BYTES
+        self._left = MAX_BYTES
         self._before = {name: dict(_own(module)) for name, module in self._modules.items()}
         self._contents: dict[int, tuple[Any, Any]] = {}
         self._versions: dict[int, int] = {}
         for own in self._before.values():
             for value in own.values():
-                self._keep(value, MOST_DEPTH)
+                self._keep(value, MAX_DEPTH)
         self._sizes: dict[str, int] | None = None
 
-    def note_sizes(self) -> None:
+    def record_sizes(self) -> None:
         """Take what the attributes hold now as their usual size."""
         self._sizes = {name: _size(value) for name, value in self._now()}
 
@@ -105,7 +105,7 @@ class Attributes:
             sizes, put_back = self._sizes or {}, " It was put back as it was before"
             if any(tensor.grad_fn is not None for tensor in self._tensors(value)):
                 what, remedy = "hangs on the autograd graph of its batch", "store it detached: value.detach()"
-            elif 0 < GROWN * sizes.get(name, 0) <= _size(value):
+            elif 0 < GROWTH_FACTOR * sizes.get(name, 0) <= _size(value):
                 what, remedy = "grows with every batch", "keep the latest values only, or clear it"
             elif any(self._versions.get(id(tensor), 0) < version_of(tensor) for tensor in self._large(value)):
                 what, remedy, put_back = "is too large to be put back", "make it a buffer: register_buffer", ""
@@ -139,12 +139,12 @@ def _is_container(value: Any) -> bool:
 
 
 def _items(container: Any) -> list[Any]:
-    if len(container) > MOST_ITEMS:
+    if len(container) > MAX_ITEMS:
         return []
     return list(container.values() if isinstance(container, dict) else container)
 
 
-def _leaves(value: Any, depth: int = MOST_DEPTH) -> Iterator[Any]:
+def _leaves(value: Any, depth: int = MAX_DEPTH) -> Iterator[Any]:
     """``value``, or what is in it where it is a container."""
     if not _is_container(value):
         yield value
@@ -155,7 +155,7 @@ def _leaves(value: Any, depth: int = MOST_DEPTH) -> Iterator[Any]:
 
 def _size(value: Any) -> int:
     """The numbers in the tensors and arrays of ``value``; of a container with many items, their number."""
-    if _is_container(value) and len(value) > MOST_ITEMS:
+    if _is_container(value) and len(value) > MAX_ITEMS:
         return len(value)
     return sum(leaf.numel() if isinstance(leaf, Tensor) else leaf.size for leaf in _leaves(value) if _has_size(leaf))
 

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from .._torch_compat import sparse_parts, tree_leaves, tree_map_only
-from ._batches import moved
+from ._batches import move_batch
 
-AHEAD = 2
+MAX_AHEAD = 2
 """Batches that the host may be ahead of the device: one is in use while the next is copied."""
 
 
-def prefetched(batches: Iterable[Any], device: torch.device | str) -> Iterator[Any]:
+def prefetch(batches: Iterable[Any], device: torch.device | str) -> Iterator[Any]:
     """The same batches on ``device``, each copied from pinned memory on a stream of its own while the device still
     works on those before it.
 
@@ -36,10 +36,10 @@ def _staged(batches: Iterable[Any], device: torch.device) -> Iterator[Any]:
     stream = torch.cuda.Stream(device)
     in_use: deque[torch.cuda.Event] = deque()
     for batch in batches:
-        if len(in_use) == AHEAD:
+        if len(in_use) == MAX_AHEAD:
             in_use.popleft().synchronize()
         with torch.cuda.stream(stream):
-            staged = moved(tree_map_only(Tensor, _pinned, batch), device)
+            staged = move_batch(tree_map_only(Tensor, _pinned, batch), device)
         current = torch.cuda.current_stream(device)
         current.wait_stream(stream)
         for tensor in _tensors(staged):

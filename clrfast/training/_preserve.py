@@ -16,16 +16,16 @@ from torch.nn.parameter import UninitializedParameter
 
 from .._torch_compat import buffers_of, is_view, remove_step_post_hooks
 from ..optim import SGD
-from ._joined_optimizer import parts_of
-from ._loader_order import Undo, order_restored
-from ._module_attributes import Attributes
-from ._sharded import gather_no_more, own_part
+from ._distributed_model import local_part, reshard
+from ._joined_optimizer import split_optimizer
+from ._loader_order import Restore, save_loader_order
+from ._module_attributes import ModuleAttributes
 
 Copy = Callable[[Any], Any]
 
 
 @contextlib.contextmanager
-def restored(
+def preserve_all(
     model: nn.Module,
     optimizer: torch.optim.Optimizer | None = None,
     loader: Any = None,
@@ -36,37 +36,37 @@ def restored(
 ) -> Iterator[None]:
     """A block after which everything is exactly as before, also after an exception or Ctrl-C.
 
-    What ``trained_restored`` and ``surroundings_restored`` cover together.
+    What ``preserve_model_and_optimizer`` and ``preserve_rng_and_loaders`` cover together.
     """
     with (
-        surroundings_restored(loader),
-        trained_restored(model, optimizer, also, scaler=scaler, snapshot_device=snapshot_device),
+        preserve_rng_and_loaders(loader),
+        preserve_model_and_optimizer(model, optimizer, also, scaler=scaler, snapshot_device=snapshot_device),
     ):
         yield
 
 
 @contextlib.contextmanager
-def surroundings_restored(*loaders: Any) -> Iterator[None]:
+def preserve_rng_and_loaders(*loaders: Any) -> Iterator[None]:
     """A block after which the data come in the order in which they would have come, and random numbers likewise.
 
     Covers the random states of Python, NumPy, torch's CPU and all CUDA devices, and of the loaders what
-    ``order_restored`` finds in them.
+    ``save_loader_order`` finds in them.
     """
     with contextlib.ExitStack() as stack:
-        for undo in (*_random_states(), *order_restored(*loaders)):
+        for undo in (*_random_states(), *save_loader_order(*loaders)):
             stack.callback(undo)
         yield
 
 
 @contextlib.contextmanager
-def trained_restored(
+def preserve_model_and_optimizer(
     model: nn.Module,
     optimizer: torch.optim.Optimizer | None = None,
     also: tuple[nn.Module, ...] = (),
     *,
     scaler: torch.amp.GradScaler | None = None,
     snapshot_device: torch.device | str | None = None,
-) -> Iterator[Attributes]:
+) -> Iterator[ModuleAttributes]:
     """A block after which the model and what trains it are as before.
 
     Covers parameters (values, ``grad``, ``requires_grad``), buffers, train/eval flags and plain ``Attributes`` of
@@ -80,7 +80,7 @@ def trained_restored(
     """
     modules = {id(module): module for root in (model, *also) for module in root.modules()}
     for module in modules.values():
-        gather_no_more(module)
+        reshard(module)
     params = {id(param): param for module in modules.values() for param in module.parameters(recurse=False)}
     for group in [] if optimizer is None else optimizer.param_groups:
         params.update({id(param): param for param in group["params"]})
@@ -89,32 +89,32 @@ def trained_restored(
     copied = partial(_copied, device=snapshot_device)
     with contextlib.ExitStack() as stack:
 
-        def put_back_later(undo: Undo) -> None:
+        def restore_later(undo: Restore) -> None:
             # At once after taking it, and all are put back even if one of them fails.
             stack.callback(torch.no_grad()(undo))
 
         for module in modules.values():
-            put_back_later(_module(module, copied))
+            restore_later(_module(module, copied))
         for param in params.values():
-            put_back_later(_parameter(param, copied))
-        for part in parts_of(optimizer):
-            put_back_later(_optimizer(part, copied))
+            restore_later(_parameter(param, copied))
+        for part in split_optimizer(optimizer):
+            restore_later(_optimizer(part, copied))
         if scaler is not None:
-            put_back_later(_scaler(scaler))
+            restore_later(_scaler(scaler))
         for module in modules.values():
-            put_back_later(partial(gather_no_more, module))
+            restore_later(partial(reshard, module))
         roots = {"": model} | {f"{type(root).__name__} {i}": root for i, root in enumerate(also, 1)}
         named = {
             f"{at}.{name}".strip("."): module for at, root in roots.items() for name, module in root.named_modules()
         }
-        attributes = Attributes(named)
-        put_back_later(attributes.put_back)
+        attributes = ModuleAttributes(named)
+        restore_later(attributes.put_back)
         yield attributes
 
 
-def _random_states() -> list[Undo]:
+def _random_states() -> list[Restore]:
     python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-    undo: list[Undo] = [
+    undo: list[Restore] = [
         lambda: random.setstate(python),
         lambda: np.random.set_state(numpy),  # noqa: NPY002
         lambda: torch.set_rng_state(cpu),
@@ -125,7 +125,7 @@ def _random_states() -> list[Undo]:
     return undo
 
 
-def _module(module: nn.Module, copied: Copy) -> Undo:
+def _module(module: nn.Module, copied: Copy) -> Restore:
     """One module's own flag and buffers; a buffer may have been replaced, not only written."""
     training = module.training
     buffers = {name: (buffer, copied(buffer)) for name, buffer in buffers_of(module).items()}
@@ -142,7 +142,7 @@ def _module(module: nn.Module, copied: Copy) -> Undo:
     return put_back
 
 
-def _parameter(param: nn.Parameter, copied: Copy) -> Undo:
+def _parameter(param: nn.Parameter, copied: Copy) -> Restore:
     data, value, grad, requires_grad = param.data, copied(param), param.grad, param.requires_grad
     # The gradient is set aside, not copied: the block starts without one. A view is one into a bucket of a
     # DistributedDataParallel, which writes the block's gradients there.
@@ -150,7 +150,7 @@ def _parameter(param: nn.Parameter, copied: Copy) -> Undo:
     param.grad = None
 
     def put_back() -> None:
-        if own_part(data) is data:
+        if local_part(data) is data:
             param.data = data
         _write_back(param, value)
         if grad is not None and in_bucket is not None:
@@ -161,7 +161,7 @@ def _parameter(param: nn.Parameter, copied: Copy) -> Undo:
     return put_back
 
 
-def _optimizer(optimizer: torch.optim.Optimizer, copied: Copy) -> Undo:
+def _optimizer(optimizer: torch.optim.Optimizer, copied: Copy) -> Restore:
     own = ("state", "param_groups")
     attributes = {name: value for name, value in vars(optimizer).items() if name not in own}
     state = {param: (values, _Snapshot(values, copied)) for param, values in optimizer.state.items()}
@@ -205,7 +205,7 @@ class _Snapshot:
                 values[name] = copied
 
 
-def _scaler(scaler: torch.amp.GradScaler) -> Undo:
+def _scaler(scaler: torch.amp.GradScaler) -> Restore:
     # Its tensors are made at its first use: what is None now must be so again.
     attributes = {name: (value, _copied(value)) for name, value in vars(scaler).items()}
 
@@ -221,7 +221,7 @@ def _scaler(scaler: torch.amp.GradScaler) -> Undo:
 
 
 def _write_back(tensor: Tensor, value: Tensor) -> None:
-    tensor = own_part(tensor)
+    tensor = local_part(tensor)
     value = value.to(tensor.device)
     # Written only if it differs: an expanded tensor, whose elements share memory, cannot be written as a whole.
     if not torch.equal(tensor, value):
@@ -230,6 +230,6 @@ def _write_back(tensor: Tensor, value: Tensor) -> None:
 
 def _copied(value: Any, device: torch.device | str | None = None) -> Any:
     if isinstance(value, Tensor):
-        value = own_part(value.detach())
+        value = local_part(value.detach())
         return value.to(device=value.device if device is None else device, copy=True)
     return copy.deepcopy(value)

@@ -19,22 +19,23 @@ from torch.nn.parameter import UninitializedParameter
 from .._progress import Progress, show_progress
 from ..optim._control import require_divergence_limits
 from ..schedules import Schedule
-from . import _graphs as graphs
-from ._batches import ComputeLoss, chosen_loss, endless, require_iterable
-from ._loss_modules import loss_modules
-from ._prefetch import prefetched
-from ._preserve import surroundings_restored
-from ._stacked import Runs, Stacked
+from . import _graph_cache as graphs
+from ._batches import cycle_loader, require_iterable
+from ._loss_modules import find_loss_modules
+from ._losses import ComputeLoss, resolve_loss
+from ._prefetch import prefetch
+from ._preserve import preserve_rng_and_loaders
+from ._stacked_step import StackedStep, SweepSetup
 from ._train_step import TrainStep
 
-Together = bool | Literal["auto"]
+Vectorize = bool | Literal["auto"]
 
 TIMED_STEPS = 1
 """Steps of both ways that are timed for "auto" to choose the faster one; those before them load, tune and capture."""
 
 
 @dataclass(frozen=True, eq=False)
-class Replicas:
+class SweepResult:
     """What the runs of a ``sweep`` ended with, in the order of its schedules.
 
     Attributes:
@@ -42,7 +43,7 @@ class Replicas:
         steps: int64 ``[K]``: applied updates.
         stopped: bool ``[K]``: whether the run diverged or had a loss that is not finite.
         models: K trained models, in training mode.
-        why_sequential: one sentence that says why the runs were made one after the other; None where they were made
+        sequential_reason: one sentence that says why the runs were made one after the other; None where they were made
             together.
     """
 
@@ -50,7 +51,7 @@ class Replicas:
     steps: Tensor
     stopped: Tensor
     models: list[nn.Module]
-    why_sequential: str | None
+    sequential_reason: str | None
 
 
 def sweep(
@@ -64,12 +65,12 @@ def sweep(
     momentum: float = 0.9,
     smoothing: float = 0.98,
     stop_factor: float = 4.0,
-    together: Together = "auto",
+    vectorize: Vectorize = "auto",
     progress: Progress | bool | None = None,
-) -> Replicas:
+) -> SweepResult:
     """Train a copy of a model by each of ``schedules``, all on the same batches, together where that is faster.
 
-    Together means: parameters stacked, one forward and backward pass of all by ``torch.func.vmap``, and for each copy
+    Vectorize means: parameters stacked, one forward and backward pass of all by ``torch.func.vmap``, and for each copy
     a ``clrfast.SGD`` on its part of them, with its own schedule. A device that a small model leaves idle then takes
     little longer for K copies than for one. A copy that diverges stops, and the others go on. The host never waits for
     a step. Results are those of K runs in sequence up to rounding, except for models that draw random numbers
@@ -82,31 +83,31 @@ def sweep(
         seeds: of the initial weights: one for all copies, or K of them.
         momentum: for schedules that leave it to the optimizer. Weight decay is 0 for those that have none.
         smoothing, stop_factor: when a run has diverged; see ``StepControl.watch_divergence``.
-        together: True, False, or "auto": some steps are made one way, the next ones the other, and the rest the faster
+        vectorize: True, False, or "auto": some steps are made one way, the next ones the other, and the rest the faster
             way.
         progress: ``progress(done, total, {})``; True for a bar, if tqdm is installed.
     Raises:
-        ValueError: bad arguments; ``together=True`` for a model that ``vmap`` cannot run, with its reason.
+        ValueError: bad arguments; ``vectorize=True`` for a model that ``vmap`` cannot run, with its reason.
     """
-    if own := loss_modules(loss_fn, compute_loss):
+    if own := find_loss_modules(loss_fn, compute_loss):
         raise ValueError(
             f"loss_fn, compute_loss: got a loss with parameters of its own ({type(own[0]).__name__}), which all copies "
             "would share; make_model must return them within the model"
         )
-    compute_loss = chosen_loss(loss_fn, compute_loss)
+    compute_loss = resolve_loss(loss_fn, compute_loss)
     require_iterable(loader)
     assert loader is not None
     total_steps = _total_steps(schedules)
     require_divergence_limits(smoothing, stop_factor)
-    if together not in (True, False, "auto"):
-        raise ValueError(f"together: got {together!r}; give True, False or 'auto'")
+    if vectorize not in (True, False, "auto"):
+        raise ValueError(f"vectorize: got {vectorize!r}; give True, False or 'auto'")
     models = _made(make_model, seeds, len(schedules))
-    runs = Runs(models, compute_loss, schedules, momentum, smoothing, stop_factor)
-    begun = _begun(runs, loader, total_steps, together)
-    if together is True and begun.why_sequential is not None:
-        raise ValueError(f"together: got True, and {begun.why_sequential}; give 'auto' or False")
+    runs = SweepSetup(models, compute_loss, schedules, momentum, smoothing, stop_factor)
+    begun = _choose_way(runs, loader, total_steps, vectorize)
+    if vectorize is True and begun.sequential_reason is not None:
+        raise ValueError(f"vectorize: got True, and {begun.sequential_reason}; give 'auto' or False")
     with show_progress(progress, f"{len(models)} replicas") as show:
-        finish = _in_sequence if begun.stacked is None else _at_once
+        finish = _train_sequentially if begun.stacked is None else _train_stacked
         return finish(runs, begun, loader, total_steps, show)
 
 
@@ -133,7 +134,7 @@ def _made(make_model: Any, seeds: Any, n: int) -> list[nn.Module]:
     if len(each) != n:
         raise ValueError(f"seeds: got {len(each)} for {n} schedules; give one number, or one for each")
     models = []
-    with surroundings_restored():
+    with preserve_rng_and_loaders():
         for seed in each:
             torch.manual_seed(seed)
             models.append(make_model())
@@ -158,23 +159,27 @@ def _require_apart(models: Sequence[nn.Module]) -> None:
         raise ValueError("make_model: it returned models that share parameters; it must make new ones at every call")
 
 
-def _in_sequence(runs: Runs, begun: _Begun, loader: Iterable[Any], total_steps: int, show: Progress | None) -> Replicas:
+def _train_sequentially(
+    runs: SweepSetup, begun: _PartialSweep, loader: Iterable[Any], total_steps: int, show: Progress | None
+) -> SweepResult:
     n = len(runs.models)
     steps = begun.steps or runs.steps()
     for index, step in enumerate(steps):
         last = index == n - 1
         # Every run sees the same batches; only the last leaves its mark on the loader.
-        with surroundings_restored(*([] if last else [loader])):
+        with preserve_rng_and_loaders(*([] if last else [loader])):
             for done, batch in begun.rest(loader, total_steps, step.device):
                 step(batch)
                 if show is not None:
                     show(index * total_steps + done + 1, n * total_steps, {})
     for model in runs.models:
         model.zero_grad(set_to_none=True)
-    return _ended(runs, [step.optimizer for step in steps], begun.why_sequential)
+    return _ended(runs, [step.optimizer for step in steps], begun.sequential_reason)
 
 
-def _at_once(runs: Runs, begun: _Begun, loader: Iterable[Any], total_steps: int, show: Progress | None) -> Replicas:
+def _train_stacked(
+    runs: SweepSetup, begun: _PartialSweep, loader: Iterable[Any], total_steps: int, show: Progress | None
+) -> SweepResult:
     stacked = begun.stacked
     assert stacked is not None
     with _slow_rules_accepted():
@@ -182,16 +187,16 @@ def _at_once(runs: Runs, begun: _Begun, loader: Iterable[Any], total_steps: int,
             stacked.train(batch)
             if show is not None:
                 show(done + 1, total_steps, {})
-    stacked.write_back()
+    stacked.copy_to_models()
     return _ended(runs, stacked.optimizers, None)
 
 
-def _ended(runs: Runs, optimizers: Sequence[Any], why_sequential: str | None) -> Replicas:
+def _ended(runs: SweepSetup, optimizers: Sequence[Any], sequential_reason: str | None) -> SweepResult:
     controls = [optimizer.control for optimizer in optimizers]
     losses, steps, stopped = (
         torch.stack([getattr(control, name) for control in controls]).cpu() for name in ("losses", "step", "stop")
     )
-    return Replicas(losses, steps, stopped, runs.models, why_sequential)
+    return SweepResult(losses, steps, stopped, runs.models, sequential_reason)
 
 
 @contextlib.contextmanager
@@ -203,64 +208,64 @@ def _slow_rules_accepted() -> Iterator[None]:
 
 
 @dataclass
-class _Begun:
-    """Runs whose first ``done`` steps are made, to go on by ``stacked``, or by ``steps`` where it is None."""
+class _PartialSweep:
+    """SweepSetup whose first ``done`` steps are made, to go on by ``stacked``, or by ``steps`` where it is None."""
 
-    why_sequential: str | None
-    stacked: Stacked | None = None
+    sequential_reason: str | None
+    stacked: StackedStep | None = None
     steps: list[TrainStep] | None = None
     done: int = 0
 
     def rest(self, loader: Iterable[Any], total_steps: int, device: torch.device) -> Iterator[tuple[int, Any]]:
         """The numbers and the batches of the steps that are left."""
-        batches = islice(endless(loader), self.done, None)
-        return zip(range(self.done, total_steps), prefetched(batches, device), strict=False)
+        batches = islice(cycle_loader(loader), self.done, None)
+        return zip(range(self.done, total_steps), prefetch(batches, device), strict=False)
 
 
-def _begun(runs: Runs, loader: Iterable[Any], total_steps: int, together: Together) -> _Begun:
+def _choose_way(runs: SweepSetup, loader: Iterable[Any], total_steps: int, vectorize: Vectorize) -> _PartialSweep:
     """Choose the way to train by making the first steps, for "auto" one by one and then together; they all count, for
     one way takes over from the other. The loader's order and random numbers are as before."""
-    if together is False:
-        return _Begun("together=False was given")
-    if together == "auto" and len(runs.models) == 1:
-        return _Begun("there is only one copy")
+    if vectorize is False:
+        return _PartialSweep("vectorize=False was given")
+    if vectorize == "auto" and len(runs.models) == 1:
+        return _PartialSweep("there is only one copy")
     device = next(runs.models[0].parameters()).device
-    untimed = graphs.WARM_UP + 1 if graphs.why_no_graphs(device) is None else 1
+    untimed = graphs.WARM_UP_CALLS + 1 if graphs.reason_against_graphs(device) is None else 1
     each = untimed + TIMED_STEPS
-    if together == "auto" and total_steps <= 2 * each:
-        return _Begun(f"{total_steps} steps are too few to try which way is faster")
-    n_alone, n_together = (each, each) if together == "auto" else (0, 1)
+    if vectorize == "auto" and total_steps <= 2 * each:
+        return _PartialSweep(f"{total_steps} steps are too few to try which way is faster")
+    n_alone, n_together = (each, each) if vectorize == "auto" else (0, 1)
     steps = runs.steps() if n_alone else []
 
     def one_by_one(batch: Any) -> None:
         for step in steps:
             step(batch)
 
-    with surroundings_restored(loader), _slow_rules_accepted():
+    with preserve_rng_and_loaders(loader), _slow_rules_accepted():
         batches, load_s = _loaded(loader, n_alone + n_together)
         one_by_one_s = _seconds(one_by_one, batches[:n_alone], untimed, device)
         one_by_one_s += (len(steps) - 1) * load_s  # each run loads its batches anew
         try:
-            stacked = Stacked(runs)
+            stacked = StackedStep(runs)
             for taking, step in zip(stacked.optimizers, steps, strict=False):
                 taking.load_state_dict(step.optimizer.state_dict())
             at_once_s = _seconds(stacked.train, batches[n_alone:], untimed, device)
         except Exception as error:
             why = f"torch.func.vmap cannot run this model or loss ({type(error).__name__}: {_first_line(error)})"
-            return _Begun(why, steps=steps, done=n_alone)
+            return _PartialSweep(why, steps=steps, done=n_alone)
     if one_by_one_s >= at_once_s:
-        return _Begun(None, stacked, done=len(batches))
-    stacked.write_back()
+        return _PartialSweep(None, stacked, done=len(batches))
+    stacked.copy_to_models()
     for giving, step in zip(stacked.optimizers, steps, strict=True):
         step.optimizer.load_state_dict(giving.state_dict())
         step.reset()
-    why = f"one after the other is {at_once_s / one_by_one_s:.1f} times as fast as together here"
-    return _Begun(why, steps=steps, done=len(batches))
+    why = f"one after the other is {at_once_s / one_by_one_s:.1f} times as fast as vectorized here"
+    return _PartialSweep(why, steps=steps, done=len(batches))
 
 
 def _loaded(loader: Iterable[Any], n: int) -> tuple[list[Any], float]:
     """The first batches, and the seconds that one takes."""
-    source, batches, seconds = endless(loader), [], []
+    source, batches, seconds = cycle_loader(loader), [], []
     for _ in range(n):
         begin = time.perf_counter()
         batches.append(next(source))

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..tasks import Task
-from ._batches import ComputeLoss
+from ._losses import ComputeLoss
 
 
 def resolve_task(

@@ -11,9 +11,10 @@ from .._progress import Progress
 from ..optim import SGD
 from ..schedules import Schedule
 from ..tasks import Task
-from ._batches import as_pair, chosen_loss, endless, moved
-from ._loss_modules import loss_modules, trainable
-from ._prefetch import prefetched
+from ._batches import cycle_loader, move_batch, unpack_pair
+from ._loss_modules import find_loss_modules, trainable_parameters
+from ._losses import resolve_loss
+from ._prefetch import prefetch
 from ._train_step import TrainStep
 
 
@@ -57,13 +58,13 @@ def train(
         The loss before each update, float32 ``[total_steps]`` on the model's device.
     """
     model = task.model
-    params = trainable(model, *loss_modules(task.loss_fn, task.compute_loss))
+    params = trainable_parameters(model, *find_loss_modules(task.loss_fn, task.compute_loss))
     optimizer = SGD(params, momentum=momentum, schedule=schedule)
     control = optimizer.control
     assert control is not None
     step = TrainStep(model, task.loss_fn, optimizer, compute_loss=task.compute_loss)
     model.train()
-    batches = prefetched(endless(task.train_loader), step.device)
+    batches = prefetch(cycle_loader(task.train_loader), step.device)
     for done, batch in zip(range(control.total_steps), batches, strict=False):
         step(batch)
         if progress is not None:
@@ -78,14 +79,14 @@ def evaluate(task: Task) -> Score | None:
         return None
     model = task.model.eval()
     device = next(model.parameters()).device
-    compute_loss = chosen_loss(task.loss_fn, task.compute_loss)
+    compute_loss = resolve_loss(task.loss_fn, task.compute_loss)
     total, correct, n_samples, classifies = 0.0, 0, 0, True
     for batch in task.val_loader:
-        batch = moved(batch, device)
+        batch = move_batch(batch, device)
         if task.loss_fn is None:
             total, n_samples, classifies = total + float(compute_loss(model, batch)), n_samples + 1, False
             continue
-        inputs, targets = as_pair(batch)
+        inputs, targets = unpack_pair(batch)
         outputs = model(inputs)
         total += float(task.loss_fn(outputs, targets)) * len(targets)
         n_samples += len(targets)

@@ -16,12 +16,12 @@ from .._torch_compat import buffers_of, children_of, forget_step, parameters_of,
 from ..optim import SGD
 from ..optim._parameters import devices_of
 from ..tasks import Task
-from . import _graphs as graphs
-from ._batches import ComputeLoss, chosen_loss
+from . import _graph_cache as graphs
 from ._captured_step import CapturedStep
-from ._eager_step import EagerStep, device_of, require_trains
-from ._graphs import MAX_GRAPHS, Graphs
-from ._snapshot import Snapshot
+from ._eager_step import EagerStep, device_of, require_optimizes
+from ._fingerprint import Fingerprint
+from ._graph_cache import MAX_GRAPHS, GraphCache
+from ._losses import ComputeLoss, resolve_loss
 from ._step_options import STEP_OPTIONS, StepKeywords, StepOptions, resolve_options
 from ._task_argument import resolve_task
 
@@ -35,7 +35,7 @@ class TrainStep(EagerStep):
     On a CUDA device the first two steps with batches of a kind (their shapes, dtypes and plain values, and which
     modules and parameters are in training) run eagerly; the third is captured, and from then on a step is a copy of
     the batch and the replay of one CUDA graph. Everywhere else, and where a capture is impossible, every step runs
-    eagerly, with the same results, and ``why_eager`` says why.
+    eagerly, with the same results, and ``eager_reason`` says why.
 
     What Python does in the model or the loss (printing, counting, hooks) happens at a capture and not in a replay: a
     model that decides in Python what to compute, other than by its training flags, is not for this class.
@@ -72,8 +72,8 @@ class TrainStep(EagerStep):
             raise ValueError(
                 "optimizer: got None; give an optimizer of the model's parameters, for example clrfast.SGD"
             )
-        super().__init__(task.model, chosen_loss(task.loss_fn, task.compute_loss), optimizer, options)
-        require_trains(optimizer, task.model)
+        super().__init__(task.model, resolve_loss(task.loss_fn, task.compute_loss), optimizer, options)
+        require_optimizes(optimizer, task.model)
         if not is_whole(max_graphs) or max_graphs < 1:
             raise ValueError(f"max_graphs: got {max_graphs!r}; give a whole number of kinds of batches, at least 1")
         self._roots = [root for root in (task.model, task.loss_fn) if isinstance(root, nn.Module)]
@@ -87,14 +87,14 @@ class TrainStep(EagerStep):
         self._flagged = self._params
         self._why_never = self._why_impossible()
         self._why_not_now: str | None = None
-        self._graphs: Graphs | None = None
+        self._graphs: GraphCache | None = None
         if self._why_never is None:
-            self._graphs = Graphs(self.device, self._max_graphs)
+            self._graphs = GraphCache(self.device, self._max_graphs)
 
     @property
-    def why_eager(self) -> str | None:
+    def eager_reason(self) -> str | None:
         """One sentence on why the last step ran eagerly; None if it was replayed, and before the first if it may be."""
-        return self._why_never or self._why_not_now or (self._graphs.why_eager if self._graphs is not None else None)
+        return self._why_never or self._why_not_now or (self._graphs.eager_reason if self._graphs is not None else None)
 
     def __call__(self, *batches: Any) -> Tensor:
         """One update; returns the mean loss before it, detached, a tensor of its own, without waiting for the device.
@@ -106,7 +106,7 @@ class TrainStep(EagerStep):
                 state, or the scaler have changed: the message names what. After ``reset()`` it goes on with them.
             ValueError: another number of batches, or a loss that cannot be trained with.
         """
-        self.require_count(batches)
+        self.require_n_batches(batches)
         self._why_not_now = None
         if self._graphs is not None and isinstance(self.optimizer, SGD) and self.optimizer.has_hooks():
             self._why_not_now = "the optimizer has step hooks, which a replay would not call"
@@ -116,7 +116,7 @@ class TrainStep(EagerStep):
         casting = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind)  # of a block around this call
         flags = self._flags(), casting
         loss: Tensor = self._graphs(super().__call__, batches, also=flags, capture=self._captured)
-        if self._graphs.why_eager is not None and any(p.requires_grad and p.grad is None for p in self._params):
+        if self._graphs.eager_reason is not None and any(p.requires_grad and p.grad is None for p in self._params):
             self._graphs.impossible = "a trainable parameter got no gradient, and no replay would ever update it"
         return loss
 
@@ -133,7 +133,7 @@ class TrainStep(EagerStep):
         """Why no step of this model and optimizer can be captured; None if that is not known."""
         if self._graph is False:
             return "graph=False was given"
-        no_graphs = graphs.why_no_graphs(self.device)
+        no_graphs = graphs.reason_against_graphs(self.device)
         if no_graphs is not None:
             return no_graphs
         if not isinstance(self.optimizer, SGD):
@@ -145,9 +145,9 @@ class TrainStep(EagerStep):
             return "the model is a DistributedDataParallel, whose communication is not captured"
         return None
 
-    def _captured(self, call: Callable[[], Any], stream: torch.cuda.Stream, pool: Any) -> _Captured:
+    def _captured(self, call: Callable[[], Any], stream: torch.cuda.Stream, pool: Any) -> _GuardedReplay:
         try:
-            return _Captured(self, CapturedStep(call, self.optimizer, stream=stream, pool=pool))  # type: ignore[arg-type]
+            return _GuardedReplay(self, CapturedStep(call, self.optimizer, stream=stream, pool=pool))  # type: ignore[arg-type]
         except Exception:
             if self.scaler is not None:
                 # What its step() and update() may not have reached: it would multiply the next scale by one left there.
@@ -156,9 +156,9 @@ class TrainStep(EagerStep):
                     vars(self.optimizer).pop(name, None)
             raise
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> Fingerprint:
         """What ``children`` and ``memory`` return, to be compared quickly."""
-        return Snapshot(self._modules)
+        return Fingerprint(self._modules)
 
     def children(self) -> list[nn.Module | None]:
         """The modules in each module."""
@@ -194,7 +194,7 @@ class TrainStep(EagerStep):
                 param.grad = grad
 
 
-class _Captured:
+class _GuardedReplay:
     """A captured step, and what it was captured with."""
 
     def __init__(self, step: TrainStep, captured: CapturedStep):

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_iter, tree_map_only
 
 from clrfast.optim import _capture as capture
 from clrfast.optim._backends import cuda, reference
-from clrfast.training import _graphs as graphs
+from clrfast.training import _graph_cache as graphs
 from tests.cuda_on_cpu import emulated_graphs
 
 CUDA = torch.device("cuda:0")
@@ -209,7 +209,7 @@ def cuda_by_default(patch: pytest.MonkeyPatch) -> Iterator[None]:
 
     Backend "cuda" computes with the reference.
     """
-    why_no_graphs = graphs.why_no_graphs
+    reason_against_graphs = graphs.reason_against_graphs
     emulated_graphs.install(patch)
     for name, value in {
         "Event": Event,
@@ -226,7 +226,7 @@ def cuda_by_default(patch: pytest.MonkeyPatch) -> Iterator[None]:
         "set_rng_state": lambda state, device=None: torch.set_rng_state(state),
     }.items():
         patch.setattr(torch.cuda, name, value)
-    patch.setattr(graphs, "why_no_graphs", why_no_graphs)
+    patch.setattr(graphs, "reason_against_graphs", reason_against_graphs)
     patch.setattr(torch, "Generator", Generator)
     patch.setattr(torch, "get_default_device", default_device)
     patch.setattr(cuda, "why_not", lambda device: None if device.type == "cuda" else "it is for CUDA devices")

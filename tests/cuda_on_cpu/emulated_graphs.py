@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_iter
 
 from clrfast.optim import StepControl
 from clrfast.optim import _capture as capture
-from clrfast.training import _graphs as graphs
+from clrfast.training import _graph_cache as graphs
 
 pools: list[object] = []
 """The memory pools of the captures in progress."""
@@ -168,7 +168,7 @@ def install(patch: pytest.MonkeyPatch) -> None:
 
     patch.setattr(StepControl, "advance", advance_unseen)
     patch.setattr(capture, "is_capturing", lambda devices: bool(capturing))
-    patch.setattr(graphs, "why_no_graphs", lambda device: None)
+    patch.setattr(graphs, "reason_against_graphs", lambda device: None)
     modes = ["default"]
     for name, value in {
         "CUDAGraph": CUDAGraph,

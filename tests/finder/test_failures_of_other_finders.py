@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import clrfast
 from clrfast import LRCurve, NoSuggestionError, range_test
-from clrfast.training._batches import moved
+from clrfast.training._batches import move_batch
 from tests.helpers.problems import blobs, quadratic
 from tests.helpers.state import full_state
 
@@ -111,7 +111,7 @@ def test_dict_batches_of_a_transformer(kind):
     batches = [kind({"input_ids": x, "attention_mask": torch.ones(len(x), 1), "labels": y}) for x, y in pairs]
     curve = range_test(model, loader=batches, steps=10)
     np.testing.assert_array_equal(curve.loss, range_test(model.net, nn.CrossEntropyLoss(), pairs, steps=10).loss)
-    assert all(tensor.is_meta for tensor in moved(batches[0], torch.device("meta")).values())
+    assert all(tensor.is_meta for tensor in move_batch(batches[0], torch.device("meta")).values())
 
 
 def test_models_of_several_outputs_and_losses():

@@ -53,10 +53,10 @@ def test_a_step_goes_on_eagerly_where_cuda_breaks_off_its_capture():
     """And others are captured after it."""
     current = torch.cuda.current_stream()
     broken, of_broken = trained(TrainStep, reads=True)
-    assert "operation not permitted when stream is capturing" in broken.why_eager
+    assert "operation not permitted when stream is capturing" in broken.eager_reason
     assert torch.cuda.current_stream() == current
     good, of_good = trained(TrainStep, reads=False)
-    assert good.why_eager is None
+    assert good.eager_reason is None
     _, expected = trained(EagerStep, reads=False)
     assert_same(of_broken, expected)
     assert_same(of_good, expected)

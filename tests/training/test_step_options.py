@@ -186,7 +186,7 @@ def test_a_train_step_with_graph_false_says_so():
     assert step_loss(make_task(), graph=False).shape == ()
     task = make_task()
     step = TrainStep(task, optimizer=clrfast.SGD(task.model.parameters(), lr=0.1), graph=False)
-    assert step.why_eager == "graph=False was given"
+    assert step.eager_reason == "graph=False was given"
 
 
 @pytest.mark.parametrize(

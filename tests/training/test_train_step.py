@@ -17,10 +17,10 @@ import clrfast
 from clrfast.optim import _capture as capture
 from clrfast.schedules import Linear
 from clrfast.training import StepOptions, TrainStep
-from clrfast.training import _snapshot as snapshot_module
+from clrfast.training import _fingerprint as snapshot_module
 from clrfast.training import _train_step as train_step_module
 from clrfast.training._eager_step import EagerStep
-from clrfast.training._graphs import MAX_GRAPHS, WARM_UP
+from clrfast.training._graph_cache import MAX_GRAPHS, WARM_UP_CALLS
 from tests.cuda_on_cpu import emulated_graphs
 from tests.helpers.optimizers import COMPARES_QUICKLY, past_the_end
 
@@ -94,8 +94,8 @@ def test_a_captured_1cycle_is_the_eager_one(backend):
     data = batches(12)
     eager, captured = (run(kind, data, backend) for kind in (EagerStep, TrainStep))
     assert_same_run(captured, eager)
-    assert captured[3].why_eager is None
-    assert n_replays(captured[3]) in (None, [12 - WARM_UP])
+    assert captured[3].eager_reason is None
+    assert n_replays(captured[3]) in (None, [12 - WARM_UP_CALLS])
     assert captured[2].param_groups[0]["lr"] == eager[2].param_groups[0]["lr"]
 
 
@@ -104,7 +104,7 @@ def test_random_numbers_go_on_in_the_replays(backend):
     eager, captured = (run(kind, data, backend, model=net(dropout=0.5)) for kind in (EagerStep, TrainStep))
     assert_same_run(captured, eager)
     assert torch.equal(torch.rand(3), _rand_after(data, backend))
-    assert captured[3].why_eager is None
+    assert captured[3].eager_reason is None
 
 
 def _rand_after(data, backend):
@@ -123,14 +123,14 @@ def test_each_kind_of_batch_has_its_graph(backend):
     data = [batches(1, size, seed)[0] for seed, size in enumerate(sizes)]
     eager, captured = (run(kind, data, backend) for kind in (EagerStep, TrainStep))
     assert_same_run(captured, eager)
-    assert n_replays(captured[3]) in (None, [6 - WARM_UP, 5 - WARM_UP])
+    assert n_replays(captured[3]) in (None, [6 - WARM_UP_CALLS, 5 - WARM_UP_CALLS])
 
 
 def test_kinds_beyond_the_bound_run_eagerly(backend):
     data = [batches(1, size)[0] for size in range(3, 3 + MAX_GRAPHS + 1)]
     eager, captured = (run(kind, data, backend) for kind in (EagerStep, TrainStep))
     assert_same_run(captured, eager)
-    assert f"batches of {MAX_GRAPHS} other kinds came first" in captured[3].why_eager
+    assert f"batches of {MAX_GRAPHS} other kinds came first" in captured[3].eager_reason
 
 
 def test_train_and_eval_mode_have_graphs_of_their_own(backend):
@@ -198,7 +198,7 @@ def test_gradients_are_those_of_the_last_step_where_the_first_parameter_is_froze
         return losses, model, optimizer, step
 
     captured, eager = frozen(TrainStep), frozen(EagerStep)
-    assert captured[3].why_eager is None
+    assert captured[3].eager_reason is None
     assert captured[1][0].weight.grad is None
     for a, b in zip(captured[1][4].parameters(), eager[1][4].parameters(), strict=True):
         assert torch.equal(a.grad, b.grad)
@@ -216,7 +216,7 @@ def test_updates_that_a_scaler_skips_do_not_move_the_schedule(backend):
     assert torch.equal(*(one[2].control.losses[:8].isfinite() for one in runs))
     assert torch.equal(*(one[1][0].weight for one in runs))
     assert runs[0][3].scaler.get_scale() == runs[1][3].scaler.get_scale() == 2.0**15
-    assert runs[1][3].why_eager is None
+    assert runs[1][3].eager_reason is None
 
 
 def test_a_captured_run_stops_where_the_eager_one_does(backend):
@@ -274,7 +274,7 @@ def test_a_model_that_reads_the_device_runs_eagerly(backend):
     """On the CPU the capture notices it, on a device already the warm-up."""
     captured, eager = (run(kind, batches(8), backend, model=Reads()) for kind in (TrainStep, EagerStep))
     assert_same_run(captured, eager)
-    assert any(told in captured[3].why_eager for told in ("waits for the device", "not permitted when stream"))
+    assert any(told in captured[3].eager_reason for told in ("waits for the device", "not permitted when stream"))
     assert captured[3]._graphs._kinds == []  # what was captured before would hold its memory
 
 
@@ -293,10 +293,10 @@ def test_after_a_failed_capture_torch_is_as_before(monkeypatch, ended):
 
     model = net()
     step = TrainStep(model, None, sgd(model, "torch"), compute_loss=fails)
-    for batch in batches(WARM_UP + 1):
+    for batch in batches(WARM_UP_CALLS + 1):
         step(batch)
     told = "KeyError: 'mine'" if ended else "RuntimeError: operation not permitted when stream is capturing"
-    assert step.why_eager == f"the capture failed ({told})"
+    assert step.eager_reason == f"the capture failed ({told})"
     assert emulated_graphs.Stream.current is before
     assert emulated_graphs.pools == []
     assert emulated_graphs.Generator.put_back == (0 if ended else 1)
@@ -311,7 +311,7 @@ def test_a_wait_in_the_warm_up_is_told_by_its_place(monkeypatch, where):
 
     def waits(model, batch):
         calls.append(torch.cuda.get_sync_debug_mode())
-        if len(calls) == (1 if where == "first" else WARM_UP):
+        if len(calls) == (1 if where == "first" else WARM_UP_CALLS):
             warnings.warn("called a synchronizing CUDA operation (Triggered internally)", stacklevel=1)
         if calls[-1] == "warn":
             warnings.warn("Synchronization debug mode is a prototype feature", stacklevel=1)
@@ -321,17 +321,17 @@ def test_a_wait_in_the_warm_up_is_told_by_its_place(monkeypatch, where):
     step = TrainStep(model, None, sgd(model, "torch"), compute_loss=waits)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        for batch in batches(WARM_UP + 2):
+        for batch in batches(WARM_UP_CALLS + 2):
             step(batch)
-    assert calls[: WARM_UP + 1] == ["default"] * (WARM_UP - 1) + ["warn", "default"]
+    assert calls[: WARM_UP_CALLS + 1] == ["default"] * (WARM_UP_CALLS - 1) + ["warn", "default"]
     assert torch.cuda.get_sync_debug_mode() == "default"
     assert len(caught) == (where == "first")  # the others were asked for here
     if where == "first":
-        assert step.why_eager is None
+        assert step.eager_reason is None
     else:
-        assert "something in the step waits for the device, as .item() does" in step.why_eager
-        assert "test_train_step.py:" in step.why_eager
-        assert len(calls) == WARM_UP + 2  # nothing was captured
+        assert "something in the step waits for the device, as .item() does" in step.eager_reason
+        assert "test_train_step.py:" in step.eager_reason
+        assert len(calls) == WARM_UP_CALLS + 2  # nothing was captured
 
 
 def test_graphs_share_their_memory_and_a_bound(monkeypatch):
@@ -345,12 +345,12 @@ def test_graphs_share_their_memory_and_a_bound(monkeypatch):
     )
     model = net()
     step = TrainStep(model, LOSS, sgd(model, "torch"), max_graphs=2)
-    for size in (8, 5, 3) * (WARM_UP + 1):
+    for size in (8, 5, 3) * (WARM_UP_CALLS + 1):
         step(batches(1, size)[0])
     assert len(used) == 2
     assert used[0] == used[1]
     assert None not in used[0]
-    assert "batches of 2 other kinds came first" in step.why_eager
+    assert "batches of 2 other kinds came first" in step.eager_reason
 
 
 @pytest.mark.parametrize("max_graphs", [0, -1, 1.5])
@@ -367,9 +367,9 @@ def test_what_is_seldom_in_a_model_is_known(monkeypatch):
     nn.Module.__init__(parallel)
     parallel.module = model
     step = TrainStep(parallel, LOSS, sgd(model, "torch"))
-    assert "DistributedDataParallel" in step.why_eager
+    assert "DistributedDataParallel" in step.eager_reason
     monkeypatch.setattr(train_step_module, "devices_of", lambda groups: ("cuda:0", "cuda:1"))
-    assert "on several devices" in TrainStep(model, LOSS, sgd(model, "torch")).why_eager
+    assert "on several devices" in TrainStep(model, LOSS, sgd(model, "torch")).eager_reason
 
 
 class Weighted(nn.Module):
@@ -390,10 +390,10 @@ def test_a_loss_that_is_a_module_is_part_of_the_kind_and_watched(backend):
     batch = batches(1)[0]
     for _ in range(4):
         step(batch)
-    assert step.why_eager is None
+    assert step.eager_reason is None
     loss_fn.eval()
     step(batch)
-    assert "first with batches of this kind" in step.why_eager
+    assert "first with batches of this kind" in step.eager_reason
     loss_fn.train()
     loss_fn.weight = torch.tensor([1.0, 2.0, 3.0])
     with pytest.raises(RuntimeError, match="a parameter or buffer was moved, or replaced"):
@@ -413,10 +413,10 @@ def test_dtype_layout_and_type_of_a_value_make_a_kind(backend):
     for value in ({"x": x}, {"x": x.double()}, {"x": x.t().contiguous().t()}, {"x": x, "scale": 1}):
         for _ in range(3):
             step({"scale": True, **value})
-        assert step.why_eager is None
+        assert step.eager_reason is None
     assert len(step._graphs._kinds) == 4
     step({"x": x.clone().requires_grad_(), "scale": True})  # its gradient is wanted, and a copy's would not be it
-    assert "something else than tensors and plain values" in step.why_eager
+    assert "something else than tensors and plain values" in step.eager_reason
 
 
 def test_the_memory_of_a_failed_capture_is_free_before_the_step_runs_eagerly(monkeypatch):
@@ -437,7 +437,7 @@ def test_the_memory_of_a_failed_capture_is_free_before_the_step_runs_eagerly(mon
 
     model = net()
     step = TrainStep(model, None, sgd(model, "torch"), compute_loss=fails)
-    for batch in batches(WARM_UP + 2):
+    for batch in batches(WARM_UP_CALLS + 2):
         step(batch)
     assert len(activations) == 1
 
@@ -485,7 +485,7 @@ def test_a_failed_capture_leaves_nothing_behind(backend):
 
     captured = scaled(TrainStep)
     assert_same_run(captured, scaled(EagerStep))
-    assert captured[3].why_eager == "the capture failed (RuntimeError: no capture of me)"
+    assert captured[3].eager_reason == "the capture failed (RuntimeError: no capture of me)"
 
 
 @pytest.mark.parametrize("clip_norm", [None, 1.0])
@@ -515,12 +515,12 @@ def test_an_update_that_cannot_be_captured_leaves_no_scale_behind(monkeypatch, c
 
     captured = scaled(TrainStep)
     assert_same_run(captured, scaled(EagerStep))
-    assert captured[3].why_eager == "the capture failed (RuntimeError: no capture of me)"
+    assert captured[3].eager_reason == "the capture failed (RuntimeError: no capture of me)"
 
 
 def test_a_parameter_without_a_gradient_is_told(backend):
     captured = run(TrainStep, batches(5), backend, model=_with_unused())
-    assert "a trainable parameter got no gradient" in captured[3].why_eager
+    assert "a trainable parameter got no gradient" in captured[3].eager_reason
     assert_same_run(captured, run(EagerStep, batches(5), backend, model=_with_unused()))
 
 
@@ -540,10 +540,10 @@ def _with_unused():
 )
 def test_what_changes_on_the_way_is_told(backend, change, told):
     *_, step = run(TrainStep, batches(5), backend)
-    assert step.why_eager is None
+    assert step.eager_reason is None
     change(step)
     step(batches(1)[0])
-    assert told in step.why_eager
+    assert told in step.eager_reason
 
 
 def test_other_batches_run_eagerly(backend):
@@ -557,7 +557,7 @@ def test_other_batches_run_eagerly(backend):
 
     for _ in range(4):
         step(Batch())
-    assert "something else than tensors and plain values" in step.why_eager
+    assert "something else than tensors and plain values" in step.eager_reason
 
 
 def test_plain_values_in_a_batch_are_part_of_its_kind(backend):
@@ -588,7 +588,7 @@ def test_warnings_of_the_model_reach_the_user(backend):
 
     model = net()
     step = TrainStep(model, None, sgd(model, backend), compute_loss=warns)
-    for batch in batches(WARM_UP):
+    for batch in batches(WARM_UP_CALLS):
         with pytest.warns(UserWarning, match="mind the step"):
             step(batch)
 
@@ -596,9 +596,9 @@ def test_warnings_of_the_model_reach_the_user(backend):
 def test_on_the_cpu_it_is_the_eager_step():
     model = net()
     step = TrainStep(model, LOSS, clrfast.SGD(model.parameters(), lr=0.1))
-    assert "the model is on cpu, and only CUDA devices have graphs" in step.why_eager
+    assert "the model is on cpu, and only CUDA devices have graphs" in step.eager_reason
     step(batches(1)[0])
-    assert "only CUDA devices have graphs" in step.why_eager
+    assert "only CUDA devices have graphs" in step.eager_reason
 
 
 def test_other_optimizers_step_eagerly(backend):
@@ -606,7 +606,7 @@ def test_other_optimizers_step_eagerly(backend):
     step = TrainStep(model, LOSS, torch.optim.AdamW(model.parameters()))
     before = model[0].weight.detach().clone()
     step(batches(1)[0])
-    assert "the optimizer is AdamW" in step.why_eager
+    assert "the optimizer is AdamW" in step.eager_reason
     assert not torch.equal(before, model[0].weight)
 
 
@@ -757,7 +757,7 @@ def test_a_replay_goes_on_where_its_memory_is_the_model_s(backend, monkeypatch, 
 
     captured = changed(TrainStep)
     assert_same_run(captured, changed(EagerStep))
-    assert n_replays(captured[3]) in (None, [7 - WARM_UP])
+    assert n_replays(captured[3]) in (None, [7 - WARM_UP_CALLS])
     if checks == "compiled" and COMPARES_QUICKLY:
         graph = captured[3]._graphs._kinds[0].graph  # what was found harmless is not looked at again
         assert graph._snapshot.holds()
@@ -787,7 +787,7 @@ def test_after_reset_it_goes_on_with_what_was_changed(backend):
 
     captured = changed(TrainStep)
     assert_same_run(captured, changed(EagerStep))
-    assert captured[3].why_eager is None
+    assert captured[3].eager_reason is None
 
 
 @past_the_end
@@ -810,7 +810,7 @@ def test_after_reset_a_module_and_a_group_of_later_are_known(backend):
 
     captured, eager = grown(TrainStep), grown(EagerStep)
     assert_same_run(captured, eager)
-    assert captured[3].why_eager is None
+    assert captured[3].eager_reason is None
     for a, b in zip(captured[1].parameters(), eager[1].parameters(), strict=True):
         assert torch.equal(a.grad, b.grad)
 
@@ -832,7 +832,7 @@ def test_a_rate_on_the_cpu_that_was_changed_is_named(backend):
     step = TrainStep(model, LOSS, optimizer)
     for batch in batches(4):
         step(batch)
-    assert step.why_eager is None
+    assert step.eager_reason is None
     rate.fill_(0.05)  # as torch's schedulers do
     with pytest.raises(RuntimeError, match="another option in a parameter group"):
         step(batches(1)[0])

@@ -78,8 +78,8 @@ def test_steps_are_replays_where_there_are_graphs_and_the_numbers_stay(job, monk
     eager = headline.one_run(job, "published", schedule)
     emulated_graphs.install(monkeypatch)
     captured = headline.one_run(job, "published", schedule)
-    assert captured["why_eager"] is None
-    assert "only CUDA devices have graphs" in eager["why_eager"]
+    assert captured["eager_reason"] is None
+    assert "only CUDA devices have graphs" in eager["eager_reason"]
     assert captured["accuracy"] == eager["accuracy"]
 
 

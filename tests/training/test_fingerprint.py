@@ -1,4 +1,4 @@
-"""Snapshot: what it sees, and what it leaves to the slow walk."""
+"""Fingerprint: what it sees, and what it leaves to the slow walk."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from clrfast import _native
-from clrfast.training._snapshot import Snapshot
+from clrfast.training._fingerprint import Fingerprint
 from tests.helpers.optimizers import COMPARES_QUICKLY
 
 pytestmark = pytest.mark.skipif(not COMPARES_QUICKLY, reason="it needs the native module and DLPack's exchange API")
@@ -67,16 +67,16 @@ CHANGES = {
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_change_of_a_model_is_seen(name):
     model = net()
-    snapshot = Snapshot(modules_of(model))
+    snapshot = Fingerprint(modules_of(model))
     assert snapshot.holds()
     CHANGES[name](model)
     assert not snapshot.holds()
-    assert Snapshot(modules_of(model)).holds()
+    assert Fingerprint(modules_of(model)).holds()
 
 
 def test_what_a_training_does_is_no_change():
     model = net()
-    snapshot = Snapshot(modules_of(model))
+    snapshot = Fingerprint(modules_of(model))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     model(torch.randn(5, 3)).sum().backward()
     optimizer.step()
@@ -102,7 +102,7 @@ STATE_CHANGES = {
 
 
 def snapshot_of(state):
-    return Snapshot(dicts=[state, *state.values()])
+    return Fingerprint(dicts=[state, *state.values()])
 
 
 @pytest.mark.parametrize("name", STATE_CHANGES)
@@ -117,7 +117,7 @@ def test_a_change_of_a_state_is_seen(name):
 
 def test_an_entry_that_goes_over_to_the_next_dict_is_seen():
     first, second = {"x": 1, "y": 2}, {"z": 3}
-    snapshot = Snapshot(dicts=[first, second])
+    snapshot = Fingerprint(dicts=[first, second])
     moved = first.pop("y")
     rest = dict(second)
     second.clear()
@@ -129,7 +129,7 @@ def test_an_entry_that_goes_over_to_the_next_dict_is_seen():
 def test_a_tensor_that_is_gone_is_not_taken_for_one_in_its_place():
     """What is remembered is kept alive: another tensor cannot have its identity or its memory."""
     values = {"buffer": torch.zeros(1000)}
-    snapshot = Snapshot(dicts=[values])
+    snapshot = Fingerprint(dicts=[values])
     for _ in range(20):
         del values["buffer"]
         values["buffer"] = torch.zeros(1000)
@@ -171,14 +171,14 @@ def holding(tensor):
 @pytest.mark.parametrize("name", UNKNOWN)
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")
 def test_what_cannot_be_compared_quickly_never_holds(name):
-    assert not Snapshot([UNKNOWN[name]()]).holds()
+    assert not Fingerprint([UNKNOWN[name]()]).holds()
 
 
 def test_without_the_native_module_nothing_holds(monkeypatch):
-    snapshot = Snapshot(modules_of(net()))
+    snapshot = Fingerprint(modules_of(net()))
     assert snapshot.holds()
     monkeypatch.setattr(_native, "why_missing", "clrfast._C was not built")
-    assert not Snapshot(modules_of(net())).holds()
+    assert not Fingerprint(modules_of(net())).holds()
 
 
 def test_flags_are_told_one_by_one_and_only_bools():

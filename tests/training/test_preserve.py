@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 import clrfast
-from clrfast.training._preserve import restored
+from clrfast.training._preserve import preserve_all
 from tests.helpers.state import full_state
 
 OPTIMIZERS = {
@@ -58,7 +58,7 @@ def test_everything_is_put_back(optimizer, error):
     before = full_state(model, made)
 
     def run():
-        with restored(model, made):
+        with preserve_all(model, made):
             disturb(model, made)
             assert full_state(model, made) != before
             if error is not None:
@@ -78,7 +78,7 @@ def test_what_cannot_be_put_back_does_not_keep_the_rest():
     before = [p.tolist() for p in model.parameters()]
 
     def overwrite():
-        with restored(model, optimizer):
+        with preserve_all(model, optimizer):
             disturb(model, optimizer)
             model.overlapping[:1] += 1
 
@@ -91,7 +91,7 @@ def test_gradients_that_are_views_into_other_memory_keep_their_values():
     """As those of a DistributedDataParallel with ``gradient_as_bucket_view``, which writes all gradients there."""
     model, bucket = nn.Linear(4, 1, bias=False), torch.arange(8.0)
     model.weight.grad = bucket[4:].view(1, 4)
-    with restored(model):
+    with preserve_all(model):
         bucket.zero_()
     assert model.weight.grad.tolist() == [[4.0, 5.0, 6.0, 7.0]]
     assert bucket.tolist() == [0.0, 0.0, 0.0, 0.0, 4.0, 5.0, 6.0, 7.0]
@@ -100,7 +100,7 @@ def test_gradients_that_are_views_into_other_memory_keep_their_values():
 def test_overlapping_buffers_that_nobody_writes_are_fine():
     model, optimizer = make()
     model.register_buffer("overlapping", torch.ones(1).expand(8))
-    with restored(model, optimizer):
+    with preserve_all(model, optimizer):
         disturb(model, optimizer)
     assert model.overlapping.tolist() == [1.0] * 8
 
@@ -109,7 +109,7 @@ def test_training_goes_on_as_if_nothing_had_been():
     def train(disturbed):
         model, optimizer = make("clrfast scheduled")
         if disturbed:
-            with restored(model, optimizer):
+            with preserve_all(model, optimizer):
                 disturb(model, optimizer)
         model.train()
         for _ in range(3):
@@ -129,7 +129,7 @@ def test_order_of_the_next_epoch(where):
     else:
         loader = DataLoader(data, batch_size=2, sampler=RandomSampler(data, generator=generator))
     state = generator.get_state()
-    with restored(nn.Linear(1, 1), loader=loader):
+    with preserve_all(nn.Linear(1, 1), loader=loader):
         list(loader)
         assert not torch.equal(generator.get_state(), state)
     assert torch.equal(generator.get_state(), state)

@@ -13,7 +13,7 @@ from .._torch_compat import MODULE_DICTS
 from ..optim._backends.native import in_turn
 
 
-class Snapshot:
+class Fingerprint:
     """Modules and dicts as they are now, with the memory of the tensors in them.
 
     The comparison is compiled and exact: whether the modules have the same children, parameters and buffers, the dicts

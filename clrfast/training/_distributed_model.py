@@ -6,7 +6,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 
-def is_wrapped(model: nn.Module) -> bool:
+def is_data_parallel(model: nn.Module) -> bool:
     """Whether ``model`` is, or holds, a DistributedDataParallel: its ranks wait for each other in backward passes."""
     return any(isinstance(module, nn.parallel.DistributedDataParallel) for module in model.modules())
 
@@ -16,7 +16,7 @@ def is_sharded(model: nn.Module) -> bool:
     return any(map(_is_fsdp, model.modules())) or any(hasattr(param, "to_local") for param in model.parameters())
 
 
-def require_alone(model: nn.Module) -> None:
+def require_not_distributed(model: nn.Module) -> None:
     """Raises ValueError for a model whose ranks wait for each other: alone, each would end a sweep by its own loss."""
     sizes = [1]
     for module in model.modules():
@@ -32,14 +32,14 @@ def require_alone(model: nn.Module) -> None:
         )
 
 
-def gather_no_more(module: nn.Module) -> None:
+def reshard(module: nn.Module) -> None:
     """Give up the gathered parameters of an FSDP2 module, which a forward pass without backward leaves behind: its
     parameters are its shards then, and its next forward pass gathers them as they are by then."""
     if _is_fsdp(module):
         module.reshard()  # type: ignore[operator]
 
 
-def own_part(tensor: Tensor) -> Tensor:
+def local_part(tensor: Tensor) -> Tensor:
     """The memory of ``tensor`` on this rank, of which a DTensor is one part; without communication."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 

@@ -1,4 +1,4 @@
-"""prefetched: on the CPU its order of events, with stand-ins for streams; marked ``gpu`` the real copies."""
+"""prefetch: on the CPU its order of events, with stand-ins for streams; marked ``gpu`` the real copies."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from clrfast.training import _prefetch as staging
-from clrfast.training import prefetched
+from clrfast.training import prefetch
 
 
 def test_other_devices_get_the_batches_themselves():
     batches = [(torch.zeros(2), {"a": torch.ones(1)}), "anything"]
-    assert [got is given for got, given in zip(prefetched(batches, "cpu"), batches, strict=True)] == [True, True]
+    assert [got is given for got, given in zip(prefetch(batches, "cpu"), batches, strict=True)] == [True, True]
 
 
 @pytest.fixture
@@ -70,12 +70,12 @@ def events(monkeypatch):
     }.items():
         monkeypatch.setattr(torch.cuda, name, value)
     monkeypatch.setattr(staging, "_pinned", pinned)
-    monkeypatch.setattr(staging, "moved", moved)
+    monkeypatch.setattr(staging, "move_batch", moved)
     return happened
 
 
 def test_the_host_is_at_most_two_batches_ahead(events):
-    for _ in prefetched([torch.zeros(1)] * 4, "cuda"):
+    for _ in prefetch([torch.zeros(1)] * 4, "cuda"):
         events.append("step")
     step = ["pin", "copy", "wait for the copy", "step"]
     assert events == [
@@ -94,7 +94,7 @@ def test_the_host_is_at_most_two_batches_ahead(events):
 
 def test_no_batch_is_read_before_it_is_asked_for(events):
     source = iter([torch.tensor(float(i)) for i in range(5)])
-    taken = [float(batch) for _, batch in zip(range(2), prefetched(source, "cuda"), strict=False)]
+    taken = [float(batch) for _, batch in zip(range(2), prefetch(source, "cuda"), strict=False)]
     assert taken == [0.0, 1.0]
     assert float(next(source)) == 2.0
 
@@ -126,7 +126,7 @@ class Encoding(UserDict):
 def test_the_memory_of_every_tensor_is_kept_for_the_consumer(events, recorded, batch):
     current = torch.cuda.current_stream()
     tensors = [torch.zeros(2).as_subclass(OnDevice) for _ in range(2)]
-    for _ in prefetched([batch({"a": tensors[0], "b": {"c": tensors[1]}})], "cuda"):
+    for _ in prefetch([batch({"a": tensors[0], "b": {"c": tensors[1]}})], "cuda"):
         assert [(id(tensor), stream) for tensor, stream in recorded] == [(id(tensor), current) for tensor in tensors]
 
 
@@ -153,7 +153,7 @@ def test_the_memory_of_a_sparse_tensor_is_that_of_its_parts(events, recorded, la
 
     own = {name: lambda self, part=part: part for name, part in held.items()}
     stand_in = type("Sparse", (OnDevice,), {"layout": sparse.layout, "record_stream": no_kernel, **own})
-    for _ in prefetched([torch.zeros(1).as_subclass(stand_in)], "cuda"):
+    for _ in prefetch([torch.zeros(1).as_subclass(stand_in)], "cuda"):
         assert [id(tensor) for tensor, _ in recorded] == [id(part) for part in held.values()]
 
 
@@ -161,7 +161,7 @@ def test_the_memory_of_a_sparse_tensor_is_that_of_its_parts(events, recorded, la
 def test_an_expanded_tensor_arrives():
     """It cannot be pinned."""
     expanded = torch.arange(3.0, device="cpu").expand(4, 3)
-    for arrived in prefetched([expanded], "cuda"):
+    for arrived in prefetch([expanded], "cuda"):
         assert torch.equal(arrived.cpu(), expanded)
 
 
@@ -171,7 +171,7 @@ def test_an_expanded_tensor_arrives():
 @sparse_layouts
 def test_a_sparse_tensor_arrives(layout):
     sparse = SPARSE[layout][0](torch.eye(4, device="cpu"))
-    for arrived in prefetched([sparse], "cuda"):
+    for arrived in prefetch([sparse], "cuda"):
         assert arrived.is_cuda
         assert torch.equal(arrived.cpu().to_dense(), sparse.to_dense())
 
@@ -181,7 +181,7 @@ def test_errors_of_the_loader_pass(events):
         yield torch.zeros(1)
         raise OSError("disk")
 
-    got = prefetched(loader(), "cuda")
+    got = prefetch(loader(), "cuda")
     next(got)
     with pytest.raises(OSError, match="disk"):
         next(got)
@@ -195,7 +195,7 @@ def test_batches_arrive_as_they_were():
         for i in range(20)
     ]
     kept = []
-    for batch in prefetched(batches, "cuda"):
+    for batch in prefetch(batches, "cuda"):
         torch.cuda._sleep(1 << 22)  # the host runs ahead of a slow consumer
         kept.append((batch["x"] * 1, batch["y"]))
     for (x, (y, text)), batch in zip(kept, batches, strict=True):

@@ -12,19 +12,19 @@ import torch
 from torch import Tensor
 
 from .._torch_compat import tree_flatten, tree_map_only, tree_unflatten
-from ._captured_step import Graph, run_aside, side_stream
+from ._captured_step import Graph, capture_stream, run_on_stream
 
 MAX_GRAPHS = 4
 """Kinds of arguments that get a graph: full batches and the last one of an epoch, in train and in eval mode."""
 
-WARM_UP = 2
+WARM_UP_CALLS = 2
 """Calls of a kind that run eagerly: the first may load and tune libraries, the last is watched for waits."""
 
-PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
+PLAIN_TYPES = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
 """Values that a graph may take for good: with other ones the arguments are of another kind."""
 
 
-def why_no_graphs(device: torch.device) -> str | None:
+def reason_against_graphs(device: torch.device) -> str | None:
     """Why nothing can be captured on ``device``; None if it can."""
     return None if device.type == "cuda" else f"the model is on {device}, and only CUDA devices have graphs"
 
@@ -38,7 +38,7 @@ class Replayable(Protocol):
 Capture = Callable[[Callable[[], Any], torch.cuda.Stream, Any], Replayable]
 
 
-class Graphs:
+class GraphCache:
     """Calls of a function as CUDA graphs, where that can be.
 
     The first calls with arguments of a kind (their shapes, dtypes and plain values) run eagerly, on the stream of the
@@ -49,17 +49,17 @@ class Graphs:
         max_graphs: kinds that are captured; arguments of further ones run eagerly.
 
     Attributes:
-        why_eager: one sentence on why the last call ran eagerly; None if it was replayed.
+        eager_reason: one sentence on why the last call ran eagerly; None if it was replayed.
         impossible: why all further calls run eagerly; None if they need not.
     """
 
     def __init__(self, device: torch.device, max_graphs: int = MAX_GRAPHS):
         self._device, self._max_graphs = device, max_graphs
-        self._stream = side_stream(device)
+        self._stream = capture_stream(device)
         # Of all graphs together: they are never replayed at once, and results are copied out before the next replay.
         self._pool = torch.cuda.graph_pool_handle()
         self._kinds: list[_Kind] = []
-        self.why_eager: str | None = None
+        self.eager_reason: str | None = None
         self.impossible: str | None = None
 
     def __call__(
@@ -82,7 +82,7 @@ class Graphs:
         def call() -> Any:
             return function(*tree_unflatten(kind.static, structure))
 
-        if kind.calls < WARM_UP:
+        if kind.calls < WARM_UP_CALLS:
             return self._warm_up(kind, call)
         if kind.graph is None:
             try:
@@ -92,36 +92,36 @@ class Graphs:
                 self.impossible = f"the capture failed ({type(error).__name__}: {first_line})"
         if kind.graph is None:  # not above: as long as the error is there, so is the memory of the capture
             return self(function, arguments, also=also, capture=capture)
-        self.why_eager = None
+        self.eager_reason = None
         return _copied(kind.graph.replay())
 
     def _kind_of(self, leaves: list[Any], structure: Any) -> _Kind | None:
         """The kind of arguments with these leaves, maybe a new one; None, and why, where they have to run eagerly."""
-        self.why_eager = self.impossible
-        if self.why_eager is not None:
+        self.eager_reason = self.impossible
+        if self.eager_reason is not None:
             self._kinds.clear()  # their graphs hold the memory of whole steps
             return None
         described = [_described(leaf) for leaf in leaves]
         if None in described:
-            self.why_eager = "a batch holds something else than tensors and plain values, which a graph cannot take"
+            self.eager_reason = "a batch holds something else than tensors and plain values, which a graph cannot take"
             return None
         for kind in self._kinds:
             if kind.structure == structure and kind.described == described:
                 return kind
         if len(self._kinds) == self._max_graphs:
-            self.why_eager = f"batches of {self._max_graphs} other kinds came first, and max_graphs allows no more"
+            self.eager_reason = f"batches of {self._max_graphs} other kinds came first, and max_graphs allows no more"
             return None
         static = [torch.empty_like(leaf, device=self._device) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         self._kinds.append(_Kind(structure, described, static))
         return self._kinds[-1]
 
     def _warm_up(self, kind: _Kind, call: Callable[[], Any]) -> Any:
-        self.why_eager = "it was among the first with batches of this kind; one of the next is captured"
+        self.eager_reason = "it was among the first with batches of this kind; one of the next is captured"
         watching: contextlib.AbstractContextManager[list[str] | None] = (
-            _waits_noticed() if kind.calls == WARM_UP - 1 else contextlib.nullcontext()
+            _waits_noticed() if kind.calls == WARM_UP_CALLS - 1 else contextlib.nullcontext()
         )
         with watching as waits:
-            result = run_aside(call, self._stream)
+            result = run_on_stream(call, self._stream)
         kind.calls += 1  # not where it raised
         if waits:
             self.impossible = f"something in the step waits for the device, as .item() does ({waits[0]})"
@@ -148,7 +148,7 @@ def _described(leaf: Any) -> Any:
     """What all values of a kind have in common at this place; None where a graph cannot stand for them."""
     if isinstance(leaf, Tensor) and leaf.layout == torch.strided and not leaf.requires_grad:
         return leaf.shape, leaf.dtype, leaf.stride()
-    return (type(leaf), leaf) if isinstance(leaf, PLAIN) else None
+    return (type(leaf), leaf) if isinstance(leaf, PLAIN_TYPES) else None
 
 
 def _copied(result: Any) -> Any:

@@ -9,8 +9,8 @@ from torch.utils.data import DataLoader, TensorDataset
 import clrfast
 from clrfast import Schedule, one_cycle
 from clrfast.schedules import constant
-from clrfast.training import _graphs as graphs
-from clrfast.training import _stacked as stacked
+from clrfast.training import _graph_cache as graphs
+from clrfast.training import _stacked_step as stacked
 from tests.cuda_on_cpu import emulated_graphs
 
 STEPS = 12
@@ -59,7 +59,8 @@ SCHEDULES = [
 
 def both(make_model, schedules=SCHEDULES, **options):
     return [
-        clrfast.sweep(make_model, LOSS, data(), schedules, together=together, **options) for together in (True, False)
+        clrfast.sweep(make_model, LOSS, data(), schedules, vectorize=vectorize, **options)
+        for vectorize in (True, False)
     ]
 
 
@@ -75,8 +76,8 @@ def same(a, b, rtol=2e-4, atol=2e-5):
 @pytest.mark.parametrize("seeds", [0, [3, 1, 4, 1]])
 def test_together_and_in_sequence_are_equal(make_model, seeds):
     together, in_sequence = both(make_model, seeds=seeds)
-    assert together.why_sequential is None
-    assert in_sequence.why_sequential == "together=False was given"
+    assert together.sequential_reason is None
+    assert in_sequence.sequential_reason == "vectorize=False was given"
     same(together, in_sequence)
     assert together.losses.shape == (4, STEPS)
     assert together.steps.tolist() == [STEPS] * 4
@@ -89,18 +90,18 @@ def test_captured_copies_are_the_eager_ones(make_model, device, monkeypatch):
     batches = [(torch.randn(16, 6, **options), torch.randint(3, (16,), **options)) for _ in range(5)]
 
     def trained():
-        return clrfast.sweep(make_model, LOSS, batches, SCHEDULES, together=True)
+        return clrfast.sweep(make_model, LOSS, batches, SCHEDULES, vectorize=True)
 
     if device == "emulated":
         monkeypatch.setattr(stacked, "SGD", functools.partial(clrfast.SGD, backend="torch"))
     with monkeypatch.context() as patch:
-        patch.setattr(graphs, "why_no_graphs", lambda device: "not this time")
+        patch.setattr(graphs, "reason_against_graphs", lambda device: "not this time")
         eager = trained()
     if device == "emulated":
         emulated_graphs.install(monkeypatch)
     captured = trained()
     if device == "emulated":
-        assert emulated_graphs.CUDAGraph.last.replays == STEPS - graphs.WARM_UP
+        assert emulated_graphs.CUDAGraph.last.replays == STEPS - graphs.WARM_UP_CALLS
     assert torch.equal(captured.losses, eager.losses)
     for one, other in zip(captured.models, eager.models, strict=True):
         for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True):
@@ -108,7 +109,7 @@ def test_captured_copies_are_the_eager_ones(make_model, device, monkeypatch):
 
 
 def test_each_run_is_an_ordinary_training():
-    found = clrfast.sweep(mlp, LOSS, data(), SCHEDULES, seeds=[5, 6, 7, 8], together=True)
+    found = clrfast.sweep(mlp, LOSS, data(), SCHEDULES, seeds=[5, 6, 7, 8], vectorize=True)
     for index, schedule in enumerate(SCHEDULES):
         torch.manual_seed(5 + index)
         model = mlp()
@@ -129,11 +130,11 @@ def test_each_run_is_an_ordinary_training():
         torch.testing.assert_close(found.models[index].state_dict(), model.state_dict(), rtol=2e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize("together", [True, False])
-def test_a_copy_that_diverges_stops_and_the_others_go_on(together):
+@pytest.mark.parametrize("vectorize", [True, False])
+def test_a_copy_that_diverges_stops_and_the_others_go_on(vectorize):
     schedules = [constant(0.05, STEPS), constant(1e4, STEPS), constant(0.01, STEPS)]
-    found = clrfast.sweep(mlp, LOSS, data(), schedules, together=together)
-    alone = clrfast.sweep(mlp, LOSS, data(), schedules[::2], together=together)
+    found = clrfast.sweep(mlp, LOSS, data(), schedules, vectorize=vectorize)
+    alone = clrfast.sweep(mlp, LOSS, data(), schedules[::2], vectorize=vectorize)
     assert found.stopped.tolist() == [False, True, False]
     assert found.steps[1] < STEPS
     steps = int(found.steps[1])
@@ -166,21 +167,21 @@ def test_a_model_that_vmap_cannot_run_is_trained_in_sequence():
             return outputs if outputs.mean().item() < 1e9 else -outputs
 
     found = clrfast.sweep(Branching, LOSS, data(), SCHEDULES)
-    assert "vmap cannot run this model or loss" in found.why_sequential
-    same(found, clrfast.sweep(Branching, LOSS, data(), SCHEDULES, together=False))
-    with pytest.raises(ValueError, match=r"together: got True, and torch\.func\.vmap cannot run"):
-        clrfast.sweep(Branching, LOSS, data(), SCHEDULES, together=True)
+    assert "vmap cannot run this model or loss" in found.sequential_reason
+    same(found, clrfast.sweep(Branching, LOSS, data(), SCHEDULES, vectorize=False))
+    with pytest.raises(ValueError, match=r"vectorize: got True, and torch\.func\.vmap cannot run"):
+        clrfast.sweep(Branching, LOSS, data(), SCHEDULES, vectorize=True)
 
 
 def test_auto_takes_one_of_both_and_tells_why():
     found = clrfast.sweep(mlp, LOSS, data(), SCHEDULES)
-    assert found.why_sequential is None or "times as fast as together" in found.why_sequential
-    same(found, clrfast.sweep(mlp, LOSS, data(), SCHEDULES, together=False))
-    assert clrfast.sweep(mlp, LOSS, data(), SCHEDULES[:1]).why_sequential == "there is only one copy"
+    assert found.sequential_reason is None or "times as fast as vectorized" in found.sequential_reason
+    same(found, clrfast.sweep(mlp, LOSS, data(), SCHEDULES, vectorize=False))
+    assert clrfast.sweep(mlp, LOSS, data(), SCHEDULES[:1]).sequential_reason == "there is only one copy"
 
 
 @pytest.mark.parametrize("make_model", [mlp, batch_norm, frozen])
-@pytest.mark.parametrize("faster", ["_at_once", "_in_sequence"])
+@pytest.mark.parametrize("faster", ["_train_stacked", "_train_sequentially"])
 def test_the_steps_that_are_tried_both_ways_count(make_model, faster, monkeypatch):
     sweep_module = importlib.import_module("clrfast.training._sweep")
     tried, finish = [], getattr(sweep_module, faster)
@@ -189,7 +190,7 @@ def test_the_steps_that_are_tried_both_ways_count(make_model, faster, monkeypatc
         for batch in batches:
             train(batch)
         tried.append(len(batches))
-        return {"_at_once": (2.0, 1.0), "_in_sequence": (1.0, 2.0)}[faster][len(tried) - 1]
+        return {"_train_stacked": (2.0, 1.0), "_train_sequentially": (1.0, 2.0)}[faster][len(tried) - 1]
 
     monkeypatch.setattr(sweep_module, "_seconds", seconds)
     monkeypatch.setattr(
@@ -199,20 +200,20 @@ def test_the_steps_that_are_tried_both_ways_count(make_model, faster, monkeypatc
     *tried, begun = tried
     assert tried == [2, 2]
     assert begun.done == 4
-    same(found, clrfast.sweep(make_model, LOSS, data(), SCHEDULES, together=False))
+    same(found, clrfast.sweep(make_model, LOSS, data(), SCHEDULES, vectorize=False))
 
 
-@pytest.mark.parametrize("together", [True, False, "auto"])
-def test_the_loader_goes_on_as_after_one_run(together):
+@pytest.mark.parametrize("vectorize", [True, False, "auto"])
+def test_the_loader_goes_on_as_after_one_run(vectorize):
     orders = []
     for run in (True, False):
         loader = data()
         torch.manual_seed(1)
         if run:
-            clrfast.sweep(mlp, LOSS, loader, SCHEDULES, together=together)
+            clrfast.sweep(mlp, LOSS, loader, SCHEDULES, vectorize=vectorize)
         else:
             model = mlp()
-            clrfast.sweep(lambda model=model: model, LOSS, loader, SCHEDULES[:1], together=False)
+            clrfast.sweep(lambda model=model: model, LOSS, loader, SCHEDULES[:1], vectorize=False)
         orders.append([y.tolist() for _, y in loader])
     assert orders[0] == orders[1]
 
@@ -226,17 +227,19 @@ def test_own_losses_and_dict_batches():
             loader=batches,
             schedules=SCHEDULES,
             compute_loss=lambda model, batch: model(batch["x"]).square().mean(),
-            together=together,
+            vectorize=vectorize,
         )
-        for together in (True, False)
+        for vectorize in (True, False)
     ]
     same(*found)
 
 
 def test_progress_is_told():
     told = []
-    for together in (True, False):
-        clrfast.sweep(mlp, LOSS, data(), SCHEDULES[:2], together=together, progress=lambda *args: told.append(args[:2]))
+    for vectorize in (True, False):
+        clrfast.sweep(
+            mlp, LOSS, data(), SCHEDULES[:2], vectorize=vectorize, progress=lambda *args: told.append(args[:2])
+        )
     assert told == [(i, STEPS) for i in range(2, STEPS + 1)] + [(i, 2 * STEPS) for i in range(1, 2 * STEPS + 1)]
 
 
@@ -254,10 +257,10 @@ def test_progress_is_told():
         ({"make_model": lambda: nn.ReLU()}, "without trainable parameters"),
         ({"loader": 3}, "loader: got int"),
         ({"loader": []}, "loader: it is empty"),
-        ({"together": "yes"}, "together: got 'yes'"),
-        ({"loss_fn": nn.CrossEntropyLoss(reduction="none"), "together": False}, r"loss: got shape \(16,\)"),
-        ({"stop_factor": 1.0, "together": False}, "stop_factor: got 1"),
-        ({"stop_factor": 1.0, "together": True}, "stop_factor: got 1"),
+        ({"vectorize": "yes"}, "vectorize: got 'yes'"),
+        ({"loss_fn": nn.CrossEntropyLoss(reduction="none"), "vectorize": False}, r"loss: got shape \(16,\)"),
+        ({"stop_factor": 1.0, "vectorize": False}, "stop_factor: got 1"),
+        ({"stop_factor": 1.0, "vectorize": True}, "stop_factor: got 1"),
     ],
 )
 def test_bad_input_is_named(changes, named):
@@ -277,12 +280,12 @@ def test_one_network_in_several_models_is_refused_and_a_frozen_one_is_not():
     with pytest.raises(ValueError, match="make_model: it returned models that share parameters"):
         clrfast.sweep(lambda: nn.Sequential(network, nn.Linear(3, 3)), LOSS, data(), SCHEDULES)
     network.requires_grad_(False)
-    found = clrfast.sweep(lambda: nn.Sequential(network, nn.Linear(3, 3)), LOSS, data(), SCHEDULES, together=False)
+    found = clrfast.sweep(lambda: nn.Sequential(network, nn.Linear(3, 3)), LOSS, data(), SCHEDULES, vectorize=False)
     assert found.steps.tolist() == [STEPS] * len(SCHEDULES)
 
 
 def test_random_numbers_outside_go_on():
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    clrfast.sweep(mlp, LOSS, [next(iter(data()))], SCHEDULES, together=True)
+    clrfast.sweep(mlp, LOSS, [next(iter(data()))], SCHEDULES, vectorize=True)
     assert torch.equal(torch.get_rng_state(), before)

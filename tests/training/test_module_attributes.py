@@ -11,8 +11,8 @@ from torch import nn
 
 from clrfast import range_test
 from clrfast.training import _module_attributes as attributes
-from clrfast.training._module_attributes import Attributes
-from clrfast.training._preserve import restored
+from clrfast.training._module_attributes import ModuleAttributes
+from clrfast.training._preserve import preserve_all
 from tests.helpers.optimizers import NO_NATIVE
 
 
@@ -136,11 +136,11 @@ def test_a_state_of_one_size_is_nothing_to_warn_of(write):
 
 
 def test_large_tensors_are_not_copied_and_named_where_they_are_written(monkeypatch):
-    monkeypatch.setattr(attributes, "MOST_BYTES", 100)
+    monkeypatch.setattr(attributes, "MAX_BYTES", 100)
     model = Writer(written, state=torch.zeros(8, 4), small=torch.zeros(2))
 
     def disturb():
-        with restored(model):
+        with preserve_all(model):
             model.small.fill_(1)
             model(torch.ones(8, 4))
 
@@ -153,7 +153,7 @@ def test_large_tensors_are_not_copied_and_named_where_they_are_written(monkeypat
 def test_parameters_and_buffers_in_lists_are_left_to_others():
     model = Writer(replaced, state=None)
     model.all = [model.layer.weight]
-    kept = Attributes(dict(model.named_modules()))
+    kept = ModuleAttributes(dict(model.named_modules()))
     with torch.no_grad():
         model.layer.weight.fill_(3)
     kept.put_back()
@@ -162,7 +162,7 @@ def test_parameters_and_buffers_in_lists_are_left_to_others():
 
 def test_attributes_of_torchs_own_modules_are_not_touched():
     layer = nn.Linear(2, 2)
-    kept = Attributes({"": layer})
+    kept = ModuleAttributes({"": layer})
     layer.note = 1
     kept.put_back()
     assert layer.note == 1

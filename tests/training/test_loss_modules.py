@@ -9,7 +9,7 @@ from torch import nn
 import clrfast
 from clrfast import range_test
 from clrfast.tasks import Task
-from clrfast.training._loss_modules import loss_modules
+from clrfast.training._loss_modules import find_loss_modules
 from clrfast.training._train import train
 from tests.helpers.problems import blobs
 
@@ -76,13 +76,13 @@ def test_a_loss_with_parameters_is_trained_in_the_sweep_and_put_back(place):
 
 def test_a_parameter_outside_of_modules_is_found_too():
     scale = nn.Parameter(torch.ones(()))
-    (found,) = loss_modules(lambda outputs, targets: (outputs * scale).mean())
+    (found,) = find_loss_modules(lambda outputs, targets: (outputs * scale).mean())
     assert list(found.parameters()) == [scale]
 
 
 def test_frozen_modules_and_torch_functions_hold_nothing_to_train():
     teacher = nn.Linear(2, 2).requires_grad_(False)
-    assert loss_modules(lambda o, t: nn.functional.mse_loss(o, teacher(t)), nn.CrossEntropyLoss(), None) == ()
+    assert find_loss_modules(lambda o, t: nn.functional.mse_loss(o, teacher(t)), nn.CrossEntropyLoss(), None) == ()
 
 
 def short_runs(model, loss_fn, loader):

@@ -11,8 +11,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, Subset, TensorDataset
 
 import clrfast
-from clrfast.training._loader_order import MOST_ITEMS
-from clrfast.training._preserve import surroundings_restored
+from clrfast.training._loader_order import MAX_ITEMS
+from clrfast.training._preserve import preserve_rng_and_loaders
 
 
 def generator(seed=3):
@@ -131,7 +131,7 @@ def test_the_next_batches_are_those_that_would_have_come(make):
 
     loader, other = make(), make()
     passes(loader, 1), passes(other, 1)
-    with surroundings_restored(loader):
+    with preserve_rng_and_loaders(loader):
         inside = passes(loader, 2)
         assert len(set(inside)) > len(inside) // 2  # the order goes on from pass to pass
     assert passes(loader, 2) == passes(other, 2) == inside
@@ -140,7 +140,7 @@ def test_the_next_batches_are_those_that_would_have_come(make):
 def test_others_that_hold_a_generator_see_it_put_back():
     mine = generator()
     before = mine.get_state()
-    with surroundings_restored(Holding([mine], lambda held: held)):
+    with preserve_rng_and_loaders(Holding([mine], lambda held: held)):
         torch.rand(3, generator=mine)
     assert torch.equal(mine.get_state(), before)
 
@@ -157,7 +157,7 @@ def test_properties_are_not_called():
 
     loader = Loader(shuffled(), lambda held: held)
     before = loader.held.generator.get_state()
-    with surroundings_restored(loader):
+    with preserve_rng_and_loaders(loader):
         list(loader)
     assert torch.equal(loader.held.generator.get_state(), before)
 
@@ -165,7 +165,7 @@ def test_properties_are_not_called():
 def test_samples_are_not_searched():
     """What lies in large containers stays as it is, and takes no time."""
     mine = generator()
-    with surroundings_restored(Holding([mine] * (MOST_ITEMS + 1), lambda held: held)):
+    with preserve_rng_and_loaders(Holding([mine] * (MAX_ITEMS + 1), lambda held: held)):
         torch.rand(3, generator=mine)
     assert not torch.equal(mine.get_state(), generator().get_state())
 
@@ -179,7 +179,7 @@ def test_what_a_loader_of_ones_own_counts_stays_counted():
             return iter(range(3))
 
     loader = Counting()
-    with surroundings_restored(loader):
+    with preserve_rng_and_loaders(loader):
         list(loader)
     assert loader.passes == 1
 

@@ -13,13 +13,14 @@ from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 
 from ..optim import SGD
 from ..schedules import Schedule
-from . import _graphs as graphs
-from ._batches import ComputeLoss, moved, one_element
+from . import _graph_cache as graphs
+from ._batches import move_batch
+from ._losses import ComputeLoss, require_scalar
 from ._train_step import TrainStep
 
 
 @dataclass
-class Runs:
+class SweepSetup:
     """Models at their initial weights, and all else that training them takes."""
 
     models: list[nn.Module]
@@ -53,10 +54,10 @@ class _WithLoss(nn.Module):
         self.model, self._compute_loss = model, compute_loss
 
     def forward(self, batch: Any) -> Tensor:
-        return one_element(self._compute_loss(self.model, batch)).reshape(())
+        return require_scalar(self._compute_loss(self.model, batch)).reshape(())
 
 
-class Stacked:
+class StackedStep:
     """K models as one: their parameters and buffers stacked, and an optimizer for each copy's part of them.
 
     Args:
@@ -66,7 +67,7 @@ class Stacked:
         optimizers: K of them; what a run's ``control`` tells is there.
     """
 
-    def __init__(self, runs: Runs, randomness: Literal["different", "same"] = "different"):
+    def __init__(self, runs: SweepSetup, randomness: Literal["different", "same"] = "different"):
         self._models = runs.models
         wrapped = [_WithLoss(model, runs.compute_loss) for model in runs.models]
         params, self._buffers = stack_module_state(wrapped)
@@ -80,7 +81,7 @@ class Stacked:
 
         self._grads_and_losses = vmap(grad_and_value(loss), in_dims=(0, 0, None), randomness=randomness)
         self.device = next(iter(self._params.values())).device
-        self._graphs = graphs.Graphs(self.device) if graphs.why_no_graphs(self.device) is None else None
+        self._graphs = graphs.GraphCache(self.device) if graphs.reason_against_graphs(self.device) is None else None
         self._parts = {name: [part.requires_grad_() for part in param.unbind()] for name, param in self._params.items()}
         self.optimizers = [
             runs.optimizer(index, params) for index, params in enumerate(zip(*self._parts.values(), strict=True))
@@ -95,7 +96,7 @@ class Stacked:
 
     def _train(self, batch: Any) -> None:
         others = {**self._frozen, **self._buffers}
-        grads, losses = self._grads_and_losses(self._params, others, moved(batch, self.device))
+        grads, losses = self._grads_and_losses(self._params, others, move_batch(batch, self.device))
         for name, parts in self._parts.items():
             # Contiguous as the parameters are: the native updates take both as flat memory.
             for part, grad in zip(parts, grads[name].contiguous().unbind(), strict=True):
@@ -103,7 +104,7 @@ class Stacked:
         for optimizer, loss in zip(self.optimizers, losses.detach().unbind(), strict=True):
             optimizer.step(loss=loss)
 
-    def write_back(self) -> None:
+    def copy_to_models(self) -> None:
         """Copy each copy's parameters and buffers into its model."""
         with torch.no_grad():
             for index, model in enumerate(self._models):

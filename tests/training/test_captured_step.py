@@ -10,8 +10,8 @@ import torch
 
 import clrfast
 from clrfast.training import CapturedStep
-from clrfast.training._captured_step import side_stream
-from clrfast.training._graphs import Graphs
+from clrfast.training._captured_step import capture_stream
+from clrfast.training._graph_cache import GraphCache
 from tests.cuda_on_cpu import emulated_graphs
 from tests.helpers.optimizers import give_grads, make_params
 
@@ -58,9 +58,9 @@ def test_all_captures_of_a_thread_share_a_stream():
     """For libraries keep a workspace of every stream; another thread's work must not get into a capture."""
     device = torch.device("cpu")
     with ThreadPoolExecutor(1) as pool:
-        other = pool.submit(side_stream, device).result()
-    assert side_stream(device) is side_stream(device) is not other
-    assert Graphs(device)._stream is Graphs(device)._stream is side_stream(device)
+        other = pool.submit(capture_stream, device).result()
+    assert capture_stream(device) is capture_stream(device) is not other
+    assert GraphCache(device)._stream is GraphCache(device)._stream is capture_stream(device)
 
 
 def test_the_warm_up_leaves_no_gradient_behind():
