@@ -1,6 +1,7 @@
-"""Errors of several packages that users catch; public as names of ``clrfast``."""
+"""Errors that users catch, in a module that imports nothing slow. Public names: ``clrfast.NotWrittenError``,
+``clrfast.RankError`` and ``clrfast.tasks.TaskError``."""
 
-__all__ = ["NotWrittenError", "RankError"]
+__all__ = ["NotWrittenError", "RankError", "TaskError"]
 
 
 class NotWrittenError(OSError):
@@ -9,3 +10,7 @@ class NotWrittenError(OSError):
 
 class RankError(RuntimeError):
     """Another rank failed or ended, so this one cannot go on. The message says which failed where."""
+
+
+class TaskError(Exception):
+    """A task cannot be made; the message says why in one line."""

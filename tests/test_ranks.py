@@ -11,9 +11,8 @@ import torch.distributed as dist
 from torch import nn
 
 import clrfast
-from clrfast import Recipe
+from clrfast import Recipe, cli
 from clrfast._ranks import Ranks
-from clrfast.cli import _commands as cli
 from clrfast.recipe._distributed import _digest, of_torchrun, require_alike, together
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clrfast import LRCurve, NotWrittenError
+from clrfast import LRCurve, NotWrittenError, cli
 from clrfast import _saving as saving
-from clrfast.cli import _commands as cli
 
 posix = pytest.mark.skipif(os.name != "posix", reason="permissions and links of POSIX")
 

@@ -1,4 +1,4 @@
-"""The command line's arguments. This module imports nothing that takes time, so that ``--help`` is there at once."""
+"""The arguments of all commands. This module imports nothing slow, so that ``--help`` answers at once."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from typing import Any, Literal, get_args
 from .._version import __version__
 
 METHODS = ("edge", "minimum_tenth", "slide", "steepest", "valley")
-"""Rules of ``LRCurve.suggest`` without "clr_bounds", which needs a curve of accuracies."""
+"""Rules of ``LRCurve.suggest`` except "clr_bounds", which needs a curve of accuracies."""
 
-LARGEST_LEAP = 4.0
-"""Factor between neighbouring rates of an exponential sweep, at most: beyond it one point decides the answer."""
+MAX_RATE_RATIO = 4.0
+"""Maximum ratio of neighbouring rates in an exponential ramp: beyond it a single point decides the answer."""
+
+POLICY_PREFIX = "policy_"
+"""Prefix of the attributes that hold a policy's arguments, so that they cannot collide with others."""
 
 TASK_HELP = (
     "'digits' (a small CNN on scikit-learn's handwritten digits), or your own as package.module:function, "
@@ -24,13 +27,52 @@ TASK_HELP = (
     "compute_loss=None)"
 )
 
+TEXTS: dict[str, dict[str, Any]] = {
+    "find": {
+        "help": "find a learning rate with a range test",
+        "description": "Trains the task's model for a short while with a rising learning rate, prints the suggested "
+        "rate with its reason, and writes lr_range_test.png and lr_range_test.json.",
+        "epilog": "examples:\n  clrfast find digits\n"
+        "  clrfast find my_package.my_module:make_task --max-lr 1 --steps 200",
+    },
+    "train": {
+        "help": "find a learning rate, then train with 1cycle, beside a constant rate",
+        "description": "Runs the range test, trains the model with 1cycle up to the suggested rate and, from the same "
+        "start, with that rate held constant, and prints the validation result of both.",
+        "epilog": "examples:\n  clrfast train digits\n  clrfast train digits --epochs 10 --lr 0.3",
+    },
+    "recipe": {
+        "help": "find the settings by short runs",
+        "description": "Finds learning rate, weight decay and momentum by short runs. Writes its measurements to "
+        "recipe.json as they come, and a report for reading to recipe.html. After Ctrl-C the same command continues "
+        "from there.\n\n"
+        "Under torchrun the ranks share the short runs. Each has its own CUDA device as the current one, so a task "
+        "that puts its model on 'cuda' is spread over all.",
+        "epilog": "examples:\n  clrfast recipe digits\n"
+        "  clrfast recipe my_package.my_module:make_task --planned-steps 30000\n"
+        "  torchrun --nproc-per-node 2 -m clrfast recipe digits --budget 5min",
+    },
+    "schedule": {
+        "help": "draw a schedule",
+        "description": "Draws lr, momentum and weight decay of a policy over the run.",
+        "epilog": "examples:\n"
+        "  clrfast schedule one_cycle --max-lr 0.8 --total-steps 9310\n"
+        "  clrfast schedule cosine_restarts --lr 0.1 --total-steps 700 --period-steps 100 --period-mult 2",
+    },
+    "doctor": {
+        "help": "show which backends work here",
+        "description": "Prints which backends work on this machine, and why the others do not.",
+    },
+}
+"""Help of each command."""
+
 
 class UsageError(Exception):
     """The command cannot be carried out as given; the message is shown, and the exit code is 2."""
 
 
 class _Command(argparse.ArgumentParser):
-    """The parser of one command; ``add_options(parser)`` is called once that command is the one to parse."""
+    """The parser of one command; ``add_options(parser)`` is called only if that command is parsed."""
 
     def __init__(self, *, add_options: Callable[[_Command], None] | None = None, **options: Any):
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
@@ -43,21 +85,21 @@ class _Command(argparse.ArgumentParser):
         return super().parse_known_args(*given, **more)
 
 
-def parsed(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The arguments; ``command`` is the name of the one to run.
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse and check the arguments; the attribute ``command`` is the name of the command.
 
     Raises:
-        UsageError: they cannot be carried out.
+        UsageError: the command cannot be carried out with these arguments.
         SystemExit: they cannot be parsed, or ask for help or the version.
     """
-    arguments = _parser().parse_args(argv)
-    check = {"find": _check_find, "train": _check_sweep, "recipe": _check_recipe, "schedule": _check_schedule}
+    arguments = _make_parser().parse_args(argv)
+    check = {"find": _check_find, "train": _check_ramp, "recipe": _check_recipe, "schedule": _check_schedule}
     if arguments.command in check:
         check[arguments.command](arguments)
     return arguments
 
 
-def _parser() -> argparse.ArgumentParser:
+def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="clrfast",
         description="Find a PyTorch model's learning rate and train it with 1cycle.",
@@ -65,64 +107,29 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"clrfast {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command", parser_class=_Command)
-    commands.add_parser(
-        "find",
-        add_options=_find_options,
-        help="find a learning rate with a range test",
-        description="Trains the task's model for a short while with a rising learning rate, prints the suggested rate "
-        "with its reason, and writes lr_range_test.png and lr_range_test.json.",
-        epilog="examples:\n  clrfast find digits\n  clrfast find my_package.my_module:make_task --max-lr 1 --steps 200",
-    )
-    commands.add_parser(
-        "train",
-        add_options=_train_options,
-        help="find a learning rate, then train with 1cycle, beside a constant rate",
-        description="Runs the range test, trains the model with 1cycle up to the suggested rate and, from the same "
-        "start, with that rate held constant, and prints the validation result of both.",
-        epilog="examples:\n  clrfast train digits\n  clrfast train digits --epochs 10 --lr 0.3",
-    )
-    commands.add_parser(
-        "recipe",
-        add_options=_recipe_options,
-        help="find the settings by short runs",
-        description="Finds learning rate, weight decay and momentum by short runs. Writes what it measures to "
-        "recipe.json as it comes, and a report for reading to recipe.html. After Ctrl-C the same command goes on from "
-        "there.\n\n"
-        "Under torchrun the ranks share the short runs. Each has its own CUDA device as the current one, so a task "
-        "that puts its model on 'cuda' is spread over all.",
-        epilog="examples:\n  clrfast recipe digits\n"
-        "  clrfast recipe my_package.my_module:make_task --planned-steps 30000\n"
-        "  torchrun --nproc-per-node 2 -m clrfast recipe digits --budget 5min",
-    )
-    commands.add_parser(
-        "schedule",
-        add_options=_add_policies,
-        help="draw a schedule",
-        description="Draws lr, momentum and weight decay of a policy over the run.",
-        epilog="examples:\n"
-        "  clrfast schedule one_cycle --max-lr 0.8 --total-steps 9310\n"
-        "  clrfast schedule cosine_restarts --lr 0.1 --total-steps 700 --period-steps 100 --period-mult 2",
-    )
-    commands.add_parser(
-        "doctor",
-        help="tell which backends work here",
-        description="Prints which backends work on this machine, and why the others do not.",
-    )
+    add_options = {
+        "find": _add_find_options,
+        "train": _add_train_options,
+        "recipe": _add_recipe_options,
+        "schedule": _add_policies,
+    }
+    for name, texts in TEXTS.items():
+        commands.add_parser(name, add_options=add_options.get(name), **texts)
     return parser
 
 
-def _find_options(parser: argparse.ArgumentParser) -> None:
-    _range_test_options(parser)
+def _add_find_options(parser: argparse.ArgumentParser) -> None:
+    _add_range_test_options(parser)
     parser.add_argument("--out", type=Path, default=Path(), help="folder for the picture and the JSON (default: here)")
 
 
-def _train_options(parser: argparse.ArgumentParser) -> None:
-    _range_test_options(parser)
+def _add_train_options(parser: argparse.ArgumentParser) -> None:
+    _add_range_test_options(parser)
     parser.add_argument("--epochs", type=_positive, default=5, help="passes over the training data (default: 5)")
     parser.add_argument("--lr", type=float, help="highest rate; skips the range test")
 
 
-def _range_test_options(parser: argparse.ArgumentParser) -> None:
+def _add_range_test_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("task", help=TASK_HELP)
     parser.add_argument("--min-lr", type=float, default=1e-7, help="rate of the first update (default: 1e-7)")
     parser.add_argument(
@@ -132,9 +139,9 @@ def _range_test_options(parser: argparse.ArgumentParser) -> None:
         "--steps",
         type=_steps,
         default="auto",
-        help="updates in the range test, or auto: a coarse sweep, then a fine one where it matters (default: auto)",
+        help="updates in the range test, or auto: a coarse ramp, then a fine one where it matters (default: auto)",
     )
-    parser.add_argument("--repeats", type=_positive, default=1, help="sweeps, on other batches each (default: 1)")
+    parser.add_argument("--repeats", type=_positive, default=1, help="ramps, on other batches each (default: 1)")
     parser.add_argument(
         "--spacing",
         choices=("exponential", "linear"),
@@ -145,9 +152,9 @@ def _range_test_options(parser: argparse.ArgumentParser) -> None:
     _add_seed(parser)
 
 
-def _recipe_options(parser: argparse.ArgumentParser) -> None:
+def _add_recipe_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("task", help=TASK_HELP)
-    parser.add_argument("--planned-steps", type=int, help="updates of the training that it is for (default: 10000)")
+    parser.add_argument("--planned-steps", type=int, help="updates of the planned training (default: 10000)")
     parser.add_argument(
         "--budget",
         type=_budget,
@@ -160,7 +167,7 @@ def _recipe_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("recipe.json"), help="the JSON; the report is beside it (default: recipe.json)"
     )
-    parser.add_argument("--anew", action="store_true", help="begin anew, though the JSON is there")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing JSON in place of continuing it")
     _add_seed(parser)
 
 
@@ -174,19 +181,19 @@ def _add_seed(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_policies(parser: argparse.ArgumentParser) -> None:
-    """A command for each policy. What they do and take is told by the functions, so this imports them, and torch."""
+    """Add a subcommand for each policy. Help and options come from the functions, so this imports them, and torch."""
     from ..schedules import POLICIES
 
     policies = parser.add_subparsers(required=True, metavar="POLICY", dest="policy")
     for name, policy in POLICIES.items():
         text = (inspect.getdoc(policy) or "").replace("``", "").split("\n\n>>> ")[0]
         options = policies.add_parser(name, help=text.split("\n\n")[0].replace("%", "%%"), description=text)
-        _policy_options(options, policy)
+        _add_policy_options(options, policy)
         options.add_argument("--out", type=Path, help="the picture's path (default: POLICY.png here)")
 
 
-def _policy_options(parser: argparse.ArgumentParser, policy: Callable[..., Any]) -> None:
-    """An option for every argument of ``policy`` that numbers can express."""
+def _add_policy_options(parser: argparse.ArgumentParser, policy: Callable[..., Any]) -> None:
+    """Add an option for every argument of ``policy`` that numbers can express."""
     from ..schedules._policies import Spacing
 
     for name, parameter in inspect.signature(policy).parameters.items():
@@ -202,7 +209,7 @@ def _policy_options(parser: argparse.ArgumentParser, policy: Callable[..., Any])
         else:
             continue
         note = "required" if required else f"default: {parameter.default}"
-        parser.add_argument(f"--{name.replace('_', '-')}", dest=f"policy_{name}", help=note, **option)
+        parser.add_argument(f"--{name.replace('_', '-')}", dest=f"{POLICY_PREFIX}{name}", help=note, **option)
 
 
 def _positive(text: str) -> int:
@@ -228,30 +235,30 @@ def _budget(text: str) -> int | timedelta:
 
 def _check_find(arguments: argparse.Namespace) -> None:
     _require_folder(arguments.out)
-    _check_sweep(arguments)
+    _check_ramp(arguments)
 
 
-def _check_sweep(arguments: argparse.Namespace) -> None:
-    """Refuse a sweep whose rates lie so far apart that it measures nothing between them."""
+def _check_ramp(arguments: argparse.Namespace) -> None:
+    """Refuse a ramp whose rates are too far apart to measure anything between them."""
     steps, min_lr, max_lr = arguments.steps, arguments.min_lr, 10.0 if arguments.max_lr is None else arguments.max_lr
     if steps == "auto" or arguments.spacing != "exponential" or not 0 < min_lr < max_lr:
         return
-    least = least_steps(min_lr, max_lr)
+    least = min_ramp_steps(min_lr, max_lr)
     if steps < least:
         raise UsageError(
             f"--steps: got {steps}; give at least {least}, or auto: with fewer from {min_lr:g} to {max_lr:g} each rate "
-            f"is more than {LARGEST_LEAP:g} times the one before, and the answer says nothing"
+            f"is more than {MAX_RATE_RATIO:g} times the one before, and the answer says nothing"
         )
 
 
-def least_steps(min_lr: float, max_lr: float) -> int:
-    """The fewest updates of an exponential sweep without leaps of the rate.
+def min_ramp_steps(min_lr: float, max_lr: float) -> int:
+    """Return the fewest updates of an exponential ramp whose neighbouring rates differ by at most ``MAX_RATE_RATIO``.
 
-    >>> least_steps(1, 4), least_steps(1, 16.1), least_steps(1e-7, 10)
+    >>> min_ramp_steps(1, 4), min_ramp_steps(1, 16.1), min_ramp_steps(1e-7, 10)
     (2, 4, 15)
     """
     steps = 2
-    while max_lr / min_lr > LARGEST_LEAP ** (steps - 1):
+    while max_lr / min_lr > MAX_RATE_RATIO ** (steps - 1):
         steps += 1
     return steps
 

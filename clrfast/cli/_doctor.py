@@ -1,7 +1,8 @@
-"""Which backends work here, and why the others do not."""
+"""``clrfast doctor``: which backends work here, and why the others do not."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 
@@ -16,8 +17,13 @@ from ..optim._backends import cuda, native
 _BACKENDS = {"torch": "pure torch, any device", "cpp": "native, CPU", "cuda": "native, CUDA devices"}
 
 
+def run(arguments: argparse.Namespace) -> None:
+    """Print the report."""
+    print("\n".join(report()))
+
+
 def report() -> list[str]:
-    """The findings, a line each."""
+    """Return the findings as lines."""
     lines = [
         f"clrfast {__version__}, torch {torch.__version__}, Python {platform.python_version()}, "
         f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs, {torch.get_num_threads()} threads",
@@ -28,7 +34,7 @@ def report() -> list[str]:
     reasons = {name: backends.why_not(name, cpu) for name in ("torch", "cpp")}
     reasons["cuda"] = cuda.why_not_built() or cuda.why_no_device()
     for name, what in _BACKENDS.items():
-        lines.append(f"  {name:6} {_state(name) if reasons[name] is None else f'no      {what}: {reasons[name]}'}")
+        lines.append(f"  {name:6} {_test(name) if reasons[name] is None else f'no      {what}: {reasons[name]}'}")
     on_cpu, on_cuda = (name if reasons[name] is None else "torch" for name in ("cpp", "cuda"))
     if reasons["cpp"] is None:
         lines += ["", f"  native backends find the tensors' memory by: {_memory_path()}"]
@@ -42,8 +48,8 @@ def _memory_path() -> str:
     return "Python (this torch has no exchange API: slower)"
 
 
-def _state(backend: str) -> str:
-    """Whether one step of ``backend`` does what it must, on every device that it is for."""
+def _test(backend: str) -> str:
+    """Make one step with ``backend`` on each of its devices and return the result in words."""
     devices = [f"cuda:{index}" for index in range(torch.cuda.device_count())] if backend == "cuda" else ["cpu"]
     for device in devices:
         param = torch.nn.Parameter(torch.ones(3, device=device))

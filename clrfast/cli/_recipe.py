@@ -1,83 +1,85 @@
-"""``clrfast recipe``: the search from the command line, with its JSON and its report."""
+"""``clrfast recipe``: the search, with its JSON and its report."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from .. import _saving as saving
 from .._errors import RankError
+from ..recipe import Parts, Recipe, find_recipe
 from ..recipe._distributed import ignore_signals, of_torchrun
-from ..recipe._find_recipe import find_recipe
-from ..recipe._measurements import Parts
-from ..recipe._recipe import Recipe
 from ..tasks import Task
+from ._task import make_seeded_task
 
 
-def run(make_task: Callable[[], Task], arguments: argparse.Namespace) -> None:
-    """Make the task, search, print and write; of the ranks of ``torchrun``, only the first prints and writes.
+def run(arguments: argparse.Namespace) -> None:
+    """Make the task, search, print and write; under ``torchrun`` only the first rank prints and writes.
 
     Raises:
-        KeyboardInterrupt, RankError: with where that is which was found until then.
+        KeyboardInterrupt, RankError: the search was interrupted; the message names the files with what it found.
         ValueError: see ``find_recipe``.
     """
     with of_torchrun() as ranks:
-        task = make_task()
+        task = make_seeded_task(arguments)
         if ranks.rank > 0:
             _search(task, arguments, group=ranks)
             return
-        _prepare(arguments)
+        _prepare_output(arguments)
         try:
-            with _printed("clrfast.recipe"):
+            with _print_logs("clrfast.recipe"):
                 recipe = _search(task, arguments, group=ranks, progress=True)
         except (KeyboardInterrupt, RankError) as error:
             if ranks.world_size > 1:
                 ignore_signals()
             if not arguments.out.exists():
                 raise
-            report = _reported(Recipe.load(arguments.out), arguments)
+            report = _write_report(Recipe.load(arguments.out), arguments)
             kept = f"what was found is in {arguments.out} and {report}; the same command goes on from there"
             raise type(error)("; ".join((*map(str, error.args), kept))) from None
         recipe.save(arguments.out)
         print(recipe)
-        print(f"written: {arguments.out}, {_reported(recipe, arguments)}")
+        print(f"written: {arguments.out}, {_write_report(recipe, arguments)}")
 
 
-def _search(task: Task, arguments: argparse.Namespace, **more: Any) -> Recipe:
+def _search(task: Task, arguments: argparse.Namespace, **options: Any) -> Recipe:
     return find_recipe(
         task,
         arguments.budget,
         planned_steps=arguments.planned_steps,
         batch_sizes=arguments.batch_sizes,
         saved=arguments.out,
-        **more,
+        **options,
     )
 
 
-def _prepare(arguments: argparse.Namespace) -> None:
-    """Make room for what is written; before the work, so that what cannot be written costs nothing."""
+def _prepare_output(arguments: argparse.Namespace) -> None:
+    """Delete the old recipe with ``--overwrite``, else say that the search continues it.
+
+    This happens before the search, so that an output that cannot be written costs no time.
+    """
     out: Path = arguments.out
-    if out.exists() and arguments.anew:
-        Parts.read(out)  # anything else than a recipe is not ours to delete
+    if out.exists() and arguments.overwrite:
+        Parts.read(out)  # raises unless it is a recipe: other files are not deleted
         out.unlink()
     elif out.exists():
-        print(f"{out}: what is there is not measured again (--anew to begin anew)")
+        print(f"{out}: what is there is not measured again (--overwrite to begin again)")
 
 
-def _reported(recipe: Recipe, arguments: argparse.Namespace) -> Path:
-    """The report's path, once it is written."""
+def _write_report(recipe: Recipe, arguments: argparse.Namespace) -> Path:
+    """Write the report and return its path."""
     path: Path = arguments.out.with_suffix(".html")
     saving.write_text(path, recipe.to_html(arguments.task, saved=arguments.out.name))
     return path
 
 
 @contextlib.contextmanager
-def _printed(name: str) -> Iterator[None]:
-    """A block in which what the library logs about its progress is printed."""
+def _print_logs(name: str) -> Iterator[None]:
+    """Print what the logger ``name`` logs in this block."""
 
     class Printer(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:

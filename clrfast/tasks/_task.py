@@ -12,11 +12,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .._errors import TaskError
+
 BUILT_IN = {"digits": "clrfast.tasks.digits:make_task"}
-
-
-class TaskError(Exception):
-    """A task cannot be made; the message says why in one line."""
 
 
 @dataclass

@@ -4,10 +4,8 @@ import sys
 
 import pytest
 
-from clrfast import LRCurve, Recipe
-from clrfast.__main__ import BROKEN_PIPE
-from clrfast.cli import _arguments
-from clrfast.cli import _commands as cli
+from clrfast import LRCurve, Recipe, cli
+from clrfast.cli import _arguments, _task
 from clrfast.finder._rules import RULES
 from clrfast.recipe import _find_recipe as search
 from clrfast.schedules import POLICIES
@@ -87,7 +85,7 @@ def test_wrong_arguments_exit_with_2(arguments, capsys):
         (["--help"], ["find", "train", "doctor"]),
         (["find", "--help"], ["--max-lr", "package.module:function", "clrfast find digits"]),
         (["train", "--help"], ["--epochs", "clrfast train digits"]),
-        (["recipe", "--help"], ["--budget", "--anew", "clrfast recipe digits"]),
+        (["recipe", "--help"], ["--budget", "--overwrite", "clrfast recipe digits"]),
         (["doctor", "--help"], ["backends"]),
     ],
 )
@@ -105,7 +103,7 @@ class NoTorch:
     def find_spec(self, name, path=None, target=None):
         assert name.split(".")[0] not in ("torch", "numpy"), name
 sys.meta_path.insert(0, NoTorch())
-from clrfast.__main__ import main
+from clrfast.cli import main
 
 sys.exit(main())
 """
@@ -141,9 +139,9 @@ def test_the_methods_on_offer_are_those_that_a_curve_of_losses_answers():
 
 def test_neighbouring_rates_are_at_most_a_factor_apart():
     for steps in (2, 7, 15, 40):
-        widest = _arguments.LARGEST_LEAP ** (steps - 1)
-        assert _arguments.least_steps(1.0, widest) == steps
-        assert _arguments.least_steps(1.0, 1.01 * widest) == steps + 1
+        widest = _arguments.MAX_RATE_RATIO ** (steps - 1)
+        assert _arguments.min_ramp_steps(1.0, widest) == steps
+        assert _arguments.min_ramp_steps(1.0, 1.01 * widest) == steps + 1
 
 
 @pytest.mark.parametrize("arguments", [["doctor"], ["--help"]])
@@ -155,7 +153,7 @@ def test_a_reader_that_closes_the_pipe_is_no_error(arguments):
     ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, env=buffered)
     os.close(writing)
     assert ended.stderr == ""
-    assert ended.returncode == BROKEN_PIPE
+    assert ended.returncode == cli.BROKEN_PIPE
 
 
 def test_schedule_is_drawn(tmp_path, capsys):
@@ -211,7 +209,7 @@ def test_recipe_of_ones_own_task(own_task, capsys):
     assert "recipe.json: what is there is not measured again" in printed
     assert "learning rate: " not in printed
     assert (own_task / "recipe.json").read_text() == written[1]
-    assert cli.main([*arguments, "--anew", "--seed", "1"]) == 0
+    assert cli.main([*arguments, "--overwrite", "--seed", "1"]) == 0
     assert "learning rate: " in capsys.readouterr().out
     assert Recipe.load("recipe.json").max_lr != recipe.max_lr
 
@@ -237,9 +235,9 @@ def test_an_interrupted_recipe_tells_where_it_is_and_goes_on(own_task, monkeypat
     assert Recipe.load("a.json").complete
 
 
-def test_anew_deletes_nothing_but_recipes(own_task, capsys):
+def test_overwrite_deletes_nothing_but_recipes(own_task, capsys):
     (own_task / "other.json").write_text("{}")
-    assert cli.main(["recipe", "own:make_task", "--anew", "--out", "other.json"]) == 2
+    assert cli.main(["recipe", "own:make_task", "--overwrite", "--out", "other.json"]) == 2
     assert "does not hold a saved recipe" in capsys.readouterr().err
     assert (own_task / "other.json").read_text() == "{}"
 
@@ -248,7 +246,7 @@ def test_interrupt_is_no_traceback(monkeypatch, capsys):
     def interrupted(name, seed):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "make_task", interrupted)
+    monkeypatch.setattr(_task, "make_task", interrupted)
     assert cli.main(["find", "digits"]) == 130
     assert capsys.readouterr().err == "clrfast: interrupted\n"
 

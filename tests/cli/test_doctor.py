@@ -73,7 +73,7 @@ def test_missing_cuda_is_explained(monkeypatch):
     assert "there was no nvcc, or CLRFAST_CUDA=0); install the CUDA toolkit" in cuda.why_not_built()
     built = SimpleNamespace(sgd_cuda_=None, cuda_targets="sm_75, sm_90, sm_120", cuda_problem=lambda: "no driver found")
     monkeypatch.setattr(_native, "_C", built)
-    monkeypatch.setattr(doctor, "_state", lambda backend: "works")
+    monkeypatch.setattr(doctor, "_test", lambda backend: "works")
     assert line("cuda") == "  cuda   no      native, CUDA devices: built for sm_75 … sm_120, no driver found"
     assert doctor.report()[-1].endswith("cpp on the CPU, torch on CUDA devices, torch elsewhere")
     built.cuda_problem = lambda: ""

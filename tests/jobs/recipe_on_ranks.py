@@ -15,8 +15,8 @@ import torch
 import torch.distributed as dist
 
 import clrfast
+from clrfast import cli
 from clrfast._ranks import Ranks
-from clrfast.cli import _commands as cli
 from clrfast.recipe._distributed import together
 
 CASES = {}

@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 
 import clrfast
-from clrfast import Recipe, find_recipe
+from clrfast import Recipe, cli, find_recipe
 from clrfast import _saving as saving
-from clrfast.cli import _commands as cli
 from clrfast.recipe._find_recipe import MIN_BUDGET
 from clrfast.recipe._measurements import Parts
 from clrfast.recipe._recipe import RANGE_STEPS

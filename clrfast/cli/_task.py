@@ -1,0 +1,36 @@
+"""The task of a command, and its range test."""
+
+from __future__ import annotations
+
+import argparse
+import random
+
+import numpy as np
+import torch
+
+from ..finder import LRCurve, range_test
+from ..tasks import Task, make_task
+
+
+def make_seeded_task(arguments: argparse.Namespace) -> Task:
+    """Seed all random numbers with ``--seed`` and make the task."""
+    torch.manual_seed(arguments.seed)
+    random.seed(arguments.seed)
+    np.random.seed(arguments.seed)  # noqa: NPY002 - the task's function may use it
+    return make_task(arguments.task, arguments.seed)
+
+
+def run_range_test(task: Task, arguments: argparse.Namespace) -> LRCurve:
+    """Run the range test that the arguments describe."""
+    return range_test(
+        task.model,
+        task.loss_fn,
+        task.train_loader,
+        compute_loss=task.compute_loss,
+        min_lr=arguments.min_lr,
+        max_lr=arguments.max_lr,
+        steps=arguments.steps,
+        spacing=arguments.spacing,
+        repeats=arguments.repeats,
+        progress=True,
+    )
