@@ -1,4 +1,4 @@
-"""How the best rate moves while training goes on: range tests at the end of epochs."""
+"""Range tests at the end of epochs, which show how the best rate moves during a training."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RateRecord:
-    """What a monitor found at the end of one epoch.
+    """The result of one range test of a monitor.
 
     Attributes:
-        epoch: its number, as given.
-        curve: the range test's.
-        suggestion: what the curve suggests; None where it has no answer.
-        reason: the suggestion's, or why there is none.
+        epoch: the number of the epoch that had just ended.
+        curve: the curve of the range test.
+        suggestion: the suggestion of the curve; None if it has no valid answer.
+        reason: the reason of the suggestion, or of its absence.
         lr: the highest rate of the optimizer's groups at that time; None without an optimizer.
     """
 
@@ -46,10 +46,9 @@ class RateRecord:
 
 
 class RateMonitor:
-    """Range tests on a model in training, every few epochs, that change nothing of the training.
+    """Runs a range test every few epochs of a training, without changing the training.
 
-    Each takes up to about 100 training steps ("auto") and, meanwhile, the memory for one more copy of parameters and
-    optimizer state; see ``range_test``.
+    A test takes about 100 training steps and memory for one more copy of the parameters and the optimizer state.
 
         monitor = RateMonitor(model, loss_fn, loader, optimizer=optimizer, every_n_epochs=5)
         for epoch in range(epochs):
@@ -57,22 +56,21 @@ class RateMonitor:
             suggestion = monitor(epoch)  # None, except at epochs 0, 5, 10, ...
         monitor.plot().savefig("rates.png")
 
-    A suggestion is about the next 100 steps from here: on a trained model the rate at which the loss still falls, or no
-    answer where it does not fall any more.
+    A suggestion is valid for about the next 100 steps. On a trained model it is the rate at which the loss still falls;
+    there is none if the loss does not fall any more.
 
-    On several ranks, each has a monitor of its own and all call theirs at the same epochs; their records agree. See
-    ``range_test``, and ``group`` among its arguments.
+    On several ranks, each rank has a monitor and calls it at the same epochs. Their records agree.
 
     Args:
-        model, loss_fn, loader: as of ``range_test``, or a ``Task``; a loader that is an iterator is used up by it.
-        optimizer: the one that trains the model, so that its momentum counts, or a list; None: a new SGD each time.
-        every_n_epochs: epochs from one test to the next.
-        method: see ``LRCurve.suggest``.
-        keywords: any other argument of ``range_test``, a ``StepOptions`` as ``options`` among them.
+        model, loss_fn, loader: as for ``range_test``, or a ``Task``. A loader that is an iterator is used up.
+        every_n_epochs: number of epochs between two tests, at least 1.
+        method: the rule of the suggestion; see ``LRCurve.suggest``.
+        keywords: all other arguments of ``range_test``. Give the ``optimizer`` of the training, so that its momentum
+            counts; without it each test has a new SGD.
     Attributes:
-        history: a ``RateRecord`` for each test, in order.
+        history: one ``RateRecord`` per test, in order.
     Raises:
-        ValueError: an argument outside of its range, or one that ``range_test`` refuses.
+        ValueError: an argument out of its range, or one that ``range_test`` refuses.
         TypeError: an argument that ``range_test`` does not have.
     """
 
@@ -100,14 +98,15 @@ class RateMonitor:
         self.history: list[RateRecord] = []
 
     def __call__(self, epoch: int) -> Suggestion | None:
-        """A range test if ``epoch`` is a multiple of ``every_n_epochs``: its suggestion, recorded in ``history``.
+        """Run a range test if ``epoch`` is a multiple of ``every_n_epochs``, and record it in ``history``.
 
         Args:
             epoch: the number of the epoch that has just ended, >= 0.
         Returns:
-            The suggestion; None in other epochs, and where the curve has no answer: the record tells why.
+            The suggestion. None in other epochs, and if the curve has no valid answer; the record has the reason.
         Raises:
-            ValueError, RankError: ``epoch`` is no such number, or what ``range_test`` raises.
+            ValueError: ``epoch`` is not a whole number >= 0; or as for ``range_test``.
+            RankError: as for ``range_test``.
         """
         if not is_whole(epoch) or epoch < 0:
             raise ValueError(f"epoch: got {epoch!r}; give the number of the epoch that has just ended, 0 or more")
@@ -125,5 +124,5 @@ class RateMonitor:
         return suggestion
 
     def plot(self) -> Figure:
-        """Draw the suggested rates over the epochs, and the curves; see ``clrfast.plot.rates``."""
+        """Draw the suggested rates over the epochs, and the curves. See ``clrfast.plot.rates``."""
         return rates(self.history)

@@ -1,4 +1,4 @@
-"""The learning-rate range test: train for a while with a rising rate, and record the loss."""
+"""The learning-rate range test: train for some steps at a rising rate, and record the loss."""
 
 from __future__ import annotations
 
@@ -76,69 +76,73 @@ def range_test(
     options: StepOptions | None = None,
     **step_options: Unpack[StepKeywords],
 ) -> LRCurve:
-    """Train ``model`` while the rate rises from ``min_lr`` to ``max_lr``, and record the loss.
+    """Train ``model`` while the learning rate rises from ``min_lr`` to ``max_lr``, and record the loss.
 
-    Afterwards the model, its buffers, plain attributes, gradients and train/eval flags, the loss if it has modules, the
-    optimizer, the scaler, the order of the loaders' next batches (see ``save_loader_order``) and all random states are
-    exactly as before, also after an exception or Ctrl-C. A warning names an attribute that hangs on the autograd graph
-    or grows. Losses stay on the device; the host looks at a copy of them every 10 steps, without waiting for a CUDA
-    device (with ``scaler`` it waits then, and at every step for other optimizers than ours).
+    **Restoration.** Afterwards everything is bit for bit as before, also after an exception or Ctrl-C: the model with
+    its buffers, plain attributes, gradients and train/eval flags, the modules of the loss, the optimizer, the scaler,
+    the order of the loaders' next batches, and all random states. A warning names an attribute that holds the autograd
+    graph or grows. Modules that only a closure reaches are not restored.
 
-    Where a loss is not finite, its batch is evaluated on the initial weights. If its loss is not finite there either,
-    and that of other batches is, a warning names the batch, and the sweep is made again without it; see ``BadBatches``.
+    **Speed.** Losses stay on the device. The host reads a copy of them about every 10 steps and does not wait for a
+    CUDA device. With a ``scaler`` it waits at each read, or at every step if the optimizer is not a ``clrfast.SGD``.
 
-    On several ranks of torch.distributed all make this call, each with its own shard of the data, and all get the same
-    curve: losses and held-out measures are means over the ranks, and one decision ends a sweep everywhere. Losses are
-    summed on the device about every 10 steps (with ``scaler`` at every step), and no step is part of a CUDA graph.
-    ``DistributedDataParallel`` and ``fully_shard`` (FSDP2) models are given as they are; a model that does not average
-    its gradients is one run for each rank. A rank with fewer batches than the others starts again at its end.
+    **Bad batches.** A batch whose loss is not finite is evaluated again on the initial weights. If its loss is not
+    finite there either, and that of another batch is, a warning names the batch and the ramp is repeated without it.
+
+    **Several ranks.** All ranks of ``group`` make this call, each with its own shard of the data, and get the same
+    curve. Losses and validation metrics are means over the ranks, and all ranks stop at the same step. The device sums
+    the losses about every 10 steps, or at every step with a ``scaler``. No step is part of a CUDA graph.
+    ``DistributedDataParallel`` and ``fully_shard`` (FSDP2) models are supported; the ranks of any other model train
+    separate copies. A loader with fewer batches than those of the other ranks starts again at its end.
 
     Args:
-        model: any module with trainable parameters; put into training mode, unless it is in that mode already
-            (then submodules in eval mode stay there). Batches are moved to its device. Or a ``Task``, which has all
-            of model, loss_fn, loader and compute_loss; its validation data are used if ``metric`` or ``val_every`` asks
-            for some.
-        loss_fn: ``loss_fn(model(inputs), targets) -> loss`` for a loader of ``(inputs, targets)``. Without it and
-            ``compute_loss``, batches are dicts and the model returns its own loss: ``model(**batch).loss``.
-        loader: an iterable of batches; one that is shorter than the sweep starts again. An iterator is used up.
-        compute_loss: ``compute_loss(model, batch) -> loss`` instead of ``loss_fn``, for every other kind of batch.
-        optimizer: its kind, groups and state are used, its rates replaced (the groups keep their ratios). A list of
-            optimizers, as a GAN has them, is stepped together, on one loss; the ratios of all their groups are kept,
-            and the curve's rate is the highest. None: ``clrfast.SGD`` with momentum 0.9, over the trainable parameters
-            of the model and of the loss (see ``clrfast.training._loss_modules.loss_modules``).
-        min_lr, max_lr, spacing: the ramp, end points included; see ``lr_ramp``. ``max_lr`` None: 10, and with
-            "auto" higher, up to 10,000, until the loss diverges.
-        steps: updates of the sweep. "auto": for exponential sweeps over more than a factor of 750, a coarse one of
-            38 steps, then one of 60 from a 500th to 1.5 times the rate at which it diverged, from the same initial
-            state; it may begin below ``min_lr``. The curve has the fine points, and the coarse ones below them. For
-            other sweeps 98 steps.
-        repeats: so many sweeps, of "auto" the fine one, on other batches each; the curve holds the others as
-            ``repeats``, and its suggestion is over all.
-        val_loader: held-out batches that are looked at on the way; see ``HeldOut`` for how many and how often.
-        metric: what is measured on them: None for the loss, "accuracy", or a function, ``metric(outputs, targets)``
-            or, with ``compute_loss`` or dict batches, ``metric(model, batch)``.
-        val_every: steps between two looks; None: such that they take no more forward passes than the training.
-        stop_factor: see ``divergence``; a sweep stops where the loss has diverged or is not finite.
-        group: the ranks that make this call together. "auto": all of the default group, where torch.distributed is
-            initialised. A process group: its ranks. None: this process alone; models whose ranks wait for each other
-            are refused then.
-        progress: ``progress(done, total, {"lr": ..., "loss": ...})``, called about every 10 steps and at the end; True
-            for a bar, if tqdm is installed. On several ranks only the first one tells.
+        model: a module with trainable parameters, or a ``Task`` in place of model, loss_fn, loader and compute_loss.
+            The model is put into training mode unless it is in it already; then its submodules in eval mode stay in
+            it. Batches are moved to its device.
+        loss_fn: ``loss_fn(model(inputs), targets) -> loss``, a tensor of one element, for batches of ``(inputs,
+            targets)``. Without ``loss_fn`` and ``compute_loss``, batches are dicts and the model returns its own loss,
+            ``model(**batch).loss``.
+        loader: an iterable of batches. One that is shorter than the ramp starts again. An iterator is used up.
+        compute_loss: ``compute_loss(model, batch) -> loss`` in place of ``loss_fn``, for batches of any kind.
+        optimizer: the optimizer that trains the model. The ramp replaces its rates, and its groups keep their ratios.
+            The optimizers in a list (of a GAN, for example) step together on one loss; all their groups keep their
+            ratios, and the curve's rate is the highest. None: ``clrfast.SGD`` with momentum 0.9 over the trainable
+            parameters of the model and of the loss.
+        min_lr, max_lr: ends of the ramp, both included, 0 < min_lr < max_lr. ``max_lr`` None: 10; a coarse ramp
+            continues up to 10,000 until the loss diverges.
+        steps: number of updates of the ramp, at least 2. "auto": a coarse ramp of 38 updates (over 8 powers of ten;
+            others in proportion) and a fine ramp of 60, from 1/500 to 1.5 times the rate at which the coarse one
+            diverged, both from the same weights. The fine ramp may begin below ``min_lr``. The curve has the fine
+            points, and the coarse points below them. Linear ramps, and ramps over a factor of at most 750, are single
+            ramps of 98 updates.
+        spacing: "exponential" (equal ratios) or "linear" (equal differences); see ``lr_ramp``.
+        repeats: number of ramps (with "auto": of fine ramps), each on other batches, at least 1. The curve has the
+            others as ``curve.repeats``, and suggests from all of them.
+        val_loader: an iterable of validation batches. At most a tenth as many as there are updates are used. None: no
+            validation, or the data of a ``Task`` if ``metric`` or ``val_every`` is given.
+        metric: what is measured on the validation batches: None for the loss, "accuracy", or a function:
+            ``metric(outputs, targets)``, or ``metric(model, batch)`` with ``compute_loss`` or dict batches.
+        val_every: number of updates between two validations, at least 1. None: as many as there are validation batches,
+            so that validation takes no more forward passes than training.
+        stop_factor: > 1. A ramp stops where the loss exceeds ``start + (stop_factor - 1) * max(fall, 10 * noise)``, or
+            is not finite; see ``clrfast.finder._divergence``.
+        group: the ranks that make this call together. "auto": the default group, if torch.distributed is initialised.
+            A process group: its ranks. None: this process alone; a model whose ranks wait for each other is refused.
+        progress: ``progress(done, total, {"lr": ..., "loss": ...})``, called about every 10 steps and at the end, on
+            the first rank only. True: a progress bar, if tqdm is installed.
         options, step_options: a ``StepOptions``, or its fields as keywords: accumulate, autocast, scaler, clip_norm,
-            graph and snapshot_device. An update that the scaler skips is tried again at the same rate, with the next
-            batch.
+            graph and snapshot_device. An update that the scaler skips is repeated at the same rate with the next batch.
     Returns:
-        The curve; ``loss[i]`` is the loss after the update with ``lr[i]``, so each sweep uses one batch more than it
-        makes updates.
+        The curve. ``loss[i]`` is the loss after the update with ``lr[i]``, so a ramp takes one batch more than updates.
     Raises:
         TypeError: an unknown keyword.
-        ValueError: bad arguments; a model without trainable parameters; a loader that is empty, or used up before
-            the sweep ends; a first loss that is not finite.
-        RankError: on all ranks, where one of them failed or cannot be reached; it names what failed where. An error of
-            one class on all ranks is raised as it is. What fails within the model, where its ranks
-            wait for each other, may reach the others only when that rank ends, or after the group's timeout.
+        ValueError: a bad argument, a model without trainable parameters, a loader that is empty or used up before the
+            end of the ramp, or a first loss that is not finite.
+        RankError: on all ranks, if one failed or cannot be reached; the message names the rank and its error. Errors of
+            one class on all ranks are raised unchanged. If a forward pass fails on one rank of a model whose ranks wait
+            for each other, the others may learn of it only when that rank ends or the group's timeout has passed.
 
-    There is no such test of the momentum, which would show no optimum: ``find_momentum`` compares constant ones.
+    Momentum has no such test, because it would show no optimum; ``find_momentum`` compares constant values.
 
     Source: Smith 2015, "Cyclical Learning Rates for Training Neural Networks", section 3.3.
     """
@@ -152,15 +156,9 @@ def range_test(
     with resolve_group(group).end_together() as ranks:
         options = resolve_options(options, step_options, "range_test", RangeTestKeywords.__optional_keys__)
         task = resolve_task(model, loss_fn, loader, compute_loss)
-        if val_loader is None and (metric is not None or val_every is not None):
-            val_loader = task.val_loader
         plan = plan_ramps(min_lr, max_lr, steps, spacing, repeats)
         require_divergence_limits(0.0, stop_factor)
-        for name, given in (("metric", metric), ("val_every", val_every)):
-            if val_loader is None and given is not None:
-                raise ValueError(
-                    f"{name}: got {given!r} and no val_loader; give the held-out batches too, or leave it out"
-                )
+        val_loader = _resolve_val_loader(val_loader, task, metric, val_every)
         experiment = Experiment(task, options, optimizer=optimizer, ranks=ranks)
         if ranks.world_size == 1:
             require_not_distributed(task.model)
@@ -175,16 +173,30 @@ def range_test(
             autocast=str(options.autocast),
             scaler=options.scaler is not None,
         )
-        with (
-            show_progress(ranks.progress_on_first(progress), "range test") as show,
-            experiment.batches(val_loader) as batches,
-        ):
-            held_out = None
+        shown = show_progress(ranks.progress_on_first(progress), "range test")
+        with shown as show, experiment.batches(val_loader) as batches:
+            validation = None
             if val_loader is not None:
-                steps_each, own = plan.total_steps // repeats, task.loss_fn is None
-                held_out = Validation(val_loader, metric, steps_each, val_every, custom_batches=own, ranks=ranks)
-            run = partial(experiment.run, batches=batches, validation=held_out, progress=show)
+                steps_each, custom_batches = plan.total_steps // repeats, task.loss_fn is None
+                validation = Validation(
+                    val_loader, metric, steps_each, val_every, custom_batches=custom_batches, ranks=ranks
+                )
+            run = partial(experiment.run, batches=batches, validation=validation, progress=show)
             curves = measure_curves(plan, run, stop_factor)
-    name = "" if held_out is None else held_out.metric_name
+    name = "" if validation is None else validation.metric_name
     first, *others = (replace(curve, metric_name=name, momentum=experiment.momentum) for curve in curves)
     return replace(first, repeats=tuple(others), _range_test=partial(range_test, **ramp))
+
+
+def _resolve_val_loader(
+    val_loader: Iterable[Any] | None, task: Task, metric: Metric | None, val_every: int | None
+) -> Iterable[Any] | None:
+    """Return the validation data: those of the call, or those of the task if ``metric`` or ``val_every`` needs them."""
+    for name, given in (("metric", metric), ("val_every", val_every)):
+        if val_loader is None and given is not None:
+            val_loader = task.val_loader
+            if val_loader is None:
+                raise ValueError(
+                    f"{name}: got {given!r} and no val_loader; give the held-out batches too, or leave it out"
+                )
+    return val_loader
