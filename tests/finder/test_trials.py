@@ -7,7 +7,7 @@ from torch import nn
 
 import clrfast
 from clrfast import LRCurve, NoSuggestionError, Trials, trial_cycles
-from clrfast.finder._trials import _next
+from clrfast.finder._trials import _next_place
 from tests.helpers.problems import blobs
 from tests.helpers.state import full_state
 
@@ -61,7 +61,7 @@ def test_trials_that_do_not_lower_the_loss_are_refused():
     ],
 )
 def test_the_next_trial_is_on_the_side_where_the_best_has_fewer_neighbours(losses, place):
-    assert _next(losses) == place
+    assert _next_place(losses) == place
 
 
 @pytest.mark.parametrize("optimizer", [None, "sgd", "adam"])
