@@ -85,7 +85,7 @@ def _draw_losses(ax: Any, curve: Curve) -> list[Any]:
     thin: dict[str, Any] = {"color": SMOOTHED_COLOR, "lw": 0.9, "alpha": 0.45}
     repeats = [draw_line(ax, other, other.lr, other.smoothed, **thin) for other in curve.repeats]
     if repeats:
-        repeats[0].set_label("other sweeps, smoothed")
+        repeats[0].set_label("other ramps, smoothed")
         entries.append(repeats[0])
     return entries
 

@@ -1,4 +1,4 @@
-"""Complaints about other finders, each with a test that the same does not go wrong here."""
+"""Failures of other learning-rate finders, as reported by their users, do not happen here."""
 
 import math
 import os
@@ -33,8 +33,8 @@ def inputs_and_targets(n=32, batch_size=8):
 # davidtvs/pytorch-lr-finder
 
 
-def test_validation_loss_is_measured_at_every_look():
-    """pytorch-lr-finder #59: the validation iterator was used up after one look; its loss stayed flat from then on."""
+def test_the_validation_loss_is_measured_on_the_same_batches_every_time():
+    """pytorch-lr-finder #59: the validation iterator was used up after one pass, and its loss stayed constant."""
     model, loss_fn, loader = quadratic()
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     curve = range_test(
@@ -54,7 +54,7 @@ class TwoInputs(nn.Module):
         return self.net(torch.cat((x, self.embedding(kind)), 1))
 
 
-def test_models_of_several_inputs():
+def test_models_may_take_several_inputs():
     """pytorch-lr-finder #61: forward(x, x_embds) needed a wrapper around the model and another around the loader."""
     model, ((x, y), *_) = TwoInputs(), inputs_and_targets()
     loader = DataLoader(TensorDataset(x, torch.arange(8) % 4, y), batch_size=4)
@@ -70,7 +70,7 @@ def test_models_of_several_inputs():
 
 
 @pytest.mark.parametrize("form", [lambda x, y: [x, y], lambda x, y: {"img": x, "target": y}], ids=["list", "dict"])
-def test_batches_of_any_kind(form):
+def test_batches_may_be_of_any_kind(form):
     """pytorch-lr-finder #71: "list indices must be integers", from an adapter that took list batches for dicts."""
     model, pairs = nn.Linear(5, 2), inputs_and_targets()
     batches = [form(x, y) for x, y in pairs]
@@ -87,7 +87,7 @@ def test_batches_of_any_kind(form):
 
 
 class Encoding(UserDict):
-    """As a tokeniser returns it: a mapping, but no dict."""
+    """What tokenizers return: a mapping that is not a dict."""
 
     def to(self, device):
         return Encoding({name: tensor.to(device) for name, tensor in self.data.items()})
@@ -105,8 +105,8 @@ class Classifier(nn.Module):
 
 
 @pytest.mark.parametrize("kind", [dict, Encoding])
-def test_dict_batches_of_a_transformer(kind):
-    """pytorch-lr-finder #73: dict batches for a BERT ended in a ValueError, with TrainDataLoaderIter or without."""
+def test_transformers_take_dict_batches(kind):
+    """pytorch-lr-finder #73: dict batches for BERT raised a ValueError, with or without TrainDataLoaderIter."""
     model, pairs = Classifier(), inputs_and_targets()
     batches = [kind({"input_ids": x, "attention_mask": torch.ones(len(x), 1), "labels": y}) for x, y in pairs]
     curve = range_test(model, loader=batches, steps=10)
@@ -114,7 +114,7 @@ def test_dict_batches_of_a_transformer(kind):
     assert all(tensor.is_meta for tensor in move_batch(batches[0], torch.device("meta")).values())
 
 
-def test_models_of_several_outputs_and_losses():
+def test_models_may_have_several_outputs_and_losses():
     """pytorch-lr-finder #78: with several losses from forward, the loss wrapper's None was divided by an int."""
 
     class Heads(nn.Module):
@@ -139,8 +139,8 @@ def test_models_of_several_outputs_and_losses():
         range_test(model, loader=batches, compute_loss=lambda model, batch: None)
 
 
-def test_a_single_tensor_without_data():
-    """pytorch-lr-finder #80: to optimise one input tensor through a frozen network, a DataLoader had to be faked."""
+def test_a_single_tensor_is_optimized_without_data():
+    """pytorch-lr-finder #80: to optimize one input tensor through a frozen network, a DataLoader had to be faked."""
     torch.manual_seed(0)
     network = nn.Linear(5, 1).requires_grad_(False)
     image = nn.ParameterList([torch.ones(5)])
@@ -150,8 +150,8 @@ def test_a_single_tensor_without_data():
     assert network.weight.grad is None
 
 
-def test_weights_are_put_back_without_a_reset():
-    """pytorch-lr-finder #11: training after a range test went badly: the weights stayed, unless reset() was called."""
+def test_weights_are_restored_without_a_reset():
+    """pytorch-lr-finder #11: the range test changed the weights unless reset() was called."""
     model, loss_fn, loader = blobs()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
     before = full_state(model, optimizer)
@@ -159,8 +159,8 @@ def test_weights_are_put_back_without_a_reset():
     assert full_state(model, optimizer) == before
 
 
-def test_each_rate_stands_beside_its_own_loss():
-    """pytorch-lr-finder #42: the rate was recorded after the scheduler's step, so losses stood one rate too high."""
+def test_each_rate_is_recorded_with_its_own_loss():
+    """pytorch-lr-finder #42: the rate was recorded after the scheduler's step, so each loss was recorded at the next rate."""
     model, loss_fn, loader = quadratic()
     rates = []
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
@@ -171,8 +171,8 @@ def test_each_rate_stands_beside_its_own_loss():
     np.testing.assert_allclose(curve.loss, 0.5 * np.cumprod(1 - curve.lr) ** 2, rtol=1e-5)
 
 
-def test_a_plot_without_a_suggestion():
-    """pytorch-lr-finder #88, #52: fewer than 17 points made plot() return another type, or a blank picture."""
+def test_a_curve_without_a_suggestion_can_be_drawn():
+    """pytorch-lr-finder #88, #52: with fewer than 17 points plot() returned another type or a blank picture."""
     pytest.importorskip("matplotlib")
     curve = recorded([1e-3, 1e-2, 1e-1], [1.0, 1.0, 1.0])
     with pytest.raises(NoSuggestionError, match="only 3 finite points"):
@@ -181,8 +181,8 @@ def test_a_plot_without_a_suggestion():
     np.testing.assert_array_equal(axes.lines[0].get_xdata(), curve.lr)
 
 
-def test_no_answer_is_an_error_that_says_why():
-    """pytorch-lightning #13844: without an answer suggestion() was None, which was then set as the learning rate."""
+def test_a_missing_suggestion_is_an_error_with_a_reason():
+    """pytorch-lightning #13844: suggestion() returned None, which was set as the learning rate."""
     with pytest.raises(NoSuggestionError, match="never falls"):
         recorded(np.geomspace(1e-6, 1, 100), np.ones(100)).suggest()
 
@@ -190,8 +190,8 @@ def test_no_answer_is_an_error_that_says_why():
 # fastai
 
 
-def test_negative_losses_do_not_stop_a_sweep():
-    """fastai #962: any negative loss stopped the finder, as 4 * best is then below best."""
+def test_negative_losses_do_not_stop_a_ramp():
+    """fastai #962: any negative loss stopped the finder, because 4 * best is then below best."""
     model, loss_fn, loader = quadratic()
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     run = {"loader": loader, "optimizer": optimizer, "min_lr": 1e-3, "max_lr": 100.0, "steps": 60}
@@ -204,8 +204,8 @@ def test_negative_losses_do_not_stop_a_sweep():
     assert plain.lr[-1] > 2
 
 
-def test_another_call_gives_the_same_curve():
-    """fastai #3295: each call of lr_find on the same learner gave another answer."""
+def test_a_second_call_gives_the_same_curve():
+    """fastai #3295: each call of lr_find on one learner gave another suggestion."""
     model, loss_fn, loader = blobs()
     loader = DataLoader(loader.dataset, batch_size=32, shuffle=True)  # ordered by torch's global generator
     curves = [range_test(model, loss_fn, loader) for _ in range(2)]
@@ -214,8 +214,8 @@ def test_another_call_gives_the_same_curve():
     assert curves[0].suggest() == curves[1].suggest()
 
 
-def test_training_goes_on_as_without_a_range_test():
-    """fastai #3013, pytorch-lightning #12670: a finder before the training, and the training came out otherwise."""
+def test_training_continues_as_without_a_range_test():
+    """fastai #3013, pytorch-lightning #12670: a finder before the training changed the training."""
 
     def trained(tested):
         model, loss_fn, loader = blobs()
@@ -237,8 +237,8 @@ def test_training_goes_on_as_without_a_range_test():
     assert trained(tested=True) == trained(tested=False)
 
 
-def test_accumulated_gradients_are_a_mean():
-    """fastai #3023: gradients were summed over the batches, so the rate that was found was too low for one batch."""
+def test_accumulated_gradients_are_averaged():
+    """fastai #3023: gradients were summed over the batches, so the suggestion was too low."""
     model, loss_fn, loader = quadratic()
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     run = {"optimizer": optimizer, "min_lr": 0.01, "max_lr": 100.0, "steps": 40}
@@ -246,8 +246,8 @@ def test_accumulated_gradients_are_a_mean():
     np.testing.assert_allclose(one.loss, four.loss, rtol=1e-4)
 
 
-def test_nothing_is_written(tmp_path, monkeypatch):
-    """fastai #1751, #3240, pytorch-lightning #9574: weights in a file: read-only folders, parallel runs."""
+def test_a_range_test_writes_no_files(tmp_path, monkeypatch):
+    """fastai #1751, #3240, pytorch-lightning #9574: weights went through a file, which failed in read-only folders and parallel runs."""
     (tmp_path / "locked").mkdir()
     monkeypatch.chdir(tmp_path / "locked")
     monkeypatch.setattr(torch, "save", lambda *_, **__: pytest.fail("something was saved"))
@@ -260,8 +260,8 @@ def test_nothing_is_written(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["torch", "clrfast"])
-def test_a_model_that_has_trained_already(kind):
-    """pytorch-lightning #4846: called after an epoch, the finder stopped at once for a diverging loss."""
+def test_a_trained_model_gets_a_whole_curve_and_a_suggestion(kind):
+    """pytorch-lightning #4846: after an epoch of training, the finder reported divergence at once."""
     model, loss_fn, loader = blobs()
     make = {"torch": torch.optim.SGD, "clrfast": clrfast.SGD}[kind]
     optimizer = make(model.parameters(), lr=0.02, momentum=0.9)
@@ -278,8 +278,8 @@ def test_a_model_that_has_trained_already(kind):
     assert full_state(model, optimizer) == before
 
 
-def test_smoothing_does_not_begin_at_zero():
-    """pytorch-lightning #14167: a running mean that begins at 0 let the loss seem to rise over the first rates."""
+def test_smoothing_has_no_bias_at_the_first_rates():
+    """pytorch-lightning #14167: a running mean that begins at 0 makes the loss seem to rise over the first rates."""
     lr = np.geomspace(1e-7, 10, 100)
     np.testing.assert_allclose(recorded(lr, np.full(100, 5.0)).smoothed, 5.0, rtol=1e-12)
     falling = recorded(lr, 5.0 - 4.0 / (1 + (1e-2 / lr) ** 2)).smoothed
@@ -288,10 +288,10 @@ def test_smoothing_does_not_begin_at_zero():
 
 
 @pytest.mark.parametrize("method", ["edge", "steepest", "minimum_tenth"])
-def test_noise_does_not_move_the_answer_by_magnitudes(method):
-    """pytorch-lightning #21141: slopes over the rate itself, not its logarithm, led to the lowest rates with noise."""
+def test_noise_does_not_change_the_suggestion_by_orders_of_magnitude(method):
+    """pytorch-lightning #21141: with noise, slopes over the rate instead of its logarithm lead to the lowest rates."""
     lr, x = np.geomspace(1e-8, 1.0, 100), np.linspace(-50, 50, 100)
-    loss = (-(x**2) - 30 * x + 4000) / 1000  # theirs: it falls ever faster, up to the last rate
+    loss = (-(x**2) - 30 * x + 4000) / 1000  # from the report: it falls faster and faster up to the last rate
     plain = recorded(lr, loss).suggest(method).max_lr
     assert plain > 0.01
     for seed in range(5):
@@ -299,8 +299,8 @@ def test_noise_does_not_move_the_answer_by_magnitudes(method):
         assert 0.4 < recorded(lr, noisy).suggest(method).max_lr / plain < 2.5
 
 
-def test_a_loader_shorter_than_the_sweep_is_no_divergence():
-    """pytorch-lightning #5044, ignite #1357: fewer batches than steps ended it, told as divergence."""
+def test_a_loader_shorter_than_the_ramp_is_not_a_divergence():
+    """pytorch-lightning #5044, ignite #1357: fewer batches than steps were reported as divergence."""
     model, loss_fn, loader = quadratic()
     curve = range_test(model, loss_fn, list(loader)[:2], min_lr=1e-4, max_lr=1e-2, steps=31)
     assert (curve.stopped, len(curve.loss)) == ("completed", 31)
@@ -311,8 +311,8 @@ def test_a_loader_shorter_than_the_sweep_is_no_divergence():
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_losses_that_are_not_finite_end_the_sweep(bad):
-    """ignite #1482: the loss was nan for the rest of the run, which went on, and the answer came from what was left."""
+def test_losses_that_are_not_finite_end_the_ramp(bad):
+    """ignite #1482: the run continued with a loss of nan, and the suggestion came from the rest."""
     model, loss_fn, loader = quadratic()
     calls = []
 
@@ -323,8 +323,8 @@ def test_losses_that_are_not_finite_end_the_sweep(bad):
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     run = {"optimizer": optimizer, "min_lr": 1e-3, "steps": 100}
     curve = range_test(model, breaking, loader, max_lr=10.0, **run)
-    looks = 1 + 3  # on the initial weights, at the batch and at others: it is not the data
-    assert (curve.stopped, len(curve.loss), len(calls)) == ("non-finite", 40, 41 + looks)
+    evaluations = 1 + 3  # of the batch and of others on the initial weights, which show that the data are good
+    assert (curve.stopped, len(curve.loss), len(calls)) == ("non-finite", 40, 41 + evaluations)
     assert f"the loss became {bad}" in curve.stop_reason
     assert np.isfinite(curve.loss[:-1]).all()
     assert curve.lr[0] < curve.suggest("minimum_tenth").max_lr < curve.lr[-1]
@@ -333,8 +333,8 @@ def test_losses_that_are_not_finite_end_the_sweep(bad):
 
 
 @pytest.mark.parametrize("kind", ["torch", "clrfast"])
-def test_groups_of_different_rates(kind):
-    """ignite #2703: all groups were swept with one rate, whatever their own, and got one suggestion."""
+def test_groups_with_different_rates_keep_their_ratios(kind):
+    """ignite #2703: all groups were trained with one rate and got one suggestion."""
     model, _, _ = blobs()
     make = {"torch": torch.optim.SGD, "clrfast": clrfast.SGD}[kind]
     optimizer = make(

@@ -28,7 +28,7 @@ TESTS = Path(__file__).parents[1]
     ids="{} ranks".format,
 )
 def results(request, tmp_path_factory):
-    """What results of all cases of ``finder_on_ranks`` on each rank; all in one job, for its start takes seconds."""
+    """The results of all cases of ``finder_on_ranks`` on each rank, from one job, because its start takes seconds."""
     if sys.platform == "win32" or not (dist.is_available() and dist.is_gloo_available()):
         pytest.skip("needs gloo")
     folder, count = tmp_path_factory.mktemp("ranks"), request.param
@@ -53,7 +53,7 @@ def results(request, tmp_path_factory):
 
 
 def same(results, name):
-    """What all ranks got."""
+    """The result of a case, which is the same on all ranks."""
     first, *others = (each[name] for each in results)
     assert all(other == first for other in others)
     return first
@@ -86,7 +86,7 @@ def test_without_a_group_each_rank_gets_its_own_suggestion(results):
 def test_validations_are_means_over_the_samples_of_all_ranks(results):
     metric = same(results, "held_out")["metric"]
     assert len(metric) >= 5
-    assert metric == pytest.approx([(len(results) - 1) / 2] * len(metric))  # as many batches of each rank
+    assert metric == pytest.approx([(len(results) - 1) / 2] * len(metric))  # all ranks use equally many batches
 
 
 def test_trials_are_the_same_on_all_ranks(results):
@@ -194,7 +194,7 @@ def test_ranks_out_of_reach_are_reported_as_such(summary):
 
 
 def test_a_read_on_a_cuda_device_returns_the_losses_of_the_previous_read(monkeypatch):
-    """Acted out: which losses a rank sees must not depend on how far its device has come."""
+    """Emulated: which losses a rank sees must not depend on how far its device is."""
     waited, empty = [], torch.empty
     monkeypatch.setattr(torch, "empty", lambda *size, pin_memory, **options: empty(*size, **options))
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: "its stream")

@@ -87,7 +87,7 @@ def test_suggestions_are_recorded_with_curve_and_rate():
         assert record.lr == 0.01
     with pytest.raises(dataclasses.FrozenInstanceError):
         monitor.history[0].epoch = 1
-    # It starts from the weights as they are: trained ones.
+    # The second test starts from trained weights.
     assert monitor.history[1].curve.initial_loss < 0.9 * monitor.history[0].curve.initial_loss
 
 
@@ -96,7 +96,7 @@ def test_a_refusal_is_recorded_with_its_reason():
     model = nn.Linear(4, 1)
     nn.init.zeros_(model.weight)
     nn.init.zeros_(model.bias)
-    batches = DataLoader(TensorDataset(inputs, torch.zeros(64, 1)), 16)  # solved already
+    batches = DataLoader(TensorDataset(inputs, torch.zeros(64, 1)), 16)  # the zero model is perfect
     monitor = RateMonitor(model, nn.MSELoss(), batches, every_n_epochs=1)
     assert monitor(7) is None
     (record,) = monitor.history

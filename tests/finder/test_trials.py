@@ -57,7 +57,7 @@ def test_trials_that_do_not_lower_the_loss_are_refused():
         ({0: 1.0, -1: 0.5, 1: 2.0}, -2),
         ({0: 1.0, -1: 2.0, 1: 0.5, 2: 0.4}, 3),
         ({0: 1.0, -1: 2.0, 1: 0.5, 2: 0.7}, 3),  # one neighbour above, two below
-        ({0: 0.5, -1: 2.0, 1: math.inf}, -2),  # as many on both sides: the safe one
+        ({0: 0.5, -1: 2.0, 1: math.inf}, -2),  # equally many neighbours on both sides: the lower rate
     ],
 )
 def test_the_next_trial_is_on_the_side_where_the_best_has_fewer_neighbours(losses, place):
@@ -84,7 +84,7 @@ def test_trials_restore_model_optimizer_and_data(optimizer):
 
 
 def trained_and_evaluated_batches(batches, **options):
-    """Which batches were trained on, and which only evaluated at; batch i has all inputs i."""
+    """The batches that were trained on, and those that were only evaluated; all inputs of batch i are i."""
     model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 2))
     trained, evaluated = [], []
 

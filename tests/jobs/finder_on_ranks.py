@@ -30,7 +30,7 @@ def case(function):
 
 
 def shard(rank, count, n=1024):
-    """A loader of this rank's own samples."""
+    """A loader of this rank's shard of the samples."""
     generator = torch.Generator().manual_seed(0)
     centres, labels = 2 * torch.randn(4, 10, generator=generator), torch.randint(0, 4, (n,), generator=generator)
     data = TensorDataset(centres[labels] + 3 * torch.randn(n, 10, generator=generator), labels)
@@ -57,7 +57,7 @@ def summary(curve):
 
 
 def loss_with(rank, at, happens):
-    """A loss at whose call number ``at`` something ``happens`` to it on rank 1."""
+    """A loss to which ``happens`` is applied on rank 1, at call number ``at``."""
     calls = []
 
     def compute_loss(model, batch):
@@ -80,7 +80,7 @@ def distributed_data_parallel(rank, count):
 
 @case
 def sharded_model(rank, count):
-    """With what the model computes and holds before and after."""
+    """The curve, and whether outputs and parameters of the model are as before."""
     model, (inputs, _) = sharded(), next(iter(shard(rank, count)))
 
     def seen():
@@ -105,7 +105,7 @@ def alone(rank, count):
 
 
 def with_bad_batches(model, rank, count):
-    """Rank 1's fourth batch has a NaN; what it and the others were summary."""
+    """The curve and the warnings if the fourth batch of rank 1 has a NaN."""
     batches = [[inputs.clone(), targets] for inputs, targets in shard(rank, count)]
     if rank == 1:
         batches[3][0][2, 2] = float("nan")
@@ -133,7 +133,7 @@ def diverging(rank, count):
 
 @case
 def same_data(rank, count):
-    """All ranks on the same batches, and a rank alone on them: the curves' largest distance."""
+    """The largest distance between the curve of ranks with the same batches and that of a single rank."""
     loader = shard(0, 1)
     together = clrfast.range_test(wrapped(), CROSS_ENTROPY, loader, **SHORT)
     own = clrfast.range_test(plain(), CROSS_ENTROPY, loader, group=None, **SHORT)
@@ -142,7 +142,7 @@ def same_data(rank, count):
 
 @case
 def held_out(rank, count):
-    """Ranks with other numbers of held-out samples."""
+    """Ranks with different numbers of validation samples."""
     targets = torch.full((8,), float(rank))
     val = [(torch.ones(8, 10), targets)] * (3 - min(rank, 1))
     curve = clrfast.range_test(
@@ -179,7 +179,7 @@ def a_nan_on_one(rank, count):
 
 @case
 def a_skipped_update(rank, count):
-    """A gradient that overflows on one rank only, of a model that does not average its gradients."""
+    """A model that does not average its gradients, whose gradient overflows on one rank only."""
 
     def overflows(loss):
         loss.register_hook(lambda grad: grad * float("inf"))
@@ -250,7 +250,7 @@ def a_metric_that_fails(rank, count):
 
 @case
 def progress_that_fails(rank, count):
-    """Only the first rank tells."""
+    """Only the first rank reports progress."""
     return clrfast.range_test(wrapped(), CROSS_ENTROPY, shard(rank, count), progress=lambda *_: fails(0))
 
 

@@ -14,7 +14,7 @@ LOSS = np.array([2.0, 1.9, 1.5, 1.0, 0.9, 3.0, 8.0])
 
 
 def joined(**changes):
-    """Points as of a coarse sweep and a fine one: denser to the right."""
+    """Points as of a coarse ramp and a fine one: denser to the right."""
     lr = np.concatenate((np.geomspace(1e-6, 1e-2, 12), np.geomspace(1.2e-2, 10, 60)))
     loss = 2.0 - 1.5 / (1 + (5e-2 / lr) ** 2) + lr**2
     return make_curve(**{"lr": lr, "loss": loss, **changes})
@@ -176,8 +176,8 @@ def test_the_metric_can_be_left_out():
 def test_repeats_are_thin_lines_with_one_entry():
     curve = joined(repeats=(joined(initial_loss=2.5), joined()))
     axes = curve.plot()
-    assert labels(axes).count("other sweeps, smoothed") == 1
-    assert drawn(axes, "other sweeps, smoothed").get_linewidth() < drawn(axes, "smoothed").get_linewidth()
+    assert labels(axes).count("other ramps, smoothed") == 1
+    assert drawn(axes, "other ramps, smoothed").get_linewidth() < drawn(axes, "smoothed").get_linewidth()
     starts = [line for line in axes.get_lines() if len(line.get_xdata()) > 2 and line.get_xdata()[0] == curve.lr[0]]
     assert len(starts) == 4
 
@@ -353,7 +353,7 @@ def test_schedule_draws_what_it_decides():
     assert one_cycle(0.5, 20).plot().axes[0].get_ylim()[0] == 0
 
 
-# --- linear sweeps and long curves ------------------------------------------------------------------------------------
+# --- linear ramps and long curves ------------------------------------------------------------------------------------
 
 
 def linear(n=40):
@@ -361,7 +361,7 @@ def linear(n=40):
     return make_curve(lr=lr, loss=2.0 - 1.5 * (1 - np.exp(-lr / 0.05)), stopped="completed")
 
 
-def test_a_linear_sweep_has_a_linear_axis():
+def test_a_linear_ramp_has_a_linear_axis():
     curve = linear()
     above = laid_out(curve.plot())
     below = above.figure.axes[1]
@@ -371,7 +371,7 @@ def test_a_linear_sweep_has_a_linear_axis():
     assert laid_out(lr_curves({"one": curve, "two": joined()})).get_xscale() == "log"
 
 
-def test_the_change_of_a_linear_sweep_is_that_per_rate():
+def test_the_change_of_a_linear_ramp_is_that_per_rate():
     lr = np.linspace(0.1, 1.0, 50)
     change = make_curve(lr=lr, loss=3.0 - 2.0 * lr, stopped="completed", initial_loss=3.0).slope
     np.testing.assert_allclose(change, -2.0, rtol=1e-6)
