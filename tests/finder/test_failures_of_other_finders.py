@@ -160,7 +160,7 @@ def test_weights_are_restored_without_a_reset():
 
 
 def test_each_rate_is_recorded_with_its_own_loss():
-    """pytorch-lr-finder #42: the rate was recorded after the scheduler's step, so each loss was recorded at the next rate."""
+    """pytorch-lr-finder #42: rates were recorded after the scheduler's step, so losses stood at the next rate."""
     model, loss_fn, loader = quadratic()
     rates = []
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
@@ -247,7 +247,7 @@ def test_accumulated_gradients_are_averaged():
 
 
 def test_a_range_test_writes_no_files(tmp_path, monkeypatch):
-    """fastai #1751, #3240, pytorch-lightning #9574: weights went through a file, which failed in read-only folders and parallel runs."""
+    """fastai #1751, #3240, pytorch-lightning #9574: weights went through a file, which may be read-only or shared."""
     (tmp_path / "locked").mkdir()
     monkeypatch.chdir(tmp_path / "locked")
     monkeypatch.setattr(torch, "save", lambda *_, **__: pytest.fail("something was saved"))
