@@ -33,8 +33,9 @@ from torch import Tensor, nn
 import clrfast
 from clrfast import _native
 from clrfast.training import TrainStep
-from clrfast.training import _fingerprint as snapshot
+from clrfast.training import _fingerprint as fingerprint
 from clrfast.training import _graph_cache as graphs
+from clrfast.training import _guarded_replay as guarded_replay
 from clrfast.training import _train_step as train_step
 from tests.cuda_on_cpu import emulated_graphs
 
@@ -168,7 +169,7 @@ def with_graphs(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> str:
 def in_python(call: Call) -> Call:
     """``call`` as without the native module: all that is to be compared is walked through in Python."""
     missing = SimpleNamespace(why_missing="left out")
-    modules = (snapshot, train_step)
+    modules = (fingerprint, guarded_replay, train_step)
 
     def wrapped() -> Any:
         native = [module._native for module in modules]
@@ -217,7 +218,7 @@ def test_replay(
     work = replace(WORKLOADS["digits CNN, batch 64" if setting.tiny else name], batch_size=2)
     batch = tuple(part.to(setting.device) for part in work.data(1))
     steps = [make_step(work, setting, with_graphs) for _ in range(2)]
-    bare = graphs.Graphs(setting.device)
+    bare = graphs.GraphCache(setting.device)
     calls: dict[str, Call] = {
         "TrainStep": replaying(partial(steps[0], batch)),
         "TrainStep, compared in Python": replaying(in_python(partial(steps[1], batch))),
@@ -230,7 +231,10 @@ def test_replay(
     if floor is not None:
         calls["floor: flags, .grad and views"] = read_by_replays(floor, steps[0])
     seconds = timed(benchmark, setting, calls)
-    size = {"n_modules": len(list(steps[0].model.modules())), "n_tensors": len(steps[0].memory())}
+    size = {
+        "n_modules": len(list(steps[0].model.modules())),
+        "n_tensors": len([*steps[0].model.parameters(), *steps[0].model.buffers()]),
+    }
     for contender, values in seconds.items():
         checks = {"TrainStep": values - seconds[BARE], "floor": values}.get(contender.replace(",", ":").split(":")[0])
         row = {"benchmark": "host_replay", "model": name, **size, "contender": contender}

@@ -1,4 +1,4 @@
-"""Calls of a function as replays of CUDA graphs, one graph for each kind of its arguments."""
+"""Calls of a function as replays of CUDA graphs, with one graph for each kind of arguments."""
 
 from __future__ import annotations
 
@@ -12,69 +12,76 @@ import torch
 from torch import Tensor
 
 from .._torch_compat import tree_flatten, tree_map_only, tree_unflatten
-from ._captured_step import Graph, capture_stream, run_on_stream
+from ._cuda_graph import Graph, capture_stream, run_on_stream
 
 MAX_GRAPHS = 4
-"""Kinds of arguments that get a graph: full batches and the last one of an epoch, in train and in eval mode."""
+"""Default maximum number of graphs: for full batches and the last one of an epoch, in train and in eval mode."""
 
 WARM_UP_CALLS = 2
-"""Calls of a kind that run eagerly: the first may load and tune libraries, the last is watched for waits."""
+"""Number of eager calls before a capture: the first may load and tune libraries, the last is watched for waits."""
 
 PLAIN_TYPES = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
-"""Values that a graph may take for good: with other ones the arguments are of another kind."""
+"""Types of the values that a graph keeps; other values make another kind of arguments."""
 
 
 def reason_against_graphs(device: torch.device) -> str | None:
-    """Why nothing can be captured on ``device``; None if it can."""
+    """Return why nothing can be captured on ``device``; None if captures are possible."""
     return None if device.type == "cuda" else f"the model is on {device}, and only CUDA devices have graphs"
 
 
 class Replayable(Protocol):
-    """A ``Graph``, or what stands around one."""
+    """A ``Graph``, or an object around one."""
 
     def replay(self) -> Any: ...
 
 
 Capture = Callable[[Callable[[], Any], torch.cuda.Stream, Any], Replayable]
+"""``capture(call, stream, pool)`` returns the graph of ``call()``."""
 
 
 class GraphCache:
-    """Calls of a function as CUDA graphs, where that can be.
+    """Calls a function through CUDA graphs where possible, and directly elsewhere.
 
-    The first calls with arguments of a kind (their shapes, dtypes and plain values) run eagerly, on the stream of the
-    capture; the next is captured, and from then on a call copies its tensors into the graph's memory and replays it.
+    Arguments are of one kind if their shapes, dtypes and plain values agree. The first calls with arguments of a kind
+    run eagerly on the stream of the capture, and the next one is captured. Each further call copies its tensors into
+    the graph's memory and replays the graph.
 
     Args:
         device: a CUDA device.
-        max_graphs: kinds that are captured; arguments of further ones run eagerly.
+        max_graphs: maximum number of kinds that are captured; calls with further kinds run eagerly.
 
     Attributes:
-        eager_reason: one sentence on why the last call ran eagerly; None if it was replayed.
-        impossible: why all further calls run eagerly; None if they need not.
+        eager_reason: why the last call ran eagerly, in one sentence; None if it was a replay.
+        impossible: why all further calls run eagerly; None if captures are possible.
     """
 
     def __init__(self, device: torch.device, max_graphs: int = MAX_GRAPHS):
         self._device, self._max_graphs = device, max_graphs
         self._stream = capture_stream(device)
-        # Of all graphs together: they are never replayed at once, and results are copied out before the next replay.
+        # Shared by all graphs: one is replayed at a time, and its result is copied before the next replay.
         self._pool = torch.cuda.graph_pool_handle()
         self._kinds: list[_Kind] = []
         self.eager_reason: str | None = None
         self.impossible: str | None = None
 
     def __call__(
-        self, function: Callable[..., Any], arguments: Sequence[Any], *, also: Any = None, capture: Capture = Graph
+        self,
+        function: Callable[..., Any],
+        arguments: Sequence[Any],
+        *,
+        depends_on: Any = None,
+        capture: Capture = Graph,
     ) -> Any:
-        """What ``function(*arguments)`` returns, in tensors of its own.
+        """Return ``function(*arguments)`` in tensors that no later call overwrites.
 
         Args:
-            function: the same at every call; returns tensors, or containers of them; what it changes besides must stay
-                where it is in memory.
-            also: what else it depends on: another value makes another kind.
-            capture: ``capture(call, stream, pool)`` makes the graph of ``call()``: ``Graph``, or something around it.
+            function: the same at every call. It returns tensors or containers of tensors; all else that it writes to
+                must keep its memory.
+            depends_on: values besides the arguments that the function depends on; other values make another kind.
+            capture: makes the graph.
         """
         leaves, structure = tree_flatten(tuple(arguments))
-        kind = self._kind_of(leaves, (structure, also))
+        kind = self._find_kind(leaves, (structure, depends_on))
         if kind is None:
             return function(*arguments)
         kind.load(leaves)
@@ -82,83 +89,97 @@ class GraphCache:
         def call() -> Any:
             return function(*tree_unflatten(kind.static, structure))
 
-        if kind.calls < WARM_UP_CALLS:
+        if kind.n_calls < WARM_UP_CALLS:
             return self._warm_up(kind, call)
         if kind.graph is None:
             try:
                 kind.graph = capture(call, self._stream, self._pool)
-            except Exception as error:  # whatever it is, the very same has just run eagerly
+            except Exception as error:  # of any kind: the same call has just run eagerly
                 first_line = (str(error).splitlines() or [""])[0]
                 self.impossible = f"the capture failed ({type(error).__name__}: {first_line})"
-        if kind.graph is None:  # not above: as long as the error is there, so is the memory of the capture
-            return self(function, arguments, also=also, capture=capture)
+        if kind.graph is None:  # outside of the except block, where the error keeps the memory of the capture alive
+            return self(function, arguments, depends_on=depends_on, capture=capture)
         self.eager_reason = None
-        return _copied(kind.graph.replay())
+        return _copy(kind.graph.replay())
 
-    def _kind_of(self, leaves: list[Any], structure: Any) -> _Kind | None:
-        """The kind of arguments with these leaves, maybe a new one; None, and why, where they have to run eagerly."""
+    def _find_kind(self, leaves: list[Any], structure: Any) -> _Kind | None:
+        """Return the kind of these arguments, a new one if needed; None if the call has to run eagerly.
+
+        In the latter case ``eager_reason`` says why.
+        """
         self.eager_reason = self.impossible
         if self.eager_reason is not None:
             self._kinds.clear()  # their graphs hold the memory of whole steps
             return None
-        described = [_described(leaf) for leaf in leaves]
-        if None in described:
+        signature = [_signature(leaf) for leaf in leaves]
+        if None in signature:
             self.eager_reason = "a batch holds something else than tensors and plain values, which a graph cannot take"
             return None
         for kind in self._kinds:
-            if kind.structure == structure and kind.described == described:
+            if kind.structure == structure and kind.signature == signature:
                 return kind
         if len(self._kinds) == self._max_graphs:
             self.eager_reason = f"batches of {self._max_graphs} other kinds came first, and max_graphs allows no more"
             return None
         static = [torch.empty_like(leaf, device=self._device) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-        self._kinds.append(_Kind(structure, described, static))
+        self._kinds.append(_Kind(structure, signature, static))
         return self._kinds[-1]
 
     def _warm_up(self, kind: _Kind, call: Callable[[], Any]) -> Any:
         self.eager_reason = "it was among the first with batches of this kind; one of the next is captured"
         watching: contextlib.AbstractContextManager[list[str] | None] = (
-            _waits_noticed() if kind.calls == WARM_UP_CALLS - 1 else contextlib.nullcontext()
+            _watch_for_waits() if kind.n_calls == WARM_UP_CALLS - 1 else contextlib.nullcontext()
         )
         with watching as waits:
             result = run_on_stream(call, self._stream)
-        kind.calls += 1  # not where it raised
+        kind.n_calls += 1  # a call that raised does not count
         if waits:
             self.impossible = f"something in the step waits for the device, as .item() does ({waits[0]})"
-        return _copied(result)
+        return _copy(result)
 
 
 @dataclass
 class _Kind:
-    """Arguments of one kind: what they have in common, and the memory that a graph reads them from."""
+    """Arguments of one kind.
+
+    Attributes:
+        structure: the containers around the leaves, and what else the function depends on.
+        signature: of every leaf, see ``_signature``.
+        static: the leaves that the graph reads.
+        n_calls: eager calls so far.
+        graph: None before the capture.
+    """
 
     structure: Any
-    described: list[Any]
+    signature: list[Any]
     static: list[Any]
-    calls: int = 0
+    n_calls: int = 0
     graph: Replayable | None = None
 
     def load(self, leaves: list[Any]) -> None:
+        """Copy the tensors among ``leaves`` into the memory that the graph reads."""
         for static, leaf in zip(self.static, leaves, strict=True):
             if isinstance(static, Tensor):
                 static.copy_(leaf, non_blocking=True)
 
 
-def _described(leaf: Any) -> Any:
-    """What all values of a kind have in common at this place; None where a graph cannot stand for them."""
+def _signature(leaf: Any) -> Any:
+    """Return what two leaves of one kind have in common; None for a leaf that a graph cannot take."""
     if isinstance(leaf, Tensor) and leaf.layout == torch.strided and not leaf.requires_grad:
         return leaf.shape, leaf.dtype, leaf.stride()
     return (type(leaf), leaf) if isinstance(leaf, PLAIN_TYPES) else None
 
 
-def _copied(result: Any) -> Any:
-    """``result`` in tensors that no later call writes to."""
+def _copy(result: Any) -> Any:
     return result.clone() if isinstance(result, Tensor) else tree_map_only(Tensor, Tensor.clone, result)
 
 
 @contextlib.contextmanager
-def _waits_noticed() -> Iterator[list[str] | None]:
-    """A block whose waits for the device are listed by their places; all other warnings are passed on after it."""
+def _watch_for_waits() -> Iterator[list[str] | None]:
+    """Yield a list that afterwards has the file and line of every wait for the device within the block.
+
+    All other warnings are issued after the block.
+    """
     waits: list[str] = []
     mode = torch.cuda.get_sync_debug_mode()
     with warnings.catch_warnings(record=True) as caught:
@@ -172,5 +193,5 @@ def _waits_noticed() -> Iterator[list[str] | None]:
         text = str(warning.message)
         if "synchronizing CUDA operation" in text:
             waits.append(f"{warning.filename}:{warning.lineno}")
-        elif not text.startswith("Synchronization debug mode"):  # torch says that it may miss some
+        elif not text.startswith("Synchronization debug mode"):  # torch's note that it may miss some
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)

@@ -10,7 +10,7 @@ import torch
 
 import clrfast
 from clrfast.training import CapturedStep
-from clrfast.training._captured_step import capture_stream
+from clrfast.training._cuda_graph import capture_stream
 from clrfast.training._graph_cache import GraphCache
 from tests.cuda_on_cpu import emulated_graphs
 from tests.helpers.optimizers import give_grads, make_params

@@ -67,21 +67,21 @@ CHANGES = {
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_change_of_a_model_is_seen(name):
     model = net()
-    snapshot = Fingerprint(modules_of(model))
-    assert snapshot.holds()
+    fingerprint = Fingerprint(modules_of(model))
+    assert fingerprint.matches()
     CHANGES[name](model)
-    assert not snapshot.holds()
-    assert Fingerprint(modules_of(model)).holds()
+    assert not fingerprint.matches()
+    assert Fingerprint(modules_of(model)).matches()
 
 
 def test_what_a_training_does_is_no_change():
     model = net()
-    snapshot = Fingerprint(modules_of(model))
+    fingerprint = Fingerprint(modules_of(model))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     model(torch.randn(5, 3)).sum().backward()
     optimizer.step()
     model.eval().requires_grad_(False)
-    assert snapshot.holds()
+    assert fingerprint.matches()
 
 
 def state():
@@ -101,39 +101,39 @@ STATE_CHANGES = {
 }
 
 
-def snapshot_of(state):
+def fingerprint_of(state):
     return Fingerprint(dicts=[state, *state.values()])
 
 
 @pytest.mark.parametrize("name", STATE_CHANGES)
 def test_a_change_of_a_state_is_seen(name):
     values = state()
-    snapshot = snapshot_of(values)
-    assert snapshot.holds()
+    fingerprint = fingerprint_of(values)
+    assert fingerprint.matches()
     STATE_CHANGES[name](values)
-    assert not snapshot.holds()
-    assert snapshot_of(values).holds()
+    assert not fingerprint.matches()
+    assert fingerprint_of(values).matches()
 
 
 def test_an_entry_that_goes_over_to_the_next_dict_is_seen():
     first, second = {"x": 1, "y": 2}, {"z": 3}
-    snapshot = Fingerprint(dicts=[first, second])
+    fingerprint = Fingerprint(dicts=[first, second])
     moved = first.pop("y")
     rest = dict(second)
     second.clear()
     second.update(y=moved, **rest)
     assert [*first.items(), *second.items()] == [("x", 1), ("y", 2), ("z", 3)]
-    assert not snapshot.holds()
+    assert not fingerprint.matches()
 
 
 def test_a_tensor_that_is_gone_is_not_taken_for_one_in_its_place():
     """What is remembered is kept alive: another tensor cannot have its identity or its memory."""
     values = {"buffer": torch.zeros(1000)}
-    snapshot = Fingerprint(dicts=[values])
+    fingerprint = Fingerprint(dicts=[values])
     for _ in range(20):
         del values["buffer"]
         values["buffer"] = torch.zeros(1000)
-        assert not snapshot.holds()
+        assert not fingerprint.matches()
 
 
 class Read(nn.Module):
@@ -170,15 +170,15 @@ def holding(tensor):
 
 @pytest.mark.parametrize("name", UNKNOWN)
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")
-def test_what_cannot_be_compared_quickly_never_holds(name):
-    assert not Fingerprint([UNKNOWN[name]()]).holds()
+def test_what_cannot_be_compared_quickly_never_matches(name):
+    assert not Fingerprint([UNKNOWN[name]()]).matches()
 
 
-def test_without_the_native_module_nothing_holds(monkeypatch):
-    snapshot = Fingerprint(modules_of(net()))
-    assert snapshot.holds()
+def test_without_the_native_module_nothing_matches(monkeypatch):
+    fingerprint = Fingerprint(modules_of(net()))
+    assert fingerprint.matches()
     monkeypatch.setattr(_native, "why_missing", "clrfast._C was not built")
-    assert not Fingerprint(modules_of(net())).holds()
+    assert not Fingerprint(modules_of(net())).matches()
 
 
 def test_flags_are_told_one_by_one_and_only_bools():

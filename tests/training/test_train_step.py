@@ -17,7 +17,8 @@ import clrfast
 from clrfast.optim import _capture as capture
 from clrfast.schedules import Linear
 from clrfast.training import StepOptions, TrainStep
-from clrfast.training import _fingerprint as snapshot_module
+from clrfast.training import _fingerprint as fingerprint_module
+from clrfast.training import _guarded_replay as guarded_replay_module
 from clrfast.training import _train_step as train_step_module
 from clrfast.training._eager_step import EagerStep
 from clrfast.training._graph_cache import MAX_GRAPHS, WARM_UP_CALLS
@@ -700,7 +701,7 @@ def _moved(tensor):
 
 def _only_slowly(patch):
     """As without the native module."""
-    for module in (train_step_module, snapshot_module):
+    for module in (train_step_module, guarded_replay_module, fingerprint_module):
         patch.setattr(module, "_native", SimpleNamespace(why_missing="clrfast._C was not built"))
 
 
@@ -760,8 +761,8 @@ def test_a_replay_goes_on_where_its_memory_is_the_model_s(backend, monkeypatch, 
     assert n_replays(captured[3]) in (None, [7 - WARM_UP_CALLS])
     if checks == "compiled" and COMPARES_QUICKLY:
         graph = captured[3]._graphs._kinds[0].graph  # what was found harmless is not looked at again
-        assert graph._snapshot.holds()
-        assert graph._captured._snapshot.holds()
+        assert graph._fingerprint.matches()
+        assert graph._captured._fingerprint.matches()
 
 
 def test_a_flag_that_is_no_bool_makes_a_kind(backend):
