@@ -31,13 +31,13 @@ these has one."""
 class BadBatches:
     """The bad batches found so far, which are left out of all further runs.
 
-    Once a bad batch contained values that are not finite, every batch with such values is left out: in another order
-    of the data they are in another batch.
+    If a bad batch contains values that are not finite, every batch with such values is left out from then on, because
+    another order of the data puts these samples into other batches.
     """
 
     def __init__(self) -> None:
         self._bad: list[Any] = []
-        self._leave_out_values = False
+        self._values_are_bad = False
         self._numbers: deque[tuple[int, int]] = deque(maxlen=1000)  # index and id: no batch is kept alive
 
     def numbered(self, loader: Iterable[Any]) -> Iterable[Any]:
@@ -78,7 +78,7 @@ class BadBatches:
             return False
         for batch, loss in found:
             self._bad.append(batch)
-            self._leave_out_values = self._leave_out_values or not _is_finite(batch)
+            self._values_are_bad = self._values_are_bad or not _is_finite(batch)
             of_rank = "" if ranks.world_size == 1 else f" of rank {ranks.rank}"
             warnings.warn(
                 f"loader: {self._name(batch)}{of_rank} gives a loss of {loss} on the initial weights; the run is "
@@ -98,7 +98,7 @@ class BadBatches:
     def _is_bad(self, batch: Any) -> bool:
         if not self._bad:
             return False
-        if self._leave_out_values and not _is_finite(batch):
+        if self._values_are_bad and not _is_finite(batch):
             return True
         return any(_equal(batch, bad) for bad in self._bad)
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, partial
 from html import escape
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from .. import _saving as saving
 from .._checks import short_repr
 from .._fields import Fields
 from ..plot import lr_curve
+from ..tasks import Task
 from . import _stability as stability
 from ._bootstrap import bootstrapped
 from ._divergence import divergence
@@ -50,7 +51,7 @@ class LRCurve:
         metric: float64 ``[n]``, on validation batches after the update with ``lr[i]``, NaN where it was not measured;
             None without such batches.
         metric_name: "validation loss", "accuracy", or the name of the user's function.
-        momentum: of the SGD that the range test trained with; None for other optimizers.
+        momentum: momentum of the SGD that the range test trained with; None for other optimizers.
         repeats: curves of further ramps on other batches.
     """
 
@@ -77,7 +78,7 @@ class LRCurve:
 
     @cached_property
     def bounded(self) -> Floats:
-        """float64 ``[n]``: the loss up to the limit of ``divergence``, which also replaces what is not finite."""
+        """float64 ``[n]``: the loss clipped at the limit of ``divergence``. The limit replaces values that are not finite."""
         _, limit = divergence(np.concatenate(([self.initial_loss], self.loss)))
         return np.where(np.isfinite(self.loss), np.minimum(self.loss, limit), limit)
 
@@ -101,7 +102,7 @@ class LRCurve:
 
     @property
     def metric_is_loss(self) -> bool:
-        """Whether ``metric`` is the loss on held-out data."""
+        """Whether ``metric`` is the loss on validation batches."""
         return self.metric_name == VALIDATION_LOSS
 
     @property
@@ -197,10 +198,10 @@ class LRCurve:
     def extended(
         self,
         max_lr: float,
-        model: nn.Module | Any,
-        loss_fn: Callable[[Any, Any], Any] | None = None,
-        loader: Any = None,
-        **options: Any,
+        model: nn.Module | Task,
+        loss_fn: Callable[[Any, Any], Tensor] | None = None,
+        loader: Iterable[Any] | None = None,
+        **keywords: Any,
     ) -> LRCurve:
         """Run the range test of this curve up to another highest rate, on the model as it is now.
 
@@ -208,10 +209,9 @@ class LRCurve:
         ``repeats`` and ``stop_factor`` are those of this curve.
 
         Args:
-            max_lr: above the last rate of this curve.
-            model, loss_fn, loader: as for ``range_test``.
-            options: all other arguments of ``range_test``, such as ``optimizer``; one of the above overrides the
-                curve's.
+            max_lr: the new end of the ramp, above the last rate of this curve.
+            model, loss_fn, loader: as for ``range_test``; a ``Task`` may replace all three.
+            keywords: all other arguments of ``range_test``, such as ``optimizer``. They override those of the curve.
         Raises:
             ValueError: the curve was loaded or copied; ``max_lr`` is not above its last rate; or as for ``range_test``.
         """
@@ -219,7 +219,7 @@ class LRCurve:
             raise ValueError("extended: this curve was loaded from a file or copied; call range_test(..., max_lr=...)")
         if not max_lr > self.lr[-1]:
             raise ValueError(f"max_lr: got {max_lr}; give more than the curve's last rate, {self.lr[-1]:.3g}")
-        return self._range_test(model, loss_fn, loader, max_lr=max_lr, **options)
+        return self._range_test(model, loss_fn, loader, max_lr=max_lr, **keywords)
 
     def plot(self, ax: Axes | None = None, *, suggestion: Suggestion | None = None) -> Axes:
         """Draw the loss over the learning rate; see ``clrfast.plot.lr_curve``."""
@@ -241,10 +241,10 @@ class LRCurve:
             ValueError: the file holds something else; the message names the entry.
             OSError: there is no such file, or it cannot be read.
         """
-        return saving.read_json(path, _FORMAT, cls.of_plain, "LRCurve")
+        return saving.read_json(path, _FORMAT, cls.from_plain, "LRCurve")
 
     @classmethod
-    def of_plain(cls, data: Fields) -> LRCurve:
+    def from_plain(cls, data: Fields) -> LRCurve:
         """Make a curve from what ``saving.to_plain`` made of one.
 
         Raises:

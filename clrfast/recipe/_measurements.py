@@ -100,7 +100,7 @@ def _rate(data: Fields, name: str) -> LRCurve:
 
 
 def _curve(data: Fields, name: str) -> LRCurve:
-    return LRCurve.of_plain(data.fields(name))
+    return LRCurve.from_plain(data.fields(name))
 
 
 def _history(data: Fields) -> History:

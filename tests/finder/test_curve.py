@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import clrfast
-from clrfast import LRCurve, range_test
+from clrfast import LRCurve, Task, range_test
 from tests.helpers.curves import make_curve
 from tests.helpers.range_tests import (
     batch_norm_net,
@@ -120,6 +120,15 @@ def test_an_extended_curve_equals_a_range_test_up_to_that_rate():
     assert full_state(model, optimizer) == before
     with pytest.raises(ValueError, match=r"max_lr: got 0\.0005"):
         curve.extended(0.0005, model, loss_fn, batches)
+
+
+def test_a_curve_is_extended_with_a_task():
+    model, batches, loss_fn = batch_norm_net(), batches_of(*[16] * 5), nn.CrossEntropyLoss()
+    ramp = {"min_lr": 1e-4, "steps": 10, "spacing": "linear", "repeats": 2}
+    longer = range_test(model, loss_fn, batches, max_lr=1e-3, **ramp).extended(0.5, Task(model, loss_fn, batches))
+    same = range_test(model, loss_fn, batches, max_lr=0.5, **ramp)
+    np.testing.assert_array_equal(longer.loss, same.loss)
+    np.testing.assert_array_equal(longer.repeats[0].loss, same.repeats[0].loss)
 
 
 def test_a_curve_keeps_neither_model_nor_data_nor_optimizer_alive():
