@@ -78,7 +78,7 @@ class LRCurve:
 
     @cached_property
     def bounded(self) -> Floats:
-        """float64 ``[n]``: the loss clipped at the limit of ``divergence``. The limit replaces values that are not finite."""
+        """float64 ``[n]``: the loss clipped at the limit of ``divergence``, which also replaces NaN and infinities."""
         _, limit = divergence(np.concatenate(([self.initial_loss], self.loss)))
         return np.where(np.isfinite(self.loss), np.minimum(self.loss, limit), limit)
 
