@@ -49,8 +49,8 @@ def resnet56_task(seed: int, data: Data, batch_size: int) -> Task:
     return Task(
         model=model,
         loss_fn=nn.CrossEntropyLoss(),
-        train_loader=DeviceDataset((images, labels), batch_size, shuffle=True, augment=_augmented, seed=seed),
-        val_loader=[(_standardised(some), targets) for some, targets in test],
+        train_loader=DeviceDataset((images, labels), batch_size, shuffle=True, augment=_augment, seed=seed),
+        val_loader=[(_standardize(some), targets) for some, targets in test],
     )
 
 
@@ -64,11 +64,11 @@ def _cifar10(folder: Path, device: str) -> Data:
     return on_device(cifar10.load(folder), device)
 
 
-def _augmented(images: Tensor, generator: torch.Generator) -> Tensor:
-    return _standardised(crop_and_flip(4)(images, generator))
+def _augment(images: Tensor, generator: torch.Generator) -> Tensor:
+    return _standardize(crop_and_flip(4)(images, generator))
 
 
-def _standardised(images: Tensor) -> Tensor:
+def _standardize(images: Tensor) -> Tensor:
     mean, std = _mean_and_std(images.device)
     return (images.float() / 255 - mean) / std
 

@@ -1,4 +1,4 @@
-"""Losses of the tasks that torch has not as ``loss_fn(outputs, targets)``."""
+"""Losses of the tasks that torch does not have in the form ``loss_fn(outputs, targets)``."""
 
 from __future__ import annotations
 
@@ -10,22 +10,25 @@ from torch.nn import functional
 
 
 class NegativeLogDensity(nn.Module):
-    """The outputs are log densities; there are no targets."""
+    """The mean of ``-outputs``: the outputs are log densities. Targets are ignored."""
 
     def forward(self, log_density: Tensor, _: Tensor) -> Tensor:
         return -log_density.mean()
 
 
 class GaussianNLL(nn.Module):
-    """Up to a constant; the outputs ``[B, 2]`` are the mean and the logarithm of the deviation."""
+    """Negative log likelihood of normal distributions, up to a constant.
+
+    The outputs ``[B, 2]`` are the mean and the logarithm of the standard deviation.
+    """
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         mean, log_std = outputs.unbind(1)
         return (log_std + 0.5 * ((targets - mean) * (-log_std).exp()).square()).mean()
 
 
-class Triplet(nn.Module):
-    """Of ``[B, 3, n]``: the first has to be nearer to the second than to the third; there are no targets."""
+class TripletLoss(nn.Module):
+    """Triplet margin loss of embeddings ``[B, 3, n]``: anchor, positive, negative. Targets are ignored."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,7 +39,7 @@ class Triplet(nn.Module):
 
 
 class DiceAndCrossEntropy(nn.Module):
-    """Of masks ``[B, 1, H, W]`` and their logits: cross entropy of a pixel, and how far the masks do not overlap."""
+    """Cross entropy of every pixel plus the Dice loss of every image, for logits and masks ``[B, 1, H, W]``."""
 
     def forward(self, logits: Tensor, masks: Tensor) -> Tensor:
         shares = logits.sigmoid()
@@ -44,10 +47,11 @@ class DiceAndCrossEntropy(nn.Module):
         return functional.binary_cross_entropy_with_logits(logits, masks) + (1 - (2 * both + 1) / (sizes + 1)).mean()
 
 
-class EvidenceBound(nn.Module):
-    """Of a variational autoencoder's logits of pixels, means and log variances of the code, side by side.
+class NegativeELBO(nn.Module):
+    """Negative evidence lower bound of a variational autoencoder.
 
-    Summed over pixels and code, the latter's part weighed by ``beta``; mean over the batch.
+    The outputs are logits of the pixels, means and log variances of the code, side by side. The loss is the sum over
+    the pixels plus ``beta`` times the divergence of the code; its mean over the batch.
     """
 
     def __init__(self, n_code: int, beta: float):
@@ -61,16 +65,16 @@ class EvidenceBound(nn.Module):
         return (pixelwise.sum(1) + self.beta * divergence.sum(1)).mean()
 
 
-class Matching(nn.Module):
-    """Of similarities ``[B, B]``: row i has to find column i and the other way round; there are no targets."""
+class ContrastiveLoss(nn.Module):
+    """Symmetric contrastive loss of similarities ``[B, B]``: row i belongs to column i. Targets are ignored."""
 
     def forward(self, logits: Tensor, _: Tensor) -> Tensor:
         own = torch.arange(len(logits))
         return 0.5 * (functional.cross_entropy(logits, own) + functional.cross_entropy(logits.T, own))
 
 
-class Pinball(nn.Module):
-    """The outputs ``[B, n]`` are quantiles of the targets, at these levels."""
+class PinballLoss(nn.Module):
+    """Quantile loss: the outputs ``[B, n]`` are quantiles of the targets at ``levels``."""
 
     def __init__(self, *levels: float):
         super().__init__()
@@ -81,8 +85,8 @@ class Pinball(nn.Module):
         return torch.maximum(self.levels * above, (self.levels - 1) * above).mean()
 
 
-class Focal(nn.Module):
-    """Cross entropy of logits of one class; the surer an answer is right, the less it weighs."""
+class FocalLoss(nn.Module):
+    """Focal loss of logits of one class: confident correct outputs weigh little (Lin et al. 2017)."""
 
     def __init__(self, gamma: float):
         super().__init__()
@@ -93,16 +97,19 @@ class Focal(nn.Module):
         return ((1 - (-losses).exp()) ** self.gamma * losses).mean()
 
 
-class Cumulative(nn.Module):
-    """Of ordered classes: output k is the logit that the class is above k."""
+class CumulativeLogitLoss(nn.Module):
+    """Loss of ordered classes: output k is the logit that the class is above k."""
 
     def forward(self, logits: Tensor, grades: Tensor) -> Tensor:
         above = grades[:, None] > torch.arange(logits.shape[1])
         return functional.binary_cross_entropy_with_logits(logits, above.float())
 
 
-class PartialLikelihood(nn.Module):
-    """Cox' one, its negative logarithm per end seen; the outputs are log risks, the targets times and ends seen."""
+class CoxPartialLikelihood(nn.Module):
+    """Negative log partial likelihood of Cox, per observed end.
+
+    The outputs are log risks, the targets ``[B, 2]`` observed times and whether the end was seen.
+    """
 
     def forward(self, log_risks: Tensor, targets: Tensor) -> Tensor:
         latest_first = targets[:, 0].argsort(descending=True)
@@ -110,10 +117,11 @@ class PartialLikelihood(nn.Module):
         return (seen * (log_risks.logcumsumexp(0) - log_risks)).sum() / seen.sum().clamp(min=1)
 
 
-class MixtureNLL(nn.Module):
-    """Of ``n`` round normal distributions; the outputs are ``[B, n * (2 + size of a target)]``.
+class GaussianMixtureNLL(nn.Module):
+    """Negative log likelihood of a mixture of ``n`` isotropic normal distributions.
 
-    Each has a logit, the logarithm of its deviation and its mean.
+    The outputs are ``[B, n * (2 + size of a target)]``: a logit, the logarithm of the standard deviation and the mean
+    of each.
     """
 
     def __init__(self, n: int):

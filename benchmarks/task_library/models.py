@@ -1,4 +1,4 @@
-"""Models of the tasks that ``nn.Sequential`` alone does not make."""
+"""Models of the tasks that ``nn.Sequential`` alone cannot express."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from torch.nn import functional
 
 
 class CharGRU(nn.Module):
+    """A recurrent model of the next character."""
+
     def __init__(self, n_characters: int, width: int):
         super().__init__()
         self.embedding = nn.Embedding(n_characters, width)
@@ -21,6 +23,8 @@ class CharGRU(nn.Module):
 
 
 class CharTransformer(nn.Module):
+    """A causal transformer of one block that predicts the next character."""
+
     def __init__(self, n_characters: int, length: int, width: int):
         super().__init__()
         self.embedding = nn.Embedding(n_characters, width)
@@ -37,7 +41,9 @@ class CharTransformer(nn.Module):
         return self.head(self.norm(hidden)).transpose(1, 2)
 
 
-class Factors(nn.Module):
+class MatrixFactorization(nn.Module):
+    """Entries of a matrix as products of row and column factors."""
+
     def __init__(self, n_rows: int, n_columns: int, rank: int, std: float):
         super().__init__()
         self.rows, self.columns = nn.Embedding(n_rows, rank), nn.Embedding(n_columns, rank)
@@ -60,7 +66,7 @@ class Residual(nn.Module):
 
 
 class PatchAttention(nn.Module):
-    """Attention between the patches of an image, norms behind the sums, and the patches' mean."""
+    """A vision transformer of one post-norm block; classifies the mean of the patches."""
 
     def __init__(self, image: int, patch: int, width: int, dropout: float, n_classes: int):
         super().__init__()
@@ -76,7 +82,9 @@ class PatchAttention(nn.Module):
         return self.head(self.block(tokens + self.position).mean(1))
 
 
-class LastOfLSTM(nn.Module):
+class LSTMRegressor(nn.Module):
+    """A number from the last state of an LSTM."""
+
     def __init__(self, width: int):
         super().__init__()
         self.lstm = nn.LSTM(1, width, batch_first=True)
@@ -87,7 +95,7 @@ class LastOfLSTM(nn.Module):
 
 
 class TiedAutoencoder(nn.Module):
-    """The decoder's weights are the encoder's."""
+    """An autoencoder whose decoder uses the encoder's weights."""
 
     def __init__(self, n_inputs: int, width: int):
         super().__init__()
@@ -99,7 +107,7 @@ class TiedAutoencoder(nn.Module):
 
 
 class CouplingFlow(nn.Module):
-    """An invertible map to a normal distribution; each layer moves and stretches one half as the other one tells."""
+    """A normalizing flow of affine coupling layers: one half decides how the other is shifted and scaled."""
 
     def __init__(self, n_inputs: int, width: int, n_layers: int):
         super().__init__()
@@ -131,7 +139,7 @@ class Sine(nn.Module):
 
 
 class SmallUNet(nn.Module):
-    """One level down and up again, and a path around it."""
+    """A U-Net with one lower level."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -154,6 +162,8 @@ class SmallUNet(nn.Module):
 
 
 class VariationalAutoencoder(nn.Module):
+    """A variational autoencoder; outside of training the code is its mean."""
+
     def __init__(self, n_inputs: int, width: int, n_code: int):
         super().__init__()
         self.encoder = nn.Sequential(nn.Linear(n_inputs, width), nn.ReLU(), nn.Linear(width, 2 * n_code))
@@ -165,8 +175,11 @@ class VariationalAutoencoder(nn.Module):
         return torch.cat([self.decoder(code), mean, log_var], 1)
 
 
-class TwoHalves(nn.Module):
-    """How well the upper half of every image goes with the lower half of every other, by an encoder of each."""
+class DualEncoder(nn.Module):
+    """Similarities of the upper half of every image with the lower half of every image, by one encoder for each half.
+
+    The scale of the similarities is learned.
+    """
 
     def __init__(self, n_half: int, width: int, n_code: int):
         super().__init__()
@@ -184,7 +197,7 @@ class TwoHalves(nn.Module):
 
 
 class ConvGRU(nn.Module):
-    """A convolution along a series, a recurrent layer in both directions, and the mean over time."""
+    """A convolution along a series, a bidirectional GRU, and the mean over time."""
 
     def __init__(self, n_inputs: int, width: int, n_outputs: int):
         super().__init__()
@@ -197,7 +210,7 @@ class ConvGRU(nn.Module):
         return self.head(self.gru(hidden)[0].mean(1))
 
 
-class Thresholds(nn.Module):
+class OrdinalThresholds(nn.Module):
     """Logits that a score is above each of ``n`` learned thresholds."""
 
     def __init__(self, n: int):
@@ -208,8 +221,8 @@ class Thresholds(nn.Module):
         return scores - self.thresholds
 
 
-class Rollout(nn.Module):
-    """A state's derivative is learned, and followed for ``n_steps`` by Heun's rule."""
+class DerivativeRollout(nn.Module):
+    """A learned derivative of a state, integrated for ``n_steps`` with Heun's method."""
 
     def __init__(self, n_state: int, width: int, n_steps: int, interval: float):
         super().__init__()
@@ -226,7 +239,9 @@ class Rollout(nn.Module):
         return torch.stack(states, 1)
 
 
-class _Block(nn.Module):
+class _ResNetBlock(nn.Module):
+    """A residual block of ResNet-56."""
+
     def __init__(self, c_in: int, c_out: int, stride: int):
         super().__init__()
         self.convs = nn.Sequential(
@@ -244,12 +259,12 @@ class _Block(nn.Module):
 
 
 def resnet56() -> nn.Module:
-    """He et al. 2015, section 4.2, for CIFAR-10, with shortcuts without parameters (their option A)."""
+    """Return ResNet-56 for CIFAR-10 (He et al. 2015, section 4.2); its shortcuts have no parameters (option A)."""
     blocks: list[nn.Module] = []
     c_in = 16
     for width in (16, 32, 64):
         for block in range(9):
-            blocks.append(_Block(c_in, width, 2 if block == 0 and width > 16 else 1))
+            blocks.append(_ResNetBlock(c_in, width, 2 if block == 0 and width > 16 else 1))
             c_in = width
     stem = [nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
     return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))

@@ -1,4 +1,4 @@
-"""The tasks on which constants of a finder may be chosen."""
+"""The tasks on which a finder's constants may be chosen."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DEVELOPMENT = Split()
 
 @DEVELOPMENT.task(low=-4.5, high=1.5)
 def digits_cnn(seed: int) -> BenchmarkTask:
-    """Convolutions without normalisation."""
+    """A CNN without normalisation."""
 
     def model() -> nn.Module:
         return nn.Sequential(
@@ -30,7 +30,7 @@ def digits_cnn(seed: int) -> BenchmarkTask:
 
 @DEVELOPMENT.task(low=-4, high=2)
 def digits_cnn_bn(seed: int) -> BenchmarkTask:
-    """Convolutions with batch norm."""
+    """A CNN with batch norm."""
 
     def model() -> nn.Module:
         return nn.Sequential(
@@ -44,7 +44,7 @@ def digits_cnn_bn(seed: int) -> BenchmarkTask:
 
 @DEVELOPMENT.task(low=-5.5, high=1)
 def digits_mlp_tiny_batch(seed: int) -> BenchmarkTask:
-    """Batches of 8."""
+    """An MLP in batches of 8."""
 
     def model() -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 10))
@@ -54,7 +54,7 @@ def digits_mlp_tiny_batch(seed: int) -> BenchmarkTask:
 
 @DEVELOPMENT.task(low=-5.5, high=1.5, packed=True)
 def fashion_cnn_bn(seed: int) -> BenchmarkTask:
-    """Strided convolutions with batch norm."""
+    """A CNN with strides and batch norm."""
 
     def model() -> nn.Module:
         return nn.Sequential(
@@ -68,7 +68,7 @@ def fashion_cnn_bn(seed: int) -> BenchmarkTask:
 
 @DEVELOPMENT.task(low=-5.5, high=1.5, packed=True)
 def fashion_mlp_large_batch(seed: int) -> BenchmarkTask:
-    """Batches of 512."""
+    """An MLP in batches of 512."""
 
     def model() -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(784, 64), nn.ReLU(), nn.Linear(64, 10))
@@ -78,7 +78,7 @@ def fashion_mlp_large_batch(seed: int) -> BenchmarkTask:
 
 @DEVELOPMENT.task(low=-4, high=1, packed=True)
 def cifar_conv(seed: int) -> BenchmarkTask:
-    """Strided convolutions without normalisation on colour images."""
+    """A CNN with strides, without normalisation, on colour images."""
 
     def model() -> nn.Module:
         return nn.Sequential(
@@ -93,7 +93,7 @@ def cifar_conv(seed: int) -> BenchmarkTask:
 
 @DEVELOPMENT.task(low=-4.5, high=1.5)
 def digits_autoencoder(seed: int) -> BenchmarkTask:
-    """Mean squared error over 64 pixels, tanh."""
+    """An autoencoder with tanh: mean squared error over 64 pixels."""
 
     def model() -> nn.Module:
         widths = (64, 48, 16, 48)
@@ -109,7 +109,7 @@ def digits_autoencoder(seed: int) -> BenchmarkTask:
 
 @DEVELOPMENT.task(low=-4.5, high=1.5)
 def wine_mlp(seed: int) -> BenchmarkTask:
-    """178 samples, batches of 16."""
+    """An MLP on 130 samples in batches of 16."""
 
     def model() -> nn.Module:
         return nn.Sequential(nn.Linear(13, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 3))
@@ -119,7 +119,7 @@ def wine_mlp(seed: int) -> BenchmarkTask:
 
 @DEVELOPMENT.task(low=-5, high=1)
 def iris_mlp(seed: int) -> BenchmarkTask:
-    """150 samples, batches of 8."""
+    """An MLP on 100 samples in batches of 8."""
 
     def model() -> nn.Module:
         return nn.Sequential(nn.Linear(4, 24), nn.ReLU(), nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 3))
@@ -129,7 +129,7 @@ def iris_mlp(seed: int) -> BenchmarkTask:
 
 @DEVELOPMENT.task(low=-4.5, high=1.5)
 def breast_cancer_mlp(seed: int) -> BenchmarkTask:
-    """Two classes, no normalisation between the layers."""
+    """An MLP without normalisation; two classes."""
 
     def model() -> nn.Module:
         return nn.Sequential(nn.Linear(30, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 2))
@@ -139,7 +139,7 @@ def breast_cancer_mlp(seed: int) -> BenchmarkTask:
 
 @DEVELOPMENT.task(low=-5, high=2)
 def covertype_like(seed: int) -> BenchmarkTask:
-    """Seven uneven classes in 54 columns, generated; batches of 512."""
+    """An MLP on generated data: seven uneven classes, batches of 512."""
 
     def model() -> nn.Module:
         return nn.Sequential(nn.Linear(54, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 7))
@@ -152,27 +152,27 @@ def covertype_like(seed: int) -> BenchmarkTask:
 
 @DEVELOPMENT.task(low=-6, high=0.5)
 def diabetes_mlp(seed: int) -> BenchmarkTask:
-    """Standardised targets."""
+    """Regression with standardized targets."""
 
     def model() -> nn.Module:
         return nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 1), nn.Flatten(0))
 
-    return build_task(seed, model, nn.MSELoss(), data.diabetes(standardised=True), batch_size=32, steps=150)
+    return build_task(seed, model, nn.MSELoss(), data.diabetes(standardized=True), batch_size=32, steps=150)
 
 
 @DEVELOPMENT.task(low=-7, high=-1)
 def diabetes_raw_targets(seed: int) -> BenchmarkTask:
-    """Targets in their own unit, around 150: the loss starts at 29,000, and only tiny rates work."""
+    """Regression with targets around 150: the loss starts at 29,000, and only tiny rates work."""
 
     def model() -> nn.Module:
         return nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 1), nn.Flatten(0))
 
-    return build_task(seed, model, nn.MSELoss(), data.diabetes(standardised=False), batch_size=32, steps=200)
+    return build_task(seed, model, nn.MSELoss(), data.diabetes(standardized=False), batch_size=32, steps=200)
 
 
 @DEVELOPMENT.task(low=-8.5, high=-1)
 def friedman_sum(seed: int) -> BenchmarkTask:
-    """The loss summed over the batch: the best rate is lower by the batch size."""
+    """Regression with a loss summed over the batch: the best rate is lower by the batch size."""
 
     def model() -> nn.Module:
         return nn.Sequential(nn.Linear(10, 48), nn.Tanh(), nn.Linear(48, 1), nn.Flatten(0))
@@ -195,7 +195,7 @@ def teacher_student(seed: int) -> BenchmarkTask:
 
 @DEVELOPMENT.task(low=-3.5, high=2)
 def char_gru(seed: int) -> BenchmarkTask:
-    """The next character, recurrent."""
+    """A GRU predicts the next character."""
     text = data.characters(length=16)
     return build_task(
         seed, lambda: models.CharGRU(data.n_characters(), 32), nn.CrossEntropyLoss(), text, batch_size=32, steps=150
@@ -204,7 +204,7 @@ def char_gru(seed: int) -> BenchmarkTask:
 
 @DEVELOPMENT.task(low=-4.5, high=1.5)
 def char_transformer(seed: int) -> BenchmarkTask:
-    """The next character, attention and layer norm."""
+    """A transformer predicts the next character."""
     text = data.characters(length=16)
     return build_task(
         seed,
@@ -218,7 +218,7 @@ def char_transformer(seed: int) -> BenchmarkTask:
 
 @DEVELOPMENT.task(low=-5, high=1.5)
 def bag_of_characters(seed: int) -> BenchmarkTask:
-    """Which text a snippet is from, by how often each character is in it."""
+    """An MLP classifies snippets of text by their character counts."""
     arrays = data.snippets(length=96)
 
     def model() -> nn.Module:
@@ -248,7 +248,7 @@ def deep_mlp(seed: int) -> BenchmarkTask:
 
 @DEVELOPMENT.task(low=-6.5, high=1)
 def deep_mlp_layer_norm(seed: int) -> BenchmarkTask:
-    """Seven layers with layer norm."""
+    """Eight linear layers with layer norm."""
 
     def model() -> nn.Module:
         layers: list[nn.Module] = [nn.Linear(54, 48)]
@@ -261,10 +261,10 @@ def deep_mlp_layer_norm(seed: int) -> BenchmarkTask:
 
 @DEVELOPMENT.task(low=-3, high=1.5)
 def matrix_factorisation(seed: int) -> BenchmarkTask:
-    """Both factors start small: the loss stays flat until they have grown together."""
+    """A start near a saddle: both factors are small, and the loss stays flat until they have grown together."""
     return build_task(
         seed,
-        lambda: models.Factors(60, 50, rank=4, std=0.03),
+        lambda: models.MatrixFactorization(60, 50, rank=4, std=0.03),
         nn.MSELoss(),
         data.ratings(60, 50),
         batch_size=256,
@@ -274,7 +274,7 @@ def matrix_factorisation(seed: int) -> BenchmarkTask:
 
 @DEVELOPMENT.task(low=-4, high=1)
 def deep_linear(seed: int) -> BenchmarkTask:
-    """Four linear layers from small weights: a saddle again."""
+    """Four linear layers with small weights: a start near a saddle."""
 
     def model() -> nn.Module:
         layers = [nn.Linear(16, 16, bias=False) for _ in range(4)]

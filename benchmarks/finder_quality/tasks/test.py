@@ -1,4 +1,4 @@
-"""More tasks that no constant of a finder was chosen on, of other kinds than those of the other halves."""
+"""Newer tasks that were not used to choose any constant of a finder, of other kinds than those of the other splits."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch.nn.utils.parametrizations import weight_norm
 from ...task_library import data, models
 from ...task_library.definition import BenchmarkTask, Split, build_task
 from ...task_library.losses import (
-    Cumulative,
+    ContrastiveLoss,
+    CoxPartialLikelihood,
+    CumulativeLogitLoss,
     DiceAndCrossEntropy,
-    EvidenceBound,
-    Focal,
-    Matching,
-    MixtureNLL,
-    PartialLikelihood,
-    Pinball,
+    FocalLoss,
+    GaussianMixtureNLL,
+    NegativeELBO,
+    PinballLoss,
 )
 
 TEST = Split()
@@ -29,7 +29,7 @@ TEST = Split()
 
 @TEST.task(low=-4, high=2)
 def digits_depthwise(seed: int) -> BenchmarkTask:
-    """Convolutions channel by channel, then across the channels; batch norm."""
+    """A CNN of depthwise separable convolutions with batch norm."""
 
     def separable(n_in: int, n_out: int, stride: int) -> list[nn.Module]:
         depthwise = nn.Conv2d(n_in, n_in, 3, stride=stride, padding=1, groups=n_in, bias=False)
@@ -46,17 +46,17 @@ def digits_depthwise(seed: int) -> BenchmarkTask:
 
 @TEST.task(low=-4, high=2)
 def ellipse_segmentation(seed: int) -> BenchmarkTask:
-    """Which pixels belong to an ellipse; overlap and cross entropy; instance norm."""
+    """A U-Net with instance norm segments ellipses: Dice loss and cross entropy."""
     loss_fn = DiceAndCrossEntropy()
     return build_task(seed, lambda: models.SmallUNet(6), loss_fn, data.ellipses(16), batch_size=8, steps=100)
 
 
 @TEST.task(low=-5, high=1)
 def digits_variational(seed: int) -> BenchmarkTask:
-    """A variational autoencoder: a random code in training, and a loss summed over the pixels."""
-    train, _, val, _ = (part.flatten(1) if part.dim() > 2 else part for part in data.digits(standardised=False))
+    """A variational autoencoder: random codes in training, and a loss summed over the pixels."""
+    train, _, val, _ = (part.flatten(1) if part.dim() > 2 else part for part in data.digits(standardized=False))
     return build_task(
-        *(seed, lambda: models.VariationalAutoencoder(64, 128, 8), EvidenceBound(8, 0.5), (train, train, val, val)),
+        *(seed, lambda: models.VariationalAutoencoder(64, 128, 8), NegativeELBO(8, 0.5), (train, train, val, val)),
         batch_size=64,
         steps=300,
     )
@@ -64,13 +64,15 @@ def digits_variational(seed: int) -> BenchmarkTask:
 
 @TEST.task(low=-5, high=1)
 def digit_halves_contrastive(seed: int) -> BenchmarkTask:
-    """The upper half of a digit has to find its lower half among those of the batch; the temperature is learned."""
-    return build_task(seed, lambda: models.TwoHalves(32, 64, 16), Matching(), data.digits(), batch_size=128, steps=200)
+    """A dual encoder matches the halves of digits within the batch; the temperature is learned."""
+    return build_task(
+        seed, lambda: models.DualEncoder(32, 64, 16), ContrastiveLoss(), data.digits(), batch_size=128, steps=200
+    )
 
 
 @TEST.task(low=-5.5, high=1)
 def photograph_sines(seed: int) -> BenchmarkTask:
-    """A photograph's colour at a place, by layers of sines; batches of 512."""
+    """A network of sines maps positions in a photograph to colours, in batches of 512."""
 
     def model() -> nn.Module:
         widths, frequency = (2, 48, 48), 15.0
@@ -90,7 +92,7 @@ def photograph_sines(seed: int) -> BenchmarkTask:
 
 @TEST.task(low=-3, high=2)
 def word_skipgram(seed: int) -> BenchmarkTask:
-    """The words around a word, by its embedding."""
+    """Skip-grams: the embedding of a word predicts its neighbours."""
 
     def model() -> nn.Module:
         return nn.Sequential(nn.Embedding(400, 24), nn.Linear(24, 400))
@@ -100,7 +102,7 @@ def word_skipgram(seed: int) -> BenchmarkTask:
 
 @TEST.task(low=-4, high=1.5)
 def load_quantiles(seed: int) -> BenchmarkTask:
-    """Three quantiles of the next hour's load: dilated convolutions with weight norm."""
+    """Dilated convolutions with weight norm predict three quantiles of the next hour's load."""
 
     def model() -> nn.Module:
         layers: list[nn.Module] = []
@@ -108,23 +110,23 @@ def load_quantiles(seed: int) -> BenchmarkTask:
             layers += [weight_norm(nn.Conv1d(n_in, 12, 3, dilation=dilation)), nn.ReLU()]
         return nn.Sequential(*layers, nn.Flatten(), nn.Linear(12, 3))
 
-    return build_task(seed, model, Pinball(0.1, 0.5, 0.9), data.hourly_load(31), batch_size=32, steps=150)
+    return build_task(seed, model, PinballLoss(0.1, 0.5, 0.9), data.hourly_load(31), batch_size=32, steps=150)
 
 
 @TEST.task(low=-4, high=2)
 def motion_conv_gru(seed: int) -> BenchmarkTask:
-    """Which motion a wrist makes: a convolution, a recurrent layer in both directions; the rare motions weigh more."""
+    """A convolution and a bidirectional GRU classify motions of a wrist; rare motions weigh more."""
     loss_fn = nn.CrossEntropyLoss(weight=torch.tensor([0.6, 0.7, 1.3, 2.0, 2.0]))
     return build_task(seed, lambda: models.ConvGRU(3, 16, 5), loss_fn, data.motions(24), batch_size=24, steps=150)
 
 
 @TEST.task(low=-4.5, high=0.5)
 def pendulum_rollout(seed: int) -> BenchmarkTask:
-    """The derivative of a pendulum's state, by the course that follows from it: back through eight steps of Heun's."""
+    """A learned derivative of a pendulum's state, through eight steps of Heun's method."""
     n_steps, interval = 8, 0.15
     arrays = data.pendulums(n_steps, interval)
     return build_task(
-        seed, lambda: models.Rollout(2, 24, n_steps, interval), nn.MSELoss(), arrays, batch_size=40, steps=120
+        seed, lambda: models.DerivativeRollout(2, 24, n_steps, interval), nn.MSELoss(), arrays, batch_size=40, steps=120
     )
 
 
@@ -133,7 +135,7 @@ def pendulum_rollout(seed: int) -> BenchmarkTask:
 
 @TEST.task(low=-4.5, high=2)
 def clicks_focal(seed: int) -> BenchmarkTask:
-    """Rare clicks by the embeddings of six categories; the focal loss."""
+    """Embeddings of six categories predict rare clicks, with the focal loss."""
 
     def model() -> nn.Module:
         return nn.Sequential(
@@ -141,12 +143,12 @@ def clicks_focal(seed: int) -> BenchmarkTask:
             *(nn.Linear(48, 32), nn.ReLU(), nn.Linear(32, 1), nn.Flatten(0)),
         )
 
-    return build_task(seed, model, Focal(2.0), data.clicks(40), batch_size=512, steps=200)
+    return build_task(seed, model, FocalLoss(2.0), data.clicks(40), batch_size=512, steps=200)
 
 
 @TEST.task(low=-4, high=2)
 def breast_cancer_logistic(seed: int) -> BenchmarkTask:
-    """Logistic regression of columns from 0 to 1; batches of 10."""
+    """Logistic regression of columns in [0, 1], in batches of 10."""
     train, labels, val, val_labels = data.bundled("breast_cancer", 169)
     low, high = train.amin(0), train.amax(0)
     train, val = ((part - low) / (high - low) for part in (train, val))
@@ -160,31 +162,31 @@ def breast_cancer_logistic(seed: int) -> BenchmarkTask:
 
 @TEST.task(low=-5, high=1)
 def diabetes_grades(seed: int) -> BenchmarkTask:
-    """Five ordered grades of a disease; a score and the thresholds between them; batches of 20."""
-    train, values, val, val_values = data.diabetes(standardised=True)
+    """Five ordered grades of a disease: a score and learned thresholds, in batches of 20."""
+    train, values, val, val_values = data.diabetes(standardized=True)
     grades, val_grades = (torch.bucketize(part, torch.tensor([-0.9, -0.3, 0.3, 1.0])) for part in (values, val_values))
 
     def model() -> nn.Module:
-        return nn.Sequential(nn.Linear(10, 24), nn.ReLU(), nn.Linear(24, 1), models.Thresholds(4))
+        return nn.Sequential(nn.Linear(10, 24), nn.ReLU(), nn.Linear(24, 1), models.OrdinalThresholds(4))
 
-    return build_task(seed, model, Cumulative(), (train, grades, val, val_grades), batch_size=20, steps=150)
+    return build_task(seed, model, CumulativeLogitLoss(), (train, grades, val, val_grades), batch_size=20, steps=150)
 
 
 @TEST.task(low=-4.5, high=1)
 def lifetimes_cox(seed: int) -> BenchmarkTask:
-    """Risks by who goes first; some ends are never seen."""
+    """A survival model with Cox's partial likelihood; some ends are never seen."""
 
     def model() -> nn.Module:
         return nn.Sequential(nn.Linear(8, 48), nn.ReLU(), nn.Linear(48, 24), nn.ReLU(), nn.Linear(24, 1), nn.Flatten(0))
 
-    return build_task(seed, model, PartialLikelihood(), data.lifetimes(), batch_size=64, steps=250)
+    return build_task(seed, model, CoxPartialLikelihood(), data.lifetimes(), batch_size=64, steps=250)
 
 
 @TEST.task(low=-5, high=0)
 def arm_mixture(seed: int) -> BenchmarkTask:
-    """The angles of an arm by where its hand is: a mixture of four normal distributions."""
+    """A mixture density network: the angles of an arm for a position of its hand."""
 
     def model() -> nn.Module:
         return nn.Sequential(nn.Linear(2, 40), nn.Tanh(), nn.Linear(40, 40), nn.Tanh(), nn.Linear(40, 16))
 
-    return build_task(seed, model, MixtureNLL(4), data.arm(), batch_size=128, steps=300)
+    return build_task(seed, model, GaussianMixtureNLL(4), data.arm(), batch_size=128, steps=300)

@@ -1,4 +1,4 @@
-"""Tasks that no constant of a finder was chosen on."""
+"""Tasks that were not used to choose any constant of a finder."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import nn
 
 from ...task_library import data, models
 from ...task_library.definition import BenchmarkTask, Split, build_task
-from ...task_library.losses import GaussianNLL, NegativeLogDensity, Triplet
+from ...task_library.losses import GaussianNLL, NegativeLogDensity, TripletLoss
 
 VALIDATION = Split()
 
@@ -27,17 +27,17 @@ def mnist_linear_raw_pixels(seed: int) -> BenchmarkTask:
 
 @VALIDATION.task(low=-4, high=2, packed=True)
 def mnist_triplet(seed: int) -> BenchmarkTask:
-    """Digits of one class have to lie nearer to each other than to another class."""
+    """Embeddings of digits with a triplet loss."""
 
     def model() -> nn.Module:
         return nn.Sequential(nn.Linear(196, 64), nn.GELU(), nn.Linear(64, 16))
 
-    return build_task(seed, model, Triplet(), data.mnist_triplets(5000, 1000), batch_size=32, steps=250)
+    return build_task(seed, model, TripletLoss(), data.mnist_triplets(5000, 1000), batch_size=32, steps=250)
 
 
 @VALIDATION.task(low=-3, high=3.5, packed=True)
 def mnist_tied_autoencoder(seed: int) -> BenchmarkTask:
-    """Cross entropy of every pixel, from a code of sigmoids through the same weights back."""
+    """An autoencoder with tied weights: cross entropy of every pixel."""
     train, _, val, _ = (part.flatten(1) if part.dim() > 2 else part for part in data.mnist(5000, 500))
     loss_fn = nn.BCEWithLogitsLoss()
     return build_task(
@@ -47,7 +47,7 @@ def mnist_tied_autoencoder(seed: int) -> BenchmarkTask:
 
 @VALIDATION.task(low=-4, high=2, packed=True)
 def fashion_residual_group_norm(seed: int) -> BenchmarkTask:
-    """Residual blocks of convolutions, group norm before each."""
+    """A residual network with group norm before every convolution."""
 
     def block() -> nn.Module:
         layers = [
@@ -68,7 +68,7 @@ def fashion_residual_group_norm(seed: int) -> BenchmarkTask:
 
 @VALIDATION.task(low=-4, high=2, packed=True)
 def cifar_residual_batch_norm(seed: int) -> BenchmarkTask:
-    """Residual blocks of convolutions, batch norm behind each; smoothed labels."""
+    """A residual network with batch norm after every convolution, and label smoothing."""
 
     def convolution(*arguments: int, **options: int) -> list[nn.Module]:
         layer = nn.Conv2d(*arguments, **options, bias=False)
@@ -90,7 +90,7 @@ def cifar_residual_batch_norm(seed: int) -> BenchmarkTask:
 
 @VALIDATION.task(low=-4.5, high=1.5, packed=True)
 def fashion_patch_attention(seed: int) -> BenchmarkTask:
-    """Attention between 16 patches, layer norm, dropout."""
+    """A vision transformer on 16 patches, with dropout."""
     return build_task(
         *(seed, lambda: models.PatchAttention(28, 7, 24, 0.1, 10), nn.CrossEntropyLoss(), data.fashion(6000, 500)),
         batch_size=40,
@@ -100,7 +100,7 @@ def fashion_patch_attention(seed: int) -> BenchmarkTask:
 
 @VALIDATION.task(low=-6, high=0)
 def photograph_denoiser(seed: int) -> BenchmarkTask:
-    """Absolute error of every pixel; residual blocks of convolutions without normalisation."""
+    """A residual CNN without normalisation removes noise: absolute error of every pixel."""
 
     def block() -> nn.Module:
         return models.Residual(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1))
@@ -116,7 +116,7 @@ def photograph_denoiser(seed: int) -> BenchmarkTask:
 
 @VALIDATION.task(low=-4, high=2.5)
 def trigram_bag(seed: int) -> BenchmarkTask:
-    """Which text a snippet is from, by the mean of its trigrams' embeddings; a margin between the classes."""
+    """An embedding bag classifies snippets of text by their trigrams, with a margin loss."""
 
     def model() -> nn.Module:
         return nn.Sequential(nn.EmbeddingBag(1009, 24, mode="mean"), nn.ReLU(), nn.Linear(24, len(data.texts())))
@@ -126,14 +126,14 @@ def trigram_bag(seed: int) -> BenchmarkTask:
 
 @VALIDATION.task(low=-4, high=2)
 def lorenz_lstm(seed: int) -> BenchmarkTask:
-    """A chaotic series half a time unit ahead, recurrent; Huber's loss."""
+    """An LSTM predicts a chaotic series, with Huber's loss."""
     arrays = data.lorenz(2500, length=20, ahead=4)
-    return build_task(seed, lambda: models.LastOfLSTM(24), nn.HuberLoss(), arrays, batch_size=32, steps=200)
+    return build_task(seed, lambda: models.LSTMRegressor(24), nn.HuberLoss(), arrays, batch_size=32, steps=200)
 
 
 @VALIDATION.task(low=-6, high=0)
 def waveforms_sum(seed: int) -> BenchmarkTask:
-    """Convolutions along a series; cross entropy summed over the batch."""
+    """Convolutions along a series, with a cross entropy summed over the batch."""
 
     def model() -> nn.Module:
         return nn.Sequential(
@@ -149,7 +149,7 @@ def waveforms_sum(seed: int) -> BenchmarkTask:
 
 @VALIDATION.task(low=-4.5, high=1.5)
 def quantiles_narrow(seed: int) -> BenchmarkTask:
-    """Three layers of eight, tanh; batches of 4."""
+    """Four narrow layers with tanh, in batches of 4."""
 
     def model() -> nn.Module:
         layers = [layer for n in (3, 8, 8) for layer in (nn.Linear(n, 8), nn.Tanh())]
@@ -163,7 +163,7 @@ def quantiles_narrow(seed: int) -> BenchmarkTask:
 
 @VALIDATION.task(low=-5.5, high=1)
 def multilabel_wide(seed: int) -> BenchmarkTask:
-    """One layer of 4096 with much dropout; each of twelve labels by itself."""
+    """One layer of width 4096 with dropout; each of twelve labels on its own."""
 
     def model() -> nn.Module:
         return nn.Sequential(nn.Linear(40, 4096), nn.ReLU(), nn.Dropout(0.5), nn.Linear(4096, 12))
@@ -173,7 +173,7 @@ def multilabel_wide(seed: int) -> BenchmarkTask:
 
 @VALIDATION.task(low=-4, high=2)
 def friedman2_ohms(seed: int) -> BenchmarkTask:
-    """Absolute error of targets in their own unit, around 500: the output has far to go at a bounded gradient."""
+    """Absolute error of targets around 500: the output has far to go with bounded gradients."""
 
     def model() -> nn.Module:
         return nn.Sequential(
@@ -185,7 +185,7 @@ def friedman2_ohms(seed: int) -> BenchmarkTask:
 
 @VALIDATION.task(low=-5, high=1)
 def counts_poisson(seed: int) -> BenchmarkTask:
-    """Counts, the logarithm of their mean as output; batches of 1024."""
+    """Poisson regression of counts, in batches of 1024."""
 
     def model() -> nn.Module:
         return nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 1), nn.Flatten(0))
@@ -195,7 +195,7 @@ def counts_poisson(seed: int) -> BenchmarkTask:
 
 @VALIDATION.task(low=-5, high=1)
 def uneven_noise(seed: int) -> BenchmarkTask:
-    """Mean and deviation of a measurement: a log likelihood, whose negative goes below zero."""
+    """Mean and standard deviation of a measurement: the negative log likelihood falls below zero."""
 
     def model() -> nn.Module:
         return nn.Sequential(nn.Linear(5, 48), nn.GELU(), nn.Linear(48, 48), nn.GELU(), nn.Linear(48, 2))
@@ -205,7 +205,7 @@ def uneven_noise(seed: int) -> BenchmarkTask:
 
 @VALIDATION.task(low=-6, high=0)
 def sheet_flow(seed: int) -> BenchmarkTask:
-    """The density of points, which are near a sheet: its negative logarithm goes below zero."""
+    """A normalizing flow fits the density of points near a sheet: the loss falls below zero."""
     return build_task(
         seed,
         lambda: models.CouplingFlow(6, 24, 4),

@@ -13,7 +13,7 @@ DEVELOPMENT = Split()
 
 @DEVELOPMENT.task(**RANGE)
 def digits_cnn_batch_norm(seed: int) -> BenchmarkTask:
-    """300 digits, convolutions with batch norm."""
+    """A CNN with batch norm on 300 digits."""
 
     def model() -> nn.Module:
         return nn.Sequential(
@@ -27,7 +27,7 @@ def digits_cnn_batch_norm(seed: int) -> BenchmarkTask:
 
 @DEVELOPMENT.task(**RANGE)
 def digits_lower_half(seed: int) -> BenchmarkTask:
-    """The lower half of a digit by its upper half: regression, squared error, 400 samples."""
+    """An MLP predicts the lower half of a digit from its upper half: squared error, 400 samples."""
     arrays = few(data.digits(), 400)
     upper, lower = ([part[:, 0, rows].flatten(1) for part in arrays[::2]] for rows in (slice(4), slice(4, None)))
 
@@ -39,20 +39,20 @@ def digits_lower_half(seed: int) -> BenchmarkTask:
 
 @DEVELOPMENT.task(**RANGE)
 def diabetes_mlp(seed: int) -> BenchmarkTask:
-    """242 patients, regression of a noisy target, squared error."""
+    """Regression of a noisy target on 242 patients: squared error."""
 
     def model() -> nn.Module:
         return nn.Sequential(
             nn.Linear(10, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1), nn.Flatten(0)
         )
 
-    arrays = few(data.diabetes(standardised=True), 242)
+    arrays = few(data.diabetes(standardized=True), 242)
     return build_task(seed, model, nn.MSELoss(), arrays, batch_size=24, steps=600)
 
 
 @DEVELOPMENT.task(**RANGE, packed=True)
 def mnist_mlp_large_batch(seed: int) -> BenchmarkTask:
-    """2,000 digits in batches of 500."""
+    """An MLP on 2,000 digits in batches of 500."""
 
     def model() -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(784, 64), nn.ReLU(), nn.Linear(64, 10))
@@ -62,7 +62,7 @@ def mnist_mlp_large_batch(seed: int) -> BenchmarkTask:
 
 @DEVELOPMENT.task(**RANGE)
 def char_gru(seed: int) -> BenchmarkTask:
-    """The next character of prose, recurrent."""
+    """A GRU predicts the next character of prose."""
     text = data.characters(length=8)
     loss_fn = nn.CrossEntropyLoss()
     return build_task(seed, lambda: models.CharGRU(data.n_characters(), 32), loss_fn, text, batch_size=24, steps=300)
@@ -73,7 +73,7 @@ def char_gru(seed: int) -> BenchmarkTask:
 
 @DEVELOPMENT.task(**RANGE)
 def digits_mlp_tiny_batch(seed: int) -> BenchmarkTask:
-    """400 digits in batches of 8."""
+    """An MLP on 400 digits in batches of 8."""
 
     def model() -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
@@ -83,7 +83,7 @@ def digits_mlp_tiny_batch(seed: int) -> BenchmarkTask:
 
 @DEVELOPMENT.task(**RANGE)
 def breast_cancer_mlp(seed: int) -> BenchmarkTask:
-    """169 samples of two classes."""
+    """An MLP on 169 samples of two classes."""
 
     def model() -> nn.Module:
         return nn.Sequential(nn.Linear(30, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2))
@@ -94,7 +94,7 @@ def breast_cancer_mlp(seed: int) -> BenchmarkTask:
 
 @DEVELOPMENT.task(**RANGE, packed=True)
 def fashion_cnn(seed: int) -> BenchmarkTask:
-    """2,000 pictures, strided convolutions without normalisation."""
+    """A CNN with strides, without normalisation, on 2,000 images."""
 
     def model() -> nn.Module:
         return nn.Sequential(
@@ -108,7 +108,7 @@ def fashion_cnn(seed: int) -> BenchmarkTask:
 
 @DEVELOPMENT.task(**RANGE, packed=True)
 def cifar_cnn_batch_norm(seed: int) -> BenchmarkTask:
-    """2,000 colour pictures, strided convolutions with batch norm."""
+    """A CNN with strides and batch norm on 2,000 colour images."""
 
     def model() -> nn.Module:
         return nn.Sequential(
@@ -122,7 +122,7 @@ def cifar_cnn_batch_norm(seed: int) -> BenchmarkTask:
 
 @DEVELOPMENT.task(**RANGE)
 def photograph_denoiser(seed: int) -> BenchmarkTask:
-    """Noise to be taken off 8 by 8 pixels of photographs: regression, squared error, residual convolutions."""
+    """A residual CNN removes noise from 8 by 8 patches of photographs: squared error."""
 
     def model() -> nn.Module:
         inner = nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1)
@@ -136,7 +136,7 @@ def photograph_denoiser(seed: int) -> BenchmarkTask:
 
 @DEVELOPMENT.task(**RANGE)
 def digits_attention(seed: int) -> BenchmarkTask:
-    """500 digits, attention between 16 patches, layer norm, dropout."""
+    """A vision transformer on 500 digits of 16 patches, with layer norm and dropout."""
     digits = few(data.digits(), 500)
     loss_fn = nn.CrossEntropyLoss()
     return build_task(seed, lambda: models.PatchAttention(8, 2, 24, 0.1, 10), loss_fn, digits, batch_size=32, steps=300)
@@ -144,7 +144,7 @@ def digits_attention(seed: int) -> BenchmarkTask:
 
 @DEVELOPMENT.task(**RANGE)
 def text_by_characters(seed: int) -> BenchmarkTask:
-    """Which text a snippet is from, by how often each character is in it: every eighth snippet."""
+    """An MLP classifies snippets of text by their character counts, on every eighth snippet."""
     inputs, targets, val_inputs, val_targets = data.snippets(length=96)
     arrays = inputs[::8], targets[::8], val_inputs, val_targets
 
@@ -158,7 +158,7 @@ def text_by_characters(seed: int) -> BenchmarkTask:
 
 @DEVELOPMENT.task(**RANGE, packed=True)
 def mnist_autoencoder(seed: int) -> BenchmarkTask:
-    """500 digits by a code of 16 numbers: squared error of every pixel."""
+    """An autoencoder of 500 digits with a code of 16 numbers: squared error of every pixel."""
     train, _, val, _ = (part.flatten(1) if part.dim() > 2 else part for part in data.mnist(500, 2000))
 
     def model() -> nn.Module:
@@ -170,7 +170,7 @@ def mnist_autoencoder(seed: int) -> BenchmarkTask:
 
 @DEVELOPMENT.task(**RANGE, packed=True)
 def fashion_mlp_dropout(seed: int) -> BenchmarkTask:
-    """1,000 pictures, half of the hidden units left out."""
+    """An MLP with dropout of one half on 1,000 images."""
 
     def model() -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(784, 96), nn.ReLU(), nn.Dropout(0.5), nn.Linear(96, 10))
@@ -180,7 +180,7 @@ def fashion_mlp_dropout(seed: int) -> BenchmarkTask:
 
 @DEVELOPMENT.task(**RANGE)
 def photograph_colours(seed: int) -> BenchmarkTask:
-    """The colour of a pixel by its place: regression, squared error, sines, 1,000 pixels."""
+    """A network maps positions in a photograph to colours: squared error, sines, 1,000 pixels."""
 
     def model() -> nn.Module:
         return nn.Sequential(nn.Linear(2, 64), models.Sine(8.0), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 3))

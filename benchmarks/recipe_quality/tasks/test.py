@@ -12,7 +12,7 @@ TEST = Split()
 
 
 class _RowsGRU(nn.Module):
-    """An image row by row, and the class by the last state."""
+    """Reads an image row by row, and classifies the last state."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -25,14 +25,14 @@ class _RowsGRU(nn.Module):
 
 @TEST.task(**RANGE)
 def digits_rows_gru(seed: int) -> BenchmarkTask:
-    """400 digits, recurrent over the rows."""
+    """A GRU over the rows of 400 digits."""
     arrays = few(data.digits(), 400)
     return build_task(seed, lambda: _RowsGRU(32), nn.CrossEntropyLoss(), arrays, batch_size=25, steps=400)
 
 
 @TEST.task(**RANGE)
 def text_by_trigrams(seed: int) -> BenchmarkTask:
-    """Which text a snippet is from, by its runs of three characters: every fourth snippet."""
+    """An embedding bag classifies snippets of text by their trigrams, on every fourth snippet."""
     inputs, targets, val_inputs, val_targets = data.trigrams(length=64, n_buckets=1000)
     arrays = inputs[::4], targets[::4], val_inputs, val_targets
 
@@ -44,7 +44,7 @@ def text_by_trigrams(seed: int) -> BenchmarkTask:
 
 @TEST.task(**RANGE)
 def char_transformer(seed: int) -> BenchmarkTask:
-    """The next character of prose, attention."""
+    """A transformer predicts the next character of prose."""
     text = data.characters(length=8)
     loss_fn = nn.CrossEntropyLoss()
     return build_task(
@@ -54,7 +54,7 @@ def char_transformer(seed: int) -> BenchmarkTask:
 
 @TEST.task(**RANGE, packed=True)
 def mnist_cnn_group_norm(seed: int) -> BenchmarkTask:
-    """500 digits, strided convolutions with group norm."""
+    """A CNN with strides and group norm on 500 digits."""
 
     def model() -> nn.Module:
         return nn.Sequential(
@@ -68,7 +68,7 @@ def mnist_cnn_group_norm(seed: int) -> BenchmarkTask:
 
 @TEST.task(**RANGE, packed=True)
 def fashion_residual_mlp(seed: int) -> BenchmarkTask:
-    """1,500 pictures, two residual blocks with layer norm."""
+    """An MLP of two residual blocks with layer norm on 1,500 images."""
 
     def model() -> nn.Module:
         blocks = [models.Residual(nn.LayerNorm(64), nn.Linear(64, 128), nn.GELU(), nn.Linear(128, 64)) for _ in "12"]
@@ -79,7 +79,7 @@ def fashion_residual_mlp(seed: int) -> BenchmarkTask:
 
 @TEST.task(**RANGE, packed=True)
 def cifar_mlp_batch_norm(seed: int) -> BenchmarkTask:
-    """1,000 colour pictures, a layer with batch norm."""
+    """An MLP with one hidden layer and batch norm on 1,000 colour images."""
 
     def model() -> nn.Module:
         hidden = nn.Linear(3072, 64, bias=False), nn.BatchNorm1d(64), nn.ReLU()

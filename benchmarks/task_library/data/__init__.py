@@ -1,0 +1,66 @@
+"""Data of the tasks: every function returns the same arrays at every call."""
+
+from .arrays import Arrays
+from .images import digits, ellipses, noisy_patches, pixels
+from .packed import PACKED_DATA, cifar, fashion, mnist, mnist_triplets, unpack
+from .series import hourly_load, lorenz, motions, pendulums, waveforms
+from .tabular import (
+    arm,
+    bundled,
+    clicks,
+    counts,
+    covertype_like,
+    curved_sheet,
+    diabetes,
+    friedman,
+    friedman2,
+    gaussian_quantiles,
+    lifetimes,
+    linear_map,
+    multilabel,
+    ratings,
+    teacher,
+    uneven_noise,
+)
+from .text import characters, n_characters, neighbours, snippets, texts, trigrams
+
+__all__ = [
+    "PACKED_DATA",
+    "Arrays",
+    "arm",
+    "bundled",
+    "characters",
+    "cifar",
+    "clicks",
+    "counts",
+    "covertype_like",
+    "curved_sheet",
+    "diabetes",
+    "digits",
+    "ellipses",
+    "fashion",
+    "friedman",
+    "friedman2",
+    "gaussian_quantiles",
+    "hourly_load",
+    "lifetimes",
+    "linear_map",
+    "lorenz",
+    "mnist",
+    "mnist_triplets",
+    "motions",
+    "multilabel",
+    "n_characters",
+    "neighbours",
+    "noisy_patches",
+    "pendulums",
+    "pixels",
+    "ratings",
+    "snippets",
+    "teacher",
+    "texts",
+    "trigrams",
+    "uneven_noise",
+    "unpack",
+    "waveforms",
+]

@@ -1,0 +1,96 @@
+"""Generated time series."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import torch
+
+from .arrays import Arrays, split, standardize
+
+
+@functools.cache
+def lorenz(n: int, length: int, ahead: int) -> Arrays:
+    """Return stretches ``[n, length, 1]`` of the Lorenz system's x, and its value ``ahead`` samples later."""
+    state = torch.randn(n, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    samples = []
+    step, to_the_attractor = 0.005, 400  # steps, of which every tenth is a sample
+    for number in range(to_the_attractor + 10 * (length + ahead)):
+        x, y, z = state.unbind(1)
+        state = state + step * torch.stack([10 * (y - x), x * (28 - z) - y, x * y - 8 / 3 * z], 1)
+        if number >= to_the_attractor and number % 10 == 9:
+            samples.append(state[:, 0])
+    series = torch.stack(samples, 1).float()
+    series = (series - series.mean()) / series.std()
+    return split(series[:, :length].unsqueeze(-1), series[:, -1], n // 5)
+
+
+@functools.cache
+def waveforms() -> Arrays:
+    """Return Breiman's waveforms ``[n, 1, 21]``: each of three classes mixes two of three triangles, with noise."""
+    rng = np.random.default_rng(0)
+    n = 3500
+    triangles = np.maximum(0, 6 - np.abs(np.arange(21) - np.array([[6], [14], [10]])))
+    labels = rng.integers(3, size=n)
+    share = rng.random((n, 1))
+    series = share * triangles[labels] + (1 - share) * triangles[(labels + 1) % 3] + rng.normal(size=(n, 21))
+    return split(standardize(series).unsqueeze(1), torch.tensor(labels), 700)
+
+
+@functools.cache
+def hourly_load(length: int) -> Arrays:
+    """Return ``[n, 1, length]`` hours of a load with daily, weekly and weather patterns, and the next hour.
+
+    The last fifth of the time is for validation.
+    """
+    rng = np.random.default_rng(0)
+    hours = np.arange(24 * 7 * 30)
+    weather = np.zeros(len(hours))
+    for hour, change in enumerate(rng.normal(size=len(hours))[1:], 1):
+        weather[hour] = 0.97 * weather[hour - 1] + 0.1 * change
+    day = np.sin(2 * np.pi * hours / 24) + 0.5 * np.sin(4 * np.pi * hours / 24 + 1)
+    weekend = hours // 24 % 7 >= 5
+    load = day * np.where(weekend, 0.5, 1.0) + weather + (0.05 + 0.1 * (day > 0)) * rng.normal(size=len(hours))
+    windows = standardize(load).unfold(0, length + 1, 1)
+    cut = len(windows) * 4 // 5
+    train, val = windows[:cut].unsqueeze(1), windows[cut + length :].unsqueeze(1)  # no hour is in both
+    return train[:, :, :-1], train[:, 0, -1], val[:, :, :-1], val[:, 0, -1]
+
+
+@functools.cache
+def motions(length: int) -> Arrays:
+    """Return accelerations ``[n, 3, length]`` of a wrist, in g at 16 Hz, and the index of one of five motions.
+
+    Each motion has its own range of frequencies and strengths; the first hardly moves. The classes are uneven.
+    """
+    rng = np.random.default_rng(0)
+    n = 3000
+    labels = rng.choice(5, size=n, p=[0.35, 0.3, 0.15, 0.1, 0.1])
+    frequency = np.array([0.5, 1.7, 2.6, 1.7, 3.5])[labels] * rng.uniform(0.85, 1.15, n)
+    strength = np.array([0.05, 0.3, 0.9, 0.5, 0.4])[labels] * rng.uniform(0.7, 1.3, n)
+    overtone = np.array([0.0, 0.3, 0.5, 1.0, 0.0])[labels]
+    phase = 2 * np.pi * (frequency[:, None] * np.arange(length) / 16 + rng.random((n, 1)))
+    swing = strength[:, None] * (np.sin(phase) + overtone[:, None] * np.sin(2 * phase))
+    down, along = rng.normal(size=(2, n, 3, 1)) * 0.3 + np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])[:, None, :, None]
+    series = down + swing[:, None] * along + 0.1 * rng.normal(size=(n, 3, length))
+    return split(torch.tensor(series, dtype=torch.float32), torch.tensor(labels), 600)
+
+
+@functools.cache
+def pendulums(n_samples: int, interval: float) -> Arrays:
+    """Return states ``[n, 2]`` of damped pendulums, angle and angular velocity, and the next ``n_samples`` states.
+
+    The targets are ``[n, n_samples, 2]``, ``interval`` time units apart, with a little noise.
+    """
+    generator = torch.Generator().manual_seed(0)
+    state = torch.rand(2500, 2, generator=generator, dtype=torch.float64) * 4 - 2
+    start, samples, substeps = state, [], 50
+    for number in range(n_samples * substeps):
+        angle, velocity = state.unbind(1)
+        change = torch.stack([velocity, -4 * angle.sin() - 0.3 * velocity], 1)
+        state = state + interval / substeps * change
+        if number % substeps == substeps - 1:
+            samples.append(state)
+    measured = torch.stack(samples, 1) + 0.02 * torch.randn(2500, n_samples, 2, generator=generator)
+    return split(start.float(), measured.float(), 500)

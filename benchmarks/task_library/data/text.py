@@ -1,0 +1,107 @@
+"""English prose: the descriptions of the data sets that scikit-learn bundles."""
+
+from __future__ import annotations
+
+import functools
+import importlib.resources
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from .arrays import Arrays
+
+
+def _descriptions() -> list[str]:
+    """Return the descriptions of the data sets that scikit-learn bundles."""
+    folder = importlib.resources.files("sklearn.datasets") / "descr"
+    files = sorted((file for file in folder.iterdir() if file.name.endswith(".rst")), key=lambda file: file.name)
+    return [file.read_text(encoding="utf-8") for file in files]
+
+
+@functools.cache
+def texts() -> tuple[Tensor, ...]:
+    """Return the descriptions as character indices; rare characters share one index."""
+    texts = _descriptions()
+    everything = "".join(texts)
+    number = {char: i for i, char in enumerate(sorted(c for c in set(everything) if everything.count(c) >= 5))}
+    return tuple(torch.tensor([number.get(char, len(number)) for char in text]) for text in texts)
+
+
+def n_characters() -> int:
+    return 1 + max(int(text.max()) for text in texts())
+
+
+def _windows(text: Tensor, length: int, stride: int) -> Tensor:
+    return text.unfold(0, length, stride)
+
+
+@functools.cache
+def characters(length: int) -> Arrays:
+    """Return ``[n, length]`` characters, and the next character at every place.
+
+    The last sixth of every text is for validation.
+    """
+    cuts = [(text, len(text) * 5 // 6) for text in texts()]
+    train = torch.cat([_windows(text[:cut], length + 1, 3) for text, cut in cuts])
+    val = torch.cat([_windows(text[cut:], length + 1, length + 1) for text, cut in cuts])
+    return train[:, :-1], train[:, 1:], val[:, :-1], val[:, 1:]
+
+
+def _stretches(length: int) -> Iterator[tuple[int, int, Tensor]]:
+    """Yield label, part and windows ``[n, length]`` for stretches of every text.
+
+    A stretch is two lengths long. Every third one is for validation (part 1), so that both parts cover all of the text.
+    """
+    for label, text in enumerate(texts()):
+        for number, stretch in enumerate(text.split(2 * length)):
+            if len(stretch) >= length:
+                yield label, int(number % 3 == 2), _windows(stretch, length, 8)
+
+
+@functools.cache
+def snippets(length: int) -> Arrays:
+    """Return standardized character counts ``[n, characters]`` of snippets, and the index of their text."""
+    counts: tuple[list[Tensor], list[Tensor]] = ([], [])
+    labels: tuple[list[int], list[int]] = ([], [])
+    for label, part, windows in _stretches(length):
+        counts[part].extend(torch.bincount(window, minlength=n_characters()).float() for window in windows)
+        labels[part].extend([label] * len(windows))
+    train, val = torch.stack(counts[0]), torch.stack(counts[1])
+    mean, std = train.mean(0), train.std(0) + 0.1
+    return (train - mean) / std, torch.tensor(labels[0]), (val - mean) / std, torch.tensor(labels[1])
+
+
+@functools.cache
+def trigrams(length: int, n_buckets: int) -> Arrays:
+    """Return hashed trigrams ``[n, length - 2]`` of snippets, and the index of their text."""
+    hashed: tuple[list[Tensor], list[Tensor]] = ([], [])
+    labels: tuple[list[int], list[int]] = ([], [])
+    for label, part, windows in _stretches(length):
+        hashed[part].append(((windows[:, :-2] * 131 + windows[:, 1:-1]) * 131 + windows[:, 2:]) % n_buckets)
+        labels[part].extend([label] * len(windows))
+    return torch.cat(hashed[0]), torch.tensor(labels[0]), torch.cat(hashed[1]), torch.tensor(labels[1])
+
+
+@functools.cache
+def neighbours(n_words: int, reach: int) -> Arrays:
+    """Return pairs of frequent words at most ``reach`` words apart.
+
+    The last sixth of every text is for validation.
+    """
+    texts = [re.findall("[a-z]+", text.lower()) for text in _descriptions()]
+    frequent = Counter(word for text in texts for word in text).most_common(n_words)
+    number = {word: i for i, (word, _) in enumerate(frequent)}
+    parts: list[Tensor] = []
+    for first, last in ((0.0, 5 / 6), (5 / 6, 1.0)):
+        pairs: list[tuple[int, int]] = []
+        for text in texts:
+            known = [number[word] for word in text[int(first * len(text)) : int(last * len(text))] if word in number]
+            for distance in range(1, reach + 1):
+                pairs += zip(known, known[distance:], strict=False)
+        ordered = torch.tensor(pairs)
+        both = torch.cat([ordered, ordered.flip(1)])
+        parts += both.unbind(1)
+    return tuple(parts)  # type: ignore[return-value]
