@@ -1,0 +1,1 @@
+"""What the policies do for a training: 1cycle against constant and piecewise-constant rates."""

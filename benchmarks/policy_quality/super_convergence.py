@@ -3,13 +3,13 @@
 python -m benchmarks.policy_quality.super_convergence --results benchmarks/results
 python -m benchmarks.policy_quality.super_convergence --tasks --cifar10 DIR --results DIR       ResNet-56, for a GPU
 
-The baseline's rate is divided by 10 after half and after three quarters of its steps, at momentum 0.9. At every budget
-it is the best of several, by the mean accuracy of two seeds that are not among those measured. 1cycle's is what
-``clrfast.range_test`` suggests for each seed, untried, with momentum from 0.95 to 0.85 and back. Weight decay, data,
-initial weights and the order of the batches are the same for both. A recipe reaches the accuracy that the baseline has
-at the end of its longest budget in so many steps as its shortest run takes that ends there.
+The baseline divides its rate by 10 after half and after three quarters of its steps, at momentum 0.9. At every budget
+it gets the best of several rates, by the mean accuracy of two seeds that are not among those measured. 1cycle gets the
+rate that ``clrfast.range_test`` suggests for each seed, with momentum from 0.95 to 0.85 and back. Weight decay, data,
+initial weights and the order of the batches are the same for both.
 
-On CIFAR-10 the settings are those of Smith 2018 (arXiv:1803.09820), one by one; see PUBLISHED.
+A recipe reaches the baseline's accuracy in as many steps as the shortest of its runs that ends with at least the
+accuracy of the baseline's longest run.
 """
 
 from __future__ import annotations
@@ -20,40 +20,34 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from clrfast import Schedule, one_cycle, range_test
-from clrfast.schedules import Constant, Joined
 from clrfast.tasks import Task
 from clrfast.tasks.digits import make_task as digits
-from clrfast.training._train import evaluate, train
+from clrfast.training._train import train
 
-from ..result_files import write_rows
+from ..result_files import Row, write_rows
 from ..task_library.data import PACKED_DATA
-from .tasks import cifar10_resnet56, fashion
+from .published import PUBLISHED, WEIGHT_DECAY, piecewise_constant
+from .tasks import cifar10_resnet56, fashion, val_accuracy
 
-WEIGHT_DECAY = 1e-4
-FIRST_TUNING_SEED, N_TUNING_SEEDS = 100, 2
-N_LOOKS = 10
+SEARCH_SEEDS = range(100, 102)
+"""Seeds that choose the baseline's rate."""
+
+N_VALIDATIONS = 10
+"""Validations of each run, evenly spread; the last one at its end."""
+
 BASELINE, ONE_CYCLE = "piecewise constant", "1cycle"
-
-Row = dict[str, Any]
-
-
-def piecewise_constant(lr: float, total_steps: int, weight_decay: float = WEIGHT_DECAY) -> Schedule:
-    """``lr``, a tenth of it after half of the steps, a hundredth after three quarters."""
-    rates = tuple(Constant(lr / by) for by in (1, 10, 100))
-    return Schedule(Joined(rates, (total_steps // 2, total_steps * 3 // 4)), 0.9, weight_decay, total_steps)
 
 
 @dataclass(frozen=True)
-class Contest:
-    """A task, and what the baseline may try on it.
+class Comparison:
+    """A task, and the runs of the baseline.
 
     Attributes:
         make: ``seed -> Task``.
-        total_steps: the baseline's: 30 epochs of digits, 16 of Fashion-MNIST.
-        rates: of which it takes the best.
+        total_steps: of the baseline's longest run: 30 epochs of digits, 16 of Fashion-MNIST.
+        rates: the baseline gets the best of these.
     """
 
     make: Callable[[int], Task]
@@ -61,72 +55,31 @@ class Contest:
     rates: tuple[float, ...]
 
 
-CONTESTS = {
-    "digits": Contest(digits, 660, (0.1, 0.3, 1.0, 3.0)),
-    "fashion": Contest(fashion, 3000, (0.01, 0.03, 0.1, 0.3)),
+COMPARISONS = {
+    "digits": Comparison(digits, 660, (0.1, 0.3, 1.0, 3.0)),
+    "fashion": Comparison(fashion, 3000, (0.01, 0.03, 0.1, 0.3)),
 }
 
 
-@dataclass(frozen=True)
-class Published:
-    """A run of ResNet-56 on CIFAR-10.
-
-    Attributes:
-        schedule: ``total_steps -> Schedule``.
-        total_steps: its length.
-        batch_size: of a step.
-        accuracy: what the report gives for it, or says of it.
-    """
-
-    schedule: Callable[[int], Schedule]
-    total_steps: int
-    batch_size: int
-    accuracy: str
-
-
-def published_cycle(
-    total_steps: int,
-    *,
-    max_lr: float = 0.8,
-    momentum: float | tuple[float, float] = (0.95, 0.80),
-    weight_decay: float = 1e-4,
-) -> Schedule:
-    """The report's 1cycle, with its settings for ResNet-56 as defaults."""
-    return one_cycle(max_lr, total_steps, momentum=momentum, weight_decay=weight_decay)
-
-
-PUBLISHED = {
-    "piecewise": Published(lambda total_steps: piecewise_constant(0.1, total_steps, 1e-4), 64_000, 128, "usual"),
-    "1cycle": Published(partial(published_cycle, momentum=0.9), 9310, 512, "91.3 %"),
-    "1cycle_momentum": Published(published_cycle, 9310, 512, "91.5 %"),
-    "1cycle_wd_1e-5": Published(partial(published_cycle, weight_decay=1e-5), 9310, 512, "works"),
-    "1cycle_wd_1e-3": Published(partial(published_cycle, weight_decay=1e-3), 9310, 512, "fails"),
-}
-"""1cycle from 0.08 to 0.8 over 95 epochs. The usual schedule is that of He et al. 2015, with batches of 128."""
-
-
-def accuracies(task: Task, schedule: Schedule, n_looks: int = 1) -> dict[int, float]:
-    """Validation accuracy of a run after so many of its steps: ``n_looks``, evenly spread, the last one at its end."""
+def accuracies(task: Task, schedule: Schedule, n_validations: int = 1) -> dict[int, float]:
+    """Train; return the validation accuracy by number of steps, ``n_validations`` times, the last one at the end."""
     total_steps = schedule.total_steps
     assert total_steps is not None
-    looks = {round(total_steps * look / n_looks) for look in range(1, n_looks + 1)}
+    validation_steps = {round(total_steps * number / n_validations) for number in range(1, n_validations + 1)}
     found = {}
 
-    def look(done: int, total: int, shown: object) -> None:
-        if done in looks:
-            score = evaluate(task)
-            assert score is not None
-            assert score.accuracy is not None
-            found[done] = score.accuracy
+    def validate(done: int, total: int, shown: object) -> None:
+        if done in validation_steps:
+            found[done] = val_accuracy(task)
             task.model.train()
 
-    train(task, schedule, progress=look)
+    train(task, schedule, progress=validate)
     return found
 
 
 def run(task: str, recipe: str, schedules: list[Schedule], make: Callable[[int], Task]) -> Row:
-    """A row: a run with each of ``schedules``, by its number as seed."""
-    found = [accuracies(make(seed), schedule, N_LOOKS) for seed, schedule in enumerate(schedules)]
+    """Train with each of ``schedules``, its index as seed, and return the row of all these runs."""
+    found = [accuracies(make(seed), schedule, N_VALIDATIONS) for seed, schedule in enumerate(schedules)]
     final = [list(run.values())[-1] for run in found]
     row = {
         "benchmark": "super_convergence",
@@ -141,44 +94,43 @@ def run(task: str, recipe: str, schedules: list[Schedule], make: Callable[[int],
         "steps": list(found[0]),
         "accuracy": [[round(value, 4) for value in run.values()] for run in found],
     }
-    told = f"{100 * row['accuracy_mean']:.2f} % ({100 * min(final):.2f} to {100 * max(final):.2f})"
+    accuracy = f"{100 * row['accuracy_mean']:.2f} % ({100 * min(final):.2f} to {100 * max(final):.2f})"
     rates = f"rates {min(row['max_lr']):.3g} to {max(row['max_lr']):.3g}"
-    print(f"{task:10} {recipe:18} {row['total_steps']:6,} steps, {rates}: {told}", flush=True)
+    print(f"{task:10} {recipe:18} {row['total_steps']:6,} steps, {rates}: {accuracy}", flush=True)
     return row
 
 
-def best_rate(contest: Contest, total_steps: int) -> float:
-    """The baseline's best rate for a budget, on seeds of its own."""
+def best_rate(comparison: Comparison, total_steps: int) -> float:
+    """Return the baseline's best rate for a budget, by ``SEARCH_SEEDS``."""
 
     def score(lr: float) -> float:
-        seeds = range(FIRST_TUNING_SEED, FIRST_TUNING_SEED + N_TUNING_SEEDS)
-        runs = (accuracies(contest.make(seed), piecewise_constant(lr, total_steps)) for seed in seeds)
-        return statistics.mean(found[total_steps] for found in runs)
+        schedule = piecewise_constant(lr, total_steps)
+        return statistics.mean(accuracies(comparison.make(seed), schedule)[total_steps] for seed in SEARCH_SEEDS)
 
-    return max(contest.rates, key=score)
+    return max(comparison.rates, key=score)
 
 
 def suggested_rate(task: Task) -> float:
     return range_test(task.model, task.loss_fn, task.train_loader).suggest().max_lr
 
 
-def compare(name: str, contest: Contest, divisors: list[int], n_seeds: int) -> list[Row]:
-    """A row for each recipe and budget, the baseline's steps over each of ``divisors``."""
-    suggested = [suggested_rate(contest.make(seed)) for seed in range(n_seeds)]
+def compare(name: str, comparison: Comparison, divisors: list[int], n_seeds: int) -> list[Row]:
+    """Return a row per recipe and budget; the budgets are the baseline's steps over each of ``divisors``."""
+    suggested = [suggested_rate(comparison.make(seed)) for seed in range(n_seeds)]
     rows = []
     for divisor in sorted(divisors, reverse=True):
-        steps = contest.total_steps // divisor
-        baseline = [piecewise_constant(best_rate(contest, steps), steps)] * n_seeds
+        steps = comparison.total_steps // divisor
+        baseline = [piecewise_constant(best_rate(comparison, steps), steps)] * n_seeds
         cycles = [one_cycle(lr, steps, weight_decay=WEIGHT_DECAY) for lr in suggested]
         for recipe, schedules in ((BASELINE, baseline), (ONE_CYCLE, cycles)):
-            rows.append({**run(name, recipe, schedules, contest.make), "divisor": divisor})
+            rows.append({**run(name, recipe, schedules, comparison.make), "divisor": divisor})
     return rows
 
 
 def reached(rows: list[Row]) -> Row:
-    """A row: in how many steps each recipe reaches what the baseline has at the end of its longest budget.
+    """Return the row of the steps in which each recipe reaches the accuracy of the baseline's longest run.
 
-    ``steps``: by the mean over the seeds; ``steps_by_seed``: every seed by itself; None where no budget is enough.
+    ``steps`` goes by the mean over the seeds, ``steps_by_seed`` by every seed on its own. None: no budget is enough.
     """
     longest = max((row for row in rows if row["recipe"] == BASELINE), key=lambda row: row["total_steps"])
 
@@ -196,12 +148,12 @@ def reached(rows: list[Row]) -> Row:
         "steps": {recipe: fewest(recipe, lambda row: row["accuracy_mean"]) for recipe in recipes},
         "steps_by_seed": {recipe: [fewest(recipe, score) for score in by_seed] for recipe in recipes},
     }
-    print(f"{row['task']}: {100 * row['target']:.2f} % in so many steps: {row['steps']}, {row['steps_by_seed']}")
+    print(f"{row['task']}: {100 * row['target']:.2f} % after these steps: {row['steps']}, {row['steps_by_seed']}")
     return row
 
 
 def published(name: str, folder: Path, n_seeds: int, tiny: bool) -> Row:
-    """A row for one of PUBLISHED, on the CIFAR-10 in ``folder``."""
+    """Return the row of one of ``PUBLISHED``, trained on the CIFAR-10 in ``folder``."""
     setting = PUBLISHED[name]
     schedule = setting.schedule(4 if tiny else setting.total_steps)
     make = partial(cifar10_resnet56, folder=folder, batch_size=setting.batch_size)
@@ -211,21 +163,23 @@ def published(name: str, folder: Path, n_seeds: int, tiny: bool) -> Row:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="*", choices=sorted(CONTESTS), help="default: all whose data is here")
-    parser.add_argument("--budgets", type=int, nargs="+", default=[1, 3, 6], help="divisors of the longest")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--tasks", nargs="*", choices=sorted(COMPARISONS), help="default: all whose data is here")
+    parser.add_argument("--budgets", type=int, nargs="+", default=[1, 3, 6], help="divisors of the longest run's steps")
+    parser.add_argument("--seeds", type=int, default=5, help="runs of each recipe and budget (default: %(default)s)")
     parser.add_argument("--cifar10", type=Path, metavar="DIR", help="train ResNet-56 on the CIFAR-10 in this folder")
-    parser.add_argument("--runs", nargs="+", choices=list(PUBLISHED), default=list(PUBLISHED), help="of --cifar10")
-    parser.add_argument("--tiny", action="store_true", help="only to see that it runs")
+    parser.add_argument(
+        "--runs", nargs="+", choices=list(PUBLISHED), default=list(PUBLISHED), help="runs of --cifar10 (default: all)"
+    )
+    parser.add_argument("--tiny", action="store_true", help="a few steps: checks that it runs, measures nothing")
     parser.add_argument("--results", type=Path, help="folder for the result files")
     arguments = parser.parse_args()
-    here = [name for name in CONTESTS if name != "fashion" or (PACKED_DATA / "unpack.py").exists()]
+    here = [name for name in COMPARISONS if name != "fashion" or (PACKED_DATA / "unpack.py").exists()]
     rows = []
     for name in here if arguments.tasks is None else arguments.tasks:
-        contest = CONTESTS[name]
+        comparison = COMPARISONS[name]
         if arguments.tiny:
-            contest = replace(contest, total_steps=12, rates=contest.rates[1:2])
-        own = compare(name, contest, arguments.budgets, arguments.seeds)
+            comparison = replace(comparison, total_steps=12, rates=comparison.rates[1:2])
+        own = compare(name, comparison, arguments.budgets, arguments.seeds)
         rows += [*own, reached(own)]
     if rows and arguments.results is not None:
         write_rows(arguments.results / "super_convergence.json", rows)

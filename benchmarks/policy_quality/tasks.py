@@ -1,4 +1,4 @@
-"""What super_convergence.py trains: digits and Fashion-MNIST on the CPU, CIFAR-10 on a GPU if there is one."""
+"""Tasks beside clrfast's digits: Fashion-MNIST, and CIFAR-10 with ResNet-56."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from clrfast.tasks import Task, cifar10
 from clrfast.training import DeviceDataset, crop_and_flip
+from clrfast.training._train import evaluate
 
 from ..task_library import data
 from ..task_library.definition import build_task
@@ -17,7 +18,7 @@ from ..task_library.models import resnet56
 
 
 def fashion(seed: int) -> Task:
-    """A CNN of three layers on the first 12,000 training and 4,000 test pictures of Fashion-MNIST."""
+    """Return a CNN of three layers on the first 12,000 training and 4,000 test images of Fashion-MNIST."""
 
     def model() -> nn.Module:
         return nn.Sequential(
@@ -35,12 +36,12 @@ Data = tuple[cifar10.Split, cifar10.Split]
 
 
 def cifar10_resnet56(seed: int, folder: Path, batch_size: int) -> Task:
-    """ResNet-56 on the CIFAR-10 in ``folder``, on a GPU if there is one."""
+    """Return ResNet-56 on the CIFAR-10 in ``folder``, on a GPU if there is one."""
     return resnet56_task(seed, _cifar10(folder, "cuda" if torch.cuda.is_available() else "cpu"), batch_size)
 
 
 def resnet56_task(seed: int, data: Data, batch_size: int) -> Task:
-    """ResNet-56 on images of 32x32, with the usual augmentation; judged on the test images."""
+    """Return ResNet-56 on images of 32x32 with the usual augmentation; the test images validate it."""
     (images, labels), (test_images, test_labels) = data
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -52,6 +53,14 @@ def resnet56_task(seed: int, data: Data, batch_size: int) -> Task:
         train_loader=DeviceDataset((images, labels), batch_size, shuffle=True, augment=_augment, seed=seed),
         val_loader=[(_standardize(some), targets) for some, targets in test],
     )
+
+
+def val_accuracy(task: Task) -> float:
+    """Return the accuracy on the validation data, in [0, 1]; the model is left in eval mode."""
+    score = evaluate(task)
+    assert score is not None
+    assert score.accuracy is not None
+    return score.accuracy
 
 
 def on_device(data: Data, device: torch.device | str) -> Data:
@@ -75,7 +84,7 @@ def _standardize(images: Tensor) -> Tensor:
 
 @functools.cache
 def _mean_and_std(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Of the published training images, by channel; kept, because a copy to the device is a wait for it."""
+    """Return the published mean and standard deviation by channel; kept, because a copy to the device blocks."""
     mean, std = (
         torch.tensor(values, device=device)[:, None, None]
         for values in ([0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616])

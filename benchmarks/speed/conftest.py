@@ -13,7 +13,7 @@ import torch
 
 from ..result_files import write_rows
 from . import timing
-from .workloads import GPU_LIMIT_S, ON_CPU, ON_GPU_LIMIT_S, USUAL, WORKLOADS, Workload
+from .workloads import DEFAULT, GPU_LIMIT_S, ON_CPU, ON_GPU_LIMIT_S, WORKLOADS, Workload
 
 Seconds = dict[str, np.ndarray]
 
@@ -40,7 +40,7 @@ class Setting:
 
     def work(self, name: str) -> tuple[Workload, int, int]:
         """The workload of this name, and the steps and rounds to measure it with; skips one that is for GPUs."""
-        chosen = USUAL if self.on_gpu else ON_CPU.get(name, USUAL)
+        chosen = DEFAULT if self.on_gpu else ON_CPU.get(name, DEFAULT)
         if chosen is None:
             pytest.skip("for GPUs")
         return (replace(WORKLOADS[name], batch_size=2), 5, 1) if self.tiny else (WORKLOADS[name], *chosen)

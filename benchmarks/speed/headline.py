@@ -1,14 +1,14 @@
-"""The published headline: ResNet-56 on CIFAR-10 by one 1cycle of 9,310 steps at batch 512.
+"""The published headline: ResNet-56 on CIFAR-10 with one 1cycle of 9,310 steps at batch 512.
 
     python -m benchmarks.speed.headline --cifar10 .cifar10 --limit-s 150 --results benchmarks/results
     python -m benchmarks.speed.headline --tiny --device cpu    random images, few steps: checks that it runs
 
 Smith 2018 (arXiv:1803.09820) reports 91.5 % for rates from 0.08 to 0.8 and momentum from 0.95 to 0.80. Here every step
-is a replay of one CUDA graph: forward and backward pass under bfloat16 autocast, weights in channels_last, batches
-gathered, cropped and mirrored on the device. The folder holds the published files, or the JPEGs of ``cifar10_jpeg``.
+replays one CUDA graph: forward and backward pass under bfloat16 autocast, weights in channels_last, batches gathered,
+cropped and mirrored on the device. The folder holds the published files, or the JPEGs of ``cifar10_jpeg``.
 
-At the time limit a run stops, and its row holds what was reached. Spare time goes to the same network at the rate that
-the range test suggests, over as many epochs as fit, then to three weight decays as copies in one job.
+A run stops at the time limit, and its row holds what it reached. Spare time goes to the same network at the rate that
+the range test suggests, over as many epochs as fit, then to three weight decays in one sweep.
 """
 
 from __future__ import annotations
@@ -31,44 +31,41 @@ from clrfast import NoSuggestionError, Schedule, Task
 from clrfast.tasks import cifar10
 from clrfast.training import TrainStep
 from clrfast.training._batches import cycle_loader
-from clrfast.training._train import evaluate
 
 from ..environment import ROOT
-from ..policy_quality.super_convergence import PUBLISHED, published_cycle
-from ..policy_quality.tasks import Data, on_device, resnet56_task
-from ..result_files import write_rows
+from ..policy_quality.published import PUBLISHED, published_cycle
+from ..policy_quality.tasks import Data, on_device, resnet56_task, val_accuracy
+from ..result_files import Row, write_rows
 from . import cifar10_jpeg
-
-Row = dict[str, Any]
 
 AUTOCAST = torch.bfloat16
 SETTING = PUBLISHED["1cycle_momentum"]
 DECAYS = (1e-5, 1e-4, 1e-3)
-N_LOOKS = 10
+N_VALIDATIONS = 10
 
 RESERVE_S = 20
-"""Seconds of the limit for what comes before the first step and after the last one."""
+"""Seconds of the limit that are reserved for the time before the first and after the last step."""
 RANGE_TEST_EPOCHS = 3
-"""A range test takes at most as long as this many epochs."""
-LEAST_EPOCHS = 5
-"""Shortest run at the suggested rate; a shorter one says nothing about the rate."""
-COPIES_S = 25
-"""Seconds that this run leaves for the copies, where it keeps its least epochs."""
-MOST_COPIES_EPOCHS = 2
-COPIES_COST = 4
-"""A copy's step takes at most this many times as long as a step of the first run: it has no autocast."""
+"""Upper bound of the range test's duration, in epochs."""
+MIN_EPOCHS = 5
+"""Epochs of the shortest run at the suggested rate; a shorter one says nothing about the rate."""
+SWEEP_S = 25
+"""Seconds that the run at the suggested rate leaves to the sweep, unless it would lose its minimum of epochs."""
+MAX_SWEEP_EPOCHS = 2
+SWEEP_STEP_COST = 4
+"""Upper bound of the time of a copy's step in the sweep, in steps of the published run: the sweep has no autocast."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What all runs have in common.
+    """What all runs share.
 
     Attributes:
         data: on the device to train on.
-        batch_size: of a step.
+        batch_size: samples per step.
         total_steps: of the published run.
-        end: when no further step begins, by ``time.monotonic``.
-        range_test_steps: as of ``clrfast.range_test``.
+        end: time of ``time.monotonic`` after which no step begins.
+        range_test_steps: the ``steps`` of ``clrfast.range_test``.
     """
 
     data: Data
@@ -94,7 +91,7 @@ class Job:
 
 
 def one_run(job: Job, recipe: str, schedule: Schedule) -> Row:
-    """A row: a run over ``schedule``, or over what fits in the time."""
+    """Train with ``schedule``, or as much of it as fits in the time, and return the row."""
     task = job.task()
     optimizer = clrfast.SGD(task.model.parameters(), schedule=schedule)
     step = TrainStep(task.model, task.loss_fn, optimizer, autocast=AUTOCAST)
@@ -102,20 +99,20 @@ def one_run(job: Job, recipe: str, schedule: Schedule) -> Row:
     total_steps = schedule.total_steps
     assert total_steps is not None
     steps, accuracy, seconds, step_us = [0], [], 0.0, []
-    for look in sorted({max(1, total_steps * look // N_LOOKS) for look in range(1, N_LOOKS + 1)}):
+    for validation_step in _validation_steps(total_steps):
         task.model.train()
         begin = time.perf_counter()
-        made = _steps(step, batches, look - steps[-1], job)
+        made = _run_steps(step, batches, validation_step - steps[-1], job)
         elapsed = time.perf_counter() - begin
         if made:
             steps.append(steps[-1] + made)
-            accuracy.append(_accuracy(task))
+            accuracy.append(round(val_accuracy(task), 4))
             seconds += elapsed
             step_us.append(1e6 * elapsed / made)
-        if steps[-1] < look:
+        if steps[-1] < validation_step:
             break
     row = {
-        **_case(job, recipe, schedule),
+        **_row_head(job, recipe, schedule),
         "precision": f"{str(AUTOCAST).removeprefix('torch.')} autocast, channels_last",
         "steps": steps[1:],
         "accuracy": accuracy,
@@ -128,8 +125,13 @@ def one_run(job: Job, recipe: str, schedule: Schedule) -> Row:
     return row
 
 
-def _steps(step: TrainStep, batches: Iterator[Any], n: int, job: Job) -> int:
-    """Make up to ``n`` steps within the time, wait for them, and return their number."""
+def _validation_steps(total_steps: int) -> list[int]:
+    """Return the numbers of steps after which a run is validated, ascending; the last one is ``total_steps``."""
+    return sorted({max(1, total_steps * number // N_VALIDATIONS) for number in range(1, N_VALIDATIONS + 1)})
+
+
+def _run_steps(step: TrainStep, batches: Iterator[Any], n: int, job: Job) -> int:
+    """Make up to ``n`` steps within the time, wait for the device, and return their number."""
     made = 0
     for batch in itertools.islice(batches, n):
         if job.left_s() <= 0:
@@ -141,14 +143,7 @@ def _steps(step: TrainStep, batches: Iterator[Any], n: int, job: Job) -> int:
     return made
 
 
-def _accuracy(task: Task) -> float:
-    score = evaluate(task)
-    assert score is not None
-    assert score.accuracy is not None
-    return round(score.accuracy, 4)
-
-
-def _case(job: Job, recipe: str, schedule: Schedule) -> Row:
+def _row_head(job: Job, recipe: str, schedule: Schedule) -> Row:
     lr, _, weight_decay = schedule.table()[:, 0].T
     return {
         "benchmark": "headline",
@@ -162,8 +157,11 @@ def _case(job: Job, recipe: str, schedule: Schedule) -> Row:
 
 
 def suggested_run(job: Job, us_per_step: float) -> Row | None:
-    """A row: the rate that the range test suggests, over the epochs that fit; None where too few do."""
-    if job.epochs_within(job.left_s(), us_per_step) < RANGE_TEST_EPOCHS + LEAST_EPOCHS:
+    """Train at the rate that the range test suggests, over the epochs that fit, and return the row.
+
+    Returns None if the range test and ``MIN_EPOCHS`` do not fit.
+    """
+    if job.epochs_within(job.left_s(), us_per_step) < RANGE_TEST_EPOCHS + MIN_EPOCHS:
         print("suggested: no time", flush=True)
         return None
     task = job.task()
@@ -177,28 +175,29 @@ def suggested_run(job: Job, us_per_step: float) -> Row | None:
         print(f"suggested: no rate, {error}", flush=True)
         return {"benchmark": "headline", "recipe": "suggested", "missing": str(error)}
     range_test_s = round(time.monotonic() - begin, 2)
-    epochs = max(job.epochs_within(job.left_s() - COPIES_S, us_per_step), LEAST_EPOCHS)
+    epochs = max(job.epochs_within(job.left_s() - SWEEP_S, us_per_step), MIN_EPOCHS)
     total_steps = min(epochs * job.steps_per_epoch, job.total_steps)
     row = one_run(job, "suggested", published_cycle(total_steps, max_lr=found.max_lr))
     return {**row, "range_test_s": range_test_s, "low": found.low, "high": found.high, "reason": found.reason}
 
 
-def copies(job: Job, us_per_step: float) -> Row | None:
-    """A row: a short run for each of DECAYS, all in one job; None where no epoch fits."""
-    epochs = job.epochs_within(job.left_s(), COPIES_COST * len(DECAYS) * us_per_step)
+def sweep_run(job: Job, us_per_step: float) -> Row | None:
+    """Train briefly with each of ``DECAYS`` in one sweep, and return the row; None if no epoch fits."""
+    epochs = job.epochs_within(job.left_s(), SWEEP_STEP_COST * len(DECAYS) * us_per_step)
     if epochs < 1:
         print("copies: no time", flush=True)
         return None
-    total_steps = min(epochs, MOST_COPIES_EPOCHS) * job.steps_per_epoch
+    total_steps = min(epochs, MAX_SWEEP_EPOCHS) * job.steps_per_epoch
     schedules = [published_cycle(total_steps, weight_decay=decay) for decay in DECAYS]
     task = job.task()
     begin = time.monotonic()
     found = clrfast.sweep(lambda: job.task().model, task.loss_fn, task.train_loader, schedules)
     seconds = time.monotonic() - begin
-    accuracy = [_accuracy(Task(model, task.loss_fn, task.train_loader, task.val_loader)) for model in found.models]
+    trained = [Task(model, task.loss_fn, task.train_loader, task.val_loader) for model in found.models]
+    accuracy = [round(val_accuracy(each), 4) for each in trained]
     print(f"copies: {accuracy} for weight decays {DECAYS}, {total_steps} steps each, {seconds:.1f} s", flush=True)
     return {
-        **_case(job, "copies", schedules[0]),
+        **_row_head(job, "copies", schedules[0]),
         "precision": "float32",
         "weight_decay": list(DECAYS),
         "steps": found.steps.tolist(),
@@ -210,7 +209,7 @@ def copies(job: Job, us_per_step: float) -> Row | None:
 
 
 def load(folder: Path) -> Data:
-    """The CIFAR-10 in ``folder``; JPEGs are unpacked into the ignored folder build first."""
+    """Return the CIFAR-10 in ``folder``. JPEGs are first unpacked into the ignored folder ``build``."""
     if cifar10_jpeg.is_packed(folder):
         folder = cifar10_jpeg.unpack(folder, ROOT / "build").parent
     return cifar10.load(folder)
@@ -227,13 +226,13 @@ def random_data(n: int) -> Data:
 
 
 def rows(job: Job, spare_end: float) -> Iterator[Row]:
-    """The published run, and what fits after it until ``spare_end``."""
+    """Yield the row of the published run, and those of the runs that fit after it until ``spare_end``."""
     published = one_run(job, "published", published_cycle(job.total_steps))
     yield {**published, "published": SETTING.accuracy}
     if published["us_per_step"] is None:
         return
     spare = replace(job, end=min(job.end, spare_end))
-    for follow_up in (suggested_run, copies):
+    for follow_up in (suggested_run, sweep_run):
         row = follow_up(spare, published["us_per_step"])
         if row is not None:
             yield row
@@ -242,10 +241,13 @@ def rows(job: Job, spare_end: float) -> Iterator[Row]:
 def main() -> None:
     begin = time.monotonic()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cifar10", type=Path, metavar="DIR", help="folder of the published files, or of the JPEGs")
-    parser.add_argument("--limit-s", type=float, default=600.0, help="seconds until it ends (default: %(default)g)")
+    parser.add_argument("--cifar10", type=Path, metavar="DIR", help="folder of the published files or of the JPEGs")
+    parser.add_argument("--limit-s", type=float, default=600.0, help="seconds to run (default: %(default)g)")
     parser.add_argument(
-        "--spare-s", type=float, default=math.inf, help="seconds until no more follows the published run"
+        "--spare-s",
+        type=float,
+        default=math.inf,
+        help="seconds after which no run follows the published one (default: no limit)",
     )
     parser.add_argument("--device", default="cuda", help="default: %(default)s")
     parser.add_argument("--tiny", action="store_true", help="random images, few steps")
@@ -264,7 +266,7 @@ def main() -> None:
     found: list[Row] = []
     for row in rows(job, spare_end):
         found.append(row)
-        if arguments.results is not None:  # already now, in case that a later one is cut off
+        if arguments.results is not None:  # after every run: a later one may be cut off
             name = "gpu" if device.type == "cuda" else "cpu"
             write_rows(arguments.results / f"headline_{name}.json", found)
 

@@ -1,4 +1,4 @@
-"""Device time by kernel: what a profiler's events say about one step, so that a slow step has a cause."""
+"""Device time by kernel, from a profiler's events: why a step is slow."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Event:
-    """A kernel, copy or fill on the device, by its full name; times in microseconds."""
+    """A kernel, copy or fill on the device, with its full name; times in microseconds."""
 
     name: str
     start_us: float
@@ -20,14 +20,14 @@ class Event:
 
 
 def by_kernel(events: Iterable[Event], between: set[str]) -> dict[str, Any]:
-    """What a step consists of, as the median over several steps.
+    """Return the launches of a step, as medians over several steps.
 
     Args:
-        events: those of all steps, in any order.
-        between: full names of the events that part one step from the next; they do not count.
+        events: of all steps, in any order.
+        between: full names of the events that separate the steps; they do not count.
     Returns:
-        ``launches``, their number; ``kernels``, a dict for each function with its ``name``, the ``count`` of its
-        launches and their total ``us``; ``gap_us``, the time between launches. Zeros without any step.
+        ``launches``, their number; ``kernels``, a dict per function with its ``name``, the ``count`` of its launches
+        and their total ``us``; ``gap_us``, the time between launches. Zeros without any step.
     """
     steps: list[list[Event]] = [[]]
     for event in sorted(events, key=lambda event: event.start_us):
@@ -52,13 +52,13 @@ def by_kernel(events: Iterable[Event], between: set[str]) -> dict[str, Any]:
 
 
 def function_of(name: str) -> str:
-    """The bare function of a kernel: ``update_kernel`` for ``void clrfast::update_kernel<float>(...)``."""
+    """Return the bare function of a kernel: ``update_kernel`` for ``void clrfast::update_kernel<float>(...)``."""
     found = re.search(r"(\w+)\s*[<(]", name.replace("(anonymous namespace)::", ""))
     return found[1] if found else name
 
 
 def summary(found: dict[str, Any]) -> str:
-    """Return what ``by_kernel`` found as one line of text."""
+    """Return the result of ``by_kernel`` as one line of text."""
     kernels = [f"{kernel['count']} {kernel['name']} {kernel['us']:.1f} us" for kernel in found["kernels"]]
     return ", ".join([*kernels, f"gaps {found['gap_us']:.1f} us"])
 

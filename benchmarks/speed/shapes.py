@@ -1,4 +1,4 @@
-"""Parameter shapes of well-known networks; an optimizer step needs nothing else of them."""
+"""Parameter shapes of well-known networks: all that an optimizer step needs of them."""
 
 from __future__ import annotations
 
@@ -40,5 +40,5 @@ def decoder_1b() -> list[Shape]:
 
 
 def tiny() -> list[Shape]:
-    """For a check that the benchmark runs."""
+    """Three small tensors, to check that a benchmark runs."""
     return [(4, 3), (4,), (2, 4)]

@@ -1,4 +1,4 @@
-"""Models that the whole-loop benchmarks train, each with one batch of generated data."""
+"""Models that the benchmarks of whole loops train, with generated data."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Workload:
     """A model and its data.
 
     Attributes:
-        make: the model, at weights that depend on torch's seed alone.
-        inputs: ``batch_size -> inputs``.
-        n_classes: of the targets.
-        batch_size: of a step.
+        make: returns the model; its weights depend on torch's seed alone.
+        inputs: ``n -> inputs`` of n samples.
+        n_classes: number of classes of the targets.
+        batch_size: samples per step.
     """
 
     make: Callable[[], nn.Module]
@@ -30,19 +30,19 @@ class Workload:
     batch_size: int
 
     def data(self, n_batches: int) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of so many batches."""
+        """Return inputs and targets of ``n_batches`` batches."""
         n = n_batches * self.batch_size
         generator = torch.Generator().manual_seed(0)
         return self.inputs(n), torch.randint(self.n_classes, (n,), generator=generator)
 
 
 def mlp() -> nn.Module:
-    """784-256-256-10."""
+    """Return an MLP of widths 784, 256, 256 and 10."""
     return nn.Sequential(nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10))
 
 
 class Transformer(nn.Module):
-    """Two pre-norm layers of width 64 with 4 heads over 32 tokens; classifies their mean."""
+    """A transformer of two pre-norm layers with 4 heads over 32 tokens of width 64; classifies their mean."""
 
     def __init__(self, n_tokens: int = 64, length: int = 32, width: int = 64):
         super().__init__()
@@ -72,14 +72,14 @@ WORKLOADS = {
     "ResNet-56, batch 512": Workload(resnet56, _normal(3, 32, 32), 10, 512),
 }
 
-USUAL = 100, 15
-"""Steps and rounds that a workload is measured with."""
+DEFAULT = 100, 15
+"""Default steps and rounds of a measurement."""
 
 ON_CPU: dict[str, tuple[int, int] | None] = {"ResNet-56, batch 128": (5, 4), "ResNet-56, batch 512": None}
-"""Those that these would take too long there; None leaves a workload to GPUs."""
+"""Steps and rounds on a CPU, for workloads that would take too long; None: measured on GPUs only."""
 
 GPU_LIMIT_S = 3.0
-"""Seconds that a workload is measured for on a GPU; fewer rounds where they are over."""
+"""Time limit of a measurement on a GPU, in seconds; no round begins after it."""
 
 ON_GPU_LIMIT_S = {"ResNet-56, batch 128": 10.0, "ResNet-56, batch 512": 10.0}
-"""Those of which a round takes several seconds."""
+"""Time limits on a GPU for workloads whose rounds take several seconds."""

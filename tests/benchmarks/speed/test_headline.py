@@ -66,7 +66,7 @@ def test_the_published_run_then_the_suggested_rate_then_copies(job, monkeypatch)
     assert suggested["max_lr"] == 0.2
     assert suggested["total_steps"] == STEPS  # never longer than the published run
     assert len(copies["accuracy"]) == len(headline.DECAYS)
-    assert copies["total_steps"] == headline.MOST_COPIES_EPOCHS * N // BATCH_SIZE
+    assert copies["total_steps"] == headline.MAX_SWEEP_EPOCHS * N // BATCH_SIZE
     assert json.loads(json.dumps(found)) == found
     assert table(found).count("\n| ") == 3
 
@@ -111,7 +111,7 @@ def test_the_suggested_rate_gets_what_it_leaves_to_the_copies(job, monkeypatch):
     monkeypatch.setattr(headline, "one_run", lambda job, recipe, schedule: {"total_steps": schedule.total_steps})
     job = replace(job, total_steps=10**6)
     us_per_step = 1e6  # a second
-    for left_s, epochs in ((100, (100 - headline.COPIES_S) // 4), (40, headline.LEAST_EPOCHS)):
+    for left_s, epochs in ((100, (100 - headline.SWEEP_S) // 4), (40, headline.MIN_EPOCHS)):
         monkeypatch.setattr(Job, "left_s", lambda self, left_s=left_s: left_s)
         row = headline.suggested_run(job, us_per_step)
         assert row["total_steps"] == epochs * job.steps_per_epoch
