@@ -139,8 +139,8 @@ class LRCurve:
     def suggest(self, method: str = "edge", *, of: Literal["loss", "metric"] | None = None) -> Suggestion:
         """Suggest a learning rate, with an interval and a reason.
 
-        The answer is the median over curves with resampled noise, and the interval holds 90 % of these answers; see
-        ``clrfast.finder._bootstrap``. Points past a perfect fit of the data are left out, unless the loss diverged.
+        The answer is the median over curves with resampled noise (a wild bootstrap), and the interval holds 90 % of
+        these answers. Points past a perfect fit of the data are left out, unless the loss diverged.
 
         Args:
             method: "edge", "steepest", "valley", "slide", "minimum_tenth" or "clr_bounds"; see the functions of these

@@ -125,7 +125,7 @@ def range_test(
         val_every: number of updates between two validations, at least 1. None: as many as there are validation batches,
             so that validation takes no more forward passes than training.
         stop_factor: > 1. A ramp stops where the loss exceeds ``start + (stop_factor - 1) * max(fall, 10 * noise)``, or
-            is not finite; see ``clrfast.finder._divergence``.
+            is not finite.
         group: the ranks that make this call together. "auto": the default group, if torch.distributed is initialised.
             A process group: its ranks. None: this process alone; a model whose ranks wait for each other is refused.
         progress: ``progress(done, total, {"lr": ..., "loss": ...})``, called about every 10 steps and at the end, on
