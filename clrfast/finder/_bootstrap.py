@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ._noise import Floats, smoothed, thinned
+from ._noise import Floats, smooth, thin
 from ._rules import Rule
 from ._suggestion import NoSuggestionError, Suggestion
 
@@ -18,7 +18,7 @@ INTERVAL_QUANTILES = (0.05, 0.95)
 """Quantiles of the answers that are the ends of a suggestion's interval."""
 
 
-def bootstrapped(rule: Rule, curves: Sequence[tuple[Floats, Floats]]) -> Suggestion:
+def bootstrap(rule: Rule, curves: Sequence[tuple[Floats, Floats]]) -> Suggestion:
     """Apply ``rule`` to resampled curves; return the median answer with the 90 % interval of all answers.
 
         loss[i] = smoothed[i] + sign[i] * (loss[i] - smoothed[i]),   sign[i] = -1 or 1 at random
@@ -26,7 +26,7 @@ def bootstrapped(rule: Rule, curves: Sequence[tuple[Floats, Floats]]) -> Suggest
     Noise moves a minimum or a crossing from one point to another. The median over resampled curves is steadier than
     the answer of the measured curve, and the spread shows how far to trust it. The random signs are the same in every
     call. The answer and its reason come from one resampled curve; of an even number, from the lower of the middle two.
-    A long curve is thinned first; see ``thinned``.
+    A long curve is thinned first; see ``thin``.
 
     Args:
         curves: ``(lr, loss)`` of each ramp, both float64 ``[n]``; the losses are raw.
@@ -36,16 +36,16 @@ def bootstrapped(rule: Rule, curves: Sequence[tuple[Floats, Floats]]) -> Suggest
     Source: Wu 1986, "Jackknife, Bootstrap and Other Resampling Methods in Regression Analysis"; the signs are those of
     Liu 1988, "Bootstrap Procedures under some Non-I.I.D. Models".
     """
-    curves = [thinned(lr, loss) for lr, loss in curves]
-    measured = [(rule(lr, smoothed(loss)), number) for number, (lr, loss) in enumerate(curves, 1)]
+    curves = [thin(lr, loss) for lr, loss in curves]
+    measured = [(rule(lr, smooth(loss)), number) for number, (lr, loss) in enumerate(curves, 1)]
     random = np.random.default_rng(0)
     resampled = []
     for number, (lr, loss) in enumerate(curves, 1):
-        trend = smoothed(loss)
+        trend = smooth(loss)
         for _ in range(N_RESAMPLES):
             other = trend + random.choice((-1.0, 1.0), len(loss)) * (loss - trend)
             try:
-                resampled.append((rule(lr, smoothed(other)), number))
+                resampled.append((rule(lr, smooth(other)), number))
             except NoSuggestionError:
                 continue  # the measured curve has an answer; one without counts for nothing
     answers = sorted(resampled or measured, key=lambda found: (found[0].max_lr, found[0].base_lr))

@@ -18,13 +18,13 @@ from .._checks import short_repr
 from .._fields import Fields
 from ..plot import lr_curve
 from ..tasks import Task
-from . import _stability as stability
-from ._bootstrap import bootstrapped
-from ._divergence import divergence
+from ._bootstrap import bootstrap
+from ._divergence import find_divergence
 from ._metrics import VALIDATION_LOSS
-from ._noise import Floats, smoothed
+from ._noise import Floats, smooth
 from ._rules import MIN_POINTS, RULES, edge
-from ._slopes import are_evenly_spaced, slopes
+from ._slopes import are_evenly_spaced, compute_slopes
+from ._stability import estimate_stability_lr, find_divergence_lr, require_descent
 from ._suggestion import NoSuggestionError, Suggestion
 
 if TYPE_CHECKING:
@@ -78,14 +78,14 @@ class LRCurve:
 
     @cached_property
     def bounded(self) -> Floats:
-        """float64 ``[n]``: the loss clipped at the limit of ``divergence``, which also replaces NaN and infinities."""
-        _, limit = divergence(np.concatenate(([self.initial_loss], self.loss)))
+        """float64 ``[n]``: the loss clipped at the divergence limit, which also replaces NaN and infinities."""
+        _, limit = find_divergence(np.concatenate(([self.initial_loss], self.loss)))
         return np.where(np.isfinite(self.loss), np.minimum(self.loss, limit), limit)
 
     @cached_property
     def smoothed(self) -> Floats:
         """float64 ``[n]``: the bounded loss without its noise: a centred average with Gaussian weights."""
-        return smoothed(self.bounded)
+        return smooth(self.bounded)
 
     @property
     def spacing(self) -> Literal["exponential", "linear"]:
@@ -98,7 +98,7 @@ class LRCurve:
 
         NaN if fewer than two points are finite.
         """
-        return slopes(self.lr, self.bounded)
+        return compute_slopes(self.lr, self.bounded)
 
     @property
     def metric_is_loss(self) -> bool:
@@ -121,7 +121,7 @@ class LRCurve:
 
         The last rate if the run was stopped before that; None if neither happened.
         """
-        at = stability.divergence_lr(self.lr, self.bounded, self.smoothed)
+        at = find_divergence_lr(self.lr, self.bounded, self.smoothed)
         return float(self.lr[-1]) if at is None and self.stopped != "completed" else at
 
     @property
@@ -134,7 +134,7 @@ class LRCurve:
         """
         if self.stopped == "completed" or not len(self.loss):
             return None
-        return stability.stability_lr(self.lr, self.loss, self.initial_loss, self.momentum)
+        return estimate_stability_lr(self.lr, self.loss, self.initial_loss, self.momentum)
 
     def suggest(self, method: str = "edge", *, of: Literal["loss", "metric"] | None = None) -> Suggestion:
         """Suggest a learning rate, with an interval and a reason.
@@ -161,14 +161,14 @@ class LRCurve:
             raise ValueError("of: 'clr_bounds' needs a metric that rises; give 'metric', or leave it out")
         curves = (self, *self.repeats)
         if rises or of == "metric":
-            return bootstrapped(RULES[method], [curve._measured_metric(rises, method) for curve in curves])
+            return bootstrap(RULES[method], [curve._measured_metric(rises, method) for curve in curves])
         for curve in curves:
-            stability.require_descent(curve.lr, curve.bounded, curve.smoothed, curve.divergence_lr)
+            require_descent(curve.lr, curve.bounded, curve.smoothed, curve.divergence_lr)
         ends = [curve._informative_end for curve in curves]
         rule = RULES[method]
         if method == "edge" and any(end < len(curve.lr) for curve, end in zip(curves, ends, strict=True)):
             rule = partial(edge, beyond="there the data are fitted, and higher rates tell nothing")
-        return bootstrapped(rule, [(c.lr[:end], c.bounded[:end]) for c, end in zip(curves, ends, strict=True)])
+        return bootstrap(rule, [(c.lr[:end], c.bounded[:end]) for c, end in zip(curves, ends, strict=True)])
 
     @property
     def _informative_end(self) -> int:

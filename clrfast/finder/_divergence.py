@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ._noise import Floats, noise_std
+from ._noise import Floats, estimate_noise
 
 MIN_CLIMB_FRAC = 1e-3
 """Minimum climb of a diverged loss as a fraction of the first loss, for a loss with neither a fall nor noise."""
@@ -26,7 +26,7 @@ EXPLOSION_FACTOR = 10
 """Climb of a single loss, in units of the limit's climb, that is an explosion within one step and not an outlier."""
 
 
-def divergence(loss: ArrayLike, stop_factor: float = 4.0) -> tuple[int | None, float]:
+def find_divergence(loss: ArrayLike, stop_factor: float = 4.0) -> tuple[int | None, float]:
     """Find the first index at which ``loss`` has diverged, and the limit that it exceeds.
 
         limit = start + (stop_factor - 1) * max(start - best, 10 * noise, 0.001 * |start|)
@@ -69,7 +69,7 @@ def divergence(loss: ArrayLike, stop_factor: float = 4.0) -> tuple[int | None, f
 
 def _min_climb(values: Floats, start: float) -> float:
     size_frac = MIN_CLIMB_FRAC if len(values) >= MIN_NOISE_SAMPLES else 1.0
-    return max(MIN_CLIMB_STDS * noise_std(values), size_frac * abs(start))
+    return max(MIN_CLIMB_STDS * estimate_noise(values), size_frac * abs(start))
 
 
 def _exceeds(values: Any, medians: Any, start: float, limits: Any) -> Any:

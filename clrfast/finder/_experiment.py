@@ -26,7 +26,7 @@ from ..training._module_attributes import ModuleAttributes
 from ..training._preserve import preserve_model_and_optimizer, preserve_rng_and_loaders
 from ._bad_batches import BadBatches, RecentBatches
 from ._loss_reader import READ_EVERY
-from ._rank_failures import batches_despite_failures, loss_despite_failures
+from ._rank_failures import repeat_failed_batches, zero_failed_losses
 from ._scheduled_run import RunRecord, ScheduledRun
 from ._validation import Validation
 
@@ -78,7 +78,7 @@ class Experiment:
         self._new_step: Callable[..., EagerStep] = (
             partial(TrainStep, model, loss_fn, compute_loss=compute_loss)
             if options.graph == "auto" and ranks.world_size == 1  # a graph cannot hold the communication of ranks
-            else partial(EagerStep, model, chosen if ranks.world_size == 1 else loss_despite_failures(chosen, ranks))
+            else partial(EagerStep, model, chosen if ranks.world_size == 1 else zero_failed_losses(chosen, ranks))
         )
         self.make_step()  # a bad optimizer is reported before anything begins
 
@@ -90,7 +90,7 @@ class Experiment:
         """
         with preserve_rng_and_loaders(self._loader, *loaders):
             batches = cycle_loader(self._bad.numbered(self._loader))
-            yield batches if self._ranks.world_size == 1 else batches_despite_failures(batches, self._ranks)
+            yield batches if self._ranks.world_size == 1 else repeat_failed_batches(batches, self._ranks)
 
     def make_step(self) -> EagerStep:
         """Make a training step with the user's optimizer.

@@ -23,14 +23,14 @@ def require_metric(metric: Any) -> None:
         raise ValueError(f"metric: got {metric!r}; give 'accuracy', a function, or None for the loss")
 
 
-def metric_name(metric: Metric | None) -> str:
+def name_metric(metric: Metric | None) -> str:
     """Name ``metric`` for curves and plots; None is the validation loss."""
     if metric is None:
         return VALIDATION_LOSS
     return metric if isinstance(metric, str) else getattr(metric, "__name__", "metric")
 
 
-def batch_metric(metric: Metric | None, step: EagerStep, batch: Any, *, custom_batches: bool) -> Tensor:
+def measure_batch(metric: Metric | None, step: EagerStep, batch: Any, *, custom_batches: bool) -> Tensor:
     """Measure ``metric`` on ``batch``, in the model's current mode.
 
     Args:
@@ -44,9 +44,9 @@ def batch_metric(metric: Metric | None, step: EagerStep, batch: Any, *, custom_b
         ValueError: "accuracy" does not fit these batches or outputs.
     """
     if metric is None:
-        return as_tensor(step.loss(batch))
+        return to_tensor(step.loss(batch))
     if custom_batches and metric != "accuracy":
-        return as_tensor(metric(step.model, move_batch(batch, step.device)))  # type: ignore[operator]
+        return to_tensor(metric(step.model, move_batch(batch, step.device)))  # type: ignore[operator]
     if custom_batches and not (isinstance(batch, tuple | list) and len(batch) == 2):
         raise ValueError(
             f"metric: 'accuracy' needs batches of (inputs, targets), and val_loader gave a {type(batch).__name__}; "
@@ -54,7 +54,7 @@ def batch_metric(metric: Metric | None, step: EagerStep, batch: Any, *, custom_b
         )
     inputs, targets = unpack_pair(move_batch(batch, step.device))
     outputs = step.model(inputs)
-    return as_tensor(metric(outputs, targets) if callable(metric) else _accuracy(outputs, targets))
+    return to_tensor(metric(outputs, targets) if callable(metric) else _accuracy(outputs, targets))
 
 
 def _accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -66,14 +66,14 @@ def _accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs.argmax(1) == targets).float().mean()
 
 
-def as_tensor(value: Any) -> Tensor:
+def to_tensor(value: Any) -> Tensor:
     """Return a tensor unchanged, and a number as a tensor on the CPU."""
     return value if isinstance(value, Tensor) else torch.as_tensor(value, device="cpu")
 
 
-def n_samples(batch: Any) -> int:
+def count_samples(batch: Any) -> int:
     """Count the samples of ``batch``: the length of its first tensor, or 1 where it has none."""
     if isinstance(batch, Tensor):
         return len(batch) if batch.dim() else 1
     values = batch.values() if hasattr(batch, "values") else batch if isinstance(batch, tuple | list) else ()
-    return next((n_samples(value) for value in values if isinstance(value, Tensor)), 1)
+    return next((count_samples(value) for value in values if isinstance(value, Tensor)), 1)

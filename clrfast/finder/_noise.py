@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 Floats = NDArray[np.float64]
 
 SMOOTHING_FRAC = 0.02
-"""Standard deviation of the Gaussian weights of ``smoothed``, as a fraction of the number of points."""
+"""Standard deviation of the Gaussian weights of ``smooth``, as a fraction of the number of points."""
 
 ROUNDING_FRAC = 1e-5
 """Differences between losses below this fraction of the loss are rounding errors, because losses are float32."""
@@ -23,7 +23,7 @@ MAX_DIRECT_PRODUCTS = 2**24
 """Number of multiplications above which a convolution uses Fourier transforms. About 7,000 losses reach it."""
 
 
-def smoothed(loss: ArrayLike, width_frac: float = SMOOTHING_FRAC) -> Floats:
+def smooth(loss: ArrayLike, width_frac: float = SMOOTHING_FRAC) -> Floats:
     """Compute a centred moving average with Gaussian weights.
 
         smoothed[i] = sum_j w[i, j] * loss[j] / sum_j w[i, j],   w[i, j] = exp(-((i - j) / width) ** 2 / 2)
@@ -37,7 +37,7 @@ def smoothed(loss: ArrayLike, width_frac: float = SMOOTHING_FRAC) -> Floats:
     Returns:
         float64 ``[n]``, NaN where the loss is not finite.
 
-    >>> smoothed([1.0, 1.0, 4.0, 1.0, 1.0]).round(2).tolist()
+    >>> smooth([1.0, 1.0, 4.0, 1.0, 1.0]).round(2).tolist()
     [1.0, 1.32, 3.36, 1.32, 1.0]
     """
     loss = np.asarray(loss, dtype=np.float64)
@@ -62,12 +62,12 @@ def _convolve(values: Floats, weights: Floats, reach: int) -> Floats:
     return np.fft.irfft(product, size)[reach : reach + n]
 
 
-def thinned(lr: Floats, values: Floats, max_points: int = MAX_CURVE_POINTS) -> tuple[Floats, Floats]:
+def thin(lr: Floats, values: Floats, max_points: int = MAX_CURVE_POINTS) -> tuple[Floats, Floats]:
     """Reduce a curve to at most ``max_points`` means of neighbouring values, each with the rate in their middle.
 
     A curve of at most ``max_points`` is returned unchanged.
 
-    >>> lr, means = thinned(np.arange(1.0, 8.0), np.arange(7.0), max_points=3)
+    >>> lr, means = thin(np.arange(1.0, 8.0), np.arange(7.0), max_points=3)
     >>> lr.tolist(), means.tolist()
     ([2.0, 5.0, 7.0], [1.0, 4.0, 6.0])
     """
@@ -80,13 +80,13 @@ def thinned(lr: Floats, values: Floats, max_points: int = MAX_CURVE_POINTS) -> t
     return lr[begins + (sizes - 1) // 2], np.add.reduceat(values, begins) / sizes
 
 
-def noise_std(loss: ArrayLike) -> float:
+def estimate_noise(loss: ArrayLike) -> float:
     """Estimate the standard deviation of the noise in ``loss`` (``[n]``) from the differences of neighbours.
 
     The estimate is a median, so neither a descent nor an explosion of the loss distorts it. It is 0 for fewer than 3
     finite values.
 
-    >>> float(round(noise_std(np.random.default_rng(0).normal(size=2000)), 1))
+    >>> float(round(estimate_noise(np.random.default_rng(0).normal(size=2000)), 1))
     1.0
     """
     values = np.asarray(loss, dtype=np.float64)

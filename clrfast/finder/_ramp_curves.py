@@ -11,11 +11,11 @@ import numpy as np
 from ..schedules import Schedule
 from ._curve import LRCurve, StopReason
 from ._noise import Floats
-from ._ramp_plan import FINE_RANGE, RampPlan, fine_ramp
-from ._rules import MIN_POINTS, REBOUND_FRAC, rebound_indices
-from ._scheduled_run import RunRecord, rates_of
+from ._ramp_plan import FINE_RANGE, RampPlan, make_fine_ramp
+from ._rules import MIN_POINTS, REBOUND_FRAC, find_rebounds
+from ._scheduled_run import RunRecord, compute_rates
 from ._suggestion import NoSuggestionError
-from ._validation import per_update
+from ._validation import align_with_updates
 
 COARSE_STOP_MULTIPLIER = 4
 """Multiplier of the divergence threshold in the coarse ramp, whose large steps of the rate alone can lift a loss above
@@ -31,7 +31,7 @@ def measure_curves(plan: RampPlan, run: Callable[..., RunRecord], stop_factor: f
 
     Args:
         run: ``run(ramp, stop_factor=..., done=..., total=...)`` trains along one ramp from the initial weights.
-        stop_factor: see ``divergence``; > 1.
+        stop_factor: see ``find_divergence``; > 1.
     Raises:
         ValueError: the first loss is not finite.
     """
@@ -39,8 +39,8 @@ def measure_curves(plan: RampPlan, run: Callable[..., RunRecord], stop_factor: f
     if plan.coarse is not None:
         stop = 1 + COARSE_STOP_MULTIPLIER * (stop_factor - 1)
         coarse = _curve(plan.coarse, run(plan.coarse, stop_factor=stop, done=0, total=total))
-        max_lr = float(rates_of(plan.coarse, plan.coarse.total_steps or 0)[-1])
-        ramp = fine_ramp(_fine_centre(coarse, max_lr), max_lr)
+        max_lr = float(compute_rates(plan.coarse, plan.coarse.total_steps or 0)[-1])
+        ramp = make_fine_ramp(_fine_centre(coarse, max_lr), max_lr)
     curves = []
     for repeat in range(plan.repeats):
         done = total - (plan.repeats - repeat) * plan.steps_each
@@ -61,7 +61,7 @@ def _fine_centre(coarse: LRCurve, max_lr: float) -> float:
 def _last_rebound_lr(curve: LRCurve) -> float | None:
     """Find the rate from which on a part of the loss's fall is lost, short of divergence; None for none."""
     try:
-        _, last = rebound_indices(curve.lr, curve.smoothed)
+        _, last = find_rebounds(curve.lr, curve.smoothed)
     except NoSuggestionError:
         return None
     return None if last is None else float(curve.lr[last])
@@ -119,7 +119,7 @@ def _joined(coarse: LRCurve, fine: LRCurve, n: int) -> LRCurve:
 def _curve(ramp: Schedule, record: RunRecord) -> LRCurve:
     """Make the curve of a run along ``ramp``."""
     initial, *after = record.losses.tolist()
-    lr = rates_of(ramp, len(after))
+    lr = compute_rates(ramp, len(after))
     kind: StopReason
     if not math.isfinite(initial):
         raise ValueError(
@@ -137,7 +137,7 @@ def _curve(ramp: Schedule, record: RunRecord) -> LRCurve:
         kind, reason = "non-finite", f"the loss became {after[-1]} at {lr[-1]:.3g}"
     if record.diverged and len(after) < MIN_POINTS:
         reason += ", within the first points; start lower (min_lr)"
-    metric = per_update(record.validations, len(after)) if record.validations else None
+    metric = align_with_updates(record.validations, len(after)) if record.validations else None
     return LRCurve(lr, np.array(after), initial, kind, reason, metric)
 
 

@@ -16,7 +16,7 @@ from .._torch_compat import tree_leaves
 from ..training._losses import ComputeLoss
 
 
-def batches_despite_failures(batches: Iterator[Any], ranks: Ranks) -> Iterator[Any]:
+def repeat_failed_batches(batches: Iterator[Any], ranks: Ranks) -> Iterator[Any]:
     """Iterate over ``batches``; a batch that cannot be loaded is replaced by the one before it.
 
     A failure of the first batch is raised.
@@ -34,7 +34,7 @@ def _repeating(batch: Any, batches: Iterator[Any], ranks: Ranks) -> Iterator[Any
             ranks.defer(error)
 
 
-def loss_despite_failures(compute_loss: ComputeLoss, ranks: Ranks) -> ComputeLoss:
+def zero_failed_losses(compute_loss: ComputeLoss, ranks: Ranks) -> ComputeLoss:
     """Return ``compute_loss`` with a loss of 0 in place of an error that follows the model's outputs.
 
     The zero loss keeps the backward pass going, because the other ranks wait for this rank's gradients.

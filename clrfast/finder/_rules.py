@@ -50,7 +50,7 @@ def edge(lr: ArrayLike, loss: ArrayLike, *, beyond: str = "a higher max_lr tells
     before divergence is the evidence, and the maximum of a 1cycle lies below it.
     """
     lrs, losses, lowest = _up_to_minimum(lr, loss)
-    found = rebound_indices(lr, loss)
+    found = find_rebounds(lr, loss)
     rates = np.asarray(lr, dtype=np.float64)
     first, last = (len(rates) - 1 if index is None else index for index in found)
     marks = np.array([lrs[lowest], rates[first], rates[last]])
@@ -68,7 +68,7 @@ def edge(lr: ArrayLike, loss: ArrayLike, *, beyond: str = "a higher max_lr tells
     return _suggestion(at / EDGE_DIVISOR, "edge", reason, lrs, losses, lowest)
 
 
-def rebound_indices(lr: ArrayLike, loss: ArrayLike) -> tuple[int | None, int | None]:
+def find_rebounds(lr: ArrayLike, loss: ArrayLike) -> tuple[int | None, int | None]:
     """Find the first and the last rebound of the loss after its minimum.
 
     The first is the first point at which the loss has lost ``REBOUND_FRAC`` of its fall. The last is the point from

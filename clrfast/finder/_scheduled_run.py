@@ -16,7 +16,7 @@ from .._ranks import SINGLE_PROCESS, Ranks
 from ..schedules import Curve, Schedule
 from ..training._eager_step import EagerStep
 from ._controlled_step import ControlledStep
-from ._divergence import divergence
+from ._divergence import find_divergence
 from ._loss_reader import LocalLosses, LossReader, RankMeanLosses
 from ._noise import Floats
 from ._validation import Validation, ValidationLog
@@ -47,7 +47,7 @@ class ScheduledRun:
         step: the training step.
         schedule: its ``total_steps`` must be set.
         keep_ratios: the optimizer's groups keep the ratios of their rates; the schedule's rate is the highest.
-        stop_factor: see ``divergence``; > 1.
+        stop_factor: see ``find_divergence``; > 1.
         ranks: the ranks that make this run together. A failure of one of them is raised on all at the next read of the
             losses. Until then that rank goes on, because the others wait for it in every step.
         after_first_step: called once, after the first step.
@@ -95,14 +95,14 @@ class ScheduledRun:
             skips.require_few(turn, control.host_step)
             if last or self._losses.is_due(turn, loss, limit):
                 losses = self._losses.read()
-                index, limit = divergence(losses, self._stop_factor)
+                index, limit = find_divergence(losses, self._stop_factor)
                 self._report(progress, done + min(before + 1, steps), total, losses)
                 if last or index is not None:
                     break
                 if self._step.scaler is not None:
                     control.synchronize()  # the device may skip every update, and only the host can notice
         losses = self._losses.read_all()
-        index, _ = divergence(losses, self._stop_factor)
+        index, _ = find_divergence(losses, self._stop_factor)
         return RunRecord(losses if index is None else losses[: index + 1], index is not None, validations.means())
 
     def _report(self, progress: Progress | None, done: int, total: int, losses: Floats) -> None:
@@ -132,7 +132,7 @@ class _SkippedUpdates:
             )
 
 
-def rates_of(schedule: Schedule, n: int) -> Floats:
+def compute_rates(schedule: Schedule, n: int) -> Floats:
     """Compute the first ``n`` learning rates of ``schedule``, float64 ``[n]``."""
     assert isinstance(schedule.lr, Curve)
     return np.asarray(schedule.lr(np.arange(n)), dtype=np.float64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._noise import Floats, thinned
+from ._noise import Floats, thin
 
 SLOPE_DECADES = 0.15
 """Standard deviation of the weights of a slope over log10 of the rate, in decades."""
@@ -22,7 +22,7 @@ def are_evenly_spaced(lr: Floats) -> bool:
     return len(differences) > 1 and np.allclose(differences, differences.mean(), rtol=1e-6, atol=0.0)
 
 
-def slopes(lr: Floats, loss: Floats) -> Floats:
+def compute_slopes(lr: Floats, loss: Floats) -> Floats:
     """Return the change of ``loss`` with the rate.
 
     Args:
@@ -43,7 +43,7 @@ def _local_slopes(every_x: Floats, loss: Floats, min_width: float) -> Floats:
     of dense neighbours are noise. A long curve is thinned first, and its slopes are interpolated. All are NaN if fewer
     than two losses are finite.
     """
-    x, values = thinned(every_x, loss, SLOPE_POINTS)
+    x, values = thin(every_x, loss, SLOPE_POINTS)
     finite = np.isfinite(values)
     if finite.sum() < 2:
         return np.full(len(every_x), np.nan)

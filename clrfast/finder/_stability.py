@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from ._noise import Floats, noise_std
+from ._noise import Floats, estimate_noise
 from ._rules import MIN_POINTS
 from ._suggestion import NoSuggestionError
 
@@ -18,7 +18,7 @@ FEW_POINTS = 4 * MIN_POINTS
 """Number of points up to which the smoothed curve follows the noise, so that distances from it measure nothing."""
 
 
-def divergence_lr(lr: Floats, bounded: Floats, smooth: Floats) -> float | None:
+def find_divergence_lr(lr: Floats, bounded: Floats, smooth: Floats) -> float | None:
     """Find the rate from which on the smoothed loss, past its minimum, stays above all that it was before.
 
     It must be higher by more than ``MIN_FALL_DISTANCES`` median distances of the loss from its smoothed curve.
@@ -38,7 +38,7 @@ def divergence_lr(lr: Floats, bounded: Floats, smooth: Floats) -> float | None:
     return float(lr[low[-1] + 1]) if low[-1] + 1 < len(smooth) else None
 
 
-def stability_lr(lr: Floats, loss: Floats, initial_loss: float, momentum: float | None) -> float:
+def estimate_stability_lr(lr: Floats, loss: Floats, initial_loss: float, momentum: float | None) -> float:
     """Estimate the largest rate at which gradient descent is stable, from the growth of a diverging loss.
 
         sqrt((loss[i] - best) / (loss[i-1] - best)) = growth
@@ -88,7 +88,7 @@ def require_descent(lr: Floats, bounded: Floats, smooth: Floats, diverged_at: fl
             "is trained already, keep to rates below that"
         )
     fall = float(np.median(smooth[: max((lowest + 1) // 2, 1)]) - smooth[lowest])
-    distance = noise_std(bounded) if few else float(np.median(np.abs(bounded - smooth)[:lowest]))
+    distance = estimate_noise(bounded) if few else float(np.median(np.abs(bounded - smooth)[:lowest]))
     if fall < MIN_FALL_DISTANCES * distance:
         raise NoSuggestionError(
             f"the loss falls by {max(fall, 0):.3g} only, too little beside its usual noise "

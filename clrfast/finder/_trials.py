@@ -24,7 +24,7 @@ from ._experiment import Experiment
 from ._noise import Floats
 from ._range_test import RampKeywords, range_test
 from ._suggestion import NoSuggestionError, Suggestion
-from ._validation import MIN_VALIDATIONS, Validation, mean_over_ranks
+from ._validation import MIN_VALIDATIONS, Validation, average_over_ranks
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -184,7 +184,7 @@ def trial_cycles(
 
                 losses = _search(loss_after, middle_lr, n_trials)
                 with experiment.training() as step:
-                    initial_loss = float(mean_over_ranks(ranks, validation.total(step)))
+                    initial_loss = float(average_over_ranks(ranks, validation.total(step)))
     places = sorted(losses)
     rates = middle_lr * RATE_FACTOR ** np.array(places, dtype=np.float64)
     return Trials(rates, np.array([losses[place] for place in places]), initial_loss, curve)

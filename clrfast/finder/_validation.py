@@ -15,7 +15,7 @@ from .._checks import is_whole
 from .._ranks import SINGLE_PROCESS, Ranks
 from ..optim import StepControl
 from ..training._eager_step import EagerStep, eval_mode
-from ._metrics import Metric, as_tensor, batch_metric, metric_name, n_samples, require_metric
+from ._metrics import Metric, count_samples, measure_batch, name_metric, require_metric, to_tensor
 from ._noise import Floats
 
 MetricSum = tuple[Tensor | float, int]
@@ -33,7 +33,7 @@ class Validation:
 
     Args:
         val_loader: an iterable of batches. The first ones are kept, at most a tenth as many as ``steps``.
-        metric: None for the loss, "accuracy", or a function; see ``batch_metric``.
+        metric: None for the loss, "accuracy", or a function; see ``measure_batch``.
         steps: number of updates of the run.
         every: steps between two validations; None: the number of batches.
         custom_batches: the batches are not pairs ``(inputs, targets)``.
@@ -66,7 +66,7 @@ class Validation:
             raise ValueError("val_loader: it is empty; give at least one batch, or leave it out")
         del self._batches[min(ranks.all_gather("held-out batches", len(self._batches))) :]
         self.every = len(self._batches) if every is None else every
-        self.metric_name = metric_name(metric)
+        self.metric_name = name_metric(metric)
         self._metric, self._custom_batches = metric, custom_batches
 
     def is_due(self, step_count: int, steps: int) -> bool:
@@ -79,7 +79,7 @@ class Validation:
     def mean(self, step: EagerStep) -> Tensor:
         """Measure the mean over all samples, a tensor of one element."""
         total, n = self.total(step)
-        return as_tensor(total / n)
+        return to_tensor(total / n)
 
     def total(self, step: EagerStep) -> MetricSum:
         """Measure the sum over all samples, and count them."""
@@ -88,8 +88,8 @@ class Validation:
         needs_grad = self._custom_batches and self._metric is None  # a compute_loss may contain a derivative
         with eval_mode(step.model), step.autocast_context(), torch.set_grad_enabled(needs_grad):
             for batch in self._batches:
-                n = n_samples(batch)
-                mean = batch_metric(self._metric, step, batch, custom_batches=self._custom_batches)
+                n = count_samples(batch)
+                mean = measure_batch(self._metric, step, batch, custom_batches=self._custom_batches)
                 total = total + n * mean.detach().float()
                 n_total += n
         return total, n_total
@@ -125,19 +125,19 @@ class ValidationLog:
 
     def means(self) -> dict[int, Tensor]:
         """Compute the means over all ranks, by the number of updates before them."""
-        return {at: mean_over_ranks(self._ranks, metric_sum) for at, metric_sum in self._sums.items()}
+        return {at: average_over_ranks(self._ranks, metric_sum) for at, metric_sum in self._sums.items()}
 
 
-def mean_over_ranks(ranks: Ranks, metric_sum: MetricSum) -> Tensor:
+def average_over_ranks(ranks: Ranks, metric_sum: MetricSum) -> Tensor:
     """Compute the mean over the samples of all ranks, a tensor of one element."""
     total, n = metric_sum
     if ranks.world_size == 1:
-        return as_tensor(total / n)
+        return to_tensor(total / n)
     totals, counts = zip(*ranks.all_gather("a held-out measure", (float(total), n)), strict=True)
-    return as_tensor(sum(totals) / sum(counts))
+    return to_tensor(sum(totals) / sum(counts))
 
 
-def per_update(validations: dict[int, Tensor], n: int) -> Floats:
+def align_with_updates(validations: dict[int, Tensor], n: int) -> Floats:
     """Arrange validations, keyed by the number of updates before them, as float64 ``[n]``: NaN where there is none."""
     values = np.full(n, np.nan)
     for step_count, value in validations.items():

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from ..finder._divergence import divergence
+from ..finder._divergence import find_divergence
 from ._history import History
 from ._smoothed_history import MIN_SIGMAS, SmoothedHistory
 
@@ -117,7 +117,7 @@ def diagnose(history: History) -> list[Diagnosis]:
 def _divergence(history: History) -> Diagnosis | None:
     """A loss that is not finite or has exploded, whichever of the two losses does so first."""
     train, val = np.asarray(history.train_loss), np.asarray(history.val_loss)
-    at, limit = divergence(train)
+    at, limit = find_divergence(train)
     broken = np.asarray(history.val_steps)[~np.isfinite(val)]
     of, value = "training", math.nan if at is None else float(train[at])
     if len(broken) and (at is None or broken[0] <= at):

@@ -17,7 +17,7 @@ from .._progress import Progress
 from .._ranks import SINGLE_PROCESS, Ranks
 from ..finder._experiment import Experiment
 from ..finder._range_test import range_test
-from ..finder._scheduled_run import RunRecord, rates_of
+from ..finder._scheduled_run import RunRecord, compute_rates
 from ..finder._validation import Validation
 from ..schedules import Schedule, one_cycle
 from ..schedules._policies import Momentum
@@ -206,7 +206,7 @@ class Runner:
         looks = {0: self._initial_loss} | {step: float(loss) for step, loss in recorded.validations.items()}
         if recorded.diverged:
             looks = {step: loss for step, loss in looks.items() if step < len(train)} | {len(train): math.inf}
-        lr = rates_of(schedule, len(train))
+        lr = compute_rates(schedule, len(train))
         return History(train, list(looks.values()), list(looks), lr=lr, weight_decay=job[1])
 
 

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from ..finder._noise import ROUNDING_FRAC, Floats, noise_std, smoothed
+from ..finder._noise import ROUNDING_FRAC, Floats, estimate_noise, smooth
 from ._history import History
 
 SMOOTHING_FRAC = 0.03
@@ -85,8 +85,8 @@ class SmoothedHistory:
 def _trend(loss: Floats) -> tuple[Floats, float, float]:
     """The loss without spikes and noise, its standard error, and how far it fell: 0 if by no more than noise."""
     padded = np.concatenate((loss[:1], loss, loss[-1:]))
-    trend = smoothed(np.median(np.lib.stride_tricks.sliding_window_view(padded, 3), axis=1), SMOOTHING_FRAC)
-    single = max(noise_std(loss), ROUNDING_FRAC * np.abs(loss).max())
+    trend = smooth(np.median(np.lib.stride_tricks.sliding_window_view(padded, 3), axis=1), SMOOTHING_FRAC)
+    single = max(estimate_noise(loss), ROUNDING_FRAC * np.abs(loss).max())
     # At the ends the weights reach to one side only: as good as sqrt(pi) * width points of equal weight.
     error = single / math.sqrt(max(1.0, math.sqrt(math.pi) * SMOOTHING_FRAC * len(loss)))
     # A steep fall shows in the first of these, a slow one beneath the noise in the second.

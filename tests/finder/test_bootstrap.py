@@ -8,7 +8,7 @@ import pytest
 
 from clrfast import LRCurve
 from clrfast.finder import clr_bounds
-from clrfast.finder._bootstrap import bootstrapped
+from clrfast.finder._bootstrap import bootstrap
 from clrfast.finder._rules import RULES
 from clrfast.finder._suggestion import Suggestion
 from tests.helpers.curves import CLEAN, descent, noisy, stopped_curve
@@ -26,7 +26,7 @@ def test_more_noise_widens_the_interval():
 def test_the_median_over_resampled_curves_varies_less_than_a_single_answer():
     curves = [stopped_curve(noisy(CLEAN, 0.15, seed)) for seed in range(20)]
     plain = [np.log(RULES["minimum_tenth"](curve.lr, curve.smoothed).max_lr) for curve in curves]
-    resampled = [np.log(bootstrapped(RULES["minimum_tenth"], [(curve.lr, curve.bounded)]).max_lr) for curve in curves]
+    resampled = [np.log(bootstrap(RULES["minimum_tenth"], [(curve.lr, curve.bounded)]).max_lr) for curve in curves]
     assert np.std(resampled) < 0.9 * np.std(plain)
 
 
@@ -51,7 +51,7 @@ def test_the_reason_names_the_rate_that_is_returned(repeats):
 def test_the_reason_names_the_bounds_that_are_returned():
     lr = np.linspace(0.004, 0.132, 33)
     score = 0.1 + 0.85 * (1 - np.exp(-(lr - lr[0]) / 0.01)) + np.random.default_rng(1).normal(0, 0.03, 33)
-    bounds = bootstrapped(clr_bounds, [(lr, score)])
+    bounds = bootstrap(clr_bounds, [(lr, score)])
     assert f"rise at {bounds.base_lr:.3g} and" in bounds.reason
     assert f" at {bounds.max_lr:.3g};" in bounds.reason
 
@@ -60,5 +60,5 @@ def test_the_reason_names_the_bounds_that_are_returned():
 def test_an_answer_lies_in_its_interval_if_all_resampled_answers_are_equal(max_lr):
     lr, loss = np.geomspace(1e-5, 1.0, 30), np.linspace(2.0, 1.0, 30)
     always = Suggestion(max_lr, max_lr / 4, max_lr, max_lr, "always", "always")
-    found = bootstrapped(lambda *_: always, [(lr, loss)])
+    found = bootstrap(lambda *_: always, [(lr, loss)])
     assert found.low <= found.max_lr == max_lr <= found.high

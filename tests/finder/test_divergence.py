@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from clrfast.finder._divergence import divergence
-from clrfast.finder._noise import noise_std
+from clrfast.finder._divergence import find_divergence
+from clrfast.finder._noise import estimate_noise
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ from clrfast.finder._noise import noise_std
     ],
 )
 def test_the_index_of_divergence_is_the_one_worked_out_by_hand(losses, index):
-    assert divergence(losses)[0] == index
+    assert find_divergence(losses)[0] == index
 
 
 def fitted_after_noise(n=60, rest=200):
@@ -37,19 +37,19 @@ def fitted_after_noise(n=60, rest=200):
 
 def test_a_loss_that_becomes_constant_does_not_turn_the_noise_before_into_an_explosion():
     losses = fitted_after_noise()
-    assert noise_std(losses) == 0
-    assert divergence(losses)[0] is None
+    assert estimate_noise(losses) == 0
+    assert find_divergence(losses)[0] is None
     losses[30:33] = 40.0  # beyond the noise of the beginning as well
-    assert divergence(losses)[0] in (30, 31)
+    assert find_divergence(losses)[0] in (30, 31)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_further_losses_do_not_turn_earlier_ones_into_a_divergence(seed):
     losses = np.concatenate((1.5 + 0.1 * np.random.default_rng(seed).normal(size=40), np.zeros(160)))
-    assert all(divergence(losses[:n])[0] is None for n in range(1, 201))
+    assert all(find_divergence(losses[:n])[0] is None for n in range(1, 201))
 
 
 def test_noise_alone_never_diverges():
     for seed in range(200):
         losses = np.random.default_rng(seed).standard_t(3, size=100)
-        assert divergence(losses)[0] is None
+        assert find_divergence(losses)[0] is None

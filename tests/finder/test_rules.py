@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from clrfast.finder import NoSuggestionError, clr_bounds, edge, minimum_tenth, slide, steepest, valley
-from clrfast.finder._rules import rebound_indices
+from clrfast.finder._rules import find_rebounds
 
 LR = np.array([1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0])
 
@@ -58,7 +58,7 @@ BEFORE_DEATH = [5.2, 5.2, 5.1, 4.9, 4.85, 4.8, 4.84]
 def test_a_loss_that_becomes_constant_above_its_minimum_has_rebounded(tail, rebound):
     loss = np.array(BEFORE_DEATH + tail)
     lr = np.geomspace(1e-4, 1e4, len(loss))
-    assert rebound_indices(lr, loss) == (rebound, rebound)
+    assert find_rebounds(lr, loss) == (rebound, rebound)
 
 
 def test_valley_is_the_middle_of_the_longest_descent():

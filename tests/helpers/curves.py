@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from clrfast import LRCurve
-from clrfast.finder._divergence import divergence
+from clrfast.finder._divergence import find_divergence
 from clrfast.finder._noise import Floats
 
 RATES = np.geomspace(1e-7, 10, 100)
@@ -40,7 +40,7 @@ def noisy(loss: Floats, size: float, seed: int = 0) -> Floats:
 
 def stopped_curve(loss: Floats, start: float = 2.0) -> LRCurve:
     """The curve of ``loss`` over ``RATES`` as a range test would record it: cut where it has diverged."""
-    index, _ = divergence(np.concatenate(([start], loss)))
+    index, _ = find_divergence(np.concatenate(([start], loss)))
     n = len(loss) if index is None else index
     kind = "completed" if index is None else "diverged" if math.isfinite(loss[n - 1]) else "non-finite"
     return LRCurve(RATES[:n], loss[:n], start, kind, "made by hand")
