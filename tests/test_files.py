@@ -23,7 +23,7 @@ from clrfast.recipe._pair_search import Pairs
 from clrfast.recipe._short_runs import Begun
 from clrfast.recipe._weight_decay import WeightDecays
 from clrfast.schedules import Curve, one_cycle
-from clrfast.schedules._schedule import MAX_TOTAL_STEPS
+from clrfast.schedules._table import MAX_TOTAL_STEPS
 from tests.helpers.problems import clouds
 
 GONE, MORE = object(), object()

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .. import _native
-from ..schedules._schedule import row_at
+from ..schedules._table import row_at
 from . import _backends as backends
 from . import _capture as capture
 from ._backends import cuda, native, reference

@@ -21,7 +21,7 @@ KEYS = (SCHEDULE, STEP)
 def write_schedule(param_groups: Sequence[dict[str, Any]], schedule: Schedule) -> None:
     """Put ``schedule``, which has a curve for each group, into the groups."""
     for index, group in enumerate(param_groups):
-        group[SCHEDULE] = schedule.of_group(index).to_dict()
+        group[SCHEDULE] = schedule.group(index).to_dict()
 
 
 def schedule_of(group: Mapping[str, Any]) -> Schedule | None:
@@ -66,4 +66,4 @@ def saved_run(state_dict: Mapping[str, Any]) -> tuple[Schedule, dict[str, Any]] 
     schedules = [schedule for group in groups if (schedule := schedule_of(group)) is not None]
     if not schedules or len(schedules) < len(groups):
         return None
-    return Schedule.of_groups(schedules), {"step": written_step(groups) or 0}
+    return Schedule.from_groups(schedules), {"step": written_step(groups) or 0}

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .._torch_compat import disable_dynamo, has_step_hooks, is_profiling
 from ..schedules import QUANTITIES, Schedule
-from ..schedules._misuse import warn_of_open_cycle, warn_past_end
+from ..schedules._warnings import warn_cut_cycle, warn_past_end
 from . import _backends as backends
 from . import _capture as capture
 from . import _position as position
@@ -187,7 +187,7 @@ class SGD(torch.optim.Optimizer):
         rates = [float(group["lr"]) for group in self.param_groups]
         if not isinstance(schedule.lr, tuple) and len(set(rates)) > 1:
             _warn_overridden(rates)
-        warn_of_open_cycle(schedule)
+        warn_cut_cycle(schedule)
         control = self._follow(bound, None)
         self._told_of_end = False
         self._given = self.defaults["schedule"] = schedule.without_functions()
@@ -328,11 +328,11 @@ class SGD(torch.optim.Optimizer):
         assert control is not None
         own = (position.schedule_of(group) for group in self.param_groups)  # of the groups that it has followed so far
         bound = [
-            given.of_group(index).bound_to([group]).of_group(0) if known is None else known
+            given.group(index).bound_to([group]).group(0) if known is None else known
             for index, (group, known) in enumerate(zip(self.param_groups, own, strict=True))
         ]
         progress, step = control.progress(), self._written_step()
-        self._follow(Schedule.of_groups(bound), progress if step is None else {**progress, "step": step})
+        self._follow(Schedule.from_groups(bound), progress if step is None else {**progress, "step": step})
 
     @disable_dynamo
     def step(self, closure: Callable[[], Any] | None = None, *, loss: Tensor | float | None = None) -> Any:

@@ -1,4 +1,4 @@
-"""Schedules as data: curves ``step -> value``, and the policies made of them."""
+"""Schedules: curves ``step -> value``, the policies made of them, and a torch scheduler for other optimizers."""
 
 from ._annealing import Cosine, CosineRestarts, ExponentialDecay, InverseSqrt, Polynomial
 from ._composition import Clipped, Joined, Repeated, Scaled, Shifted, Stretched
@@ -17,7 +17,8 @@ from ._follow_lr import FollowLR
 from ._lr_scheduler import ScheduleLR, as_lr_scheduler
 from ._one_cycle import one_cycle, one_cycle_cos, one_cycle_fastai, one_cycle_linear, one_cycle_three_phase
 from ._policies import constant, exp_range, lr_ramp, triangular, triangular2
-from ._schedule import QUANTITIES, Schedule
+from ._schedule import Schedule
+from ._table import QUANTITIES
 
 POLICIES = {
     policy.__name__: policy
@@ -41,7 +42,7 @@ POLICIES = {
         inverse_sqrt,
     )
 }
-"""All policies by name."""
+"""All policies, by name."""
 
 __all__ = [
     "POLICIES",

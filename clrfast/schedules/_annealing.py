@@ -1,4 +1,4 @@
-"""Annealing curves: ways from a high value to a low one."""
+"""Curves that fall from a high value to a low one."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from dataclasses import dataclass
 import numpy as np
 
 from .._checks import is_whole, require_finite, require_positive
-from ._curves import Curve, FloatArray, Transition
+from ._curves import Curve, Floats, Transition
 
 
 @dataclass(frozen=True)
 class Cosine(Transition):
-    """Half a cosine: ``end + (start - end) * (1 + cos(pi * frac)) / 2`` with frac = min(step / transition_steps, 1).
+    """Half a cosine: ``end + (start - end) * (1 + cos(pi * frac)) / 2``, frac = min(step / transition_steps, 1).
 
     >>> Cosine(1.0, 0.0, 2)([0, 1, 2, 3]).round(12).tolist()
     [1.0, 0.5, 0.0, 0.0]
     """
 
-    def _values(self, steps: FloatArray) -> FloatArray:
+    def _values(self, steps: Floats) -> Floats:
         weight = (1.0 + np.cos(np.pi * self._frac(steps))) / 2.0
         return self.start * weight + self.end * (1.0 - weight)  # exact at both ends
 
 
 @dataclass(frozen=True)
 class Polynomial(Transition):
-    """``end + (start - end) * (1 - frac) ** power`` with frac = min(step / transition_steps, 1).
+    """``end + (start - end) * (1 - frac) ** power``, frac = min(step / transition_steps, 1); ``power`` > 0.
 
     >>> Polynomial(1.0, 0.0, 2, power=2.0)([0, 1, 2, 3]).tolist()
     [1.0, 0.25, 0.0, 0.0]
@@ -37,13 +37,13 @@ class Polynomial(Transition):
         super().__post_init__()
         require_positive(power=self.power)
 
-    def _values(self, steps: FloatArray) -> FloatArray:
+    def _values(self, steps: Floats) -> Floats:
         return self.end + (self.start - self.end) * (1.0 - self._frac(steps)) ** self.power
 
 
 @dataclass(frozen=True)
 class ExponentialDecay(Curve):
-    """``start * gamma ** (step / decay_steps)``, without end; ``stepwise``: with the fraction rounded down.
+    """``start * gamma ** (step / decay_steps)``, without end; ``stepwise`` rounds the exponent down.
 
     >>> ExponentialDecay(1.0, 0.5, 2, stepwise=True)([0, 1, 2, 3, 4]).tolist()
     [1.0, 1.0, 0.5, 0.5, 0.25]
@@ -60,7 +60,7 @@ class ExponentialDecay(Curve):
         if not isinstance(self.stepwise, bool):
             raise ValueError(f"stepwise: got {self.stepwise!r}; give True or False")
 
-    def _values(self, steps: FloatArray) -> FloatArray:
+    def _values(self, steps: Floats) -> Floats:
         exponent = steps / self.decay_steps
         return self.start * self.gamma ** (np.floor(exponent) if self.stepwise else exponent)
 
@@ -76,14 +76,16 @@ class InverseSqrt(Curve):
         require_finite(start=self.start)
         require_positive(scale_steps=self.scale_steps)
 
-    def _values(self, steps: FloatArray) -> FloatArray:
+    def _values(self, steps: Floats) -> Floats:
         return self.start * np.sqrt(self.scale_steps / (self.scale_steps + steps))
 
 
 @dataclass(frozen=True)
 class CosineRestarts(Curve):
-    """Cosine annealing from ``start`` to ``end`` over and over; each period is ``period_mult`` times as long as the
-    one before, and restarts at ``start``.
+    """Cosine annealing from ``start`` to ``end``, over and over.
+
+    Each period restarts at ``start`` and is ``period_mult`` times as long as the one before. The first has
+    ``period_steps``. Both are whole numbers >= 1.
 
     >>> CosineRestarts(1.0, 0.0, 2, 2)([0, 1, 2, 3, 4, 6]).round(4).tolist()
     [1.0, 0.5, 1.0, 0.8536, 0.5, 1.0]
@@ -101,11 +103,11 @@ class CosineRestarts(Curve):
             if not is_whole(value) or value < 1:
                 raise ValueError(f"{name}: got {value}; give a whole number, at least 1")
 
-    def _values(self, steps: FloatArray) -> FloatArray:
+    def _values(self, steps: Floats) -> Floats:
         if self.period_mult == 1:
             frac = (steps % self.period_steps) / self.period_steps
         else:
-            # Whole boundaries, not logarithms: those are off by one at some restarts.
+            # Exact boundaries; a logarithm would be off by one at some restarts.
             starts, lengths = [0.0], [float(self.period_steps)]
             while starts[-1] + lengths[-1] <= steps.max(initial=0.0):
                 starts.append(starts[-1] + lengths[-1])

@@ -1,4 +1,4 @@
-"""Curves made of curves: joined, scaled, clipped, repeated, shifted, stretched."""
+"""Curves made of other curves: joined, scaled, clipped, repeated, shifted, stretched."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from typing import Any
 import numpy as np
 
 from .._checks import require_finite, require_positive
-from ._curves import Curve, FloatArray, as_curve
+from ._curves import Curve, Floats, as_curve
 
 
 @dataclass(frozen=True)
 class Joined(Curve):
-    """Curves one after the other: ``curves[i]`` runs from ``boundaries[i-1]`` (included, and its own step 0)
-    to ``boundaries[i]`` (excluded).
+    """Curves one after the other: ``curves[i]`` from ``boundaries[i-1]`` (included) to ``boundaries[i]`` (excluded).
 
-    Equal boundaries leave the curve between them out.
+    Each begins at its own step 0. Equal boundaries leave out the curve between them.
 
     >>> from clrfast.schedules import Constant, Linear
     >>> Joined((Constant(1.0), Linear(5.0, 7.0, 2)), (2,))([0, 1, 2, 3, 4]).tolist()
@@ -39,7 +38,7 @@ class Joined(Curve):
         if not _are_numbers(*self.boundaries) or not all(low <= high for low, high in ascending):
             raise ValueError(f"boundaries: got {self.boundaries}; give steps >= 0 in ascending order")
 
-    def _values(self, steps: FloatArray) -> FloatArray:
+    def _values(self, steps: Floats) -> Floats:
         values = np.empty(steps.shape)
         part = np.searchsorted(self.boundaries, steps, side="right")
         for index, (start, curve) in enumerate(zip((0.0, *self.boundaries), self.curves, strict=True)):
@@ -50,8 +49,8 @@ class Joined(Curve):
 
 
 @dataclass(frozen=True)
-class Modified(Curve):
-    """Base of the curves made of one other curve."""
+class DerivedCurve(Curve):
+    """Base of the curves that change one other curve."""
 
     curve: Curve
 
@@ -60,7 +59,7 @@ class Modified(Curve):
 
 
 @dataclass(frozen=True)
-class Scaled(Modified):
+class Scaled(DerivedCurve):
     """``factor * curve(step)``."""
 
     factor: float
@@ -69,13 +68,13 @@ class Scaled(Modified):
         super().__post_init__()
         require_finite(factor=self.factor)
 
-    def _values(self, steps: FloatArray) -> FloatArray:
+    def _values(self, steps: Floats) -> Floats:
         return self.factor * self.curve(steps)
 
 
 @dataclass(frozen=True)
-class Clipped(Modified):
-    """``curve(step)`` kept between ``low`` and ``high``."""
+class Clipped(DerivedCurve):
+    """``curve(step)``, clipped to [low, high]."""
 
     low: float
     high: float
@@ -85,13 +84,13 @@ class Clipped(Modified):
         if not (_are_numbers(self.low, self.high) and self.low <= self.high):
             raise ValueError(f"low, high: got {self.low} and {self.high}; give numbers, low <= high")
 
-    def _values(self, steps: FloatArray) -> FloatArray:
+    def _values(self, steps: Floats) -> Floats:
         return np.clip(self.curve(steps), self.low, self.high)
 
 
 @dataclass(frozen=True)
-class Repeated(Modified):
-    """``curve(step mod period_steps)``, without end.
+class Repeated(DerivedCurve):
+    """``curve(step mod period_steps)``, without end; ``period_steps`` > 0.
 
     >>> from clrfast.schedules import Linear
     >>> Repeated(Linear(0.0, 1.0, 2), 3)([0, 1, 2, 3, 4]).tolist()
@@ -104,13 +103,13 @@ class Repeated(Modified):
         super().__post_init__()
         require_positive(period_steps=self.period_steps)
 
-    def _values(self, steps: FloatArray) -> FloatArray:
+    def _values(self, steps: Floats) -> Floats:
         return self.curve(steps % self.period_steps)
 
 
 @dataclass(frozen=True)
-class Shifted(Modified):
-    """``curve(step - by_steps)``: later by ``by_steps``, and before that ``curve(0)``; earlier if it is negative."""
+class Shifted(DerivedCurve):
+    """``curve(max(step - by_steps, 0))``: later by ``by_steps``, or earlier if it is negative."""
 
     by_steps: float
 
@@ -118,13 +117,13 @@ class Shifted(Modified):
         super().__post_init__()
         require_finite(by_steps=self.by_steps)
 
-    def _values(self, steps: FloatArray) -> FloatArray:
+    def _values(self, steps: Floats) -> Floats:
         return self.curve(np.maximum(steps - self.by_steps, 0.0))
 
 
 @dataclass(frozen=True)
-class Stretched(Modified):
-    """``curve(step / factor)``: a curve over epochs becomes one over steps with factor = steps per epoch."""
+class Stretched(DerivedCurve):
+    """``curve(step / factor)``; factor = steps per epoch turns a curve over epochs into one over steps."""
 
     factor: float
 
@@ -132,7 +131,7 @@ class Stretched(Modified):
         super().__post_init__()
         require_positive(factor=self.factor)
 
-    def _values(self, steps: FloatArray) -> FloatArray:
+    def _values(self, steps: Floats) -> Floats:
         return self.curve(steps / self.factor)
 
 

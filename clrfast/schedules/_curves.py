@@ -1,8 +1,8 @@
 """Curves: pure functions ``step -> value``, vectorised over a NumPy array of steps.
 
-A curve is an immutable value: it compares, pickles, and goes to and from a plain dict, so that a
-checkpoint or a config can carry it without pickling code. Every curve is defined for all steps >= 0;
-past its last transition it holds its end value.
+A curve is an immutable value: it compares, pickles, and converts to and from a plain dict, so that a checkpoint or a
+config can carry it without pickling code. Every curve is defined for all steps >= 0 and keeps its end value past its
+last transition.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from numpy.typing import ArrayLike, NDArray
 from .._checks import parse_float, require_finite, require_positive, short_repr
 from .._fields import Fields
 
-FloatArray = NDArray[np.float64]
+Floats = NDArray[np.float64]
 
 MAX_DEPTH = 50
-"""Levels of curves in curves and of lists that a dict may have: far from the depth at which Python's recursion ends."""
+"""Maximum nesting of curves and lists in a dict, far below Python's limit of recursion."""
 
 
 class Curve:
@@ -30,11 +30,11 @@ class Curve:
     _kinds: ClassVar[dict[str, type[Curve]]] = {}
 
     def __init_subclass__(cls) -> None:
-        if "_values" in vars(cls):  # not a base of others
+        if "_values" in vars(cls):  # an abstract base has none
             Curve._kinds[cls.__name__] = cls
 
-    def __call__(self, steps: ArrayLike) -> FloatArray:
-        """Value at each of ``steps``.
+    def __call__(self, steps: ArrayLike) -> Floats:
+        """Return the value at each of ``steps``.
 
         Args:
             steps: array of any shape, integer or float, >= 0.
@@ -43,40 +43,46 @@ class Curve:
         """
         return self._values(np.asarray(steps, dtype=np.float64))
 
-    def _values(self, steps: FloatArray) -> FloatArray:
+    def _values(self, steps: Floats) -> Floats:
         raise NotImplementedError
 
     def to_dict(self) -> dict[str, Any]:
-        """The curve as plain dicts, lists, strings and numbers; ``Curve.from_dict`` reads it back."""
-        fields = {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+        """Convert the curve to plain dicts, lists, strings and numbers, which ``Curve.from_dict`` reads.
+
+        Raises:
+            ValueError: the curve is or contains a plain function.
+        """
+        fields = {f.name: _to_plain(getattr(self, f.name)) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
         return {"kind": type(self).__name__, **fields}
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Curve:
-        """The curve that ``to_dict`` described; text that reads as a number is one, for YAML reads 1e-3 as text.
+        """Make the curve that ``to_dict`` described.
+
+        Text that reads as a number is accepted as one, because YAML reads 1e-3 as text.
 
         Raises:
             ValueError: the dict names no known curve, or its fields do not fit that curve.
         """
-        return _curve("curve", data, MAX_DEPTH)
+        return _make_curve("curve", data, MAX_DEPTH)
 
 
-CurveLike = Curve | float | Callable[[FloatArray], ArrayLike]
-"""What is accepted where a curve is expected: a curve, a number (constant), or any vectorised function."""
+CurveLike = Curve | float | Callable[[Floats], ArrayLike]
+"""Argument for a curve: a curve, a number (constant), or any vectorised function of the steps."""
 
 
-def _plain(value: Any) -> Any:
+def _to_plain(value: Any) -> Any:
     if isinstance(value, Curve):
         return value.to_dict()
     if callable(value):
         raise ValueError(f"curve: {value!r} is a plain function and has no dict form; schedule.bound_to tabulates it")
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(item) for item in value]
+        return [_to_plain(item) for item in value]
     return value.item() if isinstance(value, np.generic) else value
 
 
-def revived(name: str, value: Any, depth: int = MAX_DEPTH) -> Any:
-    """What ``value``, of a dict by ``to_dict``, stands for: a curve, a tuple, a number, a flag or None.
+def from_plain(name: str, value: Any, depth: int = MAX_DEPTH) -> Any:
+    """Convert a value of ``to_dict`` back to a curve, a tuple, a number, a flag or None.
 
     Raises:
         ValueError: it is none of these, or nested more than ``depth`` deep; the message begins with ``name``.
@@ -89,16 +95,18 @@ def revived(name: str, value: Any, depth: int = MAX_DEPTH) -> Any:
     if depth == 0:
         raise ValueError(f"{name}: it is nested more than {MAX_DEPTH} deep")
     if isinstance(value, Mapping):
-        return _curve(name, value, depth)
-    return tuple(revived(name, item, depth - 1) for item in value)
+        return _make_curve(name, value, depth)
+    return tuple(from_plain(name, item, depth - 1) for item in value)
 
 
-def _curve(name: str, data: Mapping[str, Any], depth: int) -> Curve:
-    of = Fields(data, name)
-    kind = Curve._kinds.get(of.text("kind"))
+def _make_curve(name: str, data: Mapping[str, Any], depth: int) -> Curve:
+    entries = Fields(data, name)
+    kind = Curve._kinds.get(entries.text("kind"))
     if kind is None:
-        raise ValueError(f"{name}: {short_repr(of.text('kind'))} is unknown; known curves are {sorted(Curve._kinds)}")
-    fields = {key: revived(of.path(key), value, depth - 1) for key, value in data.items() if key != "kind"}
+        raise ValueError(
+            f"{name}: {short_repr(entries.text('kind'))} is unknown; known curves are {sorted(Curve._kinds)}"
+        )
+    fields = {key: from_plain(entries.path(key), value, depth - 1) for key, value in data.items() if key != "kind"}
     try:
         return kind(**fields)
     except (TypeError, ValueError) as error:
@@ -114,13 +122,13 @@ class Constant(Curve):
     def __post_init__(self) -> None:
         require_finite(value=self.value)
 
-    def _values(self, steps: FloatArray) -> FloatArray:
+    def _values(self, steps: Floats) -> Floats:
         return np.full(steps.shape, float(self.value))
 
 
 @dataclass(frozen=True)
 class Transition(Curve):
-    """Base of the curves from ``start`` at step 0 to ``end`` at step ``transition_steps``, which stay there."""
+    """Base of the curves from ``start`` at step 0 to ``end`` at step ``transition_steps`` and after it."""
 
     start: float
     end: float
@@ -130,27 +138,27 @@ class Transition(Curve):
         require_finite(start=self.start, end=self.end)
         require_positive(transition_steps=self.transition_steps)
 
-    def _frac(self, steps: FloatArray) -> FloatArray:
-        """How much of the way is done, in [0, 1]."""
+    def _frac(self, steps: Floats) -> Floats:
+        """Return ``min(step / transition_steps, 1)``."""
         return np.minimum(steps / self.transition_steps, 1.0)
 
 
 @dataclass(frozen=True)
 class Linear(Transition):
-    """``start + (end - start) * frac`` with frac = min(step / transition_steps, 1).
+    """``start + (end - start) * frac``, frac = min(step / transition_steps, 1).
 
     >>> Linear(0.0, 1.0, 4)([0, 1, 2, 3, 4, 5]).tolist()
     [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
     """
 
-    def _values(self, steps: FloatArray) -> FloatArray:
+    def _values(self, steps: Floats) -> Floats:
         frac = self._frac(steps)
         return self.start * (1.0 - frac) + self.end * frac  # exact at both ends
 
 
 @dataclass(frozen=True)
 class Exponential(Transition):
-    """``start * (end / start) ** frac``, both above 0: equal ratios between neighbours.
+    """``start * (end / start) ** frac``, frac = min(step / transition_steps, 1); both ends are above 0.
 
     >>> Exponential(1.0, 16.0, 4)([0, 1, 2, 3, 4, 5]).round(12).tolist()
     [1.0, 2.0, 4.0, 8.0, 16.0, 16.0]
@@ -160,14 +168,14 @@ class Exponential(Transition):
         super().__post_init__()
         require_positive(start=self.start, end=self.end)
 
-    def _values(self, steps: FloatArray) -> FloatArray:
+    def _values(self, steps: Floats) -> Floats:
         frac = self._frac(steps)
         return self.start ** (1.0 - frac) * self.end**frac  # exact at both ends
 
 
 @dataclass(frozen=True)
 class Tabulated(Curve):
-    """``values[step]``, and the last value past the end; fractional steps take the row that they are in."""
+    """``values[floor(step)]``, and the last value past the end."""
 
     values: tuple[float, ...]
 
@@ -178,7 +186,7 @@ class Tabulated(Curve):
         for value in self.values:
             require_finite(values=value)
 
-    def _values(self, steps: FloatArray) -> FloatArray:
+    def _values(self, steps: Floats) -> Floats:
         index = np.minimum(steps, len(self.values) - 1).astype(np.int64)
         return np.asarray(self.values, dtype=np.float64)[index]
 
@@ -187,13 +195,13 @@ class Tabulated(Curve):
 class Function(Curve):
     """Any function of an array of steps; it has no dict form."""
 
-    function: Callable[[FloatArray], ArrayLike]
+    function: Callable[[Floats], ArrayLike]
 
     def __post_init__(self) -> None:
         if not callable(self.function):
             raise ValueError(f"function: got {short_repr(self.function)}; give a function of an array of steps")
 
-    def _values(self, steps: FloatArray) -> FloatArray:
+    def _values(self, steps: Floats) -> Floats:
         values = np.asarray(self.function(steps), dtype=np.float64)
         if values.shape != steps.shape:
             raise ValueError(
@@ -204,10 +212,10 @@ class Function(Curve):
 
 
 def as_curve(name: str, value: CurveLike) -> Curve:
-    """A number as a constant, a function as a ``Function``, a curve as it is.
+    """Convert a number to a ``Constant`` and a function to a ``Function``; return a curve unchanged.
 
     Raises:
-        ValueError: it is none of these; ``name`` is what the message calls it.
+        ValueError: ``value`` is none of these; the message begins with ``name``.
     """
     if isinstance(value, Curve):
         return value

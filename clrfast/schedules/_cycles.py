@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from .._checks import require_finite, require_positive
-from ._curves import Curve, FloatArray
+from ._curves import Curve, Floats
 
-Amplitude = Callable[[FloatArray], Any]
+Amplitude = Callable[[Floats], Any]
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,12 @@ class Triangular(Curve):
         value    = base + (peak - base) * height * amplitude(cycle) * gamma ** step
 
     Args:
-        base, peak: values at the start and in the middle of a cycle; ``peak`` below ``base`` cycles downwards.
-        up_steps, down_steps: lengths of the two parts, > 0.
-        cycle_gamma: factor of the amplitude from one cycle to the next (triangular2: 0.5).
-        step_gamma: factor of the amplitude from one step to the next (exp_range).
-        amplitude: any function of the array of cycle numbers 0, 1, ..., multiplied in; such a curve has no dict form.
+        base, peak: values at the start and in the middle of a cycle; a ``peak`` below ``base`` cycles downwards.
+        up_steps, down_steps: lengths of the two parts of a cycle, > 0.
+        cycle_gamma: factor of the amplitude from one cycle to the next, > 0 (triangular2: 0.5).
+        step_gamma: factor of the amplitude from one step to the next, > 0 (exp_range).
+        amplitude: a function of the array of cycle numbers 0, 1, ..., another factor. A curve with one has no dict
+            form.
 
     >>> Triangular(0.0, 1.0, 2, 2)([0, 1, 2, 3, 4]).tolist()
     [0.0, 0.5, 1.0, 0.5, 0.0]
@@ -55,7 +56,7 @@ class Triangular(Curve):
                 f"amplitude: got {self.amplitude!r}; give a function of the array of cycle numbers, or None"
             )
 
-    def _values(self, steps: FloatArray) -> FloatArray:
+    def _values(self, steps: Floats) -> Floats:
         length = self.up_steps + self.down_steps
         cycle, position = np.floor(steps / length), steps % length
         height = np.minimum(position / self.up_steps, (length - position) / self.down_steps)

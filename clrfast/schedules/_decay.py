@@ -1,9 +1,8 @@
-"""Policies that let the rate fall: step, exponential, polynomial, cosine, restarts, flat-then-cosine, inverse root.
+"""Policies with a falling rate: step, exponential, polynomial, cosine, restarts, flat-then-cosine, inverse square root.
 
-All begin with ``lr`` at step 0. Where a policy has a ``final_lr``, it is reached at step ``total_steps``, one past the
-last, as in torch's schedulers with ``T_max`` or ``total_iters`` = total_steps; it stays there past the end.
-``momentum`` and ``weight_decay`` are as in ``Schedule``. ``schedule.with_warm_up`` puts a warm-up in front of any of
-them.
+All begin with ``lr`` at step 0. A policy with a ``final_lr`` reaches it at step ``total_steps``, one past the last, as
+torch's schedulers do with ``T_max`` or ``total_iters`` = total_steps, and keeps it afterwards. ``momentum`` and
+``weight_decay`` are as in ``Schedule``. ``schedule.with_warm_up`` adds a warm-up to any of them.
 """
 
 from __future__ import annotations
@@ -12,21 +11,22 @@ from .._checks import require_finite, require_positive
 from ._annealing import Cosine, CosineRestarts, ExponentialDecay, InverseSqrt, Polynomial
 from ._composition import Joined
 from ._curves import Constant, CurveLike
-from ._schedule import Schedule, checked_total_steps
+from ._schedule import Schedule
+from ._table import check_total_steps
 
 
 def step_decay(
     lr: float,
     total_steps: int,
     *,
-    step_size: int,
+    decay_steps: int,
     gamma: float = 0.1,
     momentum: CurveLike | None = None,
     weight_decay: CurveLike | None = None,
 ) -> Schedule:
-    """``lr * gamma ** floor(step / step_size)``."""
-    _check(lr, total_steps, step_size=step_size)
-    return Schedule(ExponentialDecay(lr, gamma, step_size, stepwise=True), momentum, weight_decay, total_steps)
+    """Make the rate ``lr * gamma ** floor(step / decay_steps)``."""
+    _check(lr, total_steps, decay_steps=decay_steps)
+    return Schedule(ExponentialDecay(lr, gamma, decay_steps, stepwise=True), momentum, weight_decay, total_steps)
 
 
 def exponential_decay(
@@ -37,7 +37,7 @@ def exponential_decay(
     momentum: CurveLike | None = None,
     weight_decay: CurveLike | None = None,
 ) -> Schedule:
-    """``lr * gamma ** step``."""
+    """Make the rate ``lr * gamma ** step``."""
     _check(lr, total_steps)
     return Schedule(ExponentialDecay(lr, gamma), momentum, weight_decay, total_steps)
 
@@ -51,7 +51,7 @@ def polynomial_decay(
     momentum: CurveLike | None = None,
     weight_decay: CurveLike | None = None,
 ) -> Schedule:
-    """``final_lr + (lr - final_lr) * (1 - step / total_steps) ** power``; power 1 is the linear decay."""
+    """Make the rate ``final_lr + (lr - final_lr) * (1 - step / total_steps) ** power``; power 1 is the linear decay."""
     _check(lr, total_steps)
     return Schedule(Polynomial(lr, final_lr, total_steps, power), momentum, weight_decay, total_steps)
 
@@ -64,7 +64,7 @@ def cosine_annealing(
     momentum: CurveLike | None = None,
     weight_decay: CurveLike | None = None,
 ) -> Schedule:
-    """Half a cosine from ``lr`` to ``final_lr``, without restarts.
+    """Make a rate that falls by half a cosine from ``lr`` to ``final_lr``, without restarts.
 
     Source: Loshchilov and Hutter 2016, "SGDR: Stochastic Gradient Descent with Warm Restarts", equation 5.
     """
@@ -82,7 +82,7 @@ def cosine_restarts(
     momentum: CurveLike | None = None,
     weight_decay: CurveLike | None = None,
 ) -> Schedule:
-    """SGDR: cosine annealing with warm restarts after ``period_steps``, then after ``period_mult`` times as many, ...
+    """Make SGDR: cosine annealing with warm restarts; each period is ``period_mult`` times as long as the one before.
 
     Source: Loshchilov and Hutter 2016, "SGDR: Stochastic Gradient Descent with Warm Restarts", section 3.
     """
@@ -99,7 +99,9 @@ def flat_cosine(
     momentum: CurveLike | None = None,
     weight_decay: CurveLike | None = None,
 ) -> Schedule:
-    """``lr`` for ``flat_frac`` of the run, then half a cosine down to ``final_lr``: what users of Ranger run.
+    """Make a rate that is ``lr`` for ``flat_frac`` of the run, then falls by half a cosine to ``final_lr``.
+
+    It is usual with the optimizer Ranger.
 
     Source: fastai.callback.schedule.Learner.fit_flat_cos.
     """
@@ -121,18 +123,18 @@ def inverse_sqrt(
     momentum: CurveLike | None = None,
     weight_decay: CurveLike | None = None,
 ) -> Schedule:
-    """``lr * sqrt(scale_steps / (scale_steps + step))``.
+    """Make the rate ``lr * sqrt(scale_steps / (scale_steps + step))``.
 
-    Source: Vaswani et al. 2017, "Attention Is All You Need", equation 3, behind its warm-up of ``scale_steps``.
+    Source: Vaswani et al. 2017, "Attention Is All You Need", equation 3, after its warm-up of ``scale_steps``.
     """
     _check(lr, total_steps)
     return Schedule(InverseSqrt(lr, scale_steps), momentum, weight_decay, total_steps)
 
 
 def _check(lr: float, total_steps: int, **lengths: float) -> None:
-    """Name the policy's own arguments, which its curve calls otherwise."""
+    """Check the arguments under the policy's names; the curve's errors would have other names."""
     require_finite(lr=lr)
     if lr < 0:
         raise ValueError(f"lr: got {lr}; give a rate >= 0")
-    checked_total_steps(total_steps)
+    check_total_steps(total_steps)
     require_positive(**lengths)

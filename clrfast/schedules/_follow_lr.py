@@ -1,4 +1,4 @@
-"""A torch LR scheduler that follows an optimizer with a schedule of its own."""
+"""A torch LR scheduler that reports the rate of an optimizer with its own schedule."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch.optim.lr_scheduler import LRScheduler
 
 
 class FollowLR(LRScheduler):
-    """Shows the schedule of a scheduled ``clrfast.SGD`` to a framework that wants a scheduler; it changes nothing.
+    """Presents the schedule of a scheduled ``clrfast.SGD`` to a framework that requires a scheduler; changes nothing.
 
-    ``step()`` may be called at any time and as often as the framework likes: the optimizer moves its schedule itself,
-    by one row per applied update, and its own ``state_dict`` holds the position.
+    ``step()`` may be called at any time and any number of times: the optimizer advances its schedule itself, by one row
+    per applied update, and its own ``state_dict`` has the position.
 
     Args:
         optimizer: a ``clrfast.SGD`` with a schedule.
@@ -21,7 +21,7 @@ class FollowLR(LRScheduler):
         ValueError: the optimizer has no schedule.
     """
 
-    # Without LRScheduler's own __init__, which writes rates into the groups and wraps optimizer.step.
+    # Does not call LRScheduler's __init__, which writes rates into the groups and wraps optimizer.step.
     def __init__(self, optimizer: Optimizer):
         if getattr(optimizer, "schedule", None) is None:
             raise ValueError(
@@ -31,31 +31,31 @@ class FollowLR(LRScheduler):
         self.optimizer = optimizer
         self.base_lrs = self.get_last_lr()
         self._step_count = 1
-        self._show_step()
+        self._read_step()
 
     def step(self, epoch: int | None = None) -> None:
-        """Take note of the optimizer's step."""
+        """Read the optimizer's step."""
         self._step_count += 1
-        self._show_step()
+        self._read_step()
 
-    def _show_step(self) -> None:
+    def _read_step(self) -> None:
         self.last_epoch = int(self.optimizer.param_groups[0]["schedule_step"])
         self._last_lr = self.get_last_lr()
 
     def get_last_lr(self) -> list[float | Tensor]:
-        """The rate of each group at the next update."""
+        """Return the rate of each group at the next update."""
         return [group["lr"] for group in self.optimizer.param_groups]
 
     def get_lr(self) -> list[float | Tensor]:
-        """As ``get_last_lr``."""
+        """Return the rate of each group at the next update."""
         return self.get_last_lr()
 
     def state_dict(self) -> dict[str, Any]:
-        """How often ``step`` was called, and the optimizer's step then."""
+        """Return the number of calls of ``step`` and the optimizer's step at the last one."""
         return {"last_epoch": self.last_epoch, "_step_count": self._step_count}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the count of a ``state_dict``. The position of the schedule comes with the optimizer's state.
+        """Restore the counts of ``state_dict``. The position of the schedule comes with the optimizer's state.
 
         Raises:
             ValueError: the state is not a scheduler's.

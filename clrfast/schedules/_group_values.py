@@ -1,7 +1,7 @@
-"""What parameter groups have of their own under one schedule: ratios between them, and factors of other schedulers.
+"""Entries of parameter groups by which ``ScheduleLR`` combines its rate with the factors of other schedulers.
 
-A group that ``ScheduleLR`` drives has two entries beside torch's own "initial_lr", and so carries them through any
-checkpoint: "scheduled_lr", the rate that the schedule alone gives it, and "lr_factor", what others made of that rate.
+A group has two beside torch's own "initial_lr", so any checkpoint of the optimizer carries them: "scheduled_lr", the
+rate of the schedule alone, and "lr_factor", the product of the factors of other schedulers.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from torch import Tensor
 SCHEDULED, FACTOR = "scheduled_lr", "lr_factor"
 
 
-def note_initial(groups: Sequence[dict[str, Any]], name: str) -> list[float]:
-    """The value of ``name`` that each group was made with; noted in the group as torch notes "initial_lr"."""
+def record_initial(groups: Sequence[dict[str, Any]], name: str) -> list[float]:
+    """Return the initial value of ``name`` of each group, and record it in the group as torch does "initial_lr"."""
     key = f"initial_{name}"
     for group in groups:
         value = group[name]
@@ -24,17 +24,17 @@ def note_initial(groups: Sequence[dict[str, Any]], name: str) -> list[float]:
     return [float(group[key]) for group in groups]
 
 
-def write_scheduled(group: dict[str, Any], lr: float, factor: float | Tensor) -> float | Tensor:
-    """Note the schedule's ``lr`` and the others' ``factor`` in ``group``, and return the rate that they make."""
+def record_scheduled(group: dict[str, Any], lr: float, factor: float | Tensor) -> float | Tensor:
+    """Record the schedule's ``lr`` and the other schedulers' ``factor`` in ``group``; return their product."""
     group[SCHEDULED], group[FACTOR] = lr, factor
     return lr * factor
 
 
-def factor_of_others(group: dict[str, Any]) -> float | Tensor:
-    """What other schedulers have multiplied the scheduled rate by. A rate of 0 hides what they did to it.
+def external_factor(group: dict[str, Any]) -> float | Tensor:
+    """Return the factor by which other schedulers have multiplied the scheduled rate; a rate of 0 hides changes of it.
 
     Returns:
-        A number; for a rate that is a tensor a tensor beside it, because reading it would wait for the device.
+        A number; a tensor on the same device if the rate is one, because reading it would block the host.
     """
     scheduled, before = group.get(SCHEDULED), group.get(FACTOR, 1.0)
     if not scheduled:
@@ -45,14 +45,14 @@ def factor_of_others(group: dict[str, Any]) -> float | Tensor:
     return before if lr == scheduled * before else lr / scheduled
 
 
-def factor_at_start(group: dict[str, Any]) -> float:
-    """What schedulers that were made before this one have multiplied the initial rate by, as a warm-up does.
+def initial_factor(group: dict[str, Any]) -> float:
+    """Return the factor of schedulers made before this one, such as a warm-up, on the initial rate.
 
-    The rates of an earlier ``ScheduleLR`` on this optimizer are no such factor.
+    Rates of an earlier ``ScheduleLR`` on the same optimizer do not count.
     """
     lr, initial = float(group["lr"]), float(group["initial_lr"])
     if lr == initial:
         return 1.0
     if group.get(SCHEDULED):
-        return float(factor_of_others(group))
+        return float(external_factor(group))
     return lr / initial if initial else 1.0

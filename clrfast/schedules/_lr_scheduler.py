@@ -1,4 +1,4 @@
-"""A schedule for any other optimizer: an ordinary torch LR scheduler."""
+"""A torch LR scheduler that applies a schedule to any optimizer."""
 
 from __future__ import annotations
 
@@ -13,45 +13,46 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ._follow_lr import FollowLR
-from ._group_values import factor_at_start, factor_of_others, note_initial, write_scheduled
-from ._misuse import UnitWatch, warn_of_open_cycle, warn_past_end, warn_user
-from ._schedule import Schedule, row_at
+from ._group_values import external_factor, initial_factor, record_initial, record_scheduled
+from ._schedule import Schedule
+from ._table import row_at
+from ._warnings import EpochStepDetector, warn_cut_cycle, warn_past_end, warn_user
 
 
 class ScheduleLR(LRScheduler):
-    """Sets lr, momentum and weight decay of an optimizer's groups to a schedule's values, on the host.
+    """Sets lr, momentum and weight decay of an optimizer's groups to the values of a schedule, on the host.
 
         lr           = schedule.lr(step) * initial_lr / highest initial_lr * lr_scale * factor
         momentum     = schedule.momentum(step)
         weight_decay = schedule.weight_decay(step) * initial_weight_decay / highest initial_weight_decay
 
-    Groups keep the ratios that their rates and weight decays had when the scheduler was made, as under torch's own
-    schedulers; the highest follows the schedule. A quantity with one curve per group has no ratio. A group that is
-    added later is compared with the same highest value, from the next ``step()`` on; where another scheduler writes its
-    rate before that, give it "initial_lr", too. ``lr_scale`` is the group's entry of that name (timm's layer decay), 1
-    without one. ``factor`` is what other schedulers multiply the rate by, in a ``ChainedScheduler`` or beside this one;
-    while the schedule's rate is 0, such a factor cannot be seen.
+    As with torch's own schedulers, the groups keep the initial ratios of their rates and weight decays; the highest
+    follows the schedule. A quantity with one curve per group has no ratio. A group that is added later is compared with
+    the same highest value from the next ``step()`` on; if another scheduler writes its rate before that, give it
+    "initial_lr", too. ``lr_scale`` is the group's entry of that name (timm's layer decay), 1 by default. ``factor`` is
+    the product of the factors of other schedulers, in a ``ChainedScheduler`` or beside this one. A change of it is lost
+    while the schedule's rate is 0.
 
-    For optimizers with ``betas`` the momentum goes to the first of them. Past the end the last values stay, and a
-    warning says so once. Warnings, too, if the schedule ends in mid-cycle, if it replaces different momenta by one, and
-    if ``step()`` is called once per epoch.
+    For optimizers with ``betas``, the first of them is the momentum. Past the end the last values stay. Warns once if
+    the run continues past the end, if the schedule ends in mid-cycle, if it replaces different momenta by one, or if
+    ``step()`` is called once per epoch.
 
     Args:
-        optimizer: any torch optimizer, without a schedule of its own.
-        schedule: with ``total_steps``; a quantity that is None is left alone.
-        follow_updates: let ``step()`` move the schedule only if ``optimizer.step()`` has run since the last call. For
-            loops that call both always: an update that ``GradScaler`` skips, or a micro-batch whose gradients are
-            only accumulated, then does not move the schedule.
-        last_epoch: as in torch: the last step that was made, -1 for a new run. Otherwise the groups must have
-            "initial_lr", which the optimizer's ``load_state_dict`` brings.
+        optimizer: any torch optimizer without a schedule of its own.
+        schedule: with ``total_steps``; a quantity that is None is left unchanged.
+        follow_updates: advance the schedule in ``step()`` only if ``optimizer.step()`` has run since the last call.
+            This suits loops that always call both: an update that ``GradScaler`` skips, or a micro-batch whose
+            gradients are only accumulated, does not advance the schedule.
+        last_epoch: as in torch, the last step made, -1 for a new run. Otherwise the groups must have "initial_lr",
+            which the optimizer's ``load_state_dict`` restores.
     Raises:
-        ValueError: the schedule has no ``total_steps``, does not fit the groups, or cycles something that a group
-            does not have.
+        ValueError: the schedule has no ``total_steps``, does not fit the groups, or sets a quantity that a group does
+            not have.
         KeyError: ``last_epoch`` is given, and a group has no "initial_lr".
     """
 
-    # No attribute `total_steps`: Accelerate stops calling a scheduler that has one at its end, which would hide a
-    # number that was chosen wrong.
+    # No attribute `total_steps`: at that step Accelerate would silently stop calling the scheduler, and so hide a
+    # wrong number.
 
     def __init__(self, optimizer: Optimizer, schedule: Schedule, *, follow_updates: bool = False, last_epoch: int = -1):
         if not isinstance(schedule, Schedule):
@@ -59,37 +60,37 @@ class ScheduleLR(LRScheduler):
         if getattr(optimizer, "schedule", None) is not None:
             raise ValueError("optimizer: it follows a schedule of its own already; make it without one")
         schedule.require_groups(len(optimizer.param_groups))
-        _require_driven(schedule, optimizer.param_groups)
+        _require_quantities(schedule, optimizer.param_groups)
         self._schedule = schedule.without_functions()
         self._table = schedule.table()
-        warn_of_open_cycle(schedule)
+        warn_cut_cycle(schedule)
         if schedule.momentum is not None and not isinstance(schedule.momentum, tuple):
-            _warn_of_one_momentum(optimizer.param_groups)
+            _warn_single_momentum(optimizer.param_groups)
         self._groups: list[dict[str, Any]] = []
         self._highest: dict[str, float] = {}
         self._ratios: dict[str, list[float]] = {}
-        self._told_of_end = False
+        self._warned_past_end = False
         self._follow_updates = follow_updates
         self._updated = False
-        self._watch: UnitWatch | None = UnitWatch(len(self._table))
+        self._detector: EpochStepDetector | None = EpochStepDetector(len(self._table))
         self.optimizer = optimizer
         self._register()
         super().__init__(optimizer, last_epoch)
 
     def step(self, epoch: int | None = None) -> None:
-        """Go on to the next row of the table."""
+        """Advance to the next row of the table."""
         if self._follow_updates and not self._updated:
             return
-        self._note_groups()
+        self._update_ratios()
         self._updated = False
         super().step(epoch)
-        if self.last_epoch > len(self._table) and not self._told_of_end:
-            self._told_of_end = True
+        if self.last_epoch > len(self._table) and not self._warned_past_end:
+            self._warned_past_end = True
             warn_past_end(len(self._table))
-        if self._watch is not None and self._step_count > 1:
-            self._watch.end_interval()
-            if self._watch.done:
-                self._watch = None
+        if self._detector is not None and self._step_count > 1:
+            self._detector.end_interval()
+            if self._detector.done:
+                self._detector = None
                 if not self._follow_updates:
                     self._hook.remove()
 
@@ -97,40 +98,40 @@ class ScheduleLR(LRScheduler):
         self._updated = True  # the first row needs no update before it
         super()._initial_step()
 
-    def _note_groups(self) -> None:
-        """Learn the ratios of the parameter groups, where these are others than at the last step.
+    def _update_ratios(self) -> None:
+        """Compute the ratios between the parameter groups, if the groups have changed.
 
         Raises:
-            ValueError: the schedule has a curve for each of another number of groups.
+            ValueError: the schedule has one curve per group, for another number of groups.
         """
         groups = self.optimizer.param_groups
         if len(groups) == len(self._groups) and all(map(operator.is_, groups, self._groups)):
             return
         self._schedule.require_groups(len(groups))
-        # Made anew, or loaded from a run without a scheduler.
-        all_anew = not any("initial_lr" in group for group in groups)
+        # New groups, or loaded ones of a run without a scheduler.
+        all_new = not any("initial_lr" in group for group in groups)
         for name in ("lr", "weight_decay"):
             curves = getattr(self._schedule, name)
             if curves is None or isinstance(curves, tuple):
                 self._ratios[name] = [1.0] * len(groups)
                 continue
-            values = note_initial(groups, name)
-            if all_anew or name not in self._highest:
+            values = record_initial(groups, name)
+            if all_new or name not in self._highest:
                 self._highest[name] = max(values)
             highest = self._highest[name]
             self._ratios[name] = [value / highest if highest else 1.0 for value in values]
         self._groups = list(groups)
 
     def get_lr(self) -> list[float | Tensor]:
-        """The rates of the current row; its momentum and weight decay are written into the groups."""
+        """Return the rates of the current row, and write its momentum and weight decay into the groups."""
         if self.last_epoch > 0:
-            return self._rates([factor_of_others(group) for group in self.optimizer.param_groups])
+            return self._rates([external_factor(group) for group in self.optimizer.param_groups])
         has_begun = bool(self.optimizer.state) or getattr(self.optimizer, "_opt_called", False)
-        return self._rates([1.0 if has_begun else factor_at_start(group) for group in self.optimizer.param_groups])
+        return self._rates([1.0 if has_begun else initial_factor(group) for group in self.optimizer.param_groups])
 
     def _get_closed_form_lr(self) -> list[float | Tensor]:
-        """The rates where a caller names the step, as ``SequentialLR`` does: without factors of others."""
-        self._note_groups()
+        """Return the rates of a step that the caller names, as ``SequentialLR`` does, without factors of others."""
+        self._update_ratios()
         return self._rates([1.0] * len(self.optimizer.param_groups))
 
     def _rates(self, factors: Sequence[float | Tensor]) -> list[float | Tensor]:
@@ -139,7 +140,7 @@ class ScheduleLR(LRScheduler):
         rates: list[float | Tensor] = []
         for index, (group, factor) in enumerate(zip(self.optimizer.param_groups, factors, strict=True)):
             lr, momentum, weight_decay = rows[index if len(rows) > 1 else 0]
-            rates.append(write_scheduled(group, lr * ratios[index] * group.get("lr_scale", 1.0), factor))
+            rates.append(record_scheduled(group, lr * ratios[index] * group.get("lr_scale", 1.0), factor))
             if schedule.momentum is not None:
                 if "betas" in group:
                     group["betas"] = (momentum, *group["betas"][1:])
@@ -150,7 +151,7 @@ class ScheduleLR(LRScheduler):
         return rates
 
     def state_dict(self) -> dict[str, Any]:
-        """The schedule and the step, as plain data."""
+        """Return the schedule and the step as plain data."""
         return {
             "schedule": self._schedule.to_dict(),
             "last_epoch": self.last_epoch,
@@ -160,10 +161,10 @@ class ScheduleLR(LRScheduler):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue at the saved step, and show its values in the optimizer's groups.
+        """Continue at the saved step, and write its values into the optimizer's groups.
 
-        This scheduler's own schedule stays in force; a warning says so if the saved one differs in more than a
-        shorter run. Load the optimizer's state first: it brings the groups' saved values with it.
+        This scheduler keeps its own schedule. It warns if the saved one differs, unless this one extends it. Load the
+        optimizer's state first, because that restores the groups' saved values.
 
         Raises:
             ValueError: the state is another scheduler's.
@@ -180,11 +181,11 @@ class ScheduleLR(LRScheduler):
             )
         self.last_epoch, self._step_count = state_dict["last_epoch"], state_dict["_step_count"]
         self._updated = state_dict["updated"]
-        self._note_groups()
+        self._update_ratios()
         self._highest.update(state_dict.get("highest", {}))
-        self._groups = []  # their ratios are to this highest value
-        self._note_groups()
-        rates = self._rates([factor_of_others(group) for group in self.optimizer.param_groups])
+        self._groups = []  # so that the ratios are computed again, to the loaded highest value
+        self._update_ratios()
+        rates = self._rates([external_factor(group) for group in self.optimizer.param_groups])
         for group, lr in zip(self.optimizer.param_groups, rates, strict=True):
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(lr)
@@ -198,26 +199,26 @@ class ScheduleLR(LRScheduler):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._register()  # a copied optimizer has lost its hooks
+        self._register()  # a copied optimizer has no hooks
 
     def _register(self) -> None:
-        """Have the optimizer tell of its updates, as long as they matter, without keeping this scheduler alive."""
-        if self._watch is None and not self._follow_updates:
+        """Count the optimizer's updates through a hook, as long as they matter; the hook does not keep self alive."""
+        if self._detector is None and not self._follow_updates:
             return
         reference = weakref.ref(self)
 
-        def note(optimizer: Optimizer, *_: Any) -> None:
+        def count(optimizer: Optimizer, *_: Any) -> None:
             scheduler = reference()
             if scheduler is not None:
-                scheduler._note_update(optimizer)
+                scheduler._count_update(optimizer)
 
-        self._hook = self.optimizer.register_step_post_hook(note)
+        self._hook = self.optimizer.register_step_post_hook(count)
 
-    def _note_update(self, optimizer: Optimizer) -> None:
-        if self._watch is not None:
-            self._watch.count_update()
+    def _count_update(self, optimizer: Optimizer) -> None:
+        if self._detector is not None:
+            self._detector.count_update()
         if self._follow_updates:
-            # GradScaler calls the step of an optimizer that skips by itself; found_inf then says that it did.
+            # GradScaler calls the step of an optimizer that skips by itself; found_inf then says whether it did.
             found_inf = getattr(optimizer, "found_inf", None)
             self._updated |= found_inf is None or not found_inf.item()
 
@@ -225,17 +226,17 @@ class ScheduleLR(LRScheduler):
 def as_lr_scheduler(
     optimizer: Optimizer, schedule: Schedule | None = None, *, follow_updates: bool = False, last_epoch: int = -1
 ) -> ScheduleLR | FollowLR:
-    """``schedule`` as a ``torch.optim.lr_scheduler.LRScheduler`` for ``optimizer``; see ``ScheduleLR``.
+    """Make a ``torch.optim.lr_scheduler.LRScheduler`` that applies ``schedule`` to ``optimizer``; see ``ScheduleLR``.
 
-    Call its ``step()`` after every ``optimizer.step()``, not once an epoch.
+    Call its ``step()`` after every ``optimizer.step()``, not once per epoch.
 
     Args:
-        schedule: None for a ``clrfast.SGD`` with a schedule of its own: the scheduler then follows it and changes
-            nothing, for frameworks that want one; see ``FollowLR``.
+        schedule: None for a ``clrfast.SGD`` with a schedule of its own. The scheduler then only reports the rate, for
+            frameworks that require one; see ``FollowLR``.
         follow_updates: as in ``ScheduleLR``; a scheduled ``clrfast.SGD`` follows its updates in any case.
         last_epoch: as in ``ScheduleLR``.
     Raises:
-        ValueError: as ``ScheduleLR`` and ``FollowLR``; or ``last_epoch`` without ``schedule``.
+        ValueError: see ``ScheduleLR`` and ``FollowLR``; or ``last_epoch`` without ``schedule``.
     """
     if schedule is None:
         if last_epoch != -1:
@@ -247,8 +248,8 @@ def as_lr_scheduler(
     return ScheduleLR(optimizer, schedule, follow_updates=follow_updates, last_epoch=last_epoch)
 
 
-def _require_driven(schedule: Schedule, param_groups: Sequence[dict[str, Any]]) -> None:
-    """Raise a ValueError unless the groups have what ``schedule`` drives."""
+def _require_quantities(schedule: Schedule, param_groups: Sequence[dict[str, Any]]) -> None:
+    """Raise a ValueError unless the groups have the quantities that ``schedule`` sets."""
     for index, group in enumerate(param_groups):
         if schedule.momentum is not None and not ("momentum" in group or "betas" in group):
             raise ValueError(f"schedule: param_groups[{index}] has neither momentum nor betas; give momentum=None")
@@ -256,7 +257,7 @@ def _require_driven(schedule: Schedule, param_groups: Sequence[dict[str, Any]]) 
             raise ValueError(f"schedule: param_groups[{index}] has no weight_decay; give weight_decay=None")
 
 
-def _warn_of_one_momentum(param_groups: Sequence[dict[str, Any]]) -> None:
+def _warn_single_momentum(param_groups: Sequence[dict[str, Any]]) -> None:
     own = [float(group["betas"][0] if "betas" in group else group["momentum"]) for group in param_groups]
     if len(set(own)) > 1:
         warn_user(

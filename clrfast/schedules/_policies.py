@@ -1,7 +1,7 @@
-"""Policies for finding a rate and for cycling it: constant, ramp, cyclical learning rates.
+"""Policies that keep, ramp or cycle the rate.
 
-Shared by all policies: ``momentum`` is None (the parameter groups keep theirs), a number (fixed), or a pair
-(upper, lower) that cycles against the rate; ``weight_decay`` is None or a curve, as in ``Schedule``.
+``momentum`` of a cyclical policy is None (the parameter groups keep their own), a number (fixed), or a pair
+(upper, lower) that cycles against the rate. ``weight_decay`` is None or a curve, as in ``Schedule``.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import numpy as np
 from .._checks import require_finite, require_positive
 from ._curves import Constant, Curve, CurveLike, Exponential, Linear
 from ._cycles import Amplitude, Triangular
-from ._schedule import Schedule, checked_total_steps
+from ._schedule import Schedule
+from ._table import check_total_steps
 
 MAX_LR = float(np.finfo(np.float32).max)
-"""The largest rate that a table holds."""
+"""The largest finite float32, and so the largest rate of a table."""
 
 Momentum = tuple[float, float] | float | None
 Spacing = Literal["exponential", "linear"]
@@ -27,7 +28,7 @@ Spacing = Literal["exponential", "linear"]
 def constant(
     lr: float, total_steps: int, *, momentum: float | None = None, weight_decay: CurveLike | None = None
 ) -> Schedule:
-    """``lr`` at every step."""
+    """Make the schedule with ``lr`` at every step."""
     return Schedule(lr, momentum, weight_decay, total_steps)
 
 
@@ -40,7 +41,7 @@ def lr_ramp(
     momentum: CurveLike | None = None,
     weight_decay: CurveLike | None = None,
 ) -> Schedule:
-    """The learning-rate range test's ramp: from ``min_lr`` at step 0 to ``max_lr`` at the last step, both included.
+    """Make the ramp of a range test: from ``min_lr`` at step 0 to ``max_lr`` at the last step, both included.
 
         exponential: lr = min_lr * (max_lr / min_lr) ** (step / (total_steps - 1))
         linear:      lr = min_lr + (max_lr - min_lr) * step / (total_steps - 1)
@@ -51,7 +52,7 @@ def lr_ramp(
         spacing: "exponential" (equal ratios) or "linear" (equal differences; Smith 2015 for cyclical bounds).
         momentum, weight_decay: as in ``Schedule``; None keeps the parameter groups' values.
     Raises:
-        ValueError: rates out of order or not positive and finite, fewer than 2 steps, an unknown spacing.
+        ValueError: the rates are out of order, not positive or not finite; fewer than 2 steps; an unknown spacing.
 
     Source: Smith 2015, "Cyclical Learning Rates for Training Neural Networks", section 3.3.
     """
@@ -60,7 +61,7 @@ def lr_ramp(
         raise ValueError(
             f"min_lr, max_lr: got {min_lr!r} and {max_lr!r}; give rates with 0 < min_lr < max_lr <= {MAX_LR:.3g}"
         )
-    if checked_total_steps(total_steps) < 2:
+    if check_total_steps(total_steps) < 2:
         raise ValueError(f"total_steps: got {total_steps}; a ramp needs at least 2 steps")
     kinds: dict[str, type[Exponential] | type[Linear]] = {"exponential": Exponential, "linear": Linear}
     if spacing not in kinds:
@@ -74,39 +75,40 @@ def triangular(
     max_lr: float,
     total_steps: int,
     *,
-    step_size: float,
-    down_size: float | None = None,
+    up_steps: float,
+    down_steps: float | None = None,
     cycle_gamma: float = 1.0,
     step_gamma: float = 1.0,
     amplitude: Amplitude | None = None,
     momentum: Momentum = (0.95, 0.85),
     weight_decay: CurveLike | None = None,
 ) -> Schedule:
-    """Cyclical learning rate: linear from ``base_lr`` to ``max_lr`` and back, over and over.
+    """Make a cyclical learning rate: linear from ``base_lr`` to ``max_lr`` and back, over and over.
 
     See ``clrfast.schedules.Triangular`` for the formula.
 
     Args:
-        base_lr, max_lr: 0 <= base_lr <= max_lr: what a range test reads off the accuracy.
+        base_lr, max_lr: 0 <= base_lr <= max_lr, as the rule "clr_bounds" of a range test finds them.
         total_steps: length of the run in optimizer steps, >= 1.
-        step_size: half of a cycle, in steps; the paper advises 2 to 10 epochs' worth of steps.
-        down_size: length of the way down, if it is another one.
-        cycle_gamma, step_gamma, amplitude: factors of the amplitude per cycle, per step, and by any function of the
-            array of cycle numbers 0, 1, ...
-        momentum, weight_decay: see this module.
+        up_steps: length of the way up, > 0; the paper advises 2 to 10 epochs.
+        down_steps: length of the way down, > 0; None takes ``up_steps``.
+        cycle_gamma, step_gamma: factors of the amplitude from one cycle, one step to the next, > 0.
+        amplitude: a function of the array of cycle numbers 0, 1, ...: another factor of the amplitude.
+        momentum: None, a number, or (upper, lower), which cycles against the rate.
+        weight_decay: as in ``Schedule``; None keeps the parameter groups' values.
     Raises:
-        ValueError: an argument outside of its range.
+        ValueError: an argument is outside its range.
 
     Source: Smith 2015, "Cyclical Learning Rates for Training Neural Networks", sections 3.1 and 3.2.
     """
-    require_positive(step_size=step_size, down_size=step_size if down_size is None else down_size)
+    require_positive(up_steps=up_steps, down_steps=up_steps if down_steps is None else down_steps)
     require_finite(base_lr=base_lr, max_lr=max_lr)
     if not 0 <= base_lr <= max_lr:
         raise ValueError(f"base_lr, max_lr: got {base_lr} and {max_lr}; give finite rates with 0 <= base_lr <= max_lr")
 
     def cycle(base: float, peak: float) -> Curve:
-        down = step_size if down_size is None else down_size
-        return Triangular(base, peak, step_size, down, cycle_gamma, step_gamma, amplitude)
+        down = up_steps if down_steps is None else down_steps
+        return Triangular(base, peak, up_steps, down, cycle_gamma, step_gamma, amplitude)
 
     return Schedule(cycle(base_lr, max_lr), momentum_curve(momentum, cycle), weight_decay, total_steps)
 
@@ -116,18 +118,18 @@ def triangular2(
     max_lr: float,
     total_steps: int,
     *,
-    step_size: float,
-    down_size: float | None = None,
+    up_steps: float,
+    down_steps: float | None = None,
     momentum: Momentum = (0.95, 0.85),
     weight_decay: CurveLike | None = None,
 ) -> Schedule:
-    """``triangular`` with the amplitude halved after every cycle; arguments and source as there."""
+    """Make the schedule of ``triangular`` with the amplitude halved after every cycle."""
     return triangular(
         base_lr,
         max_lr,
         total_steps,
-        step_size=step_size,
-        down_size=down_size,
+        up_steps=up_steps,
+        down_steps=down_steps,
         cycle_gamma=0.5,
         momentum=momentum,
         weight_decay=weight_decay,
@@ -139,19 +141,19 @@ def exp_range(
     max_lr: float,
     total_steps: int,
     *,
-    step_size: float,
+    up_steps: float,
     gamma: float,
-    down_size: float | None = None,
+    down_steps: float | None = None,
     momentum: Momentum = (0.95, 0.85),
     weight_decay: CurveLike | None = None,
 ) -> Schedule:
-    """``triangular`` with the amplitude times ``gamma ** step`` (the paper: 0.99994); the rest as there."""
+    """Make the schedule of ``triangular`` with the amplitude times ``gamma ** step`` (the paper: 0.99994)."""
     return triangular(
         base_lr,
         max_lr,
         total_steps,
-        step_size=step_size,
-        down_size=down_size,
+        up_steps=up_steps,
+        down_steps=down_steps,
         step_gamma=gamma,
         momentum=momentum,
         weight_decay=weight_decay,
@@ -159,10 +161,12 @@ def exp_range(
 
 
 def momentum_curve(momentum: Momentum, cycle: Callable[[float, float], Curve]) -> Curve | None:
-    """The curve that a policy's ``momentum`` asks for; ``cycle(at the ends, at the rate's peak)`` makes it.
+    """Return the curve of a policy's argument ``momentum``.
 
+    Args:
+        cycle: ``cycle(upper, lower)`` returns the curve that is lowest where the rate is highest.
     Raises:
-        ValueError: it is not in [0, 1), or the pair is out of order.
+        ValueError: a momentum is not in [0, 1), or the pair is out of order.
     """
     if momentum is None:
         return None

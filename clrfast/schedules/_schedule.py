@@ -11,19 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import plot
-from .._checks import is_whole, require_positive, short_repr
+from .._checks import is_whole, require_positive
 from .._fields import Fields
 from ._composition import Joined, Scaled, Shifted, Stretched
-from ._curves import Constant, Curve, CurveLike, Linear, Tabulated, as_curve, revived
+from ._curves import Constant, Curve, CurveLike, Linear, Tabulated, as_curve, from_plain
+from ._table import QUANTITIES, check_total_steps, require_valid
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-QUANTITIES = ("lr", "momentum", "weight_decay")
-"""The columns of a table, in order."""
-
-MAX_TOTAL_STEPS = 10**8
-"""The longest run: ten times the longest trainings, and 1.2 GB of table for each parameter group."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +26,12 @@ class Schedule:
     """The hyper-parameters of a run as functions of the step.
 
     Args:
-        lr, momentum, weight_decay: a curve, a number (constant), a function of an array of steps, or a
-            sequence of these with one entry per parameter group. ``momentum`` and ``weight_decay`` may be
-            None: the optimizer then keeps the values that its parameter groups have.
+        lr, momentum, weight_decay: a curve, a number (constant), a function of an array of steps, or a sequence of
+            these with one entry per parameter group. If ``momentum`` or ``weight_decay`` is None, the parameter groups
+            keep their own values.
         total_steps: length of the run in optimizer steps, >= 1. Policies such as ``one_cycle`` set it.
 
-    A single entry serves every parameter group. Past the last step every value stays what it was there.
+    A single entry serves every parameter group. Past the last step the last values stay.
 
     >>> Schedule(lr=0.1, momentum=0.5, total_steps=2).table().tolist()  # [total_steps, n_groups, 3]
     [[[0.10000000149011612, 0.5, 0.0]], [[0.10000000149011612, 0.5, 0.0]]]
@@ -51,31 +46,31 @@ class Schedule:
         if self.lr is None:
             raise ValueError("lr: got None; a schedule needs a curve or a number for lr")
         if self.total_steps is not None:
-            object.__setattr__(self, "total_steps", checked_total_steps(self.total_steps))
+            object.__setattr__(self, "total_steps", check_total_steps(self.total_steps))
         for name in QUANTITIES:
-            object.__setattr__(self, name, _normalised(name, getattr(self, name)))
+            object.__setattr__(self, name, _normalize(name, getattr(self, name)))
         self.n_groups  # noqa: B018 - raises where the quantities disagree
 
     @property
     def n_groups(self) -> int:
-        """Number of parameter groups that the schedule tells apart: 1 if it is the same for all."""
+        """Number of parameter groups with curves of their own; 1 if all share one."""
         lengths = {name: len(getattr(self, name)) for name in QUANTITIES if isinstance(getattr(self, name), tuple)}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"schedule: the quantities disagree about the number of groups: {lengths}")
         return next(iter(lengths.values()), 1)
 
     def table(self, total_steps: int | None = None) -> NDArray[np.float32]:
-        """The schedule as numbers.
+        """Evaluate the schedule at every step.
 
         Args:
-            total_steps: rows wanted, >= 1; None takes the schedule's own.
+            total_steps: number of rows, >= 1; None takes the schedule's own.
         Returns:
             float32 ``[total_steps, n_groups, 3]``; the last axis is lr, momentum, weight_decay. A quantity
             that is None is 0.
         Raises:
-            ValueError: no or a bad ``total_steps``; a value that is negative or not finite in float32.
+            ValueError: ``total_steps`` is missing or bad; a value is negative or not finite in float32.
         """
-        total_steps = self.total_steps if total_steps is None else checked_total_steps(total_steps)
+        total_steps = self.total_steps if total_steps is None else check_total_steps(total_steps)
         if total_steps is None:
             raise ValueError("total_steps: got None, and the schedule has none of its own; give the length in steps")
         steps = np.arange(total_steps, dtype=np.float64)
@@ -84,17 +79,17 @@ class Schedule:
             for group, curve in enumerate(self._curves(name)):
                 if curve is not None:
                     values = curve(steps)
-                    _require_valid(name, values)
+                    require_valid(name, values)
                     table[:, group, column] = values
         return table
 
     def bound_to(self, param_groups: Sequence[Mapping[str, Any]]) -> Schedule:
-        """This schedule with one explicit curve per parameter group, ready for a checkpoint.
+        """Return this schedule with one explicit curve per parameter group, ready for a checkpoint.
 
         Quantities that are None become the groups' own constants, and plain functions become tables.
 
         Raises:
-            ValueError: the schedule tells another number of groups apart, or has no ``total_steps``.
+            ValueError: the schedule has another number of groups, or no ``total_steps``.
         """
         self.require_groups(len(param_groups))
         plain = self.without_functions()
@@ -108,16 +103,16 @@ class Schedule:
             )
         return Schedule(**columns, total_steps=self.total_steps)
 
-    def of_group(self, group: int) -> Schedule:
-        """The schedule of one parameter group of those that this one tells apart."""
+    def group(self, index: int) -> Schedule:
+        """Return the schedule of one parameter group."""
         columns = [self._curves(name) for name in QUANTITIES]
-        lr, momentum, weight_decay = (curves[group if len(curves) > 1 else 0] for curves in columns)
+        lr, momentum, weight_decay = (curves[index if len(curves) > 1 else 0] for curves in columns)
         assert lr is not None
         return Schedule(lr, momentum, weight_decay, self.total_steps)
 
     @staticmethod
-    def of_groups(schedules: Sequence[Schedule]) -> Schedule:
-        """One schedule with a curve per parameter group; the inverse of ``of_group``.
+    def from_groups(schedules: Sequence[Schedule]) -> Schedule:
+        """Join the schedules of single groups to one schedule; the inverse of ``group``.
 
         Args:
             schedules: one per group, bound (see ``bound_to``), all of one length.
@@ -131,7 +126,7 @@ class Schedule:
         return Schedule(**columns, total_steps=lengths.pop())
 
     def require_groups(self, n_groups: int) -> None:
-        """Raise a ValueError unless the schedule is the same for all groups or tells ``n_groups`` of them apart."""
+        """Raise a ValueError unless the schedule has one curve for all groups or exactly one for each."""
         if self.n_groups not in (1, n_groups):
             raise ValueError(
                 f"schedule: it has {self.n_groups} groups, but the optimizer has {n_groups}; "
@@ -139,10 +134,10 @@ class Schedule:
             )
 
     def without_functions(self) -> Schedule:
-        """The same schedule with tables in place of plain functions, so that it has a dict form.
+        """Return the same schedule with tables in place of plain functions, so that it has a dict form.
 
         Raises:
-            ValueError: it has no ``total_steps``.
+            ValueError: the schedule has no ``total_steps``.
         """
         total_steps = self.total_steps
         if total_steps is None:
@@ -155,10 +150,10 @@ class Schedule:
                 return Tabulated(tuple(curve(np.arange(total_steps)).tolist()))
             return curve
 
-        return self._mapped(plain, total_steps)
+        return self._map(plain, total_steps)
 
     def continues(self, saved: Schedule) -> bool:
-        """Whether this is ``saved``, or ``saved`` extended to a longer run."""
+        """Return whether this is ``saved``, or ``saved`` extended to a longer run."""
 
         def same(own: Curve | None, theirs: Curve | None) -> bool:
             if isinstance(own, Tabulated) and isinstance(theirs, Tabulated):
@@ -171,10 +166,10 @@ class Schedule:
         return all(len(own) == len(theirs) and all(map(same, own, theirs)) for own, theirs in pairs)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dicts, lists, strings and numbers; ``from_dict`` reads it back.
+        """Convert the schedule to plain dicts, lists, strings and numbers, which ``from_dict`` reads.
 
         Raises:
-            ValueError: a curve is or holds a plain function; ``bound_to`` turns those into tables first.
+            ValueError: a curve is or contains a plain function; ``bound_to`` turns those into tables.
         """
 
         def plain(value: Any) -> Any:
@@ -186,24 +181,26 @@ class Schedule:
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Schedule:
-        """The schedule that ``to_dict`` described; text that reads as a number is one, for YAML reads 1e-3 as text.
+        """Make the schedule that ``to_dict`` described.
+
+        Text that reads as a number is accepted as one, because YAML reads 1e-3 as text.
 
         Raises:
-            ValueError: an entry is missing, unknown or no such value; the message names it.
+            ValueError: an entry is missing, unknown or bad; the message names it.
         """
-        of = Fields(data, "schedule")
-        of.only(*QUANTITIES, "total_steps")
-        columns = {name: revived(name, data.get(name)) for name in (*QUANTITIES, "total_steps")}
+        entries = Fields(data, "schedule")
+        entries.only(*QUANTITIES, "total_steps")
+        columns = {name: from_plain(name, data.get(name)) for name in (*QUANTITIES, "total_steps")}
         return Schedule(**columns)
 
     def for_groups(self, param_groups: Sequence[Mapping[str, Any]]) -> Schedule:
-        """This schedule with the rates' ratios between ``param_groups`` kept (differential learning rates).
+        """Return this schedule with the ratios between the rates of ``param_groups`` (differential learning rates).
 
-        The group with the highest ``lr`` follows the schedule, the others follow it times lr / highest lr. A curve for
-        weight decay leaves out the groups that have ``weight_decay`` 0 beside others that have not.
+        The group with the highest ``lr`` follows the schedule, the others follow it times lr / highest lr. If some
+        groups have ``weight_decay`` 0 and others do not, those with 0 keep it.
 
         Raises:
-            ValueError: the schedule already tells groups apart, or no group has an ``lr`` above 0.
+            ValueError: the schedule already has one curve per group, or no group has an ``lr`` above 0.
         """
         if isinstance(self.lr, tuple):
             raise ValueError(f"schedule: it already has {len(self.lr)} curves for lr; give one for all groups")
@@ -216,45 +213,45 @@ class Schedule:
         exempt = [group.get("weight_decay") == 0 for group in param_groups]
         weight_decay = self.weight_decay
         if isinstance(weight_decay, Curve) and any(exempt) and not all(exempt):
-            weight_decay = [Constant(0.0) if spared else weight_decay for spared in exempt]
+            weight_decay = [Constant(0.0) if is_exempt else weight_decay for is_exempt in exempt]
         return dataclasses.replace(self, lr=lr, weight_decay=weight_decay)
 
     def with_warm_up(self, warm_up_steps: int, *, start_frac: float = 0.0) -> Schedule:
-        """The same schedule after ``warm_up_steps`` steps in which lr rises linearly to its first value.
+        """Return this schedule after a warm-up, in which lr rises linearly to its first value.
 
         Args:
-            warm_up_steps: >= 1; the run becomes longer by them.
-            start_frac: where lr begins, as a fraction of its first value, in [0, 1].
+            warm_up_steps: length of the warm-up, >= 1; the run becomes longer by it.
+            start_frac: lr at step 0, as a fraction of its first value, in [0, 1].
         """
         if not is_whole(warm_up_steps) or warm_up_steps < 1:
             raise ValueError(f"warm_up_steps: got {warm_up_steps!r}; give a whole number of steps, at least 1")
         if not 0 <= start_frac <= 1:
             raise ValueError(f"start_frac: got {start_frac}; give a fraction in [0, 1]")
 
-        def risen(curve: Curve) -> Curve:
+        def warmed_up(curve: Curve) -> Curve:
             first = float(curve(0))
             return Joined((Linear(start_frac * first, first, warm_up_steps), curve), (warm_up_steps,))
 
         longer = None if self.total_steps is None else self.total_steps + warm_up_steps
-        later = self._mapped(lambda curve: Shifted(curve, warm_up_steps), longer)
-        lr = [risen(curve) for curve in self._curves("lr") if curve is not None]
+        later = self._map(lambda curve: Shifted(curve, warm_up_steps), longer)
+        lr = [warmed_up(curve) for curve in self._curves("lr") if curve is not None]
         return dataclasses.replace(later, lr=lr if isinstance(self.lr, tuple) else lr[0])
 
     def in_steps(self, steps_per_epoch: float) -> Schedule:
-        """A schedule that was given in epochs, in steps: its curves at ``step / steps_per_epoch``.
+        """Convert a schedule given in epochs to steps: its curves at ``step / steps_per_epoch``.
 
-        For policies that are functions of time, such as the annealing ones. Those that put their ends on the first
-        and the last step (``one_cycle`` and its forms, ``lr_ramp``) must be given steps: ``total_steps=epochs *
-        steps_per_epoch``.
+        This suits policies that are functions of time, such as the annealing ones. Those that reach their ends at the
+        first and the last step (``one_cycle`` and its forms, ``lr_ramp``) need steps from the beginning:
+        ``total_steps=epochs * steps_per_epoch``.
         """
         require_positive(steps_per_epoch=steps_per_epoch)
         total = None if self.total_steps is None else round(self.total_steps * steps_per_epoch)
-        return self._mapped(lambda curve: Stretched(curve, steps_per_epoch), total)
+        return self._map(lambda curve: Stretched(curve, steps_per_epoch), total)
 
     def extended_to(self, total_steps: int) -> Schedule:
-        """The same curves over a longer run; a curve that has ended keeps its last value.
+        """Return the same curves over a longer run; a curve that has ended keeps its last value.
 
-        A checkpoint of the shorter run goes on under the longer schedule without a warning.
+        A checkpoint of the shorter run continues under the longer schedule without a warning.
 
         Raises:
             ValueError: ``total_steps`` is less than before.
@@ -274,7 +271,7 @@ class Schedule:
             {name: table[:, :, i] for i, name in enumerate(QUANTITIES) if getattr(self, name) is not None}
         )
 
-    def _mapped(self, change: Callable[[Curve], Curve], total_steps: int | None) -> Schedule:
+    def _map(self, change: Callable[[Curve], Curve], total_steps: int | None) -> Schedule:
         def mapped(value: Any) -> Any:
             if isinstance(value, tuple):
                 return tuple(mapped(item) for item in value)
@@ -287,38 +284,10 @@ class Schedule:
         return value if isinstance(value, tuple) else (value,)
 
 
-def row_at(table: NDArray[np.float32], step: int) -> list[list[float]]:
-    """lr, momentum and weight decay of each group at ``step``, or at the table's last one if that is earlier."""
-    row: list[list[float]] = table[min(step, len(table) - 1)].tolist()
-    return row
-
-
-def _normalised(name: str, value: Any) -> Any:
-    """Everything as curves and sequences as tuples, so that equal schedules compare equal."""
+def _normalize(name: str, value: Any) -> Any:
+    """Convert to curves, and a sequence to a tuple, so that equal schedules compare equal."""
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         if not value:
             raise ValueError(f"{name}: got an empty sequence; give one curve per parameter group")
         return tuple(None if item is None and name != "lr" else as_curve(name, item) for item in value)
     return None if value is None else as_curve(name, value)
-
-
-def checked_total_steps(total_steps: Any) -> int:
-    """``total_steps`` as an int.
-
-    Raises:
-        ValueError: it is no whole number from 1 to ``MAX_TOTAL_STEPS``.
-    """
-    if not is_whole(total_steps) or not 1 <= total_steps <= MAX_TOTAL_STEPS:
-        raise ValueError(
-            f"total_steps: got {short_repr(total_steps)}; give a whole number of steps, at least 1 and at most "
-            f"{MAX_TOTAL_STEPS:,}"
-        )
-    return int(total_steps)
-
-
-def _require_valid(name: str, values: NDArray[np.float64]) -> None:
-    with np.errstate(over="ignore"):
-        bad = ~(np.isfinite(values.astype(np.float32)) & (values >= 0))
-    if bad.any():
-        step = int(bad.argmax())
-        raise ValueError(f"{name}: got {values[step]} at step {step}; every value must be finite (float32) and >= 0")

@@ -14,7 +14,7 @@ def columns(schedule):
 
 
 def test_one_cycle_whole_curve():
-    lr, momentum, weight_decay = columns(one_cycle(1.0, 12, tail_frac=0.3, final_div=10, weight_decay=0.25))
+    lr, momentum, weight_decay = columns(one_cycle(1.0, 12, tail_frac=0.3, final_div_factor=10, weight_decay=0.25))
     # 0.7 * 12 / 2 = 4.2: 4 steps up, 4 down, 3 in the tail, from 0.1 to 0.01.
     assert lr == [0.1, 0.325, 0.55, 0.775, 1.0, 0.775, 0.55, 0.325, 0.1, 0.07, 0.04, 0.01]
     assert momentum == [0.95, 0.925, 0.9, 0.875, 0.85, 0.875, 0.9, 0.925, 0.95, 0.95, 0.95, 0.95]
@@ -23,7 +23,7 @@ def test_one_cycle_whole_curve():
 
 def test_one_cycle_of_the_article():
     """0.08 to 0.8 and back in 41 + 41 epochs, then 13 epochs down to a tenth of 0.08; momentum 0.95 to 0.80."""
-    lr, momentum, _ = columns(one_cycle(0.8, 95, tail_frac=13 / 95, final_div=10, momentum=(0.95, 0.8)))
+    lr, momentum, _ = columns(one_cycle(0.8, 95, tail_frac=13 / 95, final_div_factor=10, momentum=(0.95, 0.8)))
     assert [lr[i] for i in (0, 41, 82, 94)] == [0.08, 0.8, 0.08, 0.008]
     assert [momentum[i] for i in (0, 41, 82, 94)] == [0.95, 0.8, 0.95, 0.95]
     assert np.allclose(np.diff(lr[:42]), 0.72 / 41, atol=2e-6)
@@ -50,13 +50,13 @@ def test_one_cycle_without_a_tail_ends_at_the_lower_bound():
 @given(
     max_lr=st.floats(1e-6, 100),
     total_steps=st.integers(4, 400),
-    div=st.floats(1, 50),
+    div_factor=st.floats(1, 50),
     tail_frac=st.floats(0.01, 0.4),
 )
-def test_one_cycle_stays_within_its_bounds(max_lr, total_steps, div, tail_frac):
-    schedule = one_cycle(max_lr, total_steps, div=div, tail_frac=tail_frac)
+def test_one_cycle_stays_within_its_bounds(max_lr, total_steps, div_factor, tail_frac):
+    schedule = one_cycle(max_lr, total_steps, div_factor=div_factor, tail_frac=tail_frac)
     lr, momentum = schedule.lr(np.arange(total_steps)), schedule.momentum(np.arange(total_steps))
-    assert lr[0] == pytest.approx(max_lr / div)
+    assert lr[0] == pytest.approx(max_lr / div_factor)
     assert lr.max() == pytest.approx(max_lr)
     assert momentum.min() == pytest.approx(0.85)
     assert momentum.max() == pytest.approx(0.95)
@@ -67,7 +67,7 @@ def test_one_cycle_stays_within_its_bounds(max_lr, total_steps, div, tail_frac):
 
 def test_one_cycle_of_the_article_in_steps():
     """The same over 98 batches an epoch: 4,018 steps up, as many down."""
-    lr = one_cycle(0.8, 9310, tail_frac=13 / 95, final_div=10, momentum=(0.95, 0.8)).lr(np.arange(9310))
+    lr = one_cycle(0.8, 9310, tail_frac=13 / 95, final_div_factor=10, momentum=(0.95, 0.8)).lr(np.arange(9310))
     np.testing.assert_allclose(lr[[0, 4018, 8036, 9309]], [0.08, 0.8, 0.08, 0.008], rtol=1e-12)
     assert lr.argmax() == 4018
 
@@ -84,7 +84,7 @@ TORCH_FORMS = {
 @pytest.mark.parametrize("pct_start", [0.21, 0.3, 0.45])
 def test_equals_torchs_one_cycle_lr(form, total_steps, pct_start):
     policy, options = TORCH_FORMS[form]
-    schedule = policy(0.7, total_steps, pct_start=pct_start, div=20, final_div=300, momentum=(0.9, 0.6))
+    schedule = policy(0.7, total_steps, pct_start=pct_start, div_factor=20, final_div_factor=300, momentum=(0.9, 0.6))
 
     def make(optimizer):
         return OneCycleLR(
@@ -126,7 +126,7 @@ def test_fractions_of_zero_and_one(policy):
 
 def test_fastai_by_hand():
     """Half cosines over [0, 0.25] and [0.25, 1] of the run, at the positions step / total_steps."""
-    lr, momentum, _ = columns(one_cycle_fastai(1.0, 8, div=5, final_div=10, momentum=(0.9, 0.8)))
+    lr, momentum, _ = columns(one_cycle_fastai(1.0, 8, div_factor=5, final_div_factor=10, momentum=(0.9, 0.8)))
     half = (1 - np.cos(np.pi * np.arange(6) / 6)) / 2
     np.testing.assert_allclose(lr, [0.2, 0.6, *(1.0 + (0.1 - 1.0) * half)], atol=1e-6)
     np.testing.assert_allclose(momentum, [0.9, 0.85, *(0.8 + 0.1 * half)], atol=1e-6)
@@ -141,8 +141,8 @@ def test_fastai_by_hand():
         (lambda: one_cycle(1, 0), "total_steps: got 0"),
         (lambda: one_cycle(1, None), "total_steps: got None"),
         (lambda: one_cycle_cos(1, 2.5), "total_steps: got 2.5"),
-        (lambda: one_cycle(1, 10, div=0.5), "div: got 0.5"),
-        (lambda: one_cycle(1, 10, final_div=0), "final_div: got 0"),
+        (lambda: one_cycle(1, 10, div_factor=0.5), "div_factor: got 0.5"),
+        (lambda: one_cycle(1, 10, final_div_factor=0), "final_div_factor: got 0"),
         (lambda: one_cycle(1, 10, tail_frac=1), "tail_frac: got 1"),
         (lambda: one_cycle(1, 10, momentum=1.0), "momentum: got 1.0"),
         (lambda: one_cycle(1, 10, momentum=(0.9, 0.99)), r"momentum: got \(0.9, 0.99\)"),

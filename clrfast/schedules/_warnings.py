@@ -1,4 +1,4 @@
-"""Warnings about a schedule that is not followed as it was planned: past its end, in the wrong unit, in mid-cycle."""
+"""Warnings about a schedule that is not used as planned: past its end, in the wrong unit, cut in mid-cycle."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ._curves import Curve
 from ._cycles import Triangular
 from ._schedule import Schedule
 
-UPDATES_OF_AN_EPOCH = 6
-"""Fewest updates between two scheduler steps that are taken for an epoch: the critic of a WGAN is given 5."""
+MIN_UPDATES_PER_EPOCH = 6
+"""Minimum number of updates between two scheduler steps that count as an epoch; a WGAN's critic makes 5 per step."""
 
-ROUNDING = 1e-6
-"""Steps by which the end of a cycle may be off because its length is no whole number."""
+ROUNDING_STEPS = 1e-6
+"""Tolerance of the end of a cycle whose length is not a whole number, in steps."""
 
 
 def warn_user(text: str) -> None:
-    """Warn at the innermost line that is neither torch's nor this package's."""
+    """Warn at the innermost line of code outside of torch and this package."""
     level, frame = 1, sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("clrfast", "torch"):
         level, frame = level + 1, frame.f_back
@@ -29,7 +29,7 @@ def warn_user(text: str) -> None:
 
 
 def warn_past_end(total_steps: int) -> None:
-    """Say that a schedule of ``total_steps`` steps has ended and the run goes on."""
+    """Warn that the run continues past the ``total_steps`` of its schedule."""
     warn_user(
         f"the schedule has ended: its total_steps are {total_steps}, and the run goes on at the last step's values. "
         "Plan as many steps as the run makes, or give schedule.extended_to(n). With Accelerate, a prepared scheduler "
@@ -37,11 +37,11 @@ def warn_past_end(total_steps: int) -> None:
     )
 
 
-def warn_of_open_cycle(schedule: Schedule) -> None:
-    """Warn if a cyclical rate of ``schedule`` is in mid-cycle at its end."""
+def warn_cut_cycle(schedule: Schedule) -> None:
+    """Warn if the end of ``schedule`` cuts a cycle of its rate."""
     total_steps = schedule.total_steps
     curves = schedule.lr if isinstance(schedule.lr, tuple) else (schedule.lr,)
-    if total_steps is None or all(ends_whole(curve, total_steps) for curve in curves):
+    if total_steps is None or all(ends_with_a_cycle(curve, total_steps) for curve in curves):
         return
     warn_user(
         f"the schedule ends in mid-cycle after total_steps={total_steps}: a model is best at the end of a cycle. "
@@ -49,14 +49,14 @@ def warn_of_open_cycle(schedule: Schedule) -> None:
     )
 
 
-class UnitWatch:
-    """Notices a scheduler that makes one step per epoch although its unit is the update.
+class EpochStepDetector:
+    """Detects a scheduler that makes one step per epoch although its unit is the update.
 
-    A step per epoch shows as two intervals of at least ``UPDATES_OF_AN_EPOCH`` updates, within the planned length. A
-    schedule that is shorter than these two intervals cannot count updates, so it is not suspected.
+    The sign is two intervals of at least ``MIN_UPDATES_PER_EPOCH`` updates each. A schedule shorter than both together
+    cannot count updates, so it raises no warning.
 
     Args:
-        total_steps: of the schedule.
+        total_steps: length of the schedule.
     """
 
     def __init__(self, total_steps: int):
@@ -66,18 +66,18 @@ class UnitWatch:
 
     @property
     def done(self) -> bool:
-        """Whether two intervals are known, after which nothing more is counted."""
+        """Whether two intervals are known, so that nothing more is to be counted."""
         return len(self._intervals) == 2
 
     def count_update(self) -> None:
-        """The optimizer has made an update."""
+        """Count an update of the optimizer."""
         self._updates += 1
 
     def end_interval(self) -> None:
-        """The scheduler makes a step; warns if two steps have shown that they are epochs."""
+        """Count a step of the scheduler, and warn if two steps were an epoch each."""
         self._intervals.append(self._updates)
         self._updates = 0
-        if self.done and min(self._intervals) >= UPDATES_OF_AN_EPOCH and sum(self._intervals) <= self._total_steps:
+        if self.done and min(self._intervals) >= MIN_UPDATES_PER_EPOCH and sum(self._intervals) <= self._total_steps:
             warn_user(
                 f"scheduler.step() was called after {self._intervals[0]} and {self._intervals[1]} optimizer steps, but "
                 f"the unit of the schedule is the optimizer step (total_steps={self._total_steps}): call it after "
@@ -87,55 +87,55 @@ class UnitWatch:
 
 
 @singledispatch
-def ends_whole(curve: Curve, end: float, step: float = 1.0) -> bool:
-    """Whether no cycle of ``curve`` is cut short at ``end``; always so for a curve without cycles.
+def ends_with_a_cycle(curve: Curve, end: float, step: float = 1.0) -> bool:
+    """Return whether ``end`` cuts no cycle of ``curve``; True for a curve without cycles.
 
     Args:
         end: number of steps, in the curve's own unit.
-        step: length of an optimizer step in that unit, the tolerance: the last step before the end of a cycle may be
-            missing, and the first one of the next cycle may be there where it has the lowest value.
+        step: length of an optimizer step in that unit. It is the tolerance: the last step of a cycle may be missing,
+            and the first of the next one, which has the lowest value, may be present.
     """
     return True
 
 
-@ends_whole.register
+@ends_with_a_cycle.register
 def _(curve: Triangular, end: float, step: float = 1.0) -> bool:
     length = curve.up_steps + curve.down_steps
-    return abs(end - round(end / length) * length) <= step * (1 + ROUNDING)
+    return abs(end - round(end / length) * length) <= step * (1 + ROUNDING_STEPS)
 
 
-@ends_whole.register
+@ends_with_a_cycle.register
 def _(curve: CosineRestarts, end: float, step: float = 1.0) -> bool:
     boundary, length = 0, curve.period_steps
-    while boundary < end - ROUNDING * step:
+    while boundary < end - ROUNDING_STEPS * step:
         boundary, length = boundary + length, length * curve.period_mult
     return boundary - end < step
 
 
-@ends_whole.register
+@ends_with_a_cycle.register
 def _(curve: Repeated, end: float, step: float = 1.0) -> bool:
-    periods = math.ceil((end - ROUNDING * step) / curve.period_steps)
+    periods = math.ceil((end - ROUNDING_STEPS * step) / curve.period_steps)
     return periods * curve.period_steps - end < step
 
 
-@ends_whole.register
+@ends_with_a_cycle.register
 def _(curve: Joined, end: float, step: float = 1.0) -> bool:
     starts = (0.0, *curve.boundaries)
     last = max(index for index, start in enumerate(starts) if start < end)
-    return ends_whole(curve.curves[last], end - starts[last], step)
+    return ends_with_a_cycle(curve.curves[last], end - starts[last], step)
 
 
-@ends_whole.register
+@ends_with_a_cycle.register
 def _(curve: Shifted, end: float, step: float = 1.0) -> bool:
-    return end <= curve.by_steps or ends_whole(curve.curve, end - curve.by_steps, step)
+    return end <= curve.by_steps or ends_with_a_cycle(curve.curve, end - curve.by_steps, step)
 
 
-@ends_whole.register
+@ends_with_a_cycle.register
 def _(curve: Stretched, end: float, step: float = 1.0) -> bool:
-    return ends_whole(curve.curve, end / curve.factor, step / curve.factor)
+    return ends_with_a_cycle(curve.curve, end / curve.factor, step / curve.factor)
 
 
-@ends_whole.register(Scaled)
-@ends_whole.register(Clipped)
+@ends_with_a_cycle.register(Scaled)
+@ends_with_a_cycle.register(Clipped)
 def _(curve: Scaled | Clipped, end: float, step: float = 1.0) -> bool:
-    return ends_whole(curve.curve, end, step)
+    return ends_with_a_cycle(curve.curve, end, step)
