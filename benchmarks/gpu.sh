@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, in two commands on one machine: at most 240 s, then at most 330 s. Nothing is installed.
-# benchmarks/speed/gpu_plan.py holds the parts, their order and their seconds. In the order in which one types it:
+# benchmarks/speed/gpu_plan.py holds the parts, their order and their seconds. What to type, in this order:
 #
 #   1. Once, at the root of the checkout. Git ignores both folders.
 #

@@ -1,7 +1,9 @@
-"""Render benchmarks/results/*.json into the README, between its markers, and into a plot; the only writer of figures.
+"""Write the results into the README's tables, between its markers, and into docs/speed.png.
 
-python -m benchmarks.report          writes
-python -m benchmarks.report --check  fails if table or plot are not those of the results
+python -m benchmarks.report
+python -m benchmarks.report --check  fails if tables or plot do not show the current results
+
+Nothing else writes figures into the docs.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from .tables import TABLES, UNMEASURED
 
 
 def rendered(readme: str) -> str:
-    """``readme`` with every table anew."""
+    """Return ``readme`` with every table replaced by that of the current results."""
     for name, table in TABLES.items():
         path = RESULTS / f"{name}.json"
         unmeasured = name in UNMEASURED and not path.exists()

@@ -3,16 +3,16 @@
     python -m benchmarks.speed.bench_gpu --results benchmarks/results
     python -m benchmarks.speed.bench_gpu --dry-run    checks on any machine that it runs, measures nothing
 
-All contenders do the same work at a constant rate. clrfast.SGD reads it from its schedule's table at every step; in
-torch's the rate is a fixed number, so no scheduler's time is counted for them. Before they are timed, all must agree
-on the parameters, eager and replayed.
+All contenders do the same work at a constant rate. clrfast.SGD reads the rate from its schedule's table at every step;
+torch's optimizers have a fixed number, so no scheduler's time counts against them. All must agree on the parameters,
+eager and replayed, before they are timed.
 
-Device time is the time between two events around a call. A kernel that sleeps goes before the first event, for so long
-that the host has handed over the whole call before the device reaches that event: the time contains no wait for the
-host, and a call that waits for the device is an error. Before each call, a buffer of four times the L2 cache is
-written. Host time is that of the call alone, while the device has nothing else to do.
+Device time is the time between two events around a call. A kernel that sleeps comes before the first event, long enough
+for the host to submit the whole call before the device reaches that event. The time thus contains no wait for the host,
+and a call that waits for the device is an error. Before each call, a buffer of four times the L2 cache is written. Host
+time is the time of the call alone, while the device has nothing else to do.
 
-The profiler then tells the device time of each kernel of an eager step, and the gaps between them, which it lengthens.
+At last the profiler measures each kernel of an eager step, and the gaps between kernels, which it lengthens.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from torch.profiler import ProfilerActivity, profile
 import clrfast
 
 from ..environment import environment
-from ..result_files import write_rows
+from ..result_files import Row, write_rows
 from ..tables.optimizer import gpu_step_table
 from . import kernels, shapes, timing
 
 Call = Callable[[], Any]
 Optimizers = dict[str, torch.optim.Optimizer]
-Rows = list[dict[str, Any]]
+Rows = list[Row]
 
 MODELS = {"ResNet-56": shapes.resnet56, "ResNet-50": shapes.resnet50, "Llama 3.2 1B": shapes.decoder_1b}
 OURS = "clrfast.SGD(schedule=...)"
@@ -52,16 +52,21 @@ TOLERANCE = {
     torch.float32: {"rtol": 1e-5, "atol": 1e-5},  # torch's kernels fuse multiplications with additions
     torch.bfloat16: {"rtol": 0.1, "atol": 0.1},  # foreach rounds every intermediate value to 8 bits
 }
-ACCESSES = 5  # of memory for each value: reads parameter, gradient and buffer, writes parameter and buffer
-HELD = 10  # times the parameters: 3 of them, 3 buffers, 1 gradient; foreach's copies, eager and in the graph; the rest
-LIMIT_S = 3.0  # for one case's device times, and for its host times
+ACCESSES = 5
+"""Memory accesses per value: parameter, gradient and buffer are read, parameter and buffer are written."""
+MEMORY_FACTOR = 10
+"""Memory that a case needs, in sizes of its parameters: 3 copies of them, 3 buffers, 1 gradient, the copies that
+foreach makes, eager and in the graph, and a reserve."""
+LIMIT_S = 3.0
+"""Time limit of a case's device times, and of its host times, in seconds."""
 PROFILED_STEPS = 20
-PROFILED_CYCLES = 1 << 22  # about two milliseconds: the host hands over a whole profiled step meanwhile
+PROFILED_CYCLES = 1 << 22
+"""Sleep before a profiled step, in cycles: about two milliseconds, in which the host submits the whole step."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """Parameters of a model in one dtype."""
+    """A model's parameters in one dtype."""
 
     model: str
     shapes: list[shapes.Shape]
@@ -95,6 +100,11 @@ class Gpu:
         self._cycles = 1 << 16
 
     def device_seconds(self, call: Call) -> float:
+        """Return the device time of one call.
+
+        Raises:
+            RuntimeError: the call waits for the device.
+        """
         begin, end = self._events
         while self._cycles < 1 << 32:  # about two seconds
             self._before_a_call(self._cycles)
@@ -104,7 +114,7 @@ class Gpu:
             host_was_ahead = not begin.query()
             self.synchronize()
             if host_was_ahead:
-                # Shorter again, or one slow moment of the host would lengthen all sleeps that follow.
+                # Shorter again: otherwise one slow moment of the host would lengthen all later sleeps.
                 self._cycles = max(self._cycles * 19 // 20, 1 << 16)
                 return begin.elapsed_time(end) / 1e3
             self._cycles *= 2
@@ -115,7 +125,7 @@ class Gpu:
         return timing.wall_seconds(call)
 
     def captured(self, step: Call) -> Call:
-        """The replay of a graph of ``step``; takes one eager step, too."""
+        """Capture ``step`` after one eager call of it; return the replay of the graph."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -127,12 +137,12 @@ class Gpu:
         return graph.replay
 
     def _before_a_call(self, cycles: int) -> None:
-        """Have the device drop what its caches hold, and then sleep."""
+        """Flush the device's caches, and then let the device sleep."""
         self._scratch.zero_()
         torch.cuda._sleep(cycles)
 
     def profiled(self, step: Call) -> dict[str, Any]:
-        """What ``step`` has the device do; see ``kernels.by_kernel``."""
+        """Return the launches of ``step``; see ``kernels.by_kernel``."""
         between = {event.name for event in self._events_of(lambda: None, 1)}
         return kernels.by_kernel(self._events_of(step, PROFILED_STEPS), between)
 
@@ -157,7 +167,7 @@ class Gpu:
 
 
 class DryRun(Gpu):
-    """The CPU in a GPU's place: no events, and a step itself in place of its graph."""
+    """The CPU in place of a GPU: no events, and a step itself in place of its graph."""
 
     device = torch.device("cpu")
     backend = "auto"
@@ -184,7 +194,7 @@ class DryRun(Gpu):
 
 
 def make_optimizers(case: Case, gpu: Gpu) -> Optimizers:
-    """All contenders, each with its own copy of the same parameters, and with the same gradients."""
+    """Return all contenders, each with its own copy of the same parameters and with the same gradients."""
     generator = torch.Generator(gpu.device).manual_seed(0)
     options = {"generator": generator, "device": gpu.device, "dtype": case.dtype}
     start, grads = ([torch.randn(shape, **options) for shape in case.shapes] for _ in range(2))
@@ -215,7 +225,7 @@ def require_agreement(optimizers: Optimizers, dtype: torch.dtype) -> None:
 
 
 def copy_rows(gpu: Gpu) -> Rows:
-    """The device's own copies; that of nothing shows what the events themselves measure."""
+    """Return the rows of the device's own copies; that of 0 bytes shows what the events themselves measure."""
     source, target = (torch.zeros(gpu.copy_bytes, dtype=torch.uint8, device=gpu.device) for _ in range(2))
     sizes = (0, gpu.copy_bytes // 4, gpu.copy_bytes // 2, gpu.copy_bytes)
     copies = {size: partial(target[:size].copy_, source[:size]) for size in sizes}
@@ -226,7 +236,11 @@ def copy_rows(gpu: Gpu) -> Rows:
 
 
 def step_rows(case: Case, gpu: Gpu, copy_speed: float) -> Rows:
-    """Device and host time of every contender's step, eager and replayed; ``copy_speed`` in bytes per second."""
+    """Return the device and host times of every contender's step, eager and replayed.
+
+    Args:
+        copy_speed: bytes per second of the device's own copies.
+    """
     optimizers = make_optimizers(case, gpu)
     calls: dict[tuple[str, bool], Call] = {}
     for captured in (False, True):
@@ -256,7 +270,7 @@ def step_rows(case: Case, gpu: Gpu, copy_speed: float) -> Rows:
 
 
 def profiled(case: Case, gpu: Gpu) -> dict[str, dict[str, Any]]:
-    """By contender: the kernels of its eager step."""
+    """Return the kernels of each contender's eager step."""
     found = {}
     for name, optimizer in make_optimizers(case, gpu).items():
         optimizer.step()  # torch's first one makes its buffers
@@ -274,7 +288,7 @@ def main() -> None:
         raise SystemExit("bench_gpu: torch finds no CUDA device; --dry-run needs none")
 
     def save() -> None:
-        """After every case, in case that a later one fails."""
+        """Write what is measured so far: a later case may fail."""
         if arguments.results is not None:
             write_rows(arguments.results / "step_gpu.json", rows)
 
@@ -285,13 +299,15 @@ def main() -> None:
     for (model, make_shapes), dtype in itertools.product(MODELS.items(), TOLERANCE):
         case = Case(model, shapes.tiny() if arguments.dry_run else make_shapes(), dtype)
         free_memory()
-        if gpu.free_bytes() < HELD * case.n_bytes:
-            print(f"{model}, {dtype}: left out, because it needs {HELD * case.n_bytes / 1e9:.0f} GB of free memory")
+        if gpu.free_bytes() < MEMORY_FACTOR * case.n_bytes:
+            print(
+                f"{model}, {dtype}: left out, because it needs {MEMORY_FACTOR * case.n_bytes / 1e9:.0f} GB of free memory"
+            )
             continue
         steps.append((case, step_rows(case, gpu, copy_speed)))
         rows += steps[-1][1]
         save()
-    # Last of all: a profiler that was in use once can make every later launch slower.
+    # The profiler comes last: once used, it can make every later launch slower.
     print("By the profiler:")
     for case, case_rows in steps:
         free_memory()

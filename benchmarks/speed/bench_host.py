@@ -1,14 +1,14 @@
-"""What the host does: in an eager step beside the arithmetic, and before each replay of a captured one.
+"""The host's time: in an eager step apart from the arithmetic, and before each replay of a captured step.
 
     pytest benchmarks/speed/bench_host.py --results benchmarks/results
     pytest benchmarks/speed/bench_host.py --device cuda --results benchmarks/results
 
-On the CPU the arithmetic of all optimizers is left out, and CUDA graphs are emulated as in the tests, by replays that
-do nothing. On a GPU the steps are whole, each begins with an idle device, and only the host's time counts. The floors
-read in C++ what any implementation has to read off the tensors' Python objects (host_floor.cpp).
+On the CPU the optimizers skip their arithmetic, and CUDA graphs are emulated by replays that do nothing. On a GPU the
+steps are complete, each begins with an idle device, and only the host's time counts. The floors are C++ loops over what
+any implementation has to read from the tensors' Python objects (host_floor.cpp).
 
-The checks of a replay are the call of a TrainStep less the call of bare ``Graphs`` in the same round. Both flatten the
-batch, copy it in, launch the graph and copy the loss out.
+The checks of a replay are the time of a TrainStep minus the time of a bare graph cache in the same round. Both flatten
+the batch, copy it in, launch the graph and copy the loss out.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from clrfast.training import _train_step as train_step
 from tests.cuda_on_cpu import emulated_graphs
 
 from . import shapes, timing
-from .conftest import Setting
+from .setting import Setting
 from .workloads import WORKLOADS, Workload
 
 Call = Callable[[], Any]
@@ -54,14 +54,14 @@ ROWS: list[dict[str, Any]] = []
 
 
 def host_seconds(call: Call) -> float:
-    """Seconds of one call by the host's clock, with nothing left to do for a device that is in use."""
+    """Return the seconds of one call by the host's clock; a device that is in use is idle before."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return timing.wall_seconds(call)
 
 
 def timed(benchmark: Any, setting: Setting, contenders: dict[str, Call]) -> dict[str, np.ndarray]:
-    """Seconds of each, interleaved; on the CPU by one thread, for there is nothing to divide."""
+    """Time the contenders in turns, with one thread: there is nothing to divide."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -74,7 +74,7 @@ def timed(benchmark: Any, setting: Setting, contenders: dict[str, Call]) -> dict
 
 @pytest.fixture(scope="module")
 def floor(tmp_path_factory: pytest.TempPathFactory) -> ctypes.PyDLL | None:
-    """host_floor.cpp; None without a compiler or DLPack's exchange API."""
+    """Return host_floor.cpp as a library; None without a compiler or DLPack's exchange API."""
     compiler = shutil.which(os.environ.get("CXX", "c++"))
     if compiler is None or not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"):
         return None
@@ -88,13 +88,13 @@ def floor(tmp_path_factory: pytest.TempPathFactory) -> ctypes.PyDLL | None:
 
 
 def read(function: Any, *lists: list[Any]) -> Call:
-    """A call of the floor's ``function``, whose lists stay as they are."""
+    """Return a call of the floor's ``function`` with these lists."""
     arguments = [ctypes.py_object(values) for values in lists]
     assert function(*arguments)
     return partial(function, *arguments)
 
 
-# ------------------------------------------------------------ an eager step
+# --- an eager step --------------------------------------------------------------------------------------------------
 
 
 def parameters(model: list[shapes.Shape], device: torch.device) -> list[nn.Parameter]:
@@ -105,7 +105,7 @@ def parameters(model: list[shapes.Shape], device: torch.device) -> list[nn.Param
 
 
 def without_arithmetic(patch: pytest.MonkeyPatch) -> None:
-    """Have the CPU's updates do nothing, torch's and ours."""
+    """Make the CPU's updates do nothing, torch's and clrfast's."""
 
     def nothing(*_: Any, **__: Any) -> None:
         pass
@@ -154,12 +154,12 @@ def test_step(benchmark: Any, setting: Setting, floor: ctypes.PyDLL | None, monk
     setting.write("host", ROWS)
 
 
-# ------------------------------------------------------------ a replay
+# --- a replay -------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def with_graphs(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The backend of optimizers whose steps can be captured on the device, or emulated."""
+    """Return the backend of optimizers whose steps can be captured; on the CPU, graphs are emulated."""
     if setting.on_gpu:
         return "auto"
     emulated_graphs.install(monkeypatch)
@@ -167,7 +167,7 @@ def with_graphs(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def in_python(call: Call) -> Call:
-    """``call`` as without the native module: all that is to be compared is walked through in Python."""
+    """Make ``call`` compare in Python, as it does without the native module."""
     missing = SimpleNamespace(why_missing="left out")
     modules = (fingerprint, guarded_replay, train_step)
 
@@ -193,13 +193,14 @@ def make_step(work: Workload, setting: Setting, backend: str) -> TrainStep:
 
 
 def replaying(call: Call) -> Call:
-    """``call``, once its graph is there."""
+    """Return ``call`` after its graph is captured."""
     for _ in range(graphs.WARM_UP_CALLS + 1):
         call()
     return call
 
 
-def read_by_replays(floor: Any, step: TrainStep) -> Call:
+def reading_like_replays(floor: Any, step: TrainStep) -> Call:
+    """Return the floor's call that reads what a replay has to check."""
     model, optimizer = step.model, step.optimizer
     state = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
     tensors = [*model.parameters(), *model.buffers(), *state]
@@ -229,7 +230,7 @@ def test_replay(
     if not setting.on_gpu:
         monkeypatch.setattr(emulated_graphs.CUDAGraph, "replay", lambda self: None)
     if floor is not None:
-        calls["floor: flags, .grad and views"] = read_by_replays(floor, steps[0])
+        calls["floor: flags, .grad and views"] = reading_like_replays(floor, steps[0])
     seconds = timed(benchmark, setting, calls)
     size = {
         "n_modules": len(list(steps[0].model.modules())),

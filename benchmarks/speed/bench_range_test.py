@@ -1,10 +1,10 @@
-"""A learning-rate range test: clrfast's against the peers' and a bare loop, the same steps on the same data.
+"""A learning-rate range test: clrfast's against other packages' and a bare loop, the same steps on the same data.
 
     pytest benchmarks/speed/bench_range_test.py --results benchmarks/results [--device cuda]
 
-The rates stay so low that nothing diverges and every contender makes all of its steps; all run in one process,
-interleaved, each from a fresh model. A peer that is not installed has a row that says so. ResNet-56 at batch 512 is
-left out: its steps take so long that they hide what a finder adds.
+The rates stay so low that nothing diverges and every contender makes all of its steps. All run in one process, in
+turns, each from a fresh model. A package that is not installed gets a row that says so. ResNet-56 at batch 512 is left
+out: its steps take so long that they hide what a finder adds.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from clrfast.training._batches import cycle_loader
 
 from ..peer_packages import quiet, why_missing
 from . import timing
-from .conftest import Setting
+from .setting import Setting
 from .workloads import WORKLOADS, Workload
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # what peers warn of is not ours to mend
+pytestmark = pytest.mark.filterwarnings("ignore")  # other packages warn
 
 LOW, HIGH = 1e-7, 1e-4
 LIMIT_S = 90.0
-"""For a workload on a CPU; fewer rounds where that is over."""
+"""Time limit of a measurement on a CPU, in seconds; no round begins after it."""
 
 BARE = "a bare loop"
 OURS = "clrfast.range_test"
@@ -152,7 +152,7 @@ CONTENDERS: dict[str, tuple[Run, tuple[str, ...]]] = {
 
 @contextlib.contextmanager
 def counted(steps: list[int]) -> Iterator[None]:
-    """Counts the optimizer steps of all: who does less work than the others is not faster."""
+    """Count the optimizer steps in the block: a contender that makes fewer steps is not faster."""
     before = len(steps)
     handle = register_optimizer_step_post_hook(lambda *_: steps.append(1))
     try:
@@ -167,7 +167,7 @@ def test_range_test(benchmark: Any, setting: Setting, name: str) -> None:
     workload, steps, rounds = setting.work(name)
     data = loader(workload, steps)
     missing = {who: lacking for who, (_, modules) in CONTENDERS.items() if (lacking := why_missing(modules))}
-    # Without a graph to leave out it is the same as the other.
+    # Without graphs, both calls of clrfast are the same.
     left_out = set(missing) | (set() if setting.on_gpu else {UNCAPTURED})
     runs = {who: run for who, (run, _) in CONTENDERS.items() if who not in left_out}
 

@@ -1,4 +1,4 @@
-"""What a schedule costs on the host: one scheduler step beside torch's, and building a long table.
+"""A schedule's cost on the host: one scheduler step beside torch's, and the building of a long table.
 
 pytest benchmarks/speed/bench_schedule.py --results benchmarks/results
 """

@@ -2,8 +2,8 @@
 
     pytest benchmarks/speed/bench_step.py --results benchmarks/results
 
-All contenders do the same work in one process, interleaved, and must agree on the parameters before they are timed;
-but for the compiled one, whose momentum stays: a cycling one is a new number to compile for at every step.
+All contenders do the same work in one process, in turns, and must agree on the parameters before they are timed. The
+compiled one keeps its momentum constant: a cycling momentum is a new number, for which torch compiles at every step.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from torch.optim.lr_scheduler import OneCycleLR
 import clrfast
 
 from . import shapes, timing
-from .conftest import Setting
+from .setting import Setting
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # what the compiler warns of is not ours to mend
+pytestmark = pytest.mark.filterwarnings("ignore")  # torch.compile warns
 
 MODELS = {"ResNet-56": (shapes.resnet56, 400), "ResNet-50": (shapes.resnet50, 60)}
 TOTAL_STEPS = 100_000
 WEIGHT_DECAY = 1e-4
-MAX_LR = 1e-3  # small, so that the values stay usual over all rounds
+MAX_LR = 1e-3  # small, so that the values stay ordinary over all rounds
 OURS = "clrfast.SGD(schedule=one_cycle(...))"
 FUSED = "torch.optim.SGD(fused=True) + OneCycleLR"
 COMPILED = "torch.compile of the step + OneCycleLR without momentum"
@@ -43,7 +43,7 @@ def parameters(model: list[shapes.Shape]) -> list[nn.Parameter]:
 
 
 def stock(params: list[nn.Parameter], *, compiled: bool = False, **implementation: bool) -> Callable[[], None]:
-    lr: Any = torch.tensor(MAX_LR) if compiled else MAX_LR  # a number would be compiled for anew, too
+    lr: Any = torch.tensor(MAX_LR) if compiled else MAX_LR  # a number would make torch compile at every step, too
     optimizer = torch.optim.SGD(params, lr=lr, momentum=0.95, weight_decay=WEIGHT_DECAY, **implementation)
     scheduler = OneCycleLR(
         optimizer,
@@ -89,7 +89,7 @@ def test_step(benchmark: Any, setting: Setting, name: str) -> None:
     for contender, theirs in params.items():
         if contender != COMPILED:
             for ours_, other in zip(params[OURS], theirs, strict=True):
-                # OneCycleLR peaks a fraction of a step elsewhere; over 3 of 100,000 steps that is nothing.
+                # OneCycleLR peaks a fraction of a step later; over 3 of 100,000 steps that does not matter.
                 torch.testing.assert_close(ours_, other, rtol=1e-5, atol=1e-6)
 
     seconds = benchmark.pedantic(timing.interleaved, args=(contenders, rounds), rounds=1)

@@ -1,9 +1,9 @@
-"""K copies of a model trained by K schedules in one job, against K runs in sequence; the same steps on the same data.
+"""K copies of a model trained with K schedules in one job, against K runs one by one; the same steps on the same data.
 
     pytest benchmarks/speed/bench_sweep.py --results benchmarks/results [--device cuda]
 
 The schedules are range tests for K weight decays. "one by one" is what one writes without clrfast: torch.optim.SGD and
-a loop over the runs; "together" and "auto" are ``clrfast.sweep``. Interleaved in one process, each from fresh models.
+a loop over the runs. "together" and "auto" are ``clrfast.sweep``. All run in one process, in turns, from fresh models.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import clrfast
 from clrfast.training._batches import cycle_loader
 
 from . import timing
-from .conftest import Setting
+from .setting import Setting
 from .workloads import WORKLOADS, Workload
 
 SMALL = replace(WORKLOADS["digits CNN, batch 64"], batch_size=16)

@@ -1,9 +1,9 @@
-"""A whole 1cycle run: clrfast against stock torch, as people write it and as well as it can be written.
+"""A whole 1cycle run: clrfast against stock torch, as people write it and as fast as it can be written.
 
     pytest benchmarks/speed/bench_train.py --results benchmarks/results [--device cuda]
 
-The same model, batch size and number of steps for all, in one process, interleaved, each from a fresh model. The loss
-of every step is known at the end to each of them.
+Model, batch size and number of steps are the same for all. They run in one process, in turns, each from a fresh model.
+Each returns the loss of every step at the end.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from clrfast.training._batches import cycle_loader
 from clrfast.training._eager_step import EagerStep
 
 from . import timing
-from .conftest import Setting
+from .setting import Setting
 from .workloads import WORKLOADS
 
 MAX_LR, WEIGHT_DECAY = 1e-3, 1e-4
 LOSS = nn.CrossEntropyLoss()
 BATCHES = 8
 LIMIT_S = 60.0
-"""For a workload on a CPU; fewer rounds where that is over."""
+"""Time limit of a measurement on a CPU, in seconds; no round begins after it."""
 
 AS_WRITTEN = "torch.optim.SGD + OneCycleLR, loss.item()"
 ROWS: list[dict[str, Any]] = []
@@ -63,7 +63,7 @@ def as_written(model: nn.Module, device: torch.device, data: Data, batch_size: i
 
 
 def tuned(model: nn.Module, device: torch.device, data: Data, batch_size: int, steps: int) -> list[float]:
-    """Stock torch with the fused optimizer, pinned memory, and no wait before the end."""
+    """Train with stock torch, the fused optimizer and pinned memory; the host does not block before the end."""
     optimizer = torch.optim.SGD(model.parameters(), lr=MAX_LR, momentum=0.9, weight_decay=WEIGHT_DECAY, fused=True)
     scheduler = one_cycle_lr(optimizer, steps)
     batches = cycle_loader(loader(data, batch_size, pin_memory=device.type == "cuda"))
@@ -133,7 +133,7 @@ def test_train(benchmark: Any, setting: Setting, name: str) -> None:
         torch.manual_seed(0)
         losses = run(workload.make().to(setting.device).train(), setting.device, data, workload.batch_size, steps)
         assert len(losses) == steps
-        assert all(loss < 1e3 for loss in losses)  # recorded, all of them, and finite
+        assert all(loss < 1e3 for loss in losses)  # all recorded and finite
 
     calls = {who: partial(once, run) for who, run in CONTENDERS.items()}
     seconds = setting.seconds(benchmark, calls, rounds, setting.limit_s(name, LIMIT_S))

@@ -1,8 +1,8 @@
-"""CIFAR-10 from a packed form of JPEGs, 18 MB, into the published binary form that ``clrfast.tasks.cifar10`` reads.
+"""CIFAR-10 from JPEGs, 18 MB, into the published binary form that ``clrfast.tasks.cifar10`` reads.
 
-    python -m benchmarks.cifar10_jpeg FOLDER TARGET    writes TARGET/cifar-10-batches-bin, 184 MB; needs Pillow
+    python -m benchmarks.speed.cifar10_jpeg FOLDER TARGET    writes TARGET/cifar-10-batches-bin, 184 MB; needs Pillow
 
-For ``train`` and ``test`` the folder holds three files: ``cifar10jpg_NAME.jpegs.bin.xz``, the JPEGs one after another,
+The folder holds three files for each of ``train`` and ``test``: ``cifar10jpg_NAME.jpegs.bin.xz``, the JPEGs in a row,
 compressed as a whole; ``cifar10jpg_NAME_lengths.npy``, the bytes of each; ``cifar10jpg_NAME_labels.npy``, from 0 to 9.
 JPEG loses detail: results on these images are results on "CIFAR-10, JPEG-q75 re-encoded".
 """
@@ -24,16 +24,18 @@ ENDING = ".bin"
 
 
 def is_packed(folder: Path) -> bool:
-    """Whether ``folder`` holds the packed form."""
+    """Return whether ``folder`` holds the packed form."""
     return _stream(folder, "train").exists()
 
 
 def unpack(folder: Path, target: Path) -> Path:
-    """Write the published form of the JPEGs in ``folder`` into a folder in ``target``, unless it is there; return that.
+    """Write the JPEGs in ``folder`` in the published form into ``target``, unless they are there.
 
+    Returns:
+        the folder in ``target`` with the published form.
     Raises:
         FileNotFoundError: a file of the packed form is missing.
-        ValueError: the files do not belong together, or an image is not 32x32; the message names which.
+        ValueError: the files do not belong together, or an image is not 32x32; the message says which.
     """
     target = target / FORMS[ENDING]
     target.mkdir(parents=True, exist_ok=True)
@@ -49,7 +51,7 @@ def unpack(folder: Path, target: Path) -> Path:
 
 
 def records(folder: Path, split: str) -> np.ndarray:
-    """uint8 ``[n, 1 + 3072]``: label, then the image by channels."""
+    """Return uint8 ``[n, 1 + 3072]``: the label, then the image by channels."""
     labels, lengths = (np.load(folder / f"cifar10jpg_{split}_{name}.npy") for name in ("labels", "lengths"))
     if len(labels) != len(lengths):
         raise ValueError(f"cifar10jpg_{split}: it has {len(labels):,} labels for {len(lengths):,} images")

@@ -3,7 +3,7 @@
     python -m benchmarks.speed.gpu_plan DIR [first | rest | PART]...
     python -m benchmarks.speed.gpu_plan --dry-run
 
-A command has a deadline. Each part gets the smaller of its own limit and of what is left, and is left out when less
+A command has a deadline. Each part gets its own limit or the time left, whichever is less, and is left out when less
 than half of its expected time is left. A failed part does not stop the others, except for the build.
 """
 
@@ -22,9 +22,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 MAX_FILES = 8
-"""Files that come back from one command, its log included."""
+"""Upper bound of the files that one command leaves, its log included."""
 GRACE_S = 5
-"""Seconds between the interrupt at a part's limit and its end: pytest then still prints the failures that it found."""
+"""Seconds from the interrupt at a part's limit to its end, in which pytest prints the failures that it found."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Part:
         limit_s: longest run time.
         words: command line, split as a shell does. ``{out}`` is the folder of the results, ``{limit}`` the seconds that
             the part gets, ``{targets}`` the compute capabilities of the GPUs here, ``{arch}`` the first of them.
-        files: the result files that it writes to ``{out}``.
-        required: its failure ends the command.
+        files: result files that the part writes to ``{out}``.
+        required: whether its failure ends the command.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Part:
     required: bool = False
 
     def granted_s(self, left_s: float) -> int | None:
-        """The seconds it gets when ``left_s`` are left; None if it is not worth a start."""
+        """Return the seconds that the part gets when ``left_s`` are left; None if they are too few to start it."""
         usable_s = int(left_s) - GRACE_S
         return None if usable_s < self.seconds / 2 else min(self.limit_s, usable_s)
 
@@ -64,7 +64,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a part ended: "ok", or what happened to it instead."""
+    """How a part ended: ``result`` is "ok" or says what happened."""
 
     name: str
     result: str
@@ -80,7 +80,7 @@ def _pytest(path: str) -> str:
 
 
 _TESTS = "python3 -m pytest -m gpu -p no:cacheprovider"
-# Every tensor is an allocation of its own: an access past its end otherwise finds its neighbour.
+# Without the caching allocator every tensor has its own allocation, and an access past its end is an error.
 _SANITIZER = "env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --error-exitcode 1 --launch-timeout 0"
 _SANITIZED = f"{_TESTS} tests/gpu/test_sanitized.py"
 _OURS = "--kernel-name kernel_substring=clrfast"  # the namespace, in the kernel's mangled name
@@ -108,7 +108,7 @@ _LIST = [
     ),
     Part(
         *("headline", 115, 150),
-        # Only the published run may take longer than expected: cut short, a 1cycle has no result.
+        # Only the published run may take longer than expected: a 1cycle that is cut short has no result.
         "python3 -m benchmarks.speed.headline --cifar10 .cifar10 --limit-s {limit} --spare-s 115 --results {out}",
         files=("headline_gpu.json",),
     ),
@@ -118,26 +118,26 @@ _LIST = [
     # torch makes calls that may fail: the errors of the API are not those of our kernels.
     Part("memcheck", 25, 60, f"{_SANITIZER} --tool memcheck {_OURS} --report-api-errors no {_SANITIZED}"),
     Part("sweep", 30, 60, _pytest("benchmarks/speed/bench_sweep.py"), files=("sweep_gpu.json",)),
-    # All kernels: otherwise whatever the ones left out have written counts as uninitialised.
+    # All kernels are watched: what an unwatched kernel has written counts as uninitialised.
     Part("initcheck", 20, 60, f"{_SANITIZER} --tool initcheck {_SANITIZED} -k float32"),
 ]
 PARTS = {part.name: part for part in _LIST}
-"""By name. No racecheck: it looks at shared memory, and the kernels use none."""
+"""Parts by name. There is no racecheck: it watches shared memory, which the kernels do not use."""
 
 COMMANDS = {
     "first": Command(240, ("build", "smoke", "variants", "step", "tests")),
     "rest": Command(330, ("build", "ncu", "headline", "range_test", "train", "host", "memcheck", "sweep", "initcheck")),
 }
-"""By worth. The second one builds again, in no time where the files of the first are still there."""
+"""The commands, the most valuable parts first. The build of the second takes no time if the first one's is there."""
 
 
 def files_of(name: str, parts: Sequence[Part]) -> list[str]:
-    """The files that a command leaves."""
+    """Return the files that a command leaves."""
     return [f"gpu_{name}.log", *dict.fromkeys(file for part in parts for file in part.files)]
 
 
 def problems(commands: Mapping[str, Command], parts: Mapping[str, Part]) -> list[str]:
-    """What is wrong with a plan, a sentence each."""
+    """Return what is wrong with a plan, one sentence each."""
     found = []
     for name, command in commands.items():
         chosen = [parts[part] for part in command.parts]
@@ -164,7 +164,7 @@ def print_plan(commands: Mapping[str, Command], parts: Mapping[str, Part]) -> No
 
 
 def interrupted_at(words: list[str], limit_s: int) -> int:
-    """Run a command, interrupt it as Ctrl-C does after ``limit_s`` seconds, and kill it ``GRACE_S`` later."""
+    """Run a command; interrupt it like Ctrl-C after ``limit_s`` seconds, and kill it ``GRACE_S`` later."""
     limits = ["timeout", "--signal=INT", f"--kill-after={GRACE_S}", str(limit_s)]
     return subprocess.run([*limits, *words], cwd=ROOT).returncode
 
@@ -180,9 +180,9 @@ def run(
     """Run ``parts`` one after the other within ``budget_s`` seconds.
 
     Args:
-        values: what stands for the names in braces of ``Part.words``, ``limit`` excepted.
+        values: of the names in braces in ``Part.words``, except for ``limit``.
         execute: ``execute(words, limit_s)`` runs a command and returns its exit status; 124 or 137 past the limit.
-        clock: seconds.
+        clock: returns seconds.
     """
     end = clock() + budget_s
     outcomes: list[Outcome] = []
@@ -208,7 +208,7 @@ def _result(status: int, limit_s: int) -> str:
 
 
 def chosen(names: Sequence[str]) -> tuple[list[Part], int]:
-    """The parts that ``names`` of commands and parts stand for, each once, and their budget in seconds.
+    """Return the parts of the given commands and parts, each once, and their budget in seconds.
 
     Raises:
         SystemExit: there is no such command or part.
@@ -222,10 +222,10 @@ def chosen(names: Sequence[str]) -> tuple[list[Part], int]:
 
 
 def capabilities() -> list[str]:
-    """Compute capabilities of the GPUs here, such as "90", the lowest first.
+    """Return the compute capabilities of the GPUs here, such as "90", ascending.
 
     Raises:
-        SystemExit: there is none.
+        SystemExit: there is no GPU.
     """
     printed = _printed("nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader")
     found = {int(major + minor) for major, minor in re.findall(r"^(\d+)\.(\d)\s*$", printed, re.MULTILINE)}
@@ -235,10 +235,10 @@ def capabilities() -> list[str]:
 
 
 def require_commit() -> None:
-    """Results without their commit are worth nothing.
+    """Check that the commit is known: results without it are worthless.
 
     Raises:
-        SystemExit: neither git nor CLRFAST_COMMIT tells it.
+        SystemExit: neither git nor CLRFAST_COMMIT says it.
     """
     if not (os.environ.get("CLRFAST_COMMIT") or _printed("git", "rev-parse", "HEAD")):
         raise SystemExit(
@@ -248,7 +248,7 @@ def require_commit() -> None:
 
 
 def _printed(*words: str) -> str:
-    """What a command prints; nothing where it is missing."""
+    """Return what a command prints; nothing if it does not exist."""
     try:
         return subprocess.run(words, cwd=ROOT, capture_output=True, text=True).stdout
     except OSError:

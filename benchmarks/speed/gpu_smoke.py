@@ -1,10 +1,10 @@
-"""The shortest run that shows whether this build works on a device: 25 seconds on a GPU.
+"""A smoke test of this build on a device: 25 seconds on a GPU.
 
     python -m benchmarks.speed.gpu_smoke
     python -m benchmarks.speed.gpu_smoke --device cpu    the same for the native backend of CPUs, with eager steps
 
-Prints a line for each check, and ends with 1 at the first that fails: the backend takes one step, three dtypes agree
-with the reference bit for bit, and a captured 1cycle is the eager one bit for bit.
+It prints a line for each check, and exits with 1 at the first that fails: the backend takes one step, three dtypes
+agree with the reference bit for bit, and a captured 1cycle equals the eager one bit for bit.
 """
 
 from __future__ import annotations
@@ -30,10 +30,15 @@ STEPS, CYCLE_STEPS = 6, 30
 
 
 class Failed(Exception):
-    """A check failed; the message says what was found."""
+    """A check failed; the message says what it found."""
 
 
 def doctors_report(device: torch.device) -> list[str]:
+    """Return the report of ``clrfast doctor``.
+
+    Raises:
+        Failed: the device's backend does not work.
+    """
     report = doctor.report()
     backend = BACKENDS[device.type]
     if not any(line.split()[:2] == [backend, "works"] for line in report):
@@ -42,13 +47,13 @@ def doctors_report(device: torch.device) -> list[str]:
 
 
 def tensor_path() -> str:
-    """How the native backends of this torch find the memory of tensors."""
+    """Return a line on how this torch's native backends find the memory of tensors."""
     path = "DLPack's exchange API" if hasattr(torch.Tensor, "__dlpack_c_exchange_api__") else "Python, tensor by tensor"
     return f"torch {torch.__version__}: tensors are read through {path}"
 
 
 def same_as_reference(device: torch.device, dtype: torch.dtype) -> str:
-    """A few scheduled steps of the native backend and of the reference."""
+    """Compare a few scheduled steps of the native backend with the reference."""
 
     def run(backend: str) -> dict[str, list[Tensor]]:
         params = [nn.Parameter(value) for value in _values(device, dtype, 0)]
@@ -68,7 +73,7 @@ def same_as_reference(device: torch.device, dtype: torch.dtype) -> str:
 
 
 def captured_as_eager(device: torch.device) -> str:
-    """A 1cycle of a small network by ``TrainStep`` and by eager steps."""
+    """Compare a 1cycle of a small network with ``TrainStep`` to one with eager steps."""
     loss_fn = nn.CrossEntropyLoss()
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(CYCLE_STEPS, 32, 784, generator=generator).to(device)
@@ -103,7 +108,7 @@ def _values(device: torch.device, dtype: torch.dtype, seed: int) -> list[Tensor]
 
 
 def _trained(params: Iterable[Tensor], optimizer: clrfast.SGD) -> dict[str, list[Tensor]]:
-    """Everything that a run changes."""
+    """Return everything that a run changes."""
     control = optimizer.control
     assert control is not None
     return {

@@ -1,9 +1,9 @@
-"""One scheduled update of each case, for Nsight Compute to look at: run with ``ncu --profile-from-start off``.
+"""One scheduled update of each case, to be profiled with Nsight Compute.
 
     ncu --profile-from-start off --clock-control none python3 -m benchmarks.speed.ncu_target
     python -m benchmarks.speed.ncu_target --dry-run    tiny models on the CPU, without a profiler
 
-The cases come in the order of CASES; each is printed before its kernels.
+The cases come in the order of CASES. Each is printed before its kernels.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""docs/speed.png: what a range test costs and how fast a 1cycle run is, from the results."""
+"""docs/speed.png: the cost of range tests and the speed of 1cycle runs, from the results."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def _files() -> list[str]:
 
 
 def _digest() -> str:
-    """Of all rows that are drawn."""
+    """Return a hash of all result files that the plot shows."""
     texts = [(RESULTS / f"{name}.json").read_text() for name in _files()]
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
 
 
 def is_current() -> bool:
-    """Whether the picture was drawn from the results as they are: it says so in its metadata."""
+    """Return whether the plot shows the current results: its metadata holds their hash."""
     if not PATH.exists():
         return not _files()
     data, at = PATH.read_bytes(), 8
@@ -49,7 +49,7 @@ def is_current() -> bool:
 
 
 def draw() -> None:
-    """One panel per file of results: models as groups, contenders as bars with their quartiles."""
+    """Draw one panel per result file: models as groups, contenders as bars with their quartiles."""
     from matplotlib.figure import Figure
 
     files = _files()
@@ -70,7 +70,7 @@ def _measured(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _n_lines(rows: list[dict[str, Any]]) -> int:
-    """Bars, and a line for the name of each model."""
+    """Return the number of bars and model names."""
     return len(_measured(rows)) + len({row["model"] for row in _measured(rows)})
 
 
