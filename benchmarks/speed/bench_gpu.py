@@ -300,9 +300,8 @@ def main() -> None:
         case = Case(model, shapes.tiny() if arguments.dry_run else make_shapes(), dtype)
         free_memory()
         if gpu.free_bytes() < MEMORY_FACTOR * case.n_bytes:
-            print(
-                f"{model}, {dtype}: left out, because it needs {MEMORY_FACTOR * case.n_bytes / 1e9:.0f} GB of free memory"
-            )
+            needed = MEMORY_FACTOR * case.n_bytes / 1e9
+            print(f"{model}, {dtype}: left out, because it needs {needed:.0f} GB of free memory")
             continue
         steps.append((case, step_rows(case, gpu, copy_speed)))
         rows += steps[-1][1]
