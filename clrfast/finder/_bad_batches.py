@@ -140,7 +140,7 @@ class _Numbered:
 
 def _loss(step: EagerStep, batch: Any) -> float:
     with torch.enable_grad():  # a loss may contain a derivative
-        return float(step.loss(batch).detach().mean())
+        return float(step.compute_loss(batch).detach().mean())
 
 
 def _tensors(batch: Any) -> list[Tensor]:

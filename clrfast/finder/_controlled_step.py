@@ -92,7 +92,7 @@ class ControlledStep:
     def _evaluate(self, batches: list[Any]) -> Tensor:
         """Record the loss after the last update."""
         with torch.enable_grad():  # as in every step before: a loss may contain a derivative (a gradient penalty)
-            loss = torch.stack([self._step.loss(batch).detach().mean() for batch in batches]).mean()
+            loss = torch.stack([self._step.compute_loss(batch).detach().mean() for batch in batches]).mean()
         self.control.advance(loss)
         return loss
 

@@ -44,7 +44,7 @@ def measure_batch(metric: Metric | None, step: EagerStep, batch: Any, *, custom_
         ValueError: "accuracy" does not fit these batches or outputs.
     """
     if metric is None:
-        return to_tensor(step.loss(batch))
+        return to_tensor(step.compute_loss(batch))
     if custom_batches and metric != "accuracy":
         return to_tensor(metric(step.model, move_batch(batch, step.device)))  # type: ignore[operator]
     if custom_batches and not (isinstance(batch, tuple | list) and len(batch) == 2):

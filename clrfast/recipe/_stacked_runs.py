@@ -19,7 +19,7 @@ from ..training import StepOptions, prefetch
 from ..training import _graph_cache as graphs
 from ..training._eager_step import EagerStep
 from ..training._losses import ComputeLoss
-from ..training._stacked_step import StackedStep, SweepSetup
+from ..training._stacked_step import StackedStep, SweepPlan
 
 MOST_COPIES = 8
 """At a time: each takes the memory of a training of its own."""
@@ -55,15 +55,15 @@ def recorded_together(
     if not model.training:
         for each in copies:
             each.train()
-    runs = SweepSetup(copies, compute_loss, schedules, momentum=0.0, smoothing=0.98, stop_factor=math.inf)
-    stacked = StackedStep(runs, randomness="same")
+    plan = SweepPlan(copies, compute_loss, schedules, momentum=0.0, smoothing=0.98, stop_factor=math.inf)
+    stacked = StackedStep(plan, randomness="same")
     optimizers = stacked.optimizers
     steps = [EagerStep(each, compute_loss, own) for each, own in zip(copies, optimizers, strict=True)]
     looks: list[dict[int, Tensor]] = [{} for _ in copies]
     n = schedules[0].total_steps
     assert n is not None
     for done, batch in zip(range(1, n + 1), prefetch(batches, stacked.device), strict=False):
-        stacked.train(batch)
+        stacked(batch)
         tell(done)
         if held_out.is_due(done, n):
             stacked.copy_to_models()

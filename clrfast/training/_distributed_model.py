@@ -1,4 +1,4 @@
-"""Models whose ranks communicate: DistributedDataParallel and FSDP2 (``fully_shard``)."""
+"""Models whose ranks communicate in every step: DistributedDataParallel and FSDP2 (``fully_shard``)."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ from torch import Tensor, nn
 
 
 def is_data_parallel(model: nn.Module) -> bool:
-    """Whether ``model`` is, or holds, a DistributedDataParallel: its ranks wait for each other in backward passes."""
+    """Return whether the model is or contains a DistributedDataParallel, whose ranks meet in the backward pass."""
     return any(isinstance(module, nn.parallel.DistributedDataParallel) for module in model.modules())
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether ``model`` has DTensors for parameters: its ranks wait for each other in forward passes, too."""
+    """Return whether the model's parameters are DTensors, whose ranks meet in the forward pass as well."""
     return any(map(_is_fsdp, model.modules())) or any(hasattr(param, "to_local") for param in model.parameters())
 
 
 def require_not_distributed(model: nn.Module) -> None:
-    """Raises ValueError for a model whose ranks wait for each other: alone, each would end a sweep by its own loss."""
+    """Raise ValueError for a model whose ranks wait for each other.
+
+    A rank that trains alone stops at its own loss, and the other ranks would wait for it.
+    """
     sizes = [1]
     for module in model.modules():
         if isinstance(module, nn.parallel.DistributedDataParallel):
@@ -33,17 +36,20 @@ def require_not_distributed(model: nn.Module) -> None:
 
 
 def reshard(module: nn.Module) -> None:
-    """Give up the gathered parameters of an FSDP2 module, which a forward pass without backward leaves behind: its
-    parameters are its shards then, and its next forward pass gathers them as they are by then."""
+    """Free the gathered parameters that an FSDP2 module keeps after a forward pass without a backward pass.
+
+    Afterwards its parameters are its shards, and the next forward pass gathers their values at that time. Other modules
+    are left unchanged.
+    """
     if _is_fsdp(module):
         module.reshard()  # type: ignore[operator]
 
 
 def local_part(tensor: Tensor) -> Tensor:
-    """The memory of ``tensor`` on this rank, of which a DTensor is one part; without communication."""
+    """Return the part of a DTensor on this rank, without communication; any other tensor is returned unchanged."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def _is_fsdp(module: nn.Module) -> bool:
-    # By name: where the class is imported from depends on the version of torch, and importing it takes a second.
+    # By name: the import path of the class depends on the version of torch, and importing it takes a second.
     return any(kind.__name__ == "FSDPModule" for kind in type(module).__mro__)

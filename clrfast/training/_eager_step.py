@@ -1,4 +1,4 @@
-"""One training step, eagerly: forward, backward and update, with accumulation, autocast, loss scaling and clipping."""
+"""One eager training step: forward, backward and update, with accumulation, autocast, loss scaling and clipping."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from ._step_options import StepOptions
 
 
 class EagerStep:
-    """What happens between a batch and the updated model.
+    """Turns batches into one update of a model.
 
     Args:
+        model: the model to train, which is not put into training mode.
         compute_loss: ``compute_loss(model, batch) -> loss``.
         optimizer: any torch optimizer whose ``step`` needs no closure.
         options: None for the defaults.
@@ -38,33 +39,33 @@ class EagerStep:
         self._compute_loss, self._autocast = compute_loss, options.autocast
         self.device = device_of(model)
         self.sum_found_inf: Callable[[Tensor], None] | None = None
-        """Of several ranks: adds up, over them, how many gradients are not finite, so that all skip or none does."""
+        """Sums ``found_inf`` over several ranks in place, so that all of them skip an update or none does."""
 
     @property
     def _params(self) -> list[Tensor]:
-        # Asked anew, for the optimizer may have got another group.
+        # Collected at every use, because the optimizer may have got another group.
         return [param for group in self.optimizer.param_groups for param in group["params"]]
 
-    def loss(self, batch: Any) -> Tensor:
-        """The model's loss on ``batch``, after moving it to the model's device."""
+    def compute_loss(self, batch: Any) -> Tensor:
+        """Move ``batch`` to the model's device and return the model's loss on it."""
         with self.autocast_context():
             return self._compute_loss(self.model, move_batch(batch, self.device))
 
     def autocast_context(self) -> contextlib.AbstractContextManager[Any]:
-        """The context of the forward pass."""
+        """Return the context of the forward pass."""
         if self._autocast is None:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=self._autocast)
 
     def __call__(self, *batches: Any) -> Tensor:
-        """One update from ``accumulate`` batches; returns their mean loss, detached, without waiting for the device."""
+        """Make one update from ``accumulate`` batches and return their mean loss, detached; the host does not wait."""
         self.require_n_batches(batches)
         loss = self.backward(batches)
         self.update(loss)
         return loss
 
     def require_n_batches(self, batches: Sequence[Any]) -> None:
-        """Raises ValueError unless these are as many batches as an update takes."""
+        """Raise ValueError unless the number of ``batches`` is ``accumulate``."""
         if len(batches) != self.accumulate:
             raise ValueError(
                 f"batches: got {len(batches)}, and accumulate is {self.accumulate}; a step takes exactly so many, each "
@@ -72,12 +73,12 @@ class EagerStep:
             )
 
     def backward(self, batches: Sequence[Any]) -> Tensor:
-        """Set the gradients of the mean loss over ``batches``, and return that loss, detached."""
+        """Set the gradients of the mean loss over ``batches`` and return that loss, detached."""
         self.optimizer.zero_grad(set_to_none=True)
         total: Tensor | None = None
         with torch.enable_grad():
             for batch in batches:
-                loss = require_differentiable(self.loss(batch))
+                loss = require_differentiable(self.compute_loss(batch))
                 part = loss if len(batches) == 1 else loss / len(batches)
                 (part if self.scaler is None else self.scaler.scale(part)).backward()
                 total = part.detach() if total is None else total + part.detach()
@@ -85,7 +86,11 @@ class EagerStep:
         return total
 
     def update(self, loss: Tensor | None = None) -> None:
-        """Clip, and step the optimizer unless the scaler skips that; ``loss`` is for a schedule's record."""
+        """Clip the gradients and step the optimizer, unless the scaler skips the update.
+
+        Args:
+            loss: recorded by the schedule of a ``clrfast.SGD``.
+        """
         if self.scaler is not None and (self.clip_norm is not None or self.sum_found_inf is not None):
             self.scaler.unscale_(self.optimizer)
             if self.sum_found_inf is not None:
@@ -93,30 +98,34 @@ class EagerStep:
                     self.sum_found_inf(found_inf)
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self._params, self.clip_norm)
-        ours = self.optimizer if isinstance(self.optimizer, SGD) else None
-        own: dict[str, Any] = {} if ours is None else {"loss": loss}
+        sgd = self.optimizer if isinstance(self.optimizer, SGD) else None
+        keywords: dict[str, Any] = {} if sgd is None else {"loss": loss}
         if self.scaler is None:
-            self.optimizer.step(**own)
+            self.optimizer.step(**keywords)
         else:
-            with contextlib.nullcontext() if ours is None else ours.unscaling():
-                self.scaler.step(self.optimizer, **own)
+            with contextlib.nullcontext() if sgd is None else sgd.unscaling():
+                self.scaler.step(self.optimizer, **keywords)
             self.scaler.update()
 
 
 def require_optimizes(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
-    """Raises ValueError if ``optimizer`` holds no trainable parameter of ``model``, as after making the model again."""
+    """Raise ValueError unless ``optimizer`` has a trainable parameter of ``model``.
+
+    It has none if the model was created again after the optimizer.
+    """
     trainable = {param for param in model.parameters() if param.requires_grad}
     if trainable.isdisjoint(param for group in optimizer.param_groups for param in group["params"]):
         raise ValueError("optimizer: it has no trainable parameter of the model; make it from model.parameters()")
 
 
 def device_of(model: nn.Module) -> torch.device:
+    """Return the device of the model's first trainable parameter."""
     return next(param.device for param in model.parameters() if param.requires_grad)
 
 
 @contextlib.contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """A block with ``model`` in eval mode and without gradients; every module's own flag is as before after it."""
+    """Run a block in eval mode and without gradients, and restore the training flag of every module afterwards."""
     flags = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

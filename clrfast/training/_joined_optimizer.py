@@ -1,4 +1,4 @@
-"""JoinedOptimizer optimizers as one, for models whose parts are trained by one each."""
+"""Several optimizers as one, for a model whose parts have an optimizer each."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import torch
 from ..optim import SGD
 
 Optimizers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer]
+"""One optimizer, or several that are stepped together."""
 
 
 class JoinedOptimizer(torch.optim.Optimizer):
-    """Steps all of ``optimizers``, whose groups, the very same dicts, are its own.
+    """Steps all of ``optimizers``. Its parameter groups are theirs, the same dicts.
 
     Raises:
-        ValueError: a parameter that two of them have, or one of them follows a schedule of its own.
+        ValueError: two of them share a parameter, or one of them follows a schedule.
     """
 
     def __init__(self, optimizers: Sequence[torch.optim.Optimizer]):
@@ -35,13 +36,17 @@ class JoinedOptimizer(torch.optim.Optimizer):
         self.optimizers = tuple(optimizers)
 
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
-        """One step of each; without a closure."""
+        """Step each optimizer once; the closure is ignored."""
         for optimizer in self.optimizers:
             optimizer.step()
 
 
 def join_optimizers(optimizer: Any) -> Any:
-    """A list or tuple of optimizers as one; everything else is returned unchanged."""
+    """Return a list or tuple of optimizers as one optimizer; anything else is returned unchanged.
+
+    Raises:
+        ValueError: the list is empty or holds something else, or its optimizers cannot be joined.
+    """
     if not isinstance(optimizer, list | tuple):
         return optimizer
     if not optimizer or not all(isinstance(each, torch.optim.Optimizer) for each in optimizer):
@@ -51,7 +56,7 @@ def join_optimizers(optimizer: Any) -> Any:
 
 
 def split_optimizer(optimizer: torch.optim.Optimizer | None) -> tuple[torch.optim.Optimizer, ...]:
-    """The optimizers that ``optimizer`` stands for: none, itself, or several."""
+    """Return the joined optimizers, or the optimizer alone if it is not a joined one, or () for None."""
     if optimizer is None:
         return ()
     return optimizer.optimizers if isinstance(optimizer, JoinedOptimizer) else (optimizer,)

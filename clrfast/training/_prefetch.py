@@ -1,4 +1,4 @@
-"""Batches on their way to a CUDA device while it works on the ones before."""
+"""Copies of the next batches to a CUDA device while it works on the present one."""
 
 from __future__ import annotations
 
@@ -13,55 +13,54 @@ from .._torch_compat import sparse_parts, tree_leaves, tree_map_only
 from ._batches import move_batch
 
 MAX_AHEAD = 2
-"""Batches that the host may be ahead of the device: one is in use while the next is copied."""
+"""Maximum number of batches that the host is ahead of the device: one in use, and one that is being copied."""
 
 
 def prefetch(batches: Iterable[Any], device: torch.device | str) -> Iterator[Any]:
-    """The same batches on ``device``, each copied from pinned memory on a stream of its own while the device still
-    works on those before it.
+    """Yield ``batches`` on ``device``, copied while the device works on the batches before.
 
-    None is read before it is asked for, so no batch of ``batches`` is lost where somebody stops early. The host gets
-    at most 2 batches ahead of the device, else the copies of all that it is ahead would fill the memory. Devices other
-    than CUDA get the batches as they are.
+    Each batch is copied from pinned memory on a separate stream. A batch is read from ``batches`` when it is asked for,
+    so stopping early loses none. The host blocks when it is 2 batches ahead, because the copies of further batches
+    would fill the device's memory. On devices other than CUDA, the batches are yielded unchanged.
 
     Args:
-        batches: tensors, or dicts, lists and tuples of them; what already lies on ``device`` stays as it is.
-        device: where the model is.
+        batches: tensors, or dicts, lists and tuples of them; tensors on ``device`` are not copied.
+        device: the device of the model.
     """
     device = torch.device(device)
-    return _staged(batches, device) if device.type == "cuda" else iter(batches)
+    return _prefetch_to_cuda(batches, device) if device.type == "cuda" else iter(batches)
 
 
-def _staged(batches: Iterable[Any], device: torch.device) -> Iterator[Any]:
+def _prefetch_to_cuda(batches: Iterable[Any], device: torch.device) -> Iterator[Any]:
     stream = torch.cuda.Stream(device)
     in_use: deque[torch.cuda.Event] = deque()
     for batch in batches:
         if len(in_use) == MAX_AHEAD:
             in_use.popleft().synchronize()
         with torch.cuda.stream(stream):
-            staged = move_batch(tree_map_only(Tensor, _pinned, batch), device)
+            copied = move_batch(tree_map_only(Tensor, _pin, batch), device)
         current = torch.cuda.current_stream(device)
         current.wait_stream(stream)
-        for tensor in _tensors(staged):
+        for tensor in _tensors_in(copied):
             if tensor.device.type == "cuda":
-                for part in _parts(tensor):
+                for part in _dense_parts(tensor):
                     part.record_stream(current)  # its memory is not reused while the consumer still reads it
-        yield staged
+        yield copied
         consumed = torch.cuda.Event()
         consumed.record(torch.cuda.current_stream(device))
         in_use.append(consumed)
 
 
-def _tensors(batch: Any) -> Iterator[Tensor]:
+def _tensors_in(batch: Any) -> Iterator[Tensor]:
     for leaf in tree_leaves(batch):
         if isinstance(leaf, Tensor):
             yield leaf
-        elif isinstance(leaf, Mapping):  # a tokeniser's, unknown to torch, and moved as a whole
-            yield from _tensors(dict(leaf))
+        elif isinstance(leaf, Mapping):  # of a class unknown to torch, such as a tokenizer's
+            yield from _tensors_in(dict(leaf))
 
 
-def _parts(tensor: Tensor) -> Sequence[Tensor]:
-    """The dense tensors that hold ``tensor``'s memory: a sparse one has no ``record_stream``."""
+def _dense_parts(tensor: Tensor) -> Sequence[Tensor]:
+    """Return the dense tensors that hold the memory of ``tensor``; a sparse one has no ``record_stream``."""
     if tensor.layout == torch.sparse_coo:
         return sparse_parts(tensor)
     if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
@@ -71,9 +70,9 @@ def _parts(tensor: Tensor) -> Sequence[Tensor]:
     return (tensor,)
 
 
-def _pinned(tensor: Tensor) -> Tensor:
-    """A copy from pageable memory would have the host wait for it."""
+def _pin(tensor: Tensor) -> Tensor:
+    """Return a copy in pinned memory; the host would block for a copy from pageable memory to the device."""
     if tensor.device.type != "cpu" or tensor.layout != torch.strided or tensor.is_pinned():
         return tensor
-    # Not tensor.pin_memory(), which fails where elements share memory, as those of an expanded tensor do.
+    # tensor.pin_memory() fails for tensors whose elements share memory, such as expanded ones.
     return torch.empty_like(tensor, pin_memory=True).copy_(tensor)

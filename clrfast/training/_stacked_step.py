@@ -1,4 +1,4 @@
-"""K models as one: stacked, with one forward and backward pass of all."""
+"""One training step of K copies of a model, with one forward and one backward pass over their stacked parameters."""
 
 from __future__ import annotations
 
@@ -13,15 +13,21 @@ from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 
 from ..optim import SGD
 from ..schedules import Schedule
-from . import _graph_cache as graphs
+from . import _graph_cache as graph_cache
 from ._batches import move_batch
 from ._losses import ComputeLoss, require_scalar
 from ._train_step import TrainStep
 
 
 @dataclass
-class SweepSetup:
-    """Models at their initial weights, and all else that training them takes."""
+class SweepPlan:
+    """K copies of a model and how each is trained; ``sweep`` describes the fields.
+
+    Attributes:
+        models: at their initial weights.
+        compute_loss: ``compute_loss(model, batch) -> loss``.
+        schedules: one for each model.
+    """
 
     models: list[nn.Module]
     compute_loss: ComputeLoss
@@ -30,24 +36,86 @@ class SweepSetup:
     smoothing: float
     stop_factor: float
 
-    def optimizer(self, index: int, params: Iterable[Tensor]) -> SGD:
-        """Of the model at ``index``, for its parameters wherever they are."""
+    def make_optimizer(self, index: int, params: Iterable[Tensor]) -> SGD:
+        """Make the optimizer of the model at ``index`` over ``params``."""
         optimizer = SGD(params, momentum=self.momentum, schedule=self.schedules[index])
         assert optimizer.control is not None
         optimizer.control.watch_divergence(smoothing=self.smoothing, stop_factor=self.stop_factor)
         return optimizer
 
-    def steps(self) -> list[TrainStep]:
-        """Ordinary training steps of the models, each by its own optimizer."""
-        made = []
+    def make_steps(self) -> list[TrainStep]:
+        """Make a separate training step for each model."""
+        steps = []
         for index, model in enumerate(self.models):
-            optimizer = self.optimizer(index, [param for param in model.parameters() if param.requires_grad])
-            made.append(TrainStep(model, None, optimizer, compute_loss=self.compute_loss))
-        return made
+            optimizer = self.make_optimizer(index, [param for param in model.parameters() if param.requires_grad])
+            steps.append(TrainStep(model, None, optimizer, compute_loss=self.compute_loss))
+        return steps
+
+
+class StackedStep:
+    """One training step of all models of a plan at once.
+
+    The step works on stacked copies of the parameters and buffers; the models keep their weights until
+    ``copy_to_models``.
+
+    Args:
+        plan: the models and how they are trained.
+        randomness: "different" or the "same" random numbers in all models; see ``torch.func.vmap``.
+
+    Attributes:
+        optimizers: K optimizers, each over its model's part of the stacked parameters. Their controls have the losses.
+        device: device of the parameters.
+    """
+
+    def __init__(self, plan: SweepPlan, randomness: Literal["different", "same"] = "different"):
+        self._models = plan.models
+        with_loss = [_WithLoss(model, plan.compute_loss) for model in plan.models]
+        params, self._buffers = stack_module_state(with_loss)
+        trainable = {name for name, param in with_loss[0].named_parameters() if param.requires_grad}
+        self._params = {name: param.detach() for name, param in params.items() if name in trainable}
+        self._frozen = {name: param.detach() for name, param in params.items() if name not in trainable}
+        base = copy.deepcopy(with_loss[0]).to("meta")
+
+        def loss(params: dict[str, Tensor], others: dict[str, Tensor], batch: Any) -> Tensor:
+            return functional_call(base, (params, others), (batch,))
+
+        self._grads_and_losses = vmap(grad_and_value(loss), in_dims=(0, 0, None), randomness=randomness)
+        self.device = next(iter(self._params.values())).device
+        has_graphs = graph_cache.reason_against_graphs(self.device) is None
+        self._graphs = graph_cache.GraphCache(self.device) if has_graphs else None
+        self._parts = {name: [part.requires_grad_() for part in param.unbind()] for name, param in self._params.items()}
+        self.optimizers = [
+            plan.make_optimizer(index, params) for index, params in enumerate(zip(*self._parts.values(), strict=True))
+        ]
+
+    def __call__(self, batch: Any) -> None:
+        """Make one update of each model; the host does not wait."""
+        if self._graphs is None:
+            self._update(batch)
+        else:
+            self._graphs(self._update, (batch,))
+
+    def copy_to_models(self) -> None:
+        """Copy the stacked parameters and buffers into the models."""
+        with torch.no_grad():
+            for index, model in enumerate(self._models):
+                own = dict(model.named_parameters()) | dict(model.named_buffers())
+                for name, stacked in {**self._params, **self._buffers}.items():
+                    own[name.removeprefix("model.")].copy_(stacked[index])
+
+    def _update(self, batch: Any) -> None:
+        others = {**self._frozen, **self._buffers}
+        grads, losses = self._grads_and_losses(self._params, others, move_batch(batch, self.device))
+        for name, parts in self._parts.items():
+            # Contiguous like the parameters, because the native updates treat both as flat memory.
+            for part, grad in zip(parts, grads[name].contiguous().unbind(), strict=True):
+                part.grad = grad
+        for optimizer, loss in zip(self.optimizers, losses.detach().unbind(), strict=True):
+            optimizer.step(loss=loss)
 
 
 class _WithLoss(nn.Module):
-    """The loss as a module over the model, so that ``functional_call`` can exchange the parameters of both."""
+    """The loss as a module around the model, in which ``functional_call`` replaces the model's parameters."""
 
     def __init__(self, model: nn.Module, compute_loss: ComputeLoss):
         super().__init__()
@@ -55,59 +123,3 @@ class _WithLoss(nn.Module):
 
     def forward(self, batch: Any) -> Tensor:
         return require_scalar(self._compute_loss(self.model, batch)).reshape(())
-
-
-class StackedStep:
-    """K models as one: their parameters and buffers stacked, and an optimizer for each copy's part of them.
-
-    Args:
-        runs: the copies, and how they are trained.
-        randomness: whether they draw "different" random numbers or the "same", as of ``torch.func.vmap``.
-    Attributes:
-        optimizers: K of them; what a run's ``control`` tells is there.
-    """
-
-    def __init__(self, runs: SweepSetup, randomness: Literal["different", "same"] = "different"):
-        self._models = runs.models
-        wrapped = [_WithLoss(model, runs.compute_loss) for model in runs.models]
-        params, self._buffers = stack_module_state(wrapped)
-        trainable = {name for name, param in wrapped[0].named_parameters() if param.requires_grad}
-        self._params = {name: param.detach() for name, param in params.items() if name in trainable}
-        self._frozen = {name: param.detach() for name, param in params.items() if name not in trainable}
-        base = copy.deepcopy(wrapped[0]).to("meta")
-
-        def loss(params: dict[str, Tensor], others: dict[str, Tensor], batch: Any) -> Tensor:
-            return functional_call(base, (params, others), (batch,))
-
-        self._grads_and_losses = vmap(grad_and_value(loss), in_dims=(0, 0, None), randomness=randomness)
-        self.device = next(iter(self._params.values())).device
-        self._graphs = graphs.GraphCache(self.device) if graphs.reason_against_graphs(self.device) is None else None
-        self._parts = {name: [part.requires_grad_() for part in param.unbind()] for name, param in self._params.items()}
-        self.optimizers = [
-            runs.optimizer(index, params) for index, params in enumerate(zip(*self._parts.values(), strict=True))
-        ]
-
-    def train(self, batch: Any) -> None:
-        """One step of all copies."""
-        if self._graphs is None:
-            self._train(batch)
-        else:
-            self._graphs(self._train, (batch,))
-
-    def _train(self, batch: Any) -> None:
-        others = {**self._frozen, **self._buffers}
-        grads, losses = self._grads_and_losses(self._params, others, move_batch(batch, self.device))
-        for name, parts in self._parts.items():
-            # Contiguous as the parameters are: the native updates take both as flat memory.
-            for part, grad in zip(parts, grads[name].contiguous().unbind(), strict=True):
-                part.grad = grad
-        for optimizer, loss in zip(self.optimizers, losses.detach().unbind(), strict=True):
-            optimizer.step(loss=loss)
-
-    def copy_to_models(self) -> None:
-        """Copy each copy's parameters and buffers into its model."""
-        with torch.no_grad():
-            for index, model in enumerate(self._models):
-                own = dict(model.named_parameters()) | dict(model.named_buffers())
-                for name, stacked in {**self._params, **self._buffers}.items():
-                    own[name.removeprefix("model.")].copy_(stacked[index])

@@ -69,7 +69,7 @@ def events(monkeypatch):
         "stream": on,
     }.items():
         monkeypatch.setattr(torch.cuda, name, value)
-    monkeypatch.setattr(staging, "_pinned", pinned)
+    monkeypatch.setattr(staging, "_pin", pinned)
     monkeypatch.setattr(staging, "move_batch", moved)
     return happened
 

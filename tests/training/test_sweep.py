@@ -1,5 +1,4 @@
 import functools
-import importlib
 
 import pytest
 import torch
@@ -11,6 +10,8 @@ from clrfast import Schedule, one_cycle
 from clrfast.schedules import constant
 from clrfast.training import _graph_cache as graphs
 from clrfast.training import _stacked_step as stacked
+from clrfast.training import _sweep as sweep_module
+from clrfast.training import _vectorization as vectorization
 from tests.cuda_on_cpu import emulated_graphs
 
 STEPS = 12
@@ -183,7 +184,6 @@ def test_auto_takes_one_of_both_and_tells_why():
 @pytest.mark.parametrize("make_model", [mlp, batch_norm, frozen])
 @pytest.mark.parametrize("faster", ["_train_stacked", "_train_sequentially"])
 def test_the_steps_that_are_tried_both_ways_count(make_model, faster, monkeypatch):
-    sweep_module = importlib.import_module("clrfast.training._sweep")
     tried, finish = [], getattr(sweep_module, faster)
 
     def seconds(train, batches, untimed, device):
@@ -192,14 +192,14 @@ def test_the_steps_that_are_tried_both_ways_count(make_model, faster, monkeypatc
         tried.append(len(batches))
         return {"_train_stacked": (2.0, 1.0), "_train_sequentially": (1.0, 2.0)}[faster][len(tried) - 1]
 
-    monkeypatch.setattr(sweep_module, "_seconds", seconds)
+    monkeypatch.setattr(vectorization, "_fastest_step_s", seconds)
     monkeypatch.setattr(
-        sweep_module, faster, lambda runs, begun, *others: tried.append(begun) or finish(runs, begun, *others)
+        sweep_module, faster, lambda plan, started, *others: tried.append(started) or finish(plan, started, *others)
     )
     found = clrfast.sweep(make_model, LOSS, data(), SCHEDULES)
-    *tried, begun = tried
+    *tried, started = tried
     assert tried == [2, 2]
-    assert begun.done == 4
+    assert started.n_done == 4
     same(found, clrfast.sweep(make_model, LOSS, data(), SCHEDULES, vectorize=False))
 
 
