@@ -1,4 +1,4 @@
-"""The entries of dicts from files and users: each is a value of the wanted type, or a ValueError that names it."""
+"""Reading dicts from files and users: each entry has the expected type, or a ValueError names it."""
 
 from __future__ import annotations
 
@@ -12,131 +12,130 @@ from numpy.typing import NDArray
 
 from ._checks import parse_float, short_repr
 
-MOST = 2**53
-"""Whole numbers beyond this are none that a file of this package holds, and not exact as floats."""
+MAX_INTEGER = 2**53
+"""Largest integer that is accepted: beyond it floats are not exact."""
 
 
 class Fields:
-    """The entries of a dict, by their names.
+    """The entries of a dict, by name. Each method raises a ValueError that names the entry it refuses.
 
     Args:
         data: the dict.
-        at: where it is, for messages: "" for the outermost.
+        prefix: path of the dict inside the outermost one, for messages; "" for the outermost.
     Raises:
-        ValueError: ``data`` is no dict.
+        ValueError: ``data`` is not a dict.
     """
 
-    def __init__(self, data: Any, at: str = ""):
+    def __init__(self, data: Any, prefix: str = ""):
         if not isinstance(data, Mapping):
-            raise ValueError(f"{at or 'all of it'}: got {short_repr(data)}; give a dict")
-        self._data, self._at = data, at
+            raise ValueError(f"{prefix or 'all of it'}: got {short_repr(data)}; give a dict")
+        self._data, self._prefix = data, prefix
 
-    def only(self, *names: str) -> None:
-        """Raises ValueError for an entry of another name."""
+    def require_known(self, *names: str) -> None:
+        """Refuse entries of other names than ``names``."""
         for name in self._data:
             if name not in names:
                 raise ValueError(f"{self.path(name)}: this entry is unknown; known are {', '.join(names)}")
 
     def without(self, name: str) -> Fields:
-        """The other entries."""
-        return Fields({key: value for key, value in self._data.items() if key != name}, self._at)
+        """Return all entries but ``name``."""
+        return Fields({key: value for key, value in self._data.items() if key != name}, self._prefix)
 
     def path(self, name: Any) -> str:
-        """Where the entry is, in messages."""
+        """Return the name of an entry in messages, with the path to it."""
         entry = name if isinstance(name, str) else short_repr(name)
-        return f"{self._at}.{entry}" if self._at else entry
+        return f"{self._prefix}.{entry}" if self._prefix else entry
 
-    def holds(self, name: str) -> bool:
-        """Whether there is such an entry, other than None."""
+    def has(self, name: str) -> bool:
+        """Return whether the entry exists and is not None."""
         return self._data.get(name) is not None
 
     @contextlib.contextmanager
-    def named(self) -> Iterator[None]:
-        """A block whose errors begin with the name of an entry: they get the way to it."""
+    def prefix_errors(self) -> Iterator[None]:
+        """Add the path to ValueErrors of this block, which begin with the name of an entry."""
         try:
             yield
         except ValueError as error:
             raise ValueError(self.path(str(error))) from None
 
-    def any(self, name: str) -> Any:
-        """Whatever it is."""
+    def get(self, name: str) -> Any:
+        """Return the entry, of any type."""
         if name not in self._data:
             raise ValueError(f"{self.path(name)}: this entry is missing")
         return self._data[name]
 
     def number(self, name: str) -> float:
-        return parse_float(self.path(name), self.any(name))
+        return parse_float(self.path(name), self.get(name))
 
     def finite(self, name: str, least: float) -> float:
-        """A finite number, at least ``least``."""
+        """Return a finite number, at least ``least``."""
         value = self.number(name)
         if not least <= value < math.inf:
             raise ValueError(
-                f"{self.path(name)}: got {short_repr(self.any(name))}; give a finite number, at least {least:g}"
+                f"{self.path(name)}: got {short_repr(self.get(name))}; give a finite number, at least {least:g}"
             )
         return value
 
     def positive(self, name: str) -> float:
-        """A finite number above 0."""
+        """Return a finite number above 0."""
         value = self.finite(name, 0.0)
         if value == 0.0:
             raise ValueError(f"{self.path(name)}: got 0; give a number above 0")
         return value
 
-    def whole(self, name: str, least: int) -> int:
-        """A whole number, at least ``least``."""
+    def integer(self, name: str, least: int) -> int:
+        """Return a whole number, at least ``least``."""
         value = self.number(name)
-        if not (least <= value <= MOST and value.is_integer()):
+        if not (least <= value <= MAX_INTEGER and value.is_integer()):
             raise ValueError(
-                f"{self.path(name)}: got {short_repr(self.any(name))}; give a whole number, at least {least}"
+                f"{self.path(name)}: got {short_repr(self.get(name))}; give a whole number, at least {least}"
             )
         return int(value)
 
     def text(self, name: str) -> str:
         return self._of_type(name, str, "text")
 
-    def flag(self, name: str) -> bool:
+    def boolean(self, name: str) -> bool:
         return self._of_type(name, bool, "true or false")
 
-    def fields(self, name: str) -> Fields:
-        """A dict."""
-        return Fields(self.any(name), self.path(name))
+    def nested(self, name: str) -> Fields:
+        """Return the entries of a dict."""
+        return Fields(self.get(name), self.path(name))
 
-    def each(self, name: str) -> list[Fields]:
-        """A list of dicts."""
-        return _dicts(self.path(name), self.any(name))
+    def dicts(self, name: str) -> list[Fields]:
+        """Return the entries of each dict in a list."""
+        return _dicts(self.path(name), self.get(name))
 
-    def rows(self, name: str) -> list[list[Fields]]:
-        """A list of lists of dicts."""
-        return [_dicts(f"{self.path(name)}[{i}]", row) for i, row in enumerate(self.items(name))]
+    def rows_of_dicts(self, name: str) -> list[list[Fields]]:
+        """Return the entries of each dict in a list of lists."""
+        return [_dicts(f"{self.path(name)}[{i}]", row) for i, row in enumerate(self.values(name))]
 
-    def items(self, name: str) -> list[Any]:
-        """A list."""
-        return _list(self.path(name), self.any(name))
+    def values(self, name: str) -> list[Any]:
+        """Return a list of values of any type."""
+        return _list(self.path(name), self.get(name))
 
     def numbers(self, name: str) -> NDArray[np.float64]:
-        """float64 ``[n]``, of a list of numbers."""
+        """Return a list of numbers as float64 ``[n]``."""
         path = self.path(name)
-        return np.array(
-            [parse_float(f"{path}[{i}]", item) for i, item in enumerate(self.items(name))], dtype=np.float64
-        )
+        parsed = [parse_float(f"{path}[{i}]", item) for i, item in enumerate(self.values(name))]
+        return np.array(parsed, dtype=np.float64)
 
     def finite_numbers(self, name: str, least: float) -> NDArray[np.float64]:
-        """float64 ``[n]``: finite numbers, at least ``least``."""
+        """Return finite numbers, at least ``least``, as float64 ``[n]``."""
         values = self.numbers(name)
         if not (np.isfinite(values) & (values >= least)).all():
-            raise ValueError(f"{self.path(name)}: got {short_repr(self.any(name))}; give finite numbers >= {least:g}")
+            raise ValueError(f"{self.path(name)}: got {short_repr(self.get(name))}; give finite numbers >= {least:g}")
         return values
 
     def ascending(self, name: str, least: float) -> NDArray[np.float64]:
-        """float64 ``[n]``: finite numbers, at least ``least``, none below the one before it."""
+        """Return finite numbers, at least ``least`` and in ascending order, as float64 ``[n]``."""
         values = self.finite_numbers(name, least)
         if (np.diff(values) < 0).any():
-            raise ValueError(f"{self.path(name)}: got {short_repr(self.any(name))}; give numbers in ascending order")
+            raise ValueError(f"{self.path(name)}: got {short_repr(self.get(name))}; give numbers in ascending order")
         return values
 
     def _of_type(self, name: str, kind: type, what: str) -> Any:
-        value = self.any(name)
+        value = self.get(name)
         if not isinstance(value, kind):
             raise ValueError(f"{self.path(name)}: got {short_repr(value)}; give {what}")
         return value

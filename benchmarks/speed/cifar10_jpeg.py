@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clrfast.tasks.cifar10 import FORMS, IMAGE_SHAPE, N_VALUES, TEST_FILE, TRAIN_FILES
+from clrfast.tasks.cifar10 import FOLDERS, IMAGE_SHAPE, N_VALUES, TEST_FILE, TRAIN_FILES
 
 NAME = "CIFAR-10, JPEG-q75 re-encoded"
 SPLITS = {"train": TRAIN_FILES, "test": (TEST_FILE,)}
@@ -37,7 +37,7 @@ def unpack(folder: Path, target: Path) -> Path:
         FileNotFoundError: a file of the packed form is missing.
         ValueError: the files do not belong together, or an image is not 32x32; the message says which.
     """
-    target = target / FORMS[ENDING]
+    target = target / FOLDERS[ENDING]
     target.mkdir(parents=True, exist_ok=True)
     for split, names in SPLITS.items():
         paths = [target / f"{name}{ENDING}" for name in names]

@@ -250,29 +250,29 @@ class LRCurve:
         Raises:
             ValueError: an entry is missing, unknown or of another kind; the message names it.
         """
-        repeats = tuple(map(cls._without_repeats, data.each("repeats"))) if data.holds("repeats") else ()
+        repeats = tuple(map(cls._without_repeats, data.dicts("repeats"))) if data.has("repeats") else ()
         return replace(cls._without_repeats(data.without("repeats")), repeats=repeats)
 
     @classmethod
     def _without_repeats(cls, data: Fields) -> LRCurve:
         """Make one curve; a repeat has no repeats of its own."""
-        if data.holds("repeats") and data.items("repeats"):
+        if data.has("repeats") and data.values("repeats"):
             raise ValueError(f"{data.path('repeats')}: a repeat has repeats of its own; give none")
-        data.only(*(f.name for f in fields(cls) if f.name != "_range_test"))
+        data.require_known(*(f.name for f in fields(cls) if f.name != "_range_test"))
         given: dict[str, Any] = {
             "lr": data.ascending("lr", 0.0),
             "loss": data.numbers("loss"),
             "initial_loss": data.number("initial_loss"),
             "stopped": data.text("stopped"),
             "stop_reason": data.text("stop_reason"),
-            "metric": data.numbers("metric") if data.holds("metric") else None,
-            "metric_name": data.text("metric_name") if data.holds("metric_name") else "",
-            "momentum": data.finite("momentum", 0.0) if data.holds("momentum") else None,
+            "metric": data.numbers("metric") if data.has("metric") else None,
+            "metric_name": data.text("metric_name") if data.has("metric_name") else "",
+            "momentum": data.finite("momentum", 0.0) if data.has("momentum") else None,
         }
-        with data.named():
+        with data.prefix_errors():
             curve = cls(**given)
         if not len(curve.lr) or curve.lr[0] == 0:
-            raise ValueError(f"{data.path('lr')}: got {short_repr(data.any('lr'))}; give rates above 0, at least one")
+            raise ValueError(f"{data.path('lr')}: got {short_repr(data.get('lr'))}; give rates above 0, at least one")
         return curve
 
     def __getstate__(self) -> dict[str, Any]:

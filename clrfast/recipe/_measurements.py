@@ -85,7 +85,7 @@ class Parts:
     @classmethod
     def _of_plain(cls, data: Fields) -> Parts:
         required = ("budget", "planned_steps", "steps", "model", "rate")
-        held = {name: of(data, name) for name, of in _READ.items() if name in required or data.holds(name)}
+        held = {name: of(data, name) for name, of in _READ.items() if name in required or data.has(name)}
         return cls(**{"batch_size": None} | held)
 
 
@@ -100,16 +100,16 @@ def _rate(data: Fields, name: str) -> LRCurve:
 
 
 def _curve(data: Fields, name: str) -> LRCurve:
-    return LRCurve.from_plain(data.fields(name))
+    return LRCurve.from_plain(data.nested(name))
 
 
 def _history(data: Fields) -> History:
     """A run by this package, which looks at the validation data before its first update."""
-    data.only(*(f.name for f in fields(History)))
+    data.require_known(*(f.name for f in fields(History)))
     train_loss, val_loss, val_steps = map(data.numbers, ("train_loss", "val_loss", "val_steps"))
-    lr = data.numbers("lr") if data.holds("lr") else None
-    weight_decay = data.finite("weight_decay", 0.0) if data.holds("weight_decay") else None
-    with data.named():
+    lr = data.numbers("lr") if data.has("lr") else None
+    weight_decay = data.finite("weight_decay", 0.0) if data.has("weight_decay") else None
+    with data.prefix_errors():
         history = History(train_loss, val_loss, val_steps, lr, weight_decay)
     if val_steps[0] != 0:
         raise ValueError(
@@ -120,7 +120,7 @@ def _history(data: Fields) -> History:
 
 def _repeats(data: Fields, n_values: int) -> tuple[Runs, ...]:
     """The runs of each of so many values, as many of each."""
-    runs = tuple(tuple(map(_history, row)) for row in data.rows("runs"))
+    runs = tuple(tuple(map(_history, row)) for row in data.rows_of_dicts("runs"))
     if len(runs) != n_values or len({len(row) for row in runs}) != 1 or len(runs[0]) < 2:
         raise ValueError(
             f"{data.path('runs')}: got {[len(row) for row in runs]} runs for {n_values} values; give each as many, at "
@@ -130,40 +130,40 @@ def _repeats(data: Fields, n_values: int) -> tuple[Runs, ...]:
 
 
 def _weight_decays(data: Fields, name: str) -> WeightDecays:
-    of = data.fields(name)
-    of.only("values", "runs", "max_lr")
+    of = data.nested(name)
+    of.require_known("values", "runs", "max_lr")
     values = of.ascending("values", 0.0)
     return WeightDecays(values, _repeats(of, len(values)), of.positive("max_lr"))
 
 
 def _momenta(data: Fields, name: str) -> Momenta:
-    of = data.fields(name)
-    of.only("values", "runs", "max_lr", "cyclical")
-    values, cyclical = of.ascending("values", 0.0), tuple(map(_history, of.each("cyclical")))
+    of = data.nested(name)
+    of.require_known("values", "runs", "max_lr", "cyclical")
+    values, cyclical = of.ascending("values", 0.0), tuple(map(_history, of.dicts("cyclical")))
     return Momenta(values, _repeats(of, len(values)), of.positive("max_lr"), cyclical)
 
 
 def _pairs(data: Fields, name: str) -> Pairs:
-    of = data.fields(name)
-    of.only("max_lr", "weight_decay", "steps", "runs")
+    of = data.nested(name)
+    of.require_known("max_lr", "weight_decay", "steps", "runs")
     rates, decays = (of.finite_numbers(entry, np.finfo(float).tiny) for entry in ("max_lr", "weight_decay"))
-    runs = tuple(map(_history, of.each("runs")))
+    runs = tuple(map(_history, of.dicts("runs")))
     if not len(rates) == len(decays) == len(runs) > 0:
         raise ValueError(f"{of.path('runs')}: got {len(rates)} rates, {len(decays)} decays and {len(runs)} runs")
-    return Pairs(rates, decays, of.whole("steps", 1), runs)
+    return Pairs(rates, decays, of.integer("steps", 1), runs)
 
 
 def _begun(data: Fields, name: str) -> Begun:
-    of = data.fields(name)
-    of.only(*(f.name for f in fields(Begun)))
-    jobs, runs = of.items("jobs"), tuple(map(_history, of.each("runs")))
+    of = data.nested(name)
+    of.require_known(*(f.name for f in fields(Begun)))
+    jobs, runs = of.values("jobs"), tuple(map(_history, of.dicts("runs")))
     if len(jobs) != len(runs):
         raise ValueError(f"{of.path('jobs')}: got {len(jobs)} for {len(runs)} runs; give one for each")
     return Begun(
         tuple(of.finite_numbers("values", 0.0).tolist()),
-        of.whole("steps", LOOKS),
+        of.integer("steps", LOOKS),
         of.positive("max_lr"),
-        of.flag("refine"),
+        of.boolean("refine"),
         tuple(_job(f"{of.path('jobs')}[{i}]", job) for i, job in enumerate(jobs)),
         runs,
     )
@@ -183,28 +183,28 @@ def _job(path: str, value: Any) -> Job:
 
 
 def _batch_sizes(data: Fields, name: str) -> BatchSizes:
-    of = data.fields(name)
-    of.only(*(f.name for f in fields(BatchSizes)))
+    of = data.nested(name)
+    of.require_known(*(f.name for f in fields(BatchSizes)))
     limited_by = of.text("limited_by")
     if limited_by not in get_args(LimitedBy):
         raise ValueError(f"{of.path('limited_by')}: got {short_repr(limited_by)}; give one of {get_args(LimitedBy)}")
     return BatchSizes(
-        of.whole("largest", 1),
-        of.whole("fastest", 1),
+        of.integer("largest", 1),
+        of.integer("fastest", 1),
         cast(LimitedBy, limited_by),
         of.text("reason"),
-        tuple(map(_step_cost, of.each("costs"))),
+        tuple(map(_step_cost, of.dicts("costs"))),
     )
 
 
 def _step_cost(data: Fields) -> StepCost:
-    data.only(*(f.name for f in fields(StepCost)))
-    whole = (data.whole(name, 0) for name in ("peak_bytes", "kept_bytes"))
-    return StepCost(data.whole("batch_size", 1), data.positive("seconds"), *whole)
+    data.require_known(*(f.name for f in fields(StepCost)))
+    whole = (data.integer(name, 0) for name in ("peak_bytes", "kept_bytes"))
+    return StepCost(data.integer("batch_size", 1), data.positive("seconds"), *whole)
 
 
 def _count(least: int) -> Callable[[Fields, str], int]:
-    return lambda data, name: data.whole(name, least)
+    return lambda data, name: data.integer(name, least)
 
 
 _READ: dict[str, Callable[[Fields, str], Any]] = {
@@ -220,7 +220,7 @@ _READ: dict[str, Callable[[Fields, str], Any]] = {
     "rate_after_weight_decay": _curve,
     "momenta": _momenta,
     "pairs": _pairs,
-    "pairs_ended": Fields.flag,
+    "pairs_ended": Fields.boolean,
     "seconds_per_update": Fields.positive,
     "begun": _begun,
     "under_way": _count(0),

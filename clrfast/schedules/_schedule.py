@@ -189,7 +189,7 @@ class Schedule:
             ValueError: an entry is missing, unknown or bad; the message names it.
         """
         entries = Fields(data, "schedule")
-        entries.only(*QUANTITIES, "total_steps")
+        entries.require_known(*QUANTITIES, "total_steps")
         columns = {name: from_plain(name, data.get(name)) for name in (*QUANTITIES, "total_steps")}
         return Schedule(**columns)
 

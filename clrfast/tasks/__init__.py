@@ -1,4 +1,4 @@
-"""Training tasks: what the command line trains, built in or a user's own."""
+"""Training tasks: a model, its loss and its data; built-in ones, and those of users for the command line."""
 
 from .._errors import TaskError
 from ._task import BUILT_IN, Task, find_maker, make_task

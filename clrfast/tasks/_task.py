@@ -1,4 +1,4 @@
-"""Training tasks: what the command line trains, built in or a user's own."""
+"""``Task``, and how the command line makes one by its name."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .._errors import TaskError
 
 BUILT_IN = {"digits": "clrfast.tasks.digits:make_task"}
+"""Functions that make the built-in tasks, by name."""
 
 
 @dataclass
@@ -22,11 +23,11 @@ class Task:
     """A model, its loss and its data.
 
     Attributes:
-        model: what to train.
-        loss_fn: ``loss_fn(outputs, targets) -> loss`` for loaders of ``(inputs, targets)``. None with compute_loss,
+        model: the model to train.
+        loss_fn: ``loss_fn(outputs, targets) -> loss`` for loaders of ``(inputs, targets)``. None with ``compute_loss``,
             or for dict batches of a model that returns its own loss.
-        train_loader: iterable of batches, anew at every pass.
-        val_loader: likewise for validation; None without.
+        train_loader: iterable of batches; every pass iterates over it again.
+        val_loader: the same for validation; None without validation data.
         compute_loss: ``compute_loss(model, batch) -> loss`` for all other batches.
     """
 
@@ -38,7 +39,7 @@ class Task:
 
 
 def find_maker(name: str) -> Callable[..., Any]:
-    """The function that makes the task ``name``: "digits", or a user's own as "package.module:function".
+    """Return the function that makes the task ``name``: "digits", or a user's as "package.module:function".
 
     Raises:
         TaskError: there is no such task, module or function.
@@ -48,7 +49,7 @@ def find_maker(name: str) -> Callable[..., Any]:
     if not (colon and module_name and function_name):
         raise TaskError(f"task {name!r} is unknown; give one of {sorted(BUILT_IN)}, or my_package.my_module:make_task")
     if name not in BUILT_IN and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # last, so that a file here named as a library does not take its place
+        sys.path.append(os.getcwd())  # last, so that a file here does not hide a library of the same name
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -69,7 +70,7 @@ def make_task(name: str, seed: int = 0) -> Task:
     """Make the task ``name``; see ``find_maker``. Its function gets ``seed`` if it has an argument of that name.
 
     Raises:
-        TaskError: the function fails or returns something else than a Task.
+        TaskError: the function fails, or returns something other than a ``Task``.
     """
     maker = find_maker(name)
     try:

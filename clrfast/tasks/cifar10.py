@@ -1,4 +1,4 @@
-"""CIFAR-10 from the files in which it is published, binary or Python pickles; nothing is downloaded.
+"""CIFAR-10 from its published files, binary or Python pickles. Nothing is downloaded.
 
 Source: Krizhevsky 2009, "Learning Multiple Layers of Features from Tiny Images".
 """
@@ -17,8 +17,8 @@ from torch import Tensor
 
 TRAIN_FILES = tuple(f"data_batch_{number}" for number in range(1, 6))
 TEST_FILE = "test_batch"
-FORMS = {".bin": "cifar-10-batches-bin", "": "cifar-10-batches-py"}
-"""How the names of the binary files and of the pickles end, and the folder that their archive makes."""
+FOLDERS = {".bin": "cifar-10-batches-bin", "": "cifar-10-batches-py"}
+"""Folder in the published archive, by the suffix of its files: binary files, then pickles."""
 
 N_CLASSES = 10
 IMAGE_SHAPE = (3, 32, 32)
@@ -26,48 +26,49 @@ N_VALUES = 3 * 32 * 32
 _N_RECORDS = 10_000
 
 Split = tuple[Tensor, Tensor]
-"""Images, uint8 ``[n, 3, 32, 32]``, red, green and blue, and labels, int64 ``[n]``, from 0 to 9, on the CPU."""
+"""Images, uint8 ``[n, 3, 32, 32]`` in RGB, and labels, int64 ``[n]`` from 0 to 9, on the CPU."""
 
 
 def load(folder: str | os.PathLike[str]) -> tuple[Split, Split]:
-    """The training and the test data in ``folder``, or in the folder that the published archive makes inside it.
+    """Load the training and the test data.
 
-    Reads ``data_batch_1.bin`` to ``_5.bin`` and ``test_batch.bin``, or else the pickles of these names without ending.
-    Of a pickle, nothing is run but what makes NumPy's arrays.
+    Reads ``data_batch_1.bin`` to ``_5.bin`` and ``test_batch.bin``, or else the pickles of these names without suffix.
+    A pickle can make NumPy's arrays and run no other code.
 
     Args:
-        folder: for example ``"data"`` or ``"data/cifar-10-batches-py"``.
+        folder: folder of the files, or the one in which the published archive was unpacked; for example
+            ``"data/cifar-10-batches-py"`` or ``"data"``.
     Returns:
-        ``(train_images, train_labels), (test_images, test_labels)``: 50,000 and 10,000 of them.
+        ``(train_images, train_labels), (test_images, test_labels)``: 50,000 and 10,000 samples.
     Raises:
-        FileNotFoundError: there is none of the files, or not all of them; the message names what is missing.
-        ValueError: a file does not hold 10,000 images with labels from 0 to 9; the message names it and what is wrong.
+        FileNotFoundError: some or all of the files are missing; the message names them.
+        ValueError: a file does not hold 10,000 images with labels from 0 to 9; the message says why.
     """
-    place, ending = _found(Path(folder))
-    read = _read_binary if ending else _read_pickle
-    paths = [place / f"{name}{ending}" for name in (*TRAIN_FILES, TEST_FILE)]
+    place, suffix = _find_files(Path(folder))
+    read = _read_binary if suffix else _read_pickle
+    paths = [place / f"{name}{suffix}" for name in (*TRAIN_FILES, TEST_FILE)]
     for path in paths:
         if not path.is_file():
             raise FileNotFoundError(f"{path}: missing beside the other files of CIFAR-10; unpack the archive once more")
-    *train, test = [_checked(path, *read(path)) for path in paths]
+    *train, test = [_to_tensors(path, *read(path)) for path in paths]
     images, labels = zip(*train, strict=True)
     return (torch.cat(images), torch.cat(labels)), test
 
 
-def _found(folder: Path) -> tuple[Path, str]:
-    """The folder that holds files of CIFAR-10, and how their names end."""
-    for ending, inside in FORMS.items():
-        for place in (folder, folder / inside):
-            if any((place / f"{name}{ending}").is_file() for name in (*TRAIN_FILES, TEST_FILE)):
-                return place, ending
+def _find_files(folder: Path) -> tuple[Path, str]:
+    """Return the folder with files of CIFAR-10, and their suffix."""
+    for suffix, inner in FOLDERS.items():
+        for place in (folder, folder / inner):
+            if any((place / f"{name}{suffix}").is_file() for name in (*TRAIN_FILES, TEST_FILE)):
+                return place, suffix
     raise FileNotFoundError(
-        f"folder: {folder} holds neither data_batch_1.bin nor data_batch_1, nor does {' or '.join(FORMS.values())} "
+        f"folder: {folder} holds neither data_batch_1.bin nor data_batch_1, nor does {' or '.join(FOLDERS.values())} "
         "in it; give the folder of CIFAR-10's unpacked archive"
     )
 
 
 def _read_binary(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Records of one byte for the label and 3,072 for the image."""
+    """Read records of one byte for the label and 3,072 for the image."""
     data = np.fromfile(path, np.uint8)
     size, expected = data.size, _N_RECORDS * (1 + N_VALUES)
     if size != expected:
@@ -77,10 +78,10 @@ def _read_binary(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _read_pickle(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """A dict with ``b"data"``, uint8 ``[n, 3072]``, and ``b"labels"``, a list of n numbers."""
+    """Read a dict with ``b"data"``, uint8 ``[n, 3072]``, and ``b"labels"``, a list of n integers."""
     try:
         batch = _ArraysOnly(io.BytesIO(path.read_bytes()), encoding="bytes").load()
-    except Exception as error:  # what a broken pickle raises depends on where it is broken
+    except Exception as error:  # a broken pickle can raise almost anything
         raise ValueError(f"{path}: it is no pickle as CIFAR-10's: {error}") from error
     if not isinstance(batch, dict):
         raise ValueError(f"{path}: it holds a {type(batch).__name__} in place of a dict")
@@ -93,11 +94,11 @@ def _read_pickle(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"{path}: its images are {got} in place of uint8 {[_N_RECORDS, N_VALUES]}")
     if not (isinstance(labels, list) and all(type(label) is int for label in labels)):
         raise ValueError(f"{path}: its labels are no list of whole numbers")
-    return images, np.array(labels, dtype=object)  # of any size; _checked tells which are too large
+    return images, np.array(labels, dtype=object)  # of any size; _to_tensors refuses those that are too large
 
 
-def _checked(path: Path, images: np.ndarray, labels: np.ndarray) -> Split:
-    """What was read from ``path``, as tensors."""
+def _to_tensors(path: Path, images: np.ndarray, labels: np.ndarray) -> Split:
+    """Check the labels and convert both arrays to tensors."""
     if len(labels) != len(images):
         raise ValueError(f"{path}: it has {len(labels):,} labels for {len(images):,} images")
     wrong = np.flatnonzero((labels < 0) | (labels >= N_CLASSES))
@@ -107,11 +108,11 @@ def _checked(path: Path, images: np.ndarray, labels: np.ndarray) -> Split:
 
 
 def _tensor(values: np.ndarray) -> Tensor:
-    return torch.tensor(values, device="cpu")  # whatever the default device
+    return torch.tensor(values, device="cpu")  # the default device may be another one
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Makes what CIFAR-10's pickles are made of: dicts, lists, bytes, numbers and NumPy's arrays; refuses all else."""
+    """Unpickles dicts, lists, bytes, numbers and NumPy's arrays, and refuses everything else."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in _ALLOWED:

@@ -1,4 +1,4 @@
-"""Handwritten digits: a small CNN on the 1,797 images of 8 x 8 pixels that scikit-learn bundles."""
+"""Handwritten digits: a small CNN on the 1,797 images of 8 x 8 pixels that scikit-learn contains."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from torch.utils.data import DataLoader, TensorDataset
 from ._task import Task
 
 N_VALIDATION = 360
+"""Number of validation samples, a fifth of all."""
 
 
 def make_task(seed: int = 0, batch_size: int = 64) -> Task:
-    """The task; ``seed`` decides the split, the initial weights and the order of the batches.
+    """Make the task; ``seed`` determines the split, the initial weights and the order of the batches.
 
     Raises:
         ModuleNotFoundError: scikit-learn is not installed.
@@ -47,15 +48,18 @@ def make_task(seed: int = 0, batch_size: int = 64) -> Task:
 
 
 class _LoaderOnCpu(DataLoader[Any]):
-    """Draws its order on the CPU: a DataLoader does it on the default device, for which its generator may not be."""
+    """A DataLoader that draws its order on the CPU.
+
+    torch's draws it on the default device, which may not be the device of its generator.
+    """
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        on_cpu = torch.empty(0).device.type == "cpu"  # torch 2.4 cannot be asked after set_default_device(None)
+        on_cpu = torch.empty(0).device.type == "cpu"  # after set_default_device(None), torch 2.4 has no getter
         context = contextlib.nullcontext if on_cpu else partial(torch.device, "cpu")
         with context():
             batches = super().__iter__()
         while True:
-            with context():  # not around the yield: what the consumer makes is its own affair
+            with context():  # not around the yield: the consumer keeps its own default device
                 batch = next(batches, None)
             if batch is None:
                 return
@@ -63,7 +67,7 @@ class _LoaderOnCpu(DataLoader[Any]):
 
 
 def digits_cnn() -> nn.Sequential:
-    """Two convolutions with batch norm, pooling, one linear layer; 14,458 parameters."""
+    """Make the network: three convolutions with batch norm, pooling, one linear layer; 14,458 parameters."""
     return nn.Sequential(
         nn.Conv2d(1, 16, 3, padding=1, bias=False),
         nn.BatchNorm2d(16),
