@@ -6,6 +6,7 @@ import ast
 import hashlib
 import inspect
 import math
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -124,7 +125,7 @@ class TaskDefinition:
 
 def _code(function: Callable[..., Any]) -> str:
     """Return the body of ``function`` without its docstring and comments."""
-    (definition,) = ast.parse(inspect.getsource(function)).body
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(function))).body
     assert isinstance(definition, ast.FunctionDef)
     first_statement = 0 if ast.get_docstring(definition) is None else 1
     return "\n".join(map(ast.unparse, definition.body[first_statement:]))

@@ -40,10 +40,10 @@ def _unpacked(name: str) -> Path:
     folder = cache / FOLDERS[name]
     if not folder.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as aside:
-            command = [sys.executable, str(PACKED_DATA / "unpack.py"), aside, name]
+        with tempfile.TemporaryDirectory(dir=cache) as unfinished:
+            command = [sys.executable, str(PACKED_DATA / "unpack.py"), unfinished, name]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-            (Path(aside) / FOLDERS[name]).rename(folder)
+            (Path(unfinished) / FOLDERS[name]).rename(folder)
     return folder
 
 

@@ -1,4 +1,4 @@
-"""The plan of benchmarks/gpu.sh: its deadline, its order and what it leaves, on parts that take no time."""
+"""The plan of benchmarks/gpu.sh: its deadline, order and files, on parts that take no time."""
 
 import shutil
 import subprocess
@@ -14,7 +14,7 @@ VALUES = {"out": "/results", "targets": "75,90", "arch": "75"}
 
 
 class FakeMachine:
-    """A clock that only running parts move on; ``takes`` and ``statuses`` are theirs, by the first word."""
+    """A clock that only running parts advance; ``takes`` and ``statuses`` hold their seconds and exit statuses."""
 
     def __init__(self, takes=None, statuses=None):
         self.now, self.takes, self.statuses = 1000.0, takes or {}, statuses or {}
@@ -66,7 +66,7 @@ def test_a_part_that_hangs_is_stopped_and_the_next_one_runs():
     assert [outcome.failed for outcome in outcomes] == [True, False]
 
 
-def test_what_has_less_than_half_of_its_time_is_left_out_and_a_shorter_part_runs():
+def test_a_part_with_less_than_half_of_its_time_is_left_out_and_a_shorter_one_runs():
     machine = FakeMachine(takes={"a": 20})
     outcomes = machine.run([part("a"), part("b", seconds=60, limit_s=60), part("c")], 20 + GRACE_S + 29)
     assert results(outcomes) == {"a": "ok", "b": "left out, no time", "c": "ok"}
@@ -114,19 +114,19 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_what_is_wrong_with_a_plan_is_told(name):
+def test_what_is_wrong_with_a_plan_is_a_sentence(name):
     command, changes, message = WRONG[name]
-    (told,) = gpu_plan.problems({"first": command}, {"a": replace(part("a"), **changes), "b": part("b")})
-    assert message in told
+    (problem,) = gpu_plan.problems({"first": command}, {"a": replace(part("a"), **changes), "b": part("b")})
+    assert message in problem
 
 
-def test_files_count_once():
+def test_a_file_counts_once():
     assert gpu_plan.files_of("rest", [part("a", files=("x", "y")), part("b", files=("y",))]) == [
         *("gpu_rest.log", "x", "y")
     ]
 
 
-def test_names_of_commands_and_parts():
+def test_commands_and_parts_are_chosen_by_name():
     parts, budget_s = gpu_plan.chosen(["first", "rest"])
     assert [part.name for part in parts] == list(dict.fromkeys(COMMANDS["first"].parts + COMMANDS["rest"].parts))
     assert budget_s == 240 + 330

@@ -1,4 +1,4 @@
-"""The smoke test of a device: it passes on the CPU, and tells what is wrong where something is."""
+"""The smoke test of a device passes on the CPU, and says what is wrong with a broken build."""
 
 import sys
 
@@ -28,7 +28,7 @@ def test_a_captured_cycle_is_the_eager_one(monkeypatch):
     assert gpu_smoke.captured_as_eager(CPU).startswith("TrainStep, captured: 30 steps")
 
 
-def test_a_backend_that_does_not_work_ends_it(monkeypatch):
+def test_a_backend_that_does_not_work_ends_the_smoke_test(monkeypatch):
     monkeypatch.setattr(gpu_smoke.doctor, "report", lambda: ["  cpp    BROKEN  native, CPU", "  cuda   works   native"])
     monkeypatch.setattr(sys, "argv", ["gpu_smoke", "--device", "cpu"])
     with pytest.raises(SystemExit, match=r"FAILED, doctor: (?s:.*)backend 'cpp' does not work here"):

@@ -1,4 +1,4 @@
-"""The headline's benchmark on a network of one layer: what its rows hold, and that time ends it."""
+"""The headline's benchmark on a network of one layer: its rows, and its time limit."""
 
 import json
 import sys
@@ -34,7 +34,7 @@ def job(monkeypatch):
 
 
 class Suggesting:
-    """In place of a range test's curve."""
+    """Stands in for the curve of a range test."""
 
     def __init__(self, answer):
         self.answer = answer
@@ -56,7 +56,7 @@ def table(found):
     return headline_table({"environment": {"cpu": "a", "cores": 1, "torch": "2", "commit": "c"}, "rows": found})
 
 
-def test_the_published_run_then_the_suggested_rate_then_copies(job, monkeypatch):
+def test_the_suggested_rate_and_copies_follow_the_published_run(job, monkeypatch):
     suggesting(monkeypatch, SUGGESTION)
     published, suggested, copies = found = list(headline.rows(job, job.end))
     assert [row["recipe"] for row in found] == ["published", "suggested", "copies"]

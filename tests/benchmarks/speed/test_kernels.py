@@ -17,7 +17,7 @@ NAMES = {
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_function_of_a_kernel(name):
+def test_the_function_of_a_kernel_is_its_bare_name(name):
     assert function_of(name) == NAMES[name]
 
 
@@ -50,5 +50,5 @@ def test_a_fill_of_the_step_itself_counts():
     assert by_kernel(events([("fill<float>(x)", 2, 1)]), BETWEEN)["kernels"] == [{"name": "fill", "count": 1, "us": 2}]
 
 
-def test_steps_without_launches():
+def test_steps_without_launches_have_zeros():
     assert by_kernel(events([], []), BETWEEN) == {"launches": 0, "kernels": [], "gap_us": 0}
