@@ -20,8 +20,9 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-SOURCES = ["csrc/bindings.cpp", "csrc/sgd_cpu.cpp"]
-CUDA_SOURCE = "csrc/sgd_cuda.cu"
+INCLUDE = "csrc"
+SOURCES = ["csrc/bindings.cpp", "csrc/cpu/sgd.cpp"]
+CUDA_SOURCE = "csrc/cuda/sgd.cu"
 # Each generation's own machine code where this nvcc knows it, and PTX of the newest for those that come after.
 CUDA_TARGETS = ("75", "80", "86", "89", "90", "100", "120")
 
@@ -109,11 +110,13 @@ class NinjaBuild(build_ext):
         build_dir.mkdir(parents=True, exist_ok=True)
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
         target.parent.mkdir(parents=True, exist_ok=True)
+        root = Path(INCLUDE).resolve()
         includes = [sysconfig.get_path("include"), pybind11.get_include()]
         strict = os.environ.get("CLRFAST_WERROR") == "1"
         flags = [
             *("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wextra"),
             *(["-Werror"] if strict else []),
+            f"-I{_escaped(shlex.quote(str(root)))}",
             *(f"-isystem {_escaped(shlex.quote(path))}" for path in includes),
         ]
         link = ["-undefined dynamic_lookup"] if sys.platform == "darwin" else ["-ldl"]
@@ -125,10 +128,11 @@ class NinjaBuild(build_ext):
             flags.append(f"""'-DCLRFAST_CUDA="{_listed(targets)}"'""")
             codes = [f"-gencode arch=compute_{t},code=sm_{t}" for t in targets]
             codes.append(f"-gencode arch=compute_{targets[-1]},code=compute_{targets[-1]}")
-            # No fused multiply-adds: all backends agree bit for bit (csrc/sgd_math.h).
+            # No fused multiply-adds: all backends agree bit for bit (csrc/rules/sgd.h).
             cudaflags = [
                 *("-std=c++17", "-O3", "-fmad=false", "-Xcompiler", "-fPIC,-fvisibility=hidden,-Wall,-Wextra"),
                 *(["-Werror all-warnings"] if strict else []),
+                f"-I{_escaped(shlex.quote(str(root)))}",
                 *("--threads 0", "-Xfatbin -compress-all", "-ccbin $cxx", *codes),
             ]
             sources.append(CUDA_SOURCE)
@@ -140,7 +144,7 @@ class NinjaBuild(build_ext):
                 "  depfile = $out.d\n  deps = gcc",
                 "rule link\n  command = $nvcc -shared -cudart static -ccbin $cxx $in -o $out",
             ]
-        objects = {source: f"{Path(source).stem}.o" for source in sources}
+        objects = {source: f"{'_'.join(Path(source).with_suffix('').parts[1:])}.o" for source in sources}
         lines = [
             f"cxx = {_escaped(shlex.quote(cxx_compiler() or ''))}",
             f"cxxflags = {' '.join(flags)}",

@@ -112,8 +112,11 @@ def forget_step(scaler: torch.amp.GradScaler) -> None:
 # -------------------------------------------------------------------------------------------------------------- modules
 
 MODULE_DICTS = ("_parameters", "_buffers", "_modules")
-"""The attributes of a module that hold its own parameters, buffers and children by name, None included. Since 0.1;
-``csrc/host/snapshot.h`` reads them as well. Without them, replays compare every tensor in Python; see ``Snapshot``."""
+"""The attributes of a module that hold its own parameters, buffers and children by name, None included.
+
+Since 0.1; ``csrc/python/fingerprint.h`` reads them as well. Without them, replays compare every tensor in Python; see
+``Fingerprint``.
+"""
 
 NormBase = nn.modules.batchnorm._NormBase
 """The base class of batch and instance normalisation. Since 1.4; required."""

@@ -1,20 +1,20 @@
-// Storage types and their exact conversions: float16 and bfloat16 as 16-bit patterns, computed in float32.
+// Dtypes and their exact conversions. float16 and bfloat16 are stored as 16-bit patterns and computed in float32.
 //
-// Rounding is to nearest, ties to even; NaN stays NaN (which NaN is left open). The conversions have no branches, so
-// that they vectorise; on a GPU its own instructions do the same.
+// Rounding is to nearest, ties to even. A NaN stays a NaN, not necessarily the same one. The conversions have no
+// branches, so that compilers vectorise them; on a GPU, its own instructions give the same results.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 
-#include "sgd_math.h"
+#include "host_device.h"
 
 namespace clrfast {
 
 enum class Dtype : std::int64_t { float32, float64, float16, bfloat16 };
 
-struct half { std::uint16_t bits; };
-struct bfloat { std::uint16_t bits; };
+struct Half { std::uint16_t bits; };
+struct BFloat16 { std::uint16_t bits; };
 
 CLRFAST_HD float as_float(std::uint32_t bits) {
   float value;
@@ -28,25 +28,25 @@ CLRFAST_HD std::uint32_t as_bits(float value) {
   return bits;
 }
 
-// `compute` is the type of the arithmetic on values that are stored as S.
-template <class S> struct Stored;
+// How a value stored as S is loaded and stored; `compute_type` is the type of the arithmetic on it.
+template <class S> struct DtypeTraits;
 
-template <> struct Stored<float> {
-  using compute = float;
+template <> struct DtypeTraits<float> {
+  using compute_type = float;
   CLRFAST_HD static float load(float x) { return x; }
   CLRFAST_HD static float store(float x) { return x; }
 };
 
-template <> struct Stored<double> {
-  using compute = double;
+template <> struct DtypeTraits<double> {
+  using compute_type = double;
   CLRFAST_HD static double load(double x) { return x; }
   CLRFAST_HD static double store(double x) { return x; }
 };
 
-template <> struct Stored<bfloat> {
-  using compute = float;
-  CLRFAST_HD static float load(bfloat x) { return as_float(std::uint32_t{x.bits} << 16); }
-  CLRFAST_HD static bfloat store(float x) {
+template <> struct DtypeTraits<BFloat16> {
+  using compute_type = float;
+  CLRFAST_HD static float load(BFloat16 x) { return as_float(std::uint32_t{x.bits} << 16); }
+  CLRFAST_HD static BFloat16 store(float x) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
     std::uint32_t pair;  // a packed conversion is one instruction (F2FP) on all of these
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(0.0f), "f"(x));
@@ -59,9 +59,9 @@ template <> struct Stored<bfloat> {
   }
 };
 
-template <> struct Stored<half> {
-  using compute = float;
-  CLRFAST_HD static float load(half x) {
+template <> struct DtypeTraits<Half> {
+  using compute_type = float;
+  CLRFAST_HD static float load(Half x) {
 #ifdef __CUDA_ARCH__
     float value;
     asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(x.bits));
@@ -76,7 +76,7 @@ template <> struct Stored<half> {
     return as_float(sign | (exponent == 0x0f800000u ? special : exponent == 0 ? small : normal));
 #endif
   }
-  CLRFAST_HD static half store(float x) {
+  CLRFAST_HD static Half store(float x) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
     std::uint32_t pair;
     asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(0.0f), "f"(x));

@@ -1,24 +1,25 @@
-// The control of a schedule-driven run: which row of the table the next update uses, and whether it happens.
+// The control of a scheduled run: which row of the table the next update uses, and whether the update is applied.
 //
-// `advance`, in this order:
-//   - if `stop` is set: apply = 0 in every row, nothing else changes;
-//   - loss given: losses[step] <- loss; a finite one enters the average
+// `advance` takes one step, in this order:
+//   - where `stop` is set, apply = 0 in every row, and nothing else changes;
+//   - a loss is recorded: losses[step] <- loss. A finite one enters the average:
 //         average <- smoothing * average + (1 - smoothing) * loss,   weight <- smoothing * weight + (1 - smoothing)
 //         smoothed = average / weight,                               best <- min(best, smoothed)
-//     and, where divergence is watched (stop_factor > 0), stop <- loss is not finite
-//                                              or smoothed - best > (stop_factor - 1) * |best|;
-//   - apply = !stop && found_inf == 0           (GradScaler sums found_inf over devices: any value but 0 is a skip)
+//     Where divergence is watched (stop_factor > 0), stop <- the loss is not finite
+//                                                  or smoothed - best > (stop_factor - 1) * |best|;
+//   - apply = !stop && found_inf == 0           GradScaler sums found_inf over devices: any value but 0 is a skip
 //   - row  <- table[min(step, total_steps - 1)], apply
 //   - step <- step + apply                      a skipped update never moves the schedule
 //
-// In parts, because a GPU pays for every load that waits for another: `observe` loads the state, none of its loads
-// depends on another; `row_of` loads the table's row, which depends on the step; `decide` computes; `commit` stores.
+// The step has four parts, because each load that depends on another one costs a GPU a trip to memory. `load_state`
+// loads the state; none of its loads depends on another. `table_row` loads a row of the table, which depends on the
+// step. `decide` computes. `commit` stores.
 #pragma once
 
 #include <cmath>
 #include <cstdint>
 
-#include "sgd_math.h"
+#include "host_device.h"
 
 namespace clrfast {
 
@@ -33,23 +34,23 @@ struct StepControl {
   float smoothing, stop_factor;
 };
 
-// `advance` as a GPU does it; each pointer but the control's may be null.
-struct Advance {
-  StepControl control;      // its table may be null: then nothing but `tick` advances
+// The arguments of `advance` on a GPU; each pointer but the control's may be null.
+struct AdvanceParams {
+  StepControl control;          // without a table, only `step_count` advances
   const float *loss, *found_inf;
-  std::int64_t* tick;       // counts the calls
-  std::uint32_t* ticket;    // 0 between launches: counts the blocks of an update that have read the state
+  std::int64_t* step_count;     // number of calls so far, skipped updates included
+  std::uint32_t* blocks_done;   // blocks of a running update that have read the state; 0 between launches
 };
 
 // The state before a step.
-struct Observed {
+struct ControlState {
   std::int64_t step;
   float average, weight, best, loss, found_inf;
   bool stop, has_loss;
 };
 
 // `loss` and `found_inf` may be null.
-CLRFAST_HD Observed observe(const StepControl& c, const float* loss, const float* found_inf) {
+CLRFAST_HD ControlState load_state(const StepControl& c, const float* loss, const float* found_inf) {
   return {*c.step,
           c.average[0],
           c.average[1],
@@ -60,66 +61,66 @@ CLRFAST_HD Observed observe(const StepControl& c, const float* loss, const float
           loss != nullptr};
 }
 
-// What the step does, computed before anything is written: many threads may decide, then one commits.
+// The outcome of a step, computed before anything is stored: many threads may decide, and one commits.
 struct Decision {
   std::int64_t step;
-  bool live, apply, stop;
-  bool record, enter;  // the loss: into the history, into the average
+  bool running, apply, stop;  // running: `stop` was not set before this step
+  bool record_loss, update_average;
   float loss, average, weight, best;
 };
 
-CLRFAST_HD Decision decide(const StepControl& c, const Observed& seen) {
-  Decision d{seen.step, !seen.stop, false, seen.stop, false, false, seen.loss, 0.0f, 0.0f, 0.0f};
-  if (!d.live) return d;
-  if (seen.has_loss) {
-    d.record = d.step < c.total_steps;
-    d.enter = std::isfinite(d.loss);
-    if (d.enter) {
-      const float gain = 1.0f - c.smoothing;
-      d.average = c.smoothing * seen.average + gain * d.loss;
-      d.weight = c.smoothing * seen.weight + gain;
+CLRFAST_HD Decision decide(const StepControl& c, const ControlState& before) {
+  Decision d{before.step, !before.stop, false, before.stop, false, false, before.loss, 0.0f, 0.0f, 0.0f};
+  if (!d.running) return d;
+  if (before.has_loss) {
+    d.record_loss = d.step < c.total_steps;
+    d.update_average = std::isfinite(d.loss);
+    if (d.update_average) {
+      const float loss_weight = 1.0f - c.smoothing;
+      d.average = c.smoothing * before.average + loss_weight * d.loss;
+      d.weight = c.smoothing * before.weight + loss_weight;
       const float smoothed = d.average / d.weight;
-      d.best = smoothed < seen.best ? smoothed : seen.best;
+      d.best = smoothed < before.best ? smoothed : before.best;
       d.stop = c.stop_factor > 0.0f && smoothed - d.best > (c.stop_factor - 1.0f) * std::fabs(d.best);
     } else {
       d.stop = c.stop_factor > 0.0f;
     }
   }
-  d.apply = !d.stop && seen.found_inf == 0.0f;
+  d.apply = !d.stop && before.found_inf == 0.0f;
   return d;
 }
 
 // One group's values at one step.
-struct Row {
+struct TableRow {
   float lr, momentum, weight_decay;
 };
 
-// The values of `group` at `step`; past the end of the table its last row stays in force.
-CLRFAST_HD Row row_of(const StepControl& c, std::int64_t step, std::int64_t group) {
+// The values of `group` at `step`. Past the end of the table, its last row stays in force.
+CLRFAST_HD TableRow table_row(const StepControl& c, std::int64_t step, std::int64_t group) {
   const std::int64_t last = c.total_steps - 1;
   const float* values = c.table + 3 * (c.n_groups * (step < last ? step : last) + group);
   return {values[0], values[1], values[2]};
 }
 
-CLRFAST_HD void write_row(const StepControl& c, const Decision& d, std::int64_t group) {
+CLRFAST_HD void store_row(const StepControl& c, const Decision& d, std::int64_t group) {
   float* row = c.row + 4 * group;
-  if (d.live) {
-    const Row values = row_of(c, d.step, group);
+  if (d.running) {
+    const TableRow values = table_row(c, d.step, group);
     row[0] = values.lr, row[1] = values.momentum, row[2] = values.weight_decay;
   }
   row[3] = d.apply ? 1.0f : 0.0f;
 }
 
 CLRFAST_HD void commit(const StepControl& c, const Decision& d) {
-  if (d.record) c.losses[d.step] = d.loss;
-  if (d.enter) c.average[0] = d.average, c.average[1] = d.weight, c.average[2] = d.best;
+  if (d.record_loss) c.losses[d.step] = d.loss;
+  if (d.update_average) c.average[0] = d.average, c.average[1] = d.weight, c.average[2] = d.best;
   *c.stop = d.stop;
   *c.step = d.step + d.apply;
 }
 
 CLRFAST_HD void advance(const StepControl& c, const float* loss, const float* found_inf) {
-  const Decision d = decide(c, observe(c, loss, found_inf));
-  for (std::int64_t group = 0; group < c.n_groups; ++group) write_row(c, d, group);
+  const Decision d = decide(c, load_state(c, loss, found_inf));
+  for (std::int64_t group = 0; group < c.n_groups; ++group) store_row(c, d, group);
   commit(c, d);
 }
 

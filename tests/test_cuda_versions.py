@@ -40,9 +40,17 @@ def cuda(version):
 def test_the_hosts_side_compiles_with_the_headers(cuda):
     if COMPILER is None:
         pytest.skip("no C++ compiler")
-    headers = [f"-isystem{path}" for path in cuda.glob("nvidia/*/include")]
+    headers = [f"-isystem{path}" for path in cuda.glob("nvidia/*/include")] + [f"-I{CSRC}"]
     flags = ["-std=c++17", "-fsyntax-only", "-Wall", "-Wextra", "-Werror", "-Wno-attributes", "-Wno-unknown-pragmas"]
-    command = [COMPILER, *flags, *headers, "-include", STAND_INS / "host.h", "-xc++", CSRC / "sgd_cuda.cu"]
+    command = [
+        COMPILER,
+        *flags,
+        *headers,
+        "-include",
+        STAND_INS / "host.h",
+        "-xc++",
+        CSRC / "cuda" / "sgd.cu",
+    ]
     made = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     assert made.returncode == 0, made.stderr
 
@@ -50,8 +58,13 @@ def test_the_hosts_side_compiles_with_the_headers(cuda):
 def kernels(version):
     """As they are launched: arguments of more than 4 KB need CUDA 13."""
     sizes = [4096] if version.startswith("12") else [4096, 8192, 32764]
-    launches = [(value, entry, n) for value in ("float", "double") for entry in ("Entry", "FullEntry") for n in sizes]
-    return ["advance_kernel", *("update_kernel<Launch<{}, {}, {}>>".format(*launch) for launch in launches)]
+    launches = [
+        (value, metadata, n)
+        for value in ("float", "double")
+        for metadata in ("TensorMetadata", "FullTensorMetadata")
+        for n in sizes
+    ]
+    return ["advance_kernel", *("update_kernel<UpdateArgument<{}, {}, {}>>".format(*launch) for launch in launches)]
 
 
 @pytest.mark.parametrize("architecture", ["75", "90"])

@@ -80,7 +80,8 @@ def floor(tmp_path_factory: pytest.TempPathFactory) -> ctypes.PyDLL | None:
         return None
     library = tmp_path_factory.mktemp("floor") / "host_floor.so"
     source, include = Path(__file__).with_name("host_floor.cpp"), sysconfig.get_path("include")
-    flags = ["-std=c++17", "-O3", "-shared", "-fPIC", "-fvisibility=hidden", "-isystem", include]
+    csrc = Path(clrfast.__file__).parents[1] / "csrc"
+    flags = ["-std=c++17", "-O3", "-shared", "-fPIC", "-fvisibility=hidden", f"-I{csrc}", "-isystem", include]
     subprocess.run([compiler, *flags, str(source), "-o", str(library)], check=True)
     found = ctypes.PyDLL(str(library))
     assert found.prepare(ctypes.py_object(torch.Tensor.__dlpack_c_exchange_api__))

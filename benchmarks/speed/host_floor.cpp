@@ -2,8 +2,8 @@
 // benchmarks/speed/bench_host.py builds it and times it beside what clrfast does.
 #include <Python.h>
 
-#include "../../csrc/attribute.h"
-#include "../../csrc/dlpack_view.h"
+#include "python/attribute.h"
+#include "python/dlpack_view.h"
 
 using namespace clrfast;
 

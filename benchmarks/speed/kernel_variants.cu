@@ -1,4 +1,4 @@
-// The update kernel with other choices than those of csrc/kernels.h, each beside the others, without torch.
+// The update kernel with other choices than those of csrc/cuda/kernels.h, each beside the others, without torch.
 //
 //     nvcc -O3 -std=c++17 -fmad=false -arch=sm_90 -Icsrc benchmarks/speed/kernel_variants.cu -o kernel_variants
 //     ./kernel_variants RESULTS.json          about 20 s on an H100; a table goes to the standard output
@@ -24,9 +24,9 @@
 #include <string>
 #include <vector>
 
-#include "fill_launch.h"
-#include "kernels.h"
-#include "launch_plan.h"
+#include "cuda/fill_argument.h"
+#include "cuda/kernels.h"
+#include "cuda/launch_plan.h"
 
 using namespace clrfast;
 
@@ -43,15 +43,15 @@ void check(cudaError_t error, const char* what) {
 // ------------------------------------------------------------------------------------------------------- the variants
 
 template <int n>
-struct Chunks : Chosen {
-  CLRFAST_HD static int chunk(Types) { return n; }
+struct Chunks : DefaultTuning {
+  CLRFAST_HD static int chunk(TensorDtypes) { return n; }
 };
 
-struct Bisection : Chosen {
+struct Bisection : DefaultTuning {
   template <class L>
-  __device__ static ChunkIndex find(const L& launch, std::uint32_t block) {
-    const auto* ends = reinterpret_cast<const std::uint32_t*>(launch.ends());
-    std::uint32_t low = 0, high = launch.n_entries - 1;
+  __device__ static ChunkLocation find(const L& argument, std::uint32_t block) {
+    const auto* ends = reinterpret_cast<const std::uint32_t*>(argument.chunk_ends());
+    std::uint32_t low = 0, high = argument.n_tensors - 1;
     while (low < high) {
       const std::uint32_t middle = (low + high) / 2;
       if (ends[middle] <= block)
@@ -63,7 +63,7 @@ struct Bisection : Chosen {
   }
 };
 
-struct Early : Chosen {
+struct Early : DefaultTuning {
   static constexpr bool begins_early = true;
   __device__ static void wait() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
@@ -72,11 +72,11 @@ struct Early : Chosen {
   }
 };
 
-__global__ void __launch_bounds__(advance_block_size) early_advance_kernel(const __grid_constant__ Advance a) {
+__global__ void __launch_bounds__(advance_block_size) early_advance_kernel(const __grid_constant__ AdvanceParams a) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;");
 #endif
-  advance_alone(a);
+  advance_by_warp(a);
 }
 
 enum class Way { merged, two_launches, early };
@@ -133,11 +133,11 @@ T* on_device(std::size_t n, const T* values = nullptr) {
 struct Model {
   std::string name;
   Dtype dtype;
-  std::vector<Tensor> tensors;
+  std::vector<ParamTensors> tensors;
   std::int64_t numel = 0;
   std::size_t bytes;
   void* memory[3];
-  Advance advance{};
+  AdvanceParams advance{};
 
   Model(const std::string& name_, Dtype dtype_) : name(name_), dtype(dtype_) {
     std::int64_t n = 0;  // with gaps, so that each tensor begins where an allocation would
@@ -150,7 +150,7 @@ struct Model {
     std::int64_t begin = 0;
     for (const Size& size : models.at(name))
       for (int i = 0; i < size.count; ++i, begin += padded(size.numel))
-        tensors.push_back({at(0, begin), at(1, begin), at(2, begin), 0, 0, size.numel, packed(dtype, dtype, dtype), 0});
+        tensors.push_back({at(0, begin), at(1, begin), at(2, begin), 0, 0, size.numel, pack_dtypes(dtype, dtype, dtype), 0});
     reset();
     const float row[] = {lr, momentum, weight_decay};
     std::vector<float> table;
@@ -159,13 +159,13 @@ struct Model {
     advance.control = {on_device(table.size(), table.data()), 1000, 1, on_device<std::int64_t>(1), on_device<float>(1000),
                        on_device(3, average),                 on_device<std::uint8_t>(1), on_device<float>(4), 0.98f, 4.0f};
     advance.loss = on_device(1, &loss);
-    advance.ticket = on_device<std::uint32_t>(1);
+    advance.blocks_done = on_device<std::uint32_t>(1);
   }
   ~Model() {
     for (void* one : memory) cudaFree(one);
     const StepControl& c = advance.control;
     for (const void* one : std::initializer_list<const void*>{c.table, c.step, c.losses, c.average, c.stop, c.row,
-                                                              advance.loss, advance.ticket})
+                                                              advance.loss, advance.blocks_done})
       cudaFree(const_cast<void*>(one));
   }
 
@@ -182,17 +182,17 @@ struct Model {
 
 using Call = std::function<void()>;
 
-template <class L, class Choice>
+template <class L, class Tuning>
 Call step_of(const Model& model, Way way) {
-  std::vector<Work> works;
+  std::vector<TensorSize> sizes;
   std::vector<std::int64_t> list;
-  for (const Tensor& tensor : model.tensors) {
-    works.push_back({tensor.numel, 0, Choice::chunk(types_of(tensor))});
+  for (const ParamTensors& tensor : model.tensors) {
+    sizes.push_back({tensor.numel, 0, Tuning::chunk(dtypes_of(tensor))});
     list.push_back(static_cast<std::int64_t>(list.size()));
   }
   const auto plans = plan_launches(
-      works, {sizeof(L::memory) - L::spare_bytes, L::entry_bytes, sizeof(Slot<float>), most_slots, 0x7fffffff});
-  const std::vector<CudaGroup> groups{{{lr, momentum, weight_decay, true, 0.0, false, false}}};
+      sizes, {sizeof(L::memory) - L::padding_bytes, L::tensor_bytes, sizeof(GroupParams<float>), max_groups, 0x7fffffff});
+  const std::vector<CudaGroupOptions> groups{{{lr, momentum, weight_decay, true, 0.0, false, false}}};
   struct One {
     L argument;
     unsigned blocks;
@@ -201,12 +201,12 @@ Call step_of(const Model& model, Way way) {
   for (std::size_t i = 0; i < plans.size(); ++i) {
     fill(launches[i].argument, plans[i], model.tensors.data(), list, groups);
     launches[i].argument.step = {model.advance.control.row, nullptr, nullptr, nullptr};
-    launches[i].argument.advance = way == Way::merged && i == 0 ? model.advance : Advance{};
+    launches[i].argument.advance = way == Way::merged && i == 0 ? model.advance : AdvanceParams{};
     launches[i].blocks = plans[i].n_chunks();
   }
-  const Advance advance = model.advance;
-  void (*const kernel)(L) = &update_kernel<L, Choice>;
-  void (*const first)(Advance) = way == Way::early ? &early_advance_kernel : &advance_kernel;
+  const AdvanceParams advance = model.advance;
+  void (*const kernel)(L) = &update_kernel<L, Tuning>;
+  void (*const first)(AdvanceParams) = way == Way::early ? &early_advance_kernel : &advance_kernel;
   cudaFuncAttributes attributes;
   check(cudaFuncGetAttributes(&attributes, kernel), "loading");
   check(cudaFuncGetAttributes(&attributes, first), "loading");
@@ -225,17 +225,17 @@ struct Variant {
 };
 
 std::vector<Variant> variants_of(const Model& model, bool early) {
-  using L = Launch<float, Entry, large>;
-  using L4 = Launch<float, Entry, 4096>;
-  using L8 = Launch<float, Entry, 8192>;
-  const int usual = Chosen::chunk(types_of(model.tensors[0]));
+  using L = UpdateArgument<float, TensorMetadata, large>;
+  using L4 = UpdateArgument<float, TensorMetadata, 4096>;
+  using L8 = UpdateArgument<float, TensorMetadata, 8192>;
+  const int usual = DefaultTuning::chunk(dtypes_of(model.tensors[0]));
   std::vector<Variant> all = {
-      {"merged", "segments", large, usual, step_of<L, Chosen>(model, Way::merged)},
-      {"two launches", "segments", large, usual, step_of<L, Chosen>(model, Way::two_launches)},
+      {"merged", "segments", large, usual, step_of<L, DefaultTuning>(model, Way::merged)},
+      {"two launches", "segments", large, usual, step_of<L, DefaultTuning>(model, Way::two_launches)},
       {"merged", "bisection", large, usual, step_of<L, Bisection>(model, Way::merged)},
-      {"merged", "segments", 8192, usual, step_of<L8, Chosen>(model, Way::merged)},
-      {"two launches", "segments", 8192, usual, step_of<L8, Chosen>(model, Way::two_launches)},
-      {"merged", "segments", 4096, usual, step_of<L4, Chosen>(model, Way::merged)},
+      {"merged", "segments", 8192, usual, step_of<L8, DefaultTuning>(model, Way::merged)},
+      {"two launches", "segments", 8192, usual, step_of<L8, DefaultTuning>(model, Way::two_launches)},
+      {"merged", "segments", 4096, usual, step_of<L4, DefaultTuning>(model, Way::merged)},
       {"merged", "segments", 8192, 2048, step_of<L8, Chunks<2048>>(model, Way::merged)},
       {"merged", "segments", 8192, 4096, step_of<L8, Chunks<4096>>(model, Way::merged)},
       {"merged", "segments", 8192, 8192, step_of<L8, Chunks<8192>>(model, Way::merged)},
@@ -252,18 +252,18 @@ std::vector<Variant> variants_of(const Model& model, bool early) {
 // Whether three steps give each element of the first and the last tensor what the CPU's loop gives.
 template <class S>
 bool agrees(Model& model, const Call& step) {
-  using T = typename Stored<S>::compute;
+  using T = typename DtypeTraits<S>::compute_type;
   model.reset();
   S values[3];
   for (int k = 0; k < 3; ++k) std::memset(&values[k], fill_bytes[k], sizeof(S));
   for (int i = 0; i < 3; ++i) {
     step();
-    T p = Stored<S>::load(values[0]), b = Stored<S>::load(values[2]);
-    const auto h = hyper<T>(lr, momentum, weight_decay, 1, false, 1, false);
-    sgd_update(Form::momentum, true, p, Stored<S>::load(values[1]), b, h);
-    values[0] = Stored<S>::store(p), values[2] = Stored<S>::store(b);
+    T p = DtypeTraits<S>::load(values[0]), b = DtypeTraits<S>::load(values[2]);
+    const auto h = hyper_params<T>(lr, momentum, weight_decay, 1, false, 1, false);
+    sgd_update(Form::momentum, true, p, DtypeTraits<S>::load(values[1]), b, h);
+    values[0] = DtypeTraits<S>::store(p), values[2] = DtypeTraits<S>::store(b);
   }
-  for (const Tensor& tensor : model.tensors) {
+  for (const ParamTensors& tensor : model.tensors) {
     if (tensor.numel > 1 << 20) continue;  // enough is seen
     std::vector<S> found(tensor.numel);
     check(cudaMemcpy(found.data(), reinterpret_cast<void*>(tensor.param), found.size() * sizeof(S),
@@ -305,7 +305,7 @@ void measure(Model& model, const Timer& timer, int rounds, bool early, std::FILE
   const char* dtype = model.dtype == Dtype::float32 ? "float32" : "bfloat16";
   for (const Variant& v : variants) {
     const bool right =
-        model.dtype == Dtype::float32 ? agrees<float>(model, v.step) : agrees<bfloat>(model, v.step);
+        model.dtype == Dtype::float32 ? agrees<float>(model, v.step) : agrees<BFloat16>(model, v.step);
     if (!right) {
       std::fprintf(stderr, "kernel_variants: %s %s: %s, %s, %zu bytes, chunks of %d: wrong numbers\n",
                    model.name.c_str(), dtype, v.form, v.search, v.argument, v.chunk);

@@ -31,7 +31,7 @@ def report() -> list[str]:
         "",
     ]
     cpu = torch.device("cpu")
-    reasons = {name: backends.why_not(name, cpu) for name in ("torch", "cpp")}
+    reasons = {name: backends.BACKENDS[name].why_not(cpu) for name in ("torch", "cpp")}
     reasons["cuda"] = cuda.why_not_built() or cuda.why_no_device()
     for name, what in _BACKENDS.items():
         lines.append(f"  {name:6} {_test(name) if reasons[name] is None else f'no      {what}: {reasons[name]}'}")

@@ -1,20 +1,17 @@
-"""What a CUDA graph capture asks of a step: everything has to be there before it begins."""
+"""What a CUDA graph capture requires of a step: gradients and state must exist before the capture begins."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 
-from ._parameters import Parameter, described
-
-if TYPE_CHECKING:
-    from ._sgd import SGD
+from ._parameters import ParamWithGrad, describe
+from ._protocols import OptimizerView
 
 
 def is_capturing(devices: Sequence[torch.device]) -> bool:
-    """Whether what is launched on ``devices`` now goes into a graph."""
+    """Return whether a graph captures what is launched on ``devices`` now."""
     if devices[0].type != "cuda":
         return False
     if devices[0].index == torch.cuda.current_device():
@@ -23,8 +20,8 @@ def is_capturing(devices: Sequence[torch.device]) -> bool:
         return torch.cuda.is_current_stream_capturing()
 
 
-def require_complete(optimizer: SGD, parameters: Iterable[Parameter]) -> None:
-    """Refuse to capture a step that would do something else when it is replayed.
+def require_complete(optimizer: OptimizerView, parameters: Iterable[ParamWithGrad]) -> None:
+    """Refuse to capture a step whose replays would do something else.
 
     Raises:
         RuntimeError: a trainable parameter has no gradient, so no replay would ever update it; or a state is missing,
@@ -36,12 +33,12 @@ def require_complete(optimizer: SGD, parameters: Iterable[Parameter]) -> None:
         for param in options["params"]:
             if index not in with_gradient and param.requires_grad:
                 raise RuntimeError(
-                    f"{described(index, group, param)} has no gradient, so the graph that is being captured would "
+                    f"{describe(index, group, param)} has no gradient, so the graph that is being captured would "
                     "never update it; run the backward pass inside the capture, or set requires_grad_(False) on it"
                 )
             if index in with_gradient and optimizer.lacks_state(group, param):
                 raise RuntimeError(
-                    f"{described(index, group, param)} has no momentum buffer or master weights yet, and a graph would "
+                    f"{describe(index, group, param)} has no momentum buffer or master weights yet, and a graph would "
                     "begin with new ones at every replay; call optimizer.init_state() before the capture"
                 )
             index += 1

@@ -1,4 +1,4 @@
-"""StepControl: the table, the step counter, the loss history and the stop flag of a run, on the device."""
+"""StepControl: a run's table, step, losses and stop flag on the device."""
 
 from __future__ import annotations
 
@@ -14,23 +14,22 @@ from .. import _native
 from ..schedules._table import row_at
 from . import _backends as backends
 from . import _capture as capture
-from ._backends import cuda, native, reference
 
 
 class StepControl:
-    """Decides on the device which row of a schedule's table the next update uses, and whether it happens.
+    """Decides on the device which row of a schedule's table the next update uses, and whether it is applied.
 
     Args:
-        table: float32 ``[total_steps, n_groups, 3]`` (lr, momentum, weight_decay): what ``Schedule.table`` returns.
+        table: float32 ``[total_steps, n_groups, 3]`` (lr, momentum, weight_decay), as ``Schedule.table`` returns it.
         device: where the control lives.
         backend: "torch", "cpp" or "cuda".
-        tick: int64 [] on ``device``, counts the calls of ``advance``; backend "cuda" only.
+        step_count: int64 ``[]`` on ``device``, the number of calls of ``advance``; backend "cuda" only.
 
-    Attributes (tensors on ``device``, written by ``advance`` without any synchronisation):
-        step: int64 ``[]``, applied updates so far.
-        losses: float32 ``[total_steps]``, the loss that was given before update ``i``; NaN where none was.
-        average: float32 ``[3]``: the loss's exponential moving average, its weight, and the best smoothed loss.
-        stop: bool ``[]``, sticky; see ``watch_divergence``.
+    Attributes (tensors on ``device``, which ``advance`` writes without synchronization):
+        step: int64 ``[]``, number of applied updates.
+        losses: float32 ``[total_steps]``, the loss that was recorded before update ``i``; NaN where none was.
+        average: float32 ``[3]``: the exponential moving average of the loss, its weight, and the best smoothed loss.
+        stop: bool ``[]``, sticky; ``watch_divergence`` says when it is set.
         row: float32 ``[n_groups, 4]``: lr, momentum, weight_decay and apply (1 or 0) of the current update.
     """
 
@@ -40,15 +39,15 @@ class StepControl:
         *,
         device: torch.device | str = "cpu",
         backend: str = "torch",
-        tick: Tensor | None = None,
+        step_count: Tensor | None = None,
     ):
         self.host_table = np.ascontiguousarray(table, dtype=np.float32)
         self.table = torch.from_numpy(self.host_table).to(device)
         self.total_steps, n_groups, _ = table.shape
-        self.moves = [bool(self.host_table[:, group, 1].any()) for group in range(n_groups)]
-        """Per group, whether its momentum is ever above 0."""
+        self.uses_momentum = [bool(self.host_table[:, group, 1].any()) for group in range(n_groups)]
+        """Whether the momentum of each group is ever above 0."""
         self.backend = backend
-        self.tick = tick
+        self.step_count = step_count
         self.smoothing = 0.98
         self.stop_factor: float | None = None
         self.step = torch.zeros((), dtype=torch.int64, device=device)
@@ -56,41 +55,42 @@ class StepControl:
         self.average = torch.tensor([0.0, 0.0, math.inf], device=device)
         self.stop = torch.zeros((), dtype=torch.bool, device=device)
         self.row = torch.zeros((n_groups, 4), device=device)
-        self.ticket = torch.zeros((), dtype=torch.int32, device=device)
+        self.blocks_done = torch.zeros((), dtype=torch.int32, device=device)
         """Blocks of a running update that have read the state; backend "cuda" only."""
         self.host_step = 0
-        """The step as the host knows it without asking the device: exact on the CPU; on other devices an update
-        that was skipped there counts as made, and a replayed graph is not seen, until ``synchronize``."""
+        """The step as the host knows it without asking the device. It is exact on the CPU. On other devices it counts
+        updates that were skipped there, and misses replayed graphs, until ``synchronize``."""
         self.device = self.table.device
-        reason = backends.why_not(backend, self.device)
+        reason = backends.BACKENDS[backend].why_not(self.device)
         if reason is not None:
             raise RuntimeError(f"backend: {backend!r} cannot work on {self.device}: {reason}")
-        self._told: tuple[Tensor, int] | None = None
-        self._copied: tuple[list[Tensor], torch.cuda.Event] | None = None
-        self._seen = np.empty(0, dtype=np.float32)
+        self._loss_sum: tuple[Tensor, int] | None = None  # of the losses that `record` was given, and their number
+        self._pending_copy: tuple[list[Tensor], torch.cuda.Event] | None = None
+        self._copied_losses = np.empty(0, dtype=np.float32)
 
     def addresses(self) -> tuple[int, ...]:
-        """Where the native backends find the control: ``(table, total_steps, n_groups, step, losses, average, stop,
-        row)``, all but the two numbers addresses. Read at every step, because torch may move a tensor's memory.
+        """Return ``(table, total_steps, n_groups, step, losses, average, stop, row)`` for the native backends.
+
+        All but the two numbers are addresses. They are read at every step, because torch may move a tensor's memory.
 
         Raises:
-            RuntimeError: one of the tensors is not what it was made as.
+            RuntimeError: one of the tensors has another dtype, shape, device or layout than it was made with.
         """
-        tensors, sizes = self.tensors(), (self.total_steps, len(self.moves))
-        place = (2 if self.device.type == "cuda" else 1, self.device.index or 0)  # as DLPack has it
-        found: tuple[int, ...] | None = _native.load().control_addresses(tensors, *sizes, place)
-        if found is None:  # there is no exchange API, or something is wrong
+        tensors, sizes = self.tensors(), (self.total_steps, len(self.uses_momentum))
+        device = (2 if self.device.type == "cuda" else 1, self.device.index or 0)  # as DLPack has it
+        found: tuple[int, ...] | None = _native.load().control_addresses(tensors, *sizes, device)
+        if found is None:  # there is no exchange API, or a tensor does not fit
             self._require_fitting()
             table, *rest = (tensor.data_ptr() for tensor in tensors)
             found = (table, *sizes, *rest)
         return found
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """All that ``advance`` reads and writes on the device."""
+        """Return all tensors on the device that ``advance`` reads and writes."""
         return (self.table, self.step, self.losses, self.average, self.stop, self.row)
 
     def _require_fitting(self) -> None:
-        n_groups = len(self.moves)
+        n_groups = len(self.uses_momentum)
         wanted = {
             "table": (torch.float32, (self.total_steps, n_groups, 3)),
             "step": (torch.int64, ()),
@@ -109,31 +109,31 @@ class StepControl:
                 )
 
     def recorded(self) -> NDArray[np.float32]:
-        """The losses so far, as far as they are known without waiting for the device; the last is the one that set
-        ``stop``, if that is set.
+        """Return the losses so far, as far as they are known without waiting for the device.
 
-        On a CUDA device each call starts a copy and returns the one before, so the answer comes a call late.
+        If ``stop`` is set, the last one is the loss that set it. On a CUDA device each call starts a copy and returns
+        the one before, so the answer comes one call late.
         """
         if self.device.type != "cuda":
-            return _until_now(self.step, self.stop, self.losses)
-        if self._copied is None or self._copied[1].query():
-            if self._copied is not None:
-                self._seen = _until_now(*self._copied[0])
-            if not capture.is_capturing((self.device,)):  # nothing runs yet there, and asking would break the capture
-                copies = [_on_its_way(tensor) for tensor in (self.step, self.stop, self.losses)]
+            return _losses_so_far(self.step, self.stop, self.losses)
+        if self._pending_copy is None or self._pending_copy[1].query():
+            if self._pending_copy is not None:
+                self._copied_losses = _losses_so_far(*self._pending_copy[0])
+            if not capture.is_capturing((self.device,)):  # nothing runs in a capture, and a copy would break it
+                copies = [_copy_to_host(tensor) for tensor in (self.step, self.stop, self.losses)]
                 event = torch.cuda.Event()
                 event.record(torch.cuda.current_stream(self.device))
-                self._copied = copies, event
-        return self._seen
+                self._pending_copy = copies, event
+        return self._copied_losses
 
     def watch_divergence(self, *, smoothing: float = 0.98, stop_factor: float = 4.0) -> None:
-        """Stop all updates, for good, once the loss diverges or is not finite.
+        """Stop all updates for good once the loss diverges or is not finite.
 
-        The loss diverges where ``smoothed - best > (stop_factor - 1) * |best|``: for positive losses where the
+        The loss diverges where ``smoothed - best > (stop_factor - 1) * |best|``: for positive losses, where the
         smoothed loss exceeds ``stop_factor`` times its best value so far.
 
         Args:
-            smoothing: weight of the past in the moving average (corrected for its start), in [0, 1).
+            smoothing: weight of the past in the moving average (with bias correction), in [0, 1).
             stop_factor: > 1.
         """
         require_divergence_limits(smoothing, stop_factor)
@@ -148,21 +148,19 @@ class StepControl:
         - load row ``min(step, total_steps - 1)`` of the table;
         - ``step += apply``: a skipped update never moves the schedule.
         """
-        loss = self.as_tensor(loss)
-        backend: Any = {"torch": reference, "cpp": native, "cuda": cuda}[self.backend]
-        backend.advance_(self, loss, found_inf)
+        backends.BACKENDS[self.backend].advance_(self, self.as_tensor(loss), found_inf)
         self.count_step()
 
     def as_tensor(self, loss: Tensor | float | None) -> Tensor | None:
-        """``loss`` as a tensor of one element; a number too large for float32 is infinite there, as a tensor's is.
+        """Return ``loss`` as a tensor of one element; a number too large for float32 becomes infinite.
 
         Raises:
-            ValueError: it has more, or is complex.
+            ValueError: it has more than one element, or is complex.
         """
         if loss is None:
             return None
         if not isinstance(loss, Tensor):
-            # In two steps: torch.full refuses what overflows, and torch.tensor on the device would wait for it.
+            # In two steps: torch.full refuses a number that overflows, and torch.tensor would wait for the device.
             value = torch.tensor(float(loss), dtype=torch.float32, device="cpu").item()
             return torch.full((), value, dtype=torch.float32, device=self.device)
         if loss.numel() != 1:
@@ -172,35 +170,30 @@ class StepControl:
         return loss
 
     def record(self, loss: Tensor | float) -> None:
-        """Note the loss that the next ``step()`` belongs to, without waiting for the device.
+        """Record the loss that the next ``step()`` belongs to, without waiting for the device.
 
-        For wrappers of the optimizer that pass no ``loss=`` on: call it before their ``step()``, with the loss in its
-        own unit. Several calls before one ``step()`` are averaged: under accumulation, and after an update that a
-        GradScaler has skipped by not calling ``step()``.
-
-        Args:
-            loss: one element.
-        Raises:
-            ValueError: it has more, or is complex.
+        It is for wrappers of the optimizer that do not pass ``loss=`` on: call it before their ``step()``, with the
+        loss in its own unit. Several calls before one ``step()`` are averaged: under gradient accumulation, and after
+        an update that a GradScaler has skipped by not calling ``step()``.
         """
         tensor = self.as_tensor(loss)
         assert tensor is not None
-        value = tensor.detach().reshape(()).to(torch.float32, copy=True)  # what is told may change, and sums round
-        self._told = (value, 1) if self._told is None else (self._told[0] + value, self._told[1] + 1)
+        value = tensor.detach().reshape(()).to(torch.float32, copy=True)  # the caller may change it; float16 sums round
+        self._loss_sum = (value, 1) if self._loss_sum is None else (self._loss_sum[0] + value, self._loss_sum[1] + 1)
 
-    def keep_records_of(self, other: StepControl) -> None:
-        """Take over what ``record`` was told by way of ``other``, whose place this control takes."""
-        self._told = other._told
+    def take_over_records(self, other: StepControl) -> None:
+        """Take over the losses recorded by ``other``, which this control replaces, for the next ``step()``."""
+        self._loss_sum = other._loss_sum
 
     def take_recorded(self) -> Tensor | None:
-        """The mean of what ``record`` was told since the last call; None if nothing was."""
-        if self._told is None:
+        """Return the mean of the losses recorded since the last call; None if there are none."""
+        if self._loss_sum is None:
             return None
-        (total, count), self._told = self._told, None
+        (total, count), self._loss_sum = self._loss_sum, None
         return total / count
 
     def count_step(self) -> None:
-        """Bring ``host_step`` up to date after ``advance``."""
+        """Update ``host_step`` after ``advance``."""
         if self.device.type == "cpu":
             self.host_step = int(self.step)
         elif not capture.is_capturing((self.device,)):
@@ -212,17 +205,19 @@ class StepControl:
         return self.host_step
 
     def host_row(self, step: int | None = None) -> list[list[float]]:
-        """lr, momentum and weight_decay of each group at ``step``; None: at the next update, as the host knows it."""
+        """Return lr, momentum and weight_decay of each group at ``step``; None means ``host_step``."""
         return row_at(self.host_table, self.host_step if step is None else step)
 
     def progress(self) -> dict[str, Any]:
-        """What a checkpoint needs beside the table; ``resume`` takes it back."""
+        """Return what a checkpoint needs beside the table, for ``resume``."""
         tensors = {name: getattr(self, name).clone() for name in ("step", "losses", "average", "stop")}
         return {**tensors, "smoothing": self.smoothing, "stop_factor": self.stop_factor}
 
     def resume(self, progress: dict[str, Any]) -> None:
-        """Continue where ``progress`` was taken; the table may have another length. Of the step alone, which is enough,
-        the losses before it stay unknown."""
+        """Continue from ``progress``; the table may have another length.
+
+        "step" alone is enough; the losses before it are then unknown.
+        """
         self.step.fill_(int(progress["step"]))
         if "losses" in progress:
             self.average.copy_(progress["average"])
@@ -233,22 +228,22 @@ class StepControl:
         self.synchronize()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_copied": None}  # what an event guards; made anew where needed
+        return {**self.__dict__, "_pending_copy": None}  # an event cannot be copied
 
 
 def require_divergence_limits(smoothing: float, stop_factor: float) -> None:
-    """Raises ValueError unless divergence can be watched with these."""
+    """Raise ValueError unless ``watch_divergence`` accepts the values."""
     if not 0 <= smoothing < 1:
         raise ValueError(f"smoothing: got {smoothing}; give a number in [0, 1)")
     if not stop_factor > 1:
         raise ValueError(f"stop_factor: got {stop_factor}; give a number above 1 (4 is usual)")
 
 
-def _on_its_way(tensor: Tensor) -> Tensor:
-    """A copy of ``tensor`` in the CPU's memory, there once the device has come to it."""
+def _copy_to_host(tensor: Tensor) -> Tensor:
+    """Start a copy of ``tensor`` into the CPU's memory; it is complete once the device has reached it."""
     pinned = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True)
     return pinned.copy_(tensor, non_blocking=True)
 
 
-def _until_now(step: Tensor, stop: Tensor, losses: Tensor) -> NDArray[np.float32]:
+def _losses_so_far(step: Tensor, stop: Tensor, losses: Tensor) -> NDArray[np.float32]:
     return losses[: int(step) + int(stop)].numpy().copy()

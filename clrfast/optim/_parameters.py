@@ -1,4 +1,4 @@
-"""The parameters of one step: which have a gradient, whether all can be updated, and their momentum state."""
+"""The parameters of one step: which have a gradient, and whether SGD can update them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
-SUPPORTED = (torch.float32, torch.float64, torch.float16, torch.bfloat16)  # in the order of csrc/dtypes.h
+SUPPORTED = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+"""The dtypes of parameters, gradients and states, in the order of csrc/dtypes.h."""
 
 
 @dataclass(frozen=True)
-class Parameter:
-    """One parameter with a gradient. ``index`` counts over all groups; ``group`` is its group's index."""
+class ParamWithGrad:
+    """A parameter that has a gradient; ``index`` counts over all groups, ``group`` is the index of its group."""
 
     index: int
     group: int
@@ -23,46 +23,44 @@ class Parameter:
     grad: Tensor
 
 
-def with_gradient(optimizer: Optimizer) -> list[Parameter]:
-    """All parameters that have a gradient, in order.
+def params_with_grad(
+    param_groups: Sequence[Mapping[str, Any]], state: Mapping[Tensor, Mapping[str, Any]]
+) -> list[ParamWithGrad]:
+    """Return the parameters of an optimizer that have a gradient, in order.
 
     Raises:
-        RuntimeError: a gradient or a state that SGD cannot use. Nothing has changed then.
+        RuntimeError: SGD cannot use a gradient or a state. Nothing has changed then.
     """
-    found: list[Parameter] = []
+    found: list[ParamWithGrad] = []
     index = 0
-    for group, options in enumerate(optimizer.param_groups):
+    for group, options in enumerate(param_groups):
         for param in options["params"]:
             if param.grad is not None:
-                found.append(Parameter(index, group, param, param.grad))
+                found.append(ParamWithGrad(index, group, param, param.grad))
             index += 1
     for parameter in found:
-        reason = _why_unusable(parameter, optimizer.state.get(parameter.param, {}))
+        reason = _why_unusable(parameter, state.get(parameter.param, {}))
         if reason is not None:
-            raise RuntimeError(f"{described(parameter.index, parameter.group, parameter.param)}: {reason}")
+            raise RuntimeError(f"{describe(parameter.index, parameter.group, parameter.param)}: {reason}")
     return found
 
 
 def require_one_element(lr: Tensor) -> None:
-    """A rate that is a tensor has one element.
-
-    Raises:
-        ValueError: it has not.
-    """
+    """Raise ValueError unless ``lr`` has one element."""
     if lr.numel() != 1:
         raise ValueError(f"lr: got a tensor of shape {tuple(lr.shape)}; give a number or a one-element tensor")
 
 
-def described(index: int, group: int, param: Tensor) -> str:
-    """A parameter as error messages name it."""
+def describe(index: int, group: int, param: Tensor) -> str:
+    """Return a parameter's name for error messages."""
     return f"parameter {index} (group {group}, shape {tuple(param.shape)})"
 
 
 def devices_of(param_groups: Sequence[Mapping[str, Any]]) -> tuple[torch.device, ...]:
-    """The devices of all parameters, in order of first use; the CPU where there are no parameters.
+    """Return the devices of all parameters, in order of first use; the CPU if there are no parameters.
 
     Raises:
-        RuntimeError: they lie on several that are not all CUDA devices.
+        RuntimeError: there are several, and not all of them are CUDA devices.
     """
     devices = dict.fromkeys(param.device for group in param_groups for param in group["params"])
     if len(devices) > 1 and any(device.type != "cuda" for device in devices):
@@ -74,17 +72,17 @@ def devices_of(param_groups: Sequence[Mapping[str, Any]]) -> tuple[torch.device,
 
 
 def ensure_master(state: dict[str, Any], param: Tensor) -> None:
-    """Give ``param``, a 16-bit one, its float32 master weights."""
+    """Make the float32 master weights of ``param``, a 16-bit parameter, if ``state`` lacks them."""
     if state.get("master_param") is None:
         state["master_param"] = param.detach().float()
 
 
 def needs_master(param: Tensor) -> bool:
-    """Whether master weights would hold more than ``param`` itself."""
+    """Return whether master weights of ``param`` hold more bits than it does."""
     return param.dtype in (torch.float16, torch.bfloat16)
 
 
-def _why_unusable(parameter: Parameter, state: Mapping[str, Any]) -> str | None:
+def _why_unusable(parameter: ParamWithGrad, state: Mapping[str, Any]) -> str | None:
     param, grad = parameter.param, parameter.grad
     if grad.layout != torch.strided:
         return (

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .. import _native
 from .._torch_compat import MODULE_DICTS
-from ..optim._backends.native import in_turn
+from ..optim._backends.native import interleaved
 
 
 class Fingerprint:
@@ -47,13 +47,13 @@ def _stores_in_dicts(module: nn.Module) -> bool:
 
 
 def _arguments_of_unchanged(modules: Sequence[nn.Module], dicts: Iterable[Mapping[Any, Any]]) -> tuple[Any, ...] | None:
-    """Return the arguments of ``unchanged`` in csrc/snapshot.h; None if a tensor has no memory of its own."""
+    """Return the arguments of ``unchanged`` in csrc/python/fingerprint.h; None if a tensor has no memory of its own."""
     owned = [[vars(module)[name] for name in MODULE_DICTS] for module in modules]
     all_dicts = [*dicts, *(entries for own in owned for entries in own)]
     tensors = [value for entries in all_dicts for value in entries.values() if isinstance(value, Tensor)]
     places = np.zeros((len(tensors), 2), dtype=np.int64)
-    if not _native.load().find_places_(tensors, places):
+    if not _native.load().read_locations_(tensors, places):
         return None
     attributes = [entry for module, own in zip(modules, owned, strict=True) for entry in (module, *own)]
-    contents = [entry for entries in all_dicts for entry in (entries, *in_turn(entries))]
+    contents = [entry for entries in all_dicts for entry in (entries, *interleaved(entries))]
     return attributes, contents, tensors, places

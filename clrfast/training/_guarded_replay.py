@@ -71,7 +71,7 @@ class GuardedReplay:
     def _show_gradients(self) -> None:
         """Set every parameter's ``grad`` to the one in the graph's memory, whatever ran in between."""
         groups = self._optimizer.param_groups
-        if _native.why_missing is None and _native.load().show_gradients_(groups, self._grads):
+        if _native.why_missing is None and _native.load().set_gradients_(groups, self._grads):
             return
         for param, grad in zip(_parameters(self._optimizer), self._grads, strict=True):
             if param.grad is not grad:

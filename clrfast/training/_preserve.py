@@ -166,15 +166,17 @@ def _optimizer(optimizer: torch.optim.Optimizer, copied: Copy) -> Restore:
     attributes = {name: value for name, value in vars(optimizer).items() if name not in own}
     state = {param: (values, _Snapshot(values, copied)) for param, values in optimizer.state.items()}
     groups = [(group, _Snapshot(group, copied)) for group in optimizer.param_groups]
-    control = optimizer.control if isinstance(optimizer, SGD) else None
-    progress = None if control is None else control.progress()
+    follower = optimizer.follower if isinstance(optimizer, SGD) else None
+    progress = None if follower is None else follower.control.progress()
+    followed = None if follower is None else dict(vars(follower))
 
     # What the user has happen after an update (a moving average of the weights, say) is not for the block's updates.
     remove_step_post_hooks(optimizer)
 
     def put_back() -> None:
-        if control is not None and progress is not None:
-            control.resume(progress)
+        if follower is not None and followed is not None and progress is not None:
+            vars(follower).update(followed)
+            follower.control.resume(progress)
         for name in [name for name in vars(optimizer) if name not in (*own, *attributes)]:
             delattr(optimizer, name)
         vars(optimizer).update(attributes)

@@ -136,7 +136,7 @@ class TrainStep(EagerStep):
         Parameters of groups that were added later are left out: the replay reports these as a change.
         """
         if _native.why_missing is None:
-            flags = _native.load().flags(self._modules, self._params_at_reset)
+            flags = _native.load().training_flags(self._modules, self._params_at_reset)
             if flags is not None:
                 return flags
         return [module.training for module in self._modules], [param.requires_grad for param in self._params_at_reset]

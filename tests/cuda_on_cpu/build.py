@@ -1,4 +1,4 @@
-"""Builds the native module with csrc/sgd_cuda.cu compiled for the CPU, and puts it under backend "cuda"."""
+"""Builds the native module with csrc/cuda/sgd.cu compiled for the CPU, and puts it under backend "cuda"."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from clrfast.optim._backends import cuda
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
-SOURCES = [*(ROOT / "csrc" / name for name in ("sgd_cuda.cu", "sgd_cpu.cpp", "bindings.cpp")), HERE / "controls.cpp"]
+SOURCES = [*(ROOT / "csrc" / name for name in ("cuda/sgd.cu", "cpu/sgd.cpp", "bindings.cpp")), HERE / "controls.cpp"]
 COMPILER = shutil.which(os.environ.get("CXX", "c++"))
 
 FLAGS = [
@@ -41,11 +41,11 @@ SANITIZED = os.environ.get("CLRFAST_SANITIZE") == "1"  # needs the sanitizers' l
 def build(folder: Path, cudart_version: int = 13000) -> tuple[ModuleType, ModuleType]:
     """The module as ``clrfast._C`` and the emulation's own controls; built again only where a source has changed."""
     flags = [*FLAGS, f"-DEMULATED_CUDART_VERSION={cudart_version}"]
-    headers = [*ROOT.glob("csrc/*.h"), *HERE.glob("include/*.h")]
+    headers = [*ROOT.glob("csrc/**/*.h"), *HERE.glob("include/*.h")]
     text = "".join(path.read_text() for path in [*SOURCES, *sorted(headers)]) + f"{flags} {SANITIZED} {pybind11}"
     target = folder / f"emulated_{hashlib.sha256(text.encode()).hexdigest()[:16]}.so"
     if not target.exists():
-        objects = [target.with_name(f"{target.stem}_{source.stem}.o") for source in SOURCES]
+        objects = [target.with_name(f"{target.stem}_{source.parent.name}_{source.stem}.o") for source in SOURCES]
         with ThreadPoolExecutor() as pool:
             list(pool.map(lambda source, to: compiled("-c", *flags, "-xc++", source, to=to), SOURCES, objects))
         compiled("-shared", *objects, to=target)
@@ -82,6 +82,6 @@ def install(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_native, "why_missing", None)
     monkeypatch.setattr(cuda, "why_not", lambda device: None if device.type == "cpu" else "not emulated")
     module.load_cuda()
-    monkeypatch.setattr(cuda, "_stream", lambda device: 0)
-    monkeypatch.setattr(cuda, "_on", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(cuda, "_stream_handle", lambda device: 0)
+    monkeypatch.setattr(cuda, "_device_guard", lambda device: contextlib.nullcontext())
     monkeypatch.setattr(cuda.CudaUpdate, "device_type", 1)

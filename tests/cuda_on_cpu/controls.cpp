@@ -5,36 +5,36 @@
 
 #include <memory>
 
-#include "launch_argument.h"
-#include "launch_plan.h"
+#include "cuda/launch_argument.h"
+#include "cuda/launch_plan.h"
 
 namespace py = pybind11;
 
 PYBIND11_MODULE(_emulation, m) {
-  m.def("plan", [](const std::vector<std::tuple<std::int64_t, std::int64_t, int>>& works, std::size_t bytes,
-                   std::size_t entry_bytes, std::size_t slot_bytes, std::size_t slots, std::int64_t chunks) {
-    std::vector<clrfast::Work> list;
-    for (const auto& [numel, group, chunk] : works) list.push_back({numel, group, chunk});
+  m.def("plan", [](const std::vector<std::tuple<std::int64_t, std::int64_t, int>>& tensors, std::size_t bytes,
+                   std::size_t tensor_bytes, std::size_t group_bytes, std::size_t groups, std::int64_t chunks) {
+    std::vector<clrfast::TensorSize> sizes;
+    for (const auto& [numel, group, chunk] : tensors) sizes.push_back({numel, group, chunk});
     py::list plans;
-    for (const auto& plan : clrfast::plan_launches(list, {bytes, entry_bytes, slot_bytes, slots, chunks})) {
-      py::list entries;
-      for (const auto& entry : plan.entries)
-        entries.append(py::make_tuple(entry.work, entry.chunk_end, entry.tail, entry.slot));
-      plans.append(py::make_tuple(entries, plan.groups));
+    for (const auto& plan : clrfast::plan_launches(sizes, {bytes, tensor_bytes, group_bytes, groups, chunks})) {
+      py::list planned;
+      for (const auto& tensor : plan.tensors)
+        planned.append(py::make_tuple(tensor.index, tensor.chunk_end, tensor.tail, tensor.group_index));
+      plans.append(py::make_tuple(planned, plan.groups));
     }
     return plans;
   });
-  m.def("places", [](const std::vector<std::uint32_t>& chunk_ends) {
-    auto launch = std::make_unique<clrfast::Launch<float, clrfast::Entry, 32764>>();
-    launch->n_slots = 1;
-    launch->n_entries = static_cast<std::uint32_t>(chunk_ends.size());
-    launch->set_ends([&](std::uint32_t i) { return chunk_ends[i]; });
-    py::list places;
+  m.def("find_chunks", [](const std::vector<std::uint32_t>& chunk_ends) {
+    auto argument = std::make_unique<clrfast::UpdateArgument<float, clrfast::TensorMetadata, 32764>>();
+    argument->n_groups = 1;
+    argument->n_tensors = static_cast<std::uint32_t>(chunk_ends.size());
+    argument->set_chunk_ends([&](std::uint32_t i) { return chunk_ends[i]; });
+    py::list found;
     for (std::uint32_t block = 0; block < chunk_ends.back(); ++block) {
-      const clrfast::ChunkIndex place = launch->find(block);
-      places.append(py::make_tuple(place.tensor, place.chunk, place.last));
+      const clrfast::ChunkLocation location = argument->find(block);
+      found.append(py::make_tuple(location.tensor, location.chunk, location.last));
     }
-    return places;
+    return found;
   });
   m.def("launches", [] { return emulated::launches.exchange(0); });
   m.def("fail_next_launch", [] { emulated::next_error = 1; });

@@ -191,9 +191,9 @@ class Event:
 class Update(reference.ReferenceUpdate):
     """The reference in place of backend "cuda"'s update."""
 
-    _rest = ()
+    _left_to_reference = ()
 
-    def __init__(self, optimizer, device, tick):
+    def __init__(self, optimizer, device, step_count):
         super().__init__(optimizer)
 
 

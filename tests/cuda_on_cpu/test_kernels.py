@@ -1,5 +1,5 @@
-"""The kernels of csrc/kernels.h against the reference, bit for bit: run on the CPU over every block and thread, and
-on a GPU where there is one. What all backends have in common is tested in test_native, test_sgd and test_control.
+"""The kernels of csrc/cuda/kernels.h against the reference, bit for bit: run on the CPU over every block and thread,
+and on a GPU where there is one. What all backends have in common is tested in test_native, test_sgd and test_control.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def emulation(request):
 @pytest.fixture(params=[True, False], ids=["merged", "two launches"])
 def merged(request, monkeypatch):
     """Whether the schedule's step is part of the update's launch, however large that is."""
-    monkeypatch.setattr(cuda, "MERGED_CHUNKS", 2**31 if request.param else 0)
+    monkeypatch.setattr(cuda, "MAX_MERGED_CHUNKS", 2**31 if request.param else 0)
     return request.param
 
 
@@ -102,7 +102,7 @@ def test_unaligned_views_between_guards(backend, dtype, offsets, options):
             param.grad = grad
             if "momentum" in options:
                 optimizer.state[param]["momentum_buffer"] = buffer
-                optimizer.first_updates.flags[buffer] = started
+                optimizer.momentum_flags.by_buffer[buffer] = started
             if narrow and "master_weights" in options:
                 optimizer.state[param]["master_param"] = master
         optimizer.step()
@@ -133,7 +133,7 @@ def test_gradients_and_buffers_of_other_types(backend, types):
         pytest.skip("this torch knows no gradient of another type than its parameter")
     for nesterov in (False, True):
         ours, optimizer = mixed(*types, backend, nesterov=nesterov)
-        assert not optimizer._updates[0]._rest
+        assert not optimizer._updates[0]._left_to_reference
         assert_same(ours, mixed(*types, "torch", nesterov=nesterov)[0])
 
 
@@ -256,12 +256,12 @@ def test_a_schedule_of_tensors_that_need_several_kernels(backend, emulation, mer
     assert emulation.launches() == 0  # the reference's
     assert_same(ours, theirs)
     assert int(optimizer.control.step) == 3
-    assert int(optimizer.control.ticket) == 0
+    assert int(optimizer.control.blocks_done) == 0
 
 
 @pytest.mark.parametrize("n_chunks", [1, 3, 4])
 def test_a_small_update_takes_the_schedules_step_itself(backend, emulation, monkeypatch, n_chunks):
-    monkeypatch.setattr(cuda, "MERGED_CHUNKS", 3)
+    monkeypatch.setattr(cuda, "MAX_MERGED_CHUNKS", 3)
     params = make_params([(1,)] * (n_chunks - 1) + [(CHUNK,)])
     give_grads(params, 0)
     optimizer = clrfast.SGD(params, schedule=clrfast.one_cycle(0.1, 4), backend=backend)
@@ -312,7 +312,7 @@ def test_master_weights(backend, dtype, options, offset):
 
     (optimizer, ours), (_, theirs) = run(backend), run("torch")
     assert_same(ours, theirs)
-    assert not optimizer._updates[0]._rest
+    assert not optimizer._updates[0]._left_to_reference
     assert ("master_param" in optimizer.state_dict()["state"].get(1, {})) == (dtype in (torch.float16, torch.bfloat16))
 
 
@@ -411,7 +411,7 @@ def test_what_a_graph_points_at_lives_as_long_as_the_graph(backend, capturing, e
     optimizer.init_state()
     loss, control = torch.tensor(1.0), optimizer.control
     optimizer.step(loss=loss)
-    wanted = [*params, *(p.grad for p in params), *control.tensors(), control.ticket, control.tick, loss]
+    wanted = [*params, *(p.grad for p in params), *control.tensors(), control.blocks_done, control.step_count, loss]
     wanted += optimizer.state_tensors()
     assert len(optimizer.state_tensors()) == 4  # buffers, and flags of their first updates
     memory = [StorageWeakRef(tensor.untyped_storage()) for tensor in wanted]

@@ -1,5 +1,5 @@
 // For g++ in the place of nvcc's front end: the CUDA headers of one version as they are for nvcc, so that g++ reads
-// csrc/sgd_cuda.cu with all that they declare. Only the mathematical functions are left out, for g++ has its own.
+// csrc/cuda/sgd.cu with all that they declare. Only the mathematical functions are left out, for g++ has its own.
 #pragma once
 
 #include <cmath>

@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-SOURCE = '#include "kernels.h"\nusing namespace clrfast;\n'
+CSRC = HERE.parents[1] / "csrc"
+SOURCE = '#include "cuda/kernels.h"\nusing namespace clrfast;\n'
 OPTIONS = ("--std=c++17", "-fmad=false", "-default-device")
 
 
@@ -22,7 +23,8 @@ class Program:
     def __init__(self, nvrtc: ctypes.CDLL, source: str, names: list[str]):
         self._nvrtc = nvrtc
         self._handle = ctypes.c_void_p()
-        headers = {path.name: path.read_text() for path in [*HERE.parents[1].glob("csrc/*.h"), HERE / "std.h"]}
+        headers = {path.relative_to(CSRC).as_posix(): path.read_text() for path in CSRC.glob("**/*.h")}
+        headers["std.h"] = (HERE / "std.h").read_text()
         headers |= dict.fromkeys(("cmath", "cstddef", "cstdint", "cstring"), '#include "std.h"\n')
         texts, file_names = _strings(headers.values()), _strings(headers)
         self._call(

@@ -114,7 +114,7 @@ def launched(optimizer):
 @pytest.mark.parametrize(("n_tensors", "updates"), [(1, 1), (1000, 1), (3000, 3)])
 @pytest.mark.parametrize("merged", [True, False])
 def test_a_step_takes_as_many_launches_as_its_tensors_need(monkeypatch, merged, n_tensors, updates):
-    monkeypatch.setattr(cuda, "MERGED_CHUNKS", n_tensors if merged else 0)
+    monkeypatch.setattr(cuda, "MAX_MERGED_CHUNKS", n_tensors if merged else 0)
     params = make_params([(7,)] * n_tensors)
     give_grads(params, 0)
     plain = clrfast.SGD(params, lr=0.1, momentum=0.9)

@@ -14,30 +14,30 @@ import pytest
 from clrfast import _native
 
 CSRC = Path(__file__).parents[2] / "csrc"
-SOURCE = CSRC / "sgd_cuda.cu"
+SOURCE = CSRC / "cuda" / "sgd.cu"
 TARGETS = ["80", "90", "100"]
-FLAGS = ["-std=c++17", "-O3", "-fmad=false"]  # as in setup.py
+FLAGS = ["-std=c++17", "-O3", "-fmad=false", f"-I{CSRC}"]  # as in setup.py
 
 # Each kernel, and how to know it by its mangled name.
-SIZES = {("float", "Entry"): (4096, 8192, 32764)}
+SIZES = {("float", "TensorMetadata"): (4096, 8192, 32764)}
 UPDATES = {
-    f"update<{kind}, {entry}, {size}>": rf"update_kernelINS_\d+LaunchI{kind[0]}NS_\d+{entry}ELm{size}E"
+    f"update<{kind}, {metadata}, {size}>": rf"update_kernelINS_\d+UpdateArgumentI{kind[0]}NS_\d+{metadata}ELm{size}E"
     for kind in ("float", "double")
-    for entry in ("Entry", "FullEntry")
-    for size in SIZES.get((kind, entry), (32764,))
+    for metadata in ("TensorMetadata", "FullTensorMetadata")
+    for size in SIZES.get((kind, metadata), (32764,))
 }
 KERNELS = {**UPDATES, "advance": "advance_kernel"}
 
 # The least 128-bit (loads, stores): those of one pass of each aligned loop in the source. A type has two loops, plain
-# (reads p, g; writes p) and with momentum (reads p, g, b; writes p, b), over two packs a thread. With master weights it
-# is one pack of 16-bit p and g, for which the float32 b and m take two each.
+# (reads p, g; writes p) and with momentum (reads p, g, b; writes p, b), over two vectors a thread. With master weights
+# it is one vector of 16-bit p and g, for which the float32 b and m take two each.
 LOADS, STORES = 2 * (2 + 3), 2 * (1 + 2)
 MASTERED_LOADS, MASTERED_STORES = (2 + 2) + (2 + 4), (1 + 2) + (1 + 4)
-PACKS = {
-    "update<float, Entry": (3 * LOADS, 3 * STORES),
-    "update<float, FullEntry": (3 * LOADS + 2 * MASTERED_LOADS, 3 * STORES + 2 * MASTERED_STORES),
-    "update<double, Entry": (LOADS, STORES),
-    "update<double, FullEntry": (LOADS, STORES),
+VECTORS = {
+    "update<float, TensorMetadata": (3 * LOADS, 3 * STORES),
+    "update<float, FullTensorMetadata": (3 * LOADS + 2 * MASTERED_LOADS, 3 * STORES + 2 * MASTERED_STORES),
+    "update<double, TensorMetadata": (LOADS, STORES),
+    "update<double, FullTensorMetadata": (LOADS, STORES),
 }
 
 # Of a multiprocessor, on every target; a warp of 32 threads gets its registers in units.
@@ -139,14 +139,16 @@ def test_float64_is_computed_only_for_float64(code, kernel):
 @pytest.mark.parametrize("kernel", UPDATES)
 def test_aligned_accesses_are_128_bits_wide(code, kernel):
     wide = [opcode.split(".")[0] for opcode in code.opcodes(kernel) if "128" in opcode.split(".")]
-    loads, stores = PACKS[kernel.rpartition(",")[0]]
+    loads, stores = VECTORS[kernel.rpartition(",")[0]]
     assert wide.count("LDG") >= loads + 1  # the control's row
     assert wide.count("STG") >= stores
 
 
 @pytest.mark.parametrize("kernel", UPDATES)
 def test_half_of_the_threads_are_resident(code, kernel):
-    (block_size,) = map(int, re.findall(r"constexpr int block_size = (\d+);", (CSRC / "update_chunk.h").read_text()))
+    (block_size,) = map(
+        int, re.findall(r"constexpr int block_size = (\d+);", (CSRC / "cuda/update_chunk.h").read_text())
+    )
     (registers,) = map(int, re.findall(r"Used (\d+) registers", code.logs[kernel]))
     of_a_warp = -(-registers * 32 // REGISTER_UNIT) * REGISTER_UNIT
     blocks = REGISTERS // of_a_warp // (block_size // 32)
@@ -159,7 +161,7 @@ def test_advance_waits_for_memory_twice(code):
     opcodes = [opcode_of(instruction).split(".")[0] for instruction in instructions]
     barrier = opcodes.index("BAR")
     state = [index for index, opcode in enumerate(opcodes[:barrier]) if opcode == "LDG"]
-    assert len(state) == 8  # tick; step, stop, average, weight, best, loss, found_inf
+    assert len(state) == 8  # step_count; step, stop, average, weight, best, loss, found_inf
     assert "BRA" not in opcodes[state[1] : state[-1]]
     assert opcodes[barrier:].count("LDG") == 3
     assert "STG" not in opcodes[:barrier]
@@ -167,8 +169,8 @@ def test_advance_waits_for_memory_twice(code):
 
 @pytest.mark.parametrize("kernel", UPDATES)
 def test_a_block_waits_for_its_argument_twice(code, kernel):
-    """To know its tensor's addresses it loads numbers of its segment, then an entry: two loads from the constant bank
-    that depend on one another. The row of the only group needs none."""
+    """To know its tensor's addresses it loads numbers of its segment, then its metadata: two loads from the constant
+    bank that depend on one another. The row of the only group needs none."""
     depths = constant_loads_before(code.instructions[kernel])
     assert min(depths) == 0
     assert max(depths) == 2

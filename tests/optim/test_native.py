@@ -155,7 +155,7 @@ CHANGES = {
     "buffer memory swapped": lambda o, p: setattr(
         o.state[p[0]]["momentum_buffer"], "data", torch.ones_like(o.state[p[0]]["momentum_buffer"])
     ),
-    "flag dropped": lambda o, p: o.first_updates.flags.clear(),
+    "flag dropped": lambda o, p: o.momentum_flags.by_buffer.clear(),
     "parameter viewed the other way": lambda o, p: view_otherwise(p[2]),
     "parameter made smaller in place": lambda o, p: make_smaller(o, p[0]),
     "flag dropped while momentum is off": lambda o, p: drop_flags_without_momentum(o),
@@ -169,7 +169,7 @@ CHANGES = {
 
 def drop_flags_without_momentum(optimizer):
     """As in a state of torch's own, loaded before momentum is switched on."""
-    optimizer.first_updates.flags.clear()
+    optimizer.momentum_flags.by_buffer.clear()
     optimizer.param_groups[0]["momentum"] = 0.0
     optimizer.step()
     optimizer.param_groups[0]["momentum"] = 0.9
@@ -198,12 +198,14 @@ def swap_states(optimizer, params):
 
 
 def forget_the_first_update(optimizer, params):
-    flag = optimizer.first_updates.flags[optimizer.state[params[0]]["momentum_buffer"]]
+    flag = optimizer.momentum_flags.by_buffer[optimizer.state[params[0]]["momentum_buffer"]]
     flag.data = torch.zeros_like(flag)  # other memory, the same tensor
 
 
 def flag_of_another_type(optimizer, params):
-    optimizer.first_updates.flags[optimizer.state[params[0]]["momentum_buffer"]] = torch.zeros((), dtype=torch.float64)
+    optimizer.momentum_flags.by_buffer[optimizer.state[params[0]]["momentum_buffer"]] = torch.zeros(
+        (), dtype=torch.float64
+    )
 
 
 REARRANGED = [swap_in_group, swap_states, forget_the_first_update, flag_of_another_type]
@@ -314,7 +316,7 @@ def test_without_the_exchange_api_the_result_is_the_same(backend, monkeypatch):
     """torch before it had DLPack's exchange API; the option grid stands for all."""
     expected, _ = run_steps(lambda p: clrfast.SGD(p, schedule=clrfast.one_cycle(0.1, 5), backend="torch"), 6, SHAPES)
     slow = SimpleNamespace(**vars(_native.load()))
-    slow.collect_ = lambda *_: None
+    slow.TensorCollector = lambda *_: SimpleNamespace(collect=lambda *_: None)
     monkeypatch.setattr(_native, "_C", slow)
     params, _ = run_steps(lambda p: clrfast.SGD(p, schedule=clrfast.one_cycle(0.1, 5), backend=backend), 6, SHAPES)
     assert_same(params, expected)
@@ -550,9 +552,9 @@ def test_state_that_is_moved_to_shared_memory_in_place(backend):
         for step in range(6):
             if moves and step == 3:
                 control = optimizer.control
-                flags = [flag for flag in optimizer.first_updates.flags.values() if flag is not None]
+                flags = [flag for flag in optimizer.momentum_flags.by_buffer.values() if flag is not None]
                 states = [tensor for state in optimizer.state.values() for tensor in state.values()]
-                for tensor in (*params, *states, *flags, *control.tensors(), control.ticket):
+                for tensor in (*params, *states, *flags, *control.tensors(), control.blocks_done):
                     tensor.share_memory_()
                 noise = [torch.full((size,), 7.0) for size in range(1, 40) for _ in range(20)]  # in the freed memory
             give_grads(params, step)
@@ -575,9 +577,9 @@ def test_update_counts_as_an_in_place_change_for_autograd(backend):
 
 def control_pair(backend, **watch):
     table = clrfast.one_cycle(1.0, 6).table()
-    tick = torch.ones((), dtype=torch.int64)
+    step_count = torch.ones((), dtype=torch.int64)
     device = torch.get_default_device()
-    controls = [StepControl(table, device=device, backend=b, tick=tick) for b in ("torch", backend)]
+    controls = [StepControl(table, device=device, backend=b, step_count=step_count) for b in ("torch", backend)]
     for control in controls:
         if watch:
             control.watch_divergence(**watch)
@@ -612,28 +614,28 @@ def test_control_equals_reference(backend, name, watch):
 
 def test_binding_refuses_what_memory_safety_forbids(backend):
     module = _native.load()
-    tensors = np.zeros((1, 8), dtype=np.int64)
+    rows = np.zeros((1, 8), dtype=np.int64)
     group = (0.1, 0.0, 0.0, 0.0, 0.0, 0.0)
 
-    def sgd(tensors=tensors, groups=(group,)):
+    def sgd(rows=rows, groups=(group,)):
         if backend == "cpp":
-            module.sgd_(tensors, list(groups), None, True, 1.0, 1)
+            module.sgd_(rows, list(groups), None, True, 1.0, 1)
         else:
-            module.sgd_cuda_(tensors, [(*group, 0, 0) for group in groups], (None, 0.0, 0.0, 0, 0, 0, 0), 0, 0, 0, 0)
+            module.sgd_cuda_(rows, [(*group, 0, 0) for group in groups], (None, 0.0, 0.0, 0, 0, 0, 0), 0, 0, 0, 0)
 
     for column, value, named in ((7, 1, "group out of range"), (6, 64, "unknown dtype"), (5, -1, "negative numel")):
-        bad = tensors.copy()
+        bad = rows.copy()
         bad[0, column] = value
         with pytest.raises(ValueError, match=named):
             sgd(bad)
-    bad = tensors.copy()
+    bad = rows.copy()
     bad[0, [1, 5]] = 8
     with pytest.raises(ValueError, match="no memory"):
         sgd(bad)
     with pytest.raises(ValueError, match="must be"):
         sgd(np.zeros((1, 7), dtype=np.int64))
     with pytest.raises(TypeError):
-        sgd(tensors.astype(np.int32))
+        sgd(rows.astype(np.int32))
     with pytest.raises(ValueError, match="a control needs all of its memory"):
         module.advance_((8, 1, 1, 8, 8, 0, 8, 8), 0.98, 0.0, None, 0.0)
 
@@ -694,10 +696,11 @@ def test_parameters_on_devices_of_others_are_left_to_them(backend):
     kind = 2 if params[0].is_cuda else 1
 
     def collected(device, other_ids):
-        tensors = np.ones((2, 8), dtype=np.int64)
-        rest = [[], [], [None, None], [False], [False], device, other_ids, False, False]
-        found = _native.load().collect_(optimizer.param_groups, {}, {}, tensors, *rest)
-        return None if found is None else (len(found[0]), int(tensors.any()))
+        rows = np.ones((2, 8), dtype=np.int64)
+        collector = _native.load().TensorCollector(device, other_ids, False, False)
+        cache = rows, [], [], [None, None]
+        found = collector.collect(optimizer.param_groups, {}, {}, [False], [False], cache)
+        return None if found is None else (len(found[0]), int(rows.any()))
 
     assert collected((kind, 0), [5]) == (2, 1)
     assert collected((kind, 5), [0]) == (0, 0)

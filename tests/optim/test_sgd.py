@@ -649,7 +649,7 @@ def test_a_model_that_was_moved_before_its_first_step(backend):
     give_grads(params, 0)
     expected = [params[0].detach() - torch.tensor(0.1) * params[0].grad]
     optimizer = clrfast.SGD(params, schedule=clrfast.Schedule(Linear(0.1, 0.5, 4), total_steps=5), backend=backend)
-    optimizer.controls = {torch.device("meta"): optimizer.control}
+    optimizer.follower.controls = {torch.device("meta"): optimizer.control}
     optimizer.step()
     assert list(optimizer.controls) == [torch.device("cpu")]
     assert int(optimizer.control.step) == 1

@@ -185,7 +185,7 @@ def test_flags_are_told_one_by_one_and_only_bools():
     model = net()
     model[1].eval()
     model[0].weight.requires_grad_(False)
-    flags = _native.load().flags
+    flags = _native.load().training_flags
     assert flags(modules_of(model), list(model.parameters())) == b"110111" + b"01111"
     model[2].training = 1
     assert flags(modules_of(model), []) is None
@@ -196,7 +196,7 @@ def test_flags_are_told_one_by_one_and_only_bools():
 def test_places_must_be_of_the_tensors():
     for shape in ((2, 2), (1, 3), (2,)):
         with pytest.raises(ValueError, match=r"places must be \[n_tensors, 2\]"):
-            _native.load().find_places_([torch.zeros(1)], np.zeros(shape, np.int64))
+            _native.load().read_locations_([torch.zeros(1)], np.zeros(shape, np.int64))
 
 
 def test_gradients_are_shown_only_as_many_as_there_are_parameters():
@@ -204,7 +204,7 @@ def test_gradients_are_shown_only_as_many_as_there_are_parameters():
     grads = [torch.ones(2), None, torch.ones(2)]
     groups = [{"params": params[:1]}, {"params": params[1:]}]
     params[1].grad = torch.zeros(2)
-    show = _native.load().show_gradients_
+    show = _native.load().set_gradients_
     assert show(groups, grads)
     assert all(param.grad is grad for param, grad in zip(params, grads, strict=True))
     assert not show(groups, grads[:2])

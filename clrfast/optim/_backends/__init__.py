@@ -1,77 +1,49 @@
-"""Which backend updates which parameters."""
+"""The backends, and the choice among them. Each module here is a ``Backend`` of ``_protocols``."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from ... import _native
-from .._parameters import described, devices_of
-from . import cuda
-from .native import CppUpdate
-from .reference import ReferenceUpdate
+from ...schedules._warnings import warn_user
+from .._parameters import describe, devices_of
+from .._protocols import Backend
+from . import cpp, cuda, reference
 
-if TYPE_CHECKING:
-    from .._sgd import SGD
-
-NAMES = ("auto", "torch", "cpp", "cuda")
-
-Update = ReferenceUpdate | CppUpdate | cuda.CudaUpdate
+BACKENDS: dict[str, Backend] = {"torch": reference, "cpp": cpp, "cuda": cuda}
+NAMES = ("auto", *BACKENDS)
 
 
-def resolved(backend: str, param_groups: Sequence[Mapping[str, Any]]) -> str:
-    """The backend that ``backend``, one of NAMES, stands for with these parameters.
+def resolved(name: str, param_groups: Sequence[Mapping[str, Any]]) -> str:
+    """Return the name of the backend that ``name``, one of NAMES, stands for with these parameters.
 
     Raises:
-        RuntimeError: a native backend was asked for that cannot update one of them.
+        RuntimeError: the backend cannot update one of them.
     """
-    if backend == "auto":
+    if name == "auto":
         return _fastest(devices_of(param_groups))
     index = 0
     for group, options in enumerate(param_groups):
         for param in options["params"]:
-            reason = why_not(backend, param.device)
+            reason = BACKENDS[name].why_not(param.device)
             if reason is not None:
-                where = f"{described(index, group, param)} on {param.device}"
-                raise RuntimeError(f"backend: {backend!r} cannot update {where}: {reason}")
+                where = f"{describe(index, group, param)} on {param.device}"
+                raise RuntimeError(f"backend: {name!r} cannot update {where}: {reason}")
             index += 1
-    return backend
-
-
-def why_not(backend: str, device: torch.device) -> str | None:
-    """Why ``backend`` cannot update parameters on ``device``, and what to do about it; None if it can."""
-    if backend == "torch":
-        return None
-    if backend == "cuda":
-        return cuda.why_not(device)
-    if _native.why_missing is not None:
-        return f"{_native.why_missing}; {_native.HOW_TO_BUILD}"
-    return None if device.type == "cpu" else "it works on the CPU; use backend='auto'"
-
-
-def updates_of(optimizer: SGD) -> list[Update]:
-    """What updates the parameters of ``optimizer``: all together, or those of each device."""
-    backend, devices = optimizer.backend, devices_of(optimizer.param_groups)
-    if backend == "torch":
-        return [ReferenceUpdate(optimizer)]
-    if backend == "cpp":
-        return [CppUpdate(optimizer, devices[0])]
-    return [cuda.CudaUpdate(optimizer, device, optimizer.tick(device)) for device in devices]
+    return name
 
 
 def _fastest(devices: Sequence[torch.device]) -> str:
     native = {"cpu": "cpp", "cuda": "cuda"}.get(devices[0].type)
     if native is None:
         return "torch"
-    reasons = [reason for device in devices if (reason := why_not(native, device)) is not None]
+    reasons = [reason for device in devices if (reason := BACKENDS[native].why_not(device)) is not None]
     if not reasons:
         return native
-    warnings.warn(
+    warn_user(
         f"the native backend {native!r} is missing, so SGD takes the slower pure-torch one: {reasons[0]}. "
-        "backend='torch' chooses pure torch without this warning.",
-        stacklevel=5,
+        "backend='torch' chooses pure torch without this warning."
     )
     return "torch"

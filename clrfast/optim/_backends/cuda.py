@@ -1,40 +1,38 @@
-"""The CUDA backend: one launch for the schedule's step and the update of up to a thousand tensors; it never waits."""
+"""The CUDA backend: one launch advances the schedule and updates up to a thousand tensors. It never waits."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ... import _native
 from .. import _capture as capture
-from .._parameters import described, require_one_element, with_gradient
+from .._parameters import describe, devices_of, params_with_grad, require_one_element
+from .._protocols import Control, OptimizerView
 from .native import OPTIONS, NativeUpdate
 
-if TYPE_CHECKING:
-    from .._control import StepControl
-    from .._sgd import SGD
+MAX_MERGED_CHUNKS = 2048
+"""The most chunks (of 4,096 elements, 8,192 of 16 bits) with which an update launch advances the schedule itself.
 
-MERGED_CHUNKS = 2048
-"""A launch of at most so many chunks (of 4,096 elements, 8,192 of 16 bits) takes the schedule's step itself.
-
-An arithmetical choice, to be measured (benchmarks/speed/kernel_variants.cu): a launch of its own costs about 4 us
-once, the step within the update about 0.5 us for each time that the blocks fill the device (528 of them on an H100).
+The value is estimated, not measured; benchmarks/speed/kernel_variants.cu measures it. A separate launch costs about
+4 us once. Advancing within the update costs about 0.5 us each time that its blocks fill the device (528 blocks on an
+H100).
 """
 
 
 def why_not(device: torch.device) -> str | None:
-    """Why this backend cannot update parameters on ``device``, and what to do about it; None if it can."""
+    """Return why this backend cannot update parameters on ``device``, and the remedy; None if it can."""
     if device.type != "cuda":
         return f"it works on CUDA devices, not on {device}; move the model, or use backend='auto'"
     return why_not_built() or _why_not_usable(device.index)
 
 
 def why_not_built() -> str | None:
-    """Why this build or this torch has no such backend; None if both have."""
+    """Return why this build lacks the backend, and the remedy; None if it has it."""
     if _native.why_missing is not None:
         return f"{_native.why_missing}; {_native.HOW_TO_BUILD}"
     if not hasattr(_native.load(), "sgd_cuda_"):
@@ -46,7 +44,7 @@ def why_not_built() -> str | None:
 
 
 def why_no_device() -> str | None:
-    """Why no CUDA device can be used at all; None if one can. The backend itself is there."""
+    """Return why no CUDA device can be used at all; None if one can. The build must have the backend."""
     module = _native.load()
     problem: str = module.cuda_problem()
     if not problem and torch.version.cuda is None:
@@ -62,7 +60,7 @@ def _why_not_usable(index: int) -> str | None:
     if reason is not None:
         return reason
     try:
-        with _on(index):
+        with _device_guard(index):
             _native.load().load_cuda()
     except RuntimeError as error:
         targets = _native.load().cuda_targets
@@ -70,11 +68,17 @@ def _why_not_usable(index: int) -> str | None:
     return None
 
 
-def advance_(control: StepControl, loss: Tensor | None, found_inf: Tensor | None) -> None:
-    """One step of the control, on its device's current stream."""
-    arguments, used = _advance(control, loss, found_inf)
-    with _on(control.device):
-        _native.load().advance_cuda_(arguments, _stream(control.device))
+def updates_of(optimizer: OptimizerView) -> list[CudaUpdate]:
+    """Return one update per device."""
+    devices = devices_of(optimizer.param_groups)
+    return [CudaUpdate(optimizer, device, optimizer.step_count_on(device)) for device in devices]
+
+
+def advance_(control: Control, loss: Tensor | None, found_inf: Tensor | None) -> None:
+    """Take one step of the control, on its device's current stream."""
+    arguments, used = _advance_params(control, loss, found_inf)
+    with _device_guard(control.device):
+        _native.load().advance_cuda_(arguments, _stream_handle(control.device))
         if capture.is_capturing((control.device,)):
             _hold_for_graph(control.device, used)
 
@@ -83,53 +87,62 @@ class CudaUpdate(NativeUpdate):
     """The update of an optimizer's parameters on one CUDA device.
 
     Args:
-        tick: int64 [] on the device, counts the updates; an update's number tells the first one of a buffer from
-            the later ones (``Tensor::started`` in csrc/tensor_list.h).
+        step_count: int64 [] on the device, counts the updates. A buffer's flag holds the number of its first one
+            (csrc/cuda/kernels.h).
     """
 
     device_type = 2
-    mixed = True
+    mixed_dtypes = True
 
-    def __init__(self, optimizer: SGD, device: torch.device, tick: Tensor):
+    def __init__(self, optimizer: OptimizerView, device: torch.device, step_count: Tensor):
         super().__init__(optimizer, device)
-        self._tick = tick
+        self._step_count = step_count
 
-    def _update_(self, optimizer: SGD, loss: Any, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
+    def _update_(
+        self, optimizer: OptimizerView, loss: Any, grad_scale: Tensor | None, found_inf: Tensor | None
+    ) -> None:
         control = optimizer.controls[self._device] if optimizer.controls else None
         if control is not None:
-            advance, used = _advance(control, control.as_tensor(loss), found_inf)
-            found_inf = None  # the control knows of it
+            advance, used = _advance_params(control, control.as_tensor(loss), found_inf)
+            found_inf = None  # the control decides by it
         else:
-            advance, used = (None, 0.0, 0.0, 0, 0, self._tick.data_ptr(), 0), [self._tick]
-        rates: list[Tensor] = []  # kept until the launch has read their addresses
+            advance, used = (None, 0.0, 0.0, 0, 0, self._step_count.data_ptr(), 0), [self._step_count]
+        rates: list[Tensor] = []  # keeps them alive until the launch has read them
         groups = [self._group(group, rates) for group in optimizer.param_groups]
         grad_scale, found_inf = (_float32(tensor, self._device) for tensor in (grad_scale, found_inf))
-        with _on(self._device):
+        with _device_guard(self._device):
             try:
                 _native.load().sgd_cuda_(
-                    self._tensors,
+                    self._cache.rows,
                     groups,
                     advance,
                     _address(grad_scale),
                     _address(found_inf),
-                    MERGED_CHUNKS,
-                    _stream(self._device),
+                    MAX_MERGED_CHUNKS,
+                    _stream_handle(self._device),
                 )
             except RuntimeError as error:
-                first = next((one for one in with_gradient(optimizer) if one.param.device == self._device), None)
+                first = next(
+                    (
+                        one
+                        for one in params_with_grad(optimizer.param_groups, optimizer.state)
+                        if one.param.device == self._device
+                    ),
+                    None,
+                )
                 if first is None:
                     raise
-                where = described(first.index, first.group, first.param)
+                where = describe(first.index, first.group, first.param)
                 raise RuntimeError(f"{where} and those launched with it were not updated: {error}") from error
             if capture.is_capturing(self._devices):
-                used += [*self._updated, *self._grads, self._rest, *optimizer.state_tensors()]
+                used += [*self._params, *self._grads, self._left_to_reference, *optimizer.state_tensors()]
                 used += [*rates, grad_scale, found_inf]
                 _hold_for_graph(self._device, used)
         if control is not None:
             control.count_step()
 
     def _group(self, group: dict[str, Any], rates: list[Tensor]) -> tuple[float, ...]:
-        """One group's options, and where its rate lies on the device as float32 and float64 (0 for a number)."""
+        """One group's options, and the addresses of its rate on the device as float32 and float64; 0 for a number."""
         lr = group["lr"]
         if not isinstance(lr, Tensor) or (lr.device != self._device and lr.device.type == "cpu"):
             return (*(float(group[name]) for name in OPTIONS), 0, 0)
@@ -147,8 +160,10 @@ def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-def _advance(control: StepControl, loss: Tensor | None, found_inf: Tensor | None) -> tuple[tuple[Any, ...], list[Any]]:
-    """The control's next step as the kernels take it, and the tensors whose addresses are in it."""
+def _advance_params(
+    control: Control, loss: Tensor | None, found_inf: Tensor | None
+) -> tuple[tuple[Any, ...], list[Any]]:
+    """The control's next step in the form that the kernels take, and the tensors whose addresses are in it."""
     loss, found_inf = (_float32(tensor, control.device) for tensor in (loss, found_inf))
     arguments = (
         control.addresses(),
@@ -156,23 +171,23 @@ def _advance(control: StepControl, loss: Tensor | None, found_inf: Tensor | None
         control.stop_factor or 0.0,
         _address(loss),
         _address(found_inf),
-        _address(control.tick),
-        control.ticket.data_ptr(),
+        _address(control.step_count),
+        control.blocks_done.data_ptr(),
     )
-    return arguments, [*control.tensors(), control.ticket, control.tick, loss, found_inf]
+    return arguments, [*control.tensors(), control.blocks_done, control.step_count, loss, found_inf]
 
 
-def _stream(device: torch.device) -> int:
+def _stream_handle(device: torch.device) -> int:
     """The handle of the device's current stream."""
     return torch.cuda.current_stream(device).cuda_stream
 
 
-def _on(device: torch.device | int) -> contextlib.AbstractContextManager[Any]:
-    """A block in which ``device`` is the current one. torch switches, because it knows which devices are in use: to
+def _device_guard(device: torch.device | int) -> contextlib.AbstractContextManager[Any]:
+    """Make ``device`` the current one within a block. torch does it, because it knows which devices are in use: to
     return to one that was never used would create a context of hundreds of megabytes there."""
     return torch.cuda.device(device)
 
 
 def _hold_for_graph(device: torch.device, objects: list[Any]) -> None:
-    """Keep ``objects`` for as long as the graph lives that the current stream of ``device`` is capturing."""
-    _native.load().hold_for_graph(_stream(device), objects)
+    """Keep ``objects`` alive for as long as the graph exists that the current stream of ``device`` is capturing."""
+    _native.load().hold_for_graph(_stream_handle(device), objects)

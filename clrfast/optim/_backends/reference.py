@@ -1,12 +1,13 @@
 """The pure-torch backend: the executable specification of ``advance_`` and of the update.
 
-Sync-free tensor code for any device that torch has. ``csrc/step_control.h`` and ``csrc/sgd_math.h`` hold the same
-formulas and agree bit for bit: every operation is rounded by itself, in float32 (float64 for float64 parameters).
+It is tensor code for any device that torch has, and it never waits for the device. ``csrc/step_control.h`` and
+``csrc/rules/sgd.h`` hold the same formulas and agree bit for bit: each operation rounds by itself, in float32 (float64
+for float64 parameters).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,49 +15,65 @@ from torch import Tensor
 
 from ...schedules import QUANTITIES
 from .. import _capture as capture
-from .._parameters import Parameter, devices_of, with_gradient
-
-if TYPE_CHECKING:
-    from .._control import StepControl
-    from .._sgd import SGD
+from .._parameters import ParamWithGrad, devices_of, params_with_grad
+from .._protocols import Control, OptimizerView
 
 Value = Tensor | float
 
 
-def advance_(control: StepControl, loss: Tensor | None, found_inf: Tensor | None) -> None:
-    """One step of the control; see ``StepControl.advance``."""
-    live, last = ~control.stop, control.total_steps - 1
+def why_not(device: torch.device) -> str | None:
+    """Return None: it works on every device."""
+    return None
+
+
+def updates_of(optimizer: OptimizerView) -> list[ReferenceUpdate]:
+    """Return one update for all parameters."""
+    return [ReferenceUpdate(optimizer)]
+
+
+def advance_(control: Control, loss: Tensor | None, found_inf: Tensor | None) -> None:
+    """Take one step of the control; ``StepControl.advance`` says which."""
+    running, last = ~control.stop, control.total_steps - 1
     if loss is not None:
         loss = loss.detach().reshape(()).to(control.table, non_blocking=True)
-        slot = control.step.clamp(max=last).view(1)
-        record = live & (control.step <= last)
-        control.losses.index_copy_(0, slot, torch.where(record, loss, control.losses[slot]))
-
-        average, weight, best = control.average
-        smoothing, gain = np.float32(control.smoothing), np.float32(1) - np.float32(control.smoothing)
-        finite = torch.isfinite(loss)
-        average = float(smoothing) * average + float(gain) * loss
-        weight = float(smoothing) * weight + float(gain)
-        smoothed = average / weight
-        best = torch.minimum(best, smoothed)
-        if control.stop_factor is not None:
-            room = float(np.float32(control.stop_factor) - np.float32(1)) * best.abs()
-            control.stop |= live & (~finite | (smoothed - best > room))
-        control.average.copy_(torch.where(live & finite, torch.stack((average, weight, best)), control.average))
+        _record_(control, loss, running)
+        _watch_(control, loss, running)
     apply = ~control.stop
     if found_inf is not None:
         apply = apply & (found_inf.reshape(()).to(control.row, non_blocking=True) == 0)
     row = control.table[control.step.clamp(max=last).view(1)][0]
-    control.row[:, :3] = torch.where(live, row, control.row[:, :3])
+    control.row[:, :3] = torch.where(running, row, control.row[:, :3])
     control.row[:, 3] = apply
     control.step += apply
+
+
+def _record_(control: Control, loss: Tensor, running: Tensor) -> None:
+    last = control.total_steps - 1
+    index = control.step.clamp(max=last).view(1)
+    record = running & (control.step <= last)
+    control.losses.index_copy_(0, index, torch.where(record, loss, control.losses[index]))
+
+
+def _watch_(control: Control, loss: Tensor, running: Tensor) -> None:
+    """Update the average and the best loss, and stop where the loss diverges."""
+    average, weight, best = control.average
+    smoothing, loss_weight = np.float32(control.smoothing), np.float32(1) - np.float32(control.smoothing)
+    finite = torch.isfinite(loss)
+    average = float(smoothing) * average + float(loss_weight) * loss
+    weight = float(smoothing) * weight + float(loss_weight)
+    smoothed = average / weight
+    best = torch.minimum(best, smoothed)
+    if control.stop_factor is not None:
+        allowed = float(np.float32(control.stop_factor) - np.float32(1)) * best.abs()
+        control.stop |= running & (~finite | (smoothed - best > allowed))
+    control.average.copy_(torch.where(running & finite, torch.stack((average, weight, best)), control.average))
 
 
 def update_(
     param: Tensor,
     grad: Tensor,
     buffer: Tensor | None,
-    started: Tensor | None,
+    momentum_initialized: Tensor | None,
     master: Tensor | None = None,
     *,
     lr: Value,
@@ -68,7 +85,7 @@ def update_(
     grad_scale: Tensor | None = None,
     apply: Tensor | bool = True,
 ) -> None:
-    """The update of one parameter, in place; ``grad`` is only read.
+    """Update one parameter in place; ``grad`` is only read.
 
         g = (-1 if maximize else 1) / grad_scale * grad
         g = g + weight_decay * p                                        left out where weight_decay == 0
@@ -77,10 +94,11 @@ def update_(
         p = p - lr * d
 
     Args:
-        param, grad, buffer: one shape; any real floating types. ``buffer`` is None without momentum.
-        started: int64 [], 0 until an update of ``buffer`` was applied; None: it was.
-        master: float32 master weights of a 16-bit ``param``: these are updated, and ``param`` becomes their rounded
-            copy. An element of ``param`` that is no such copy was changed from outside, and counts instead.
+        param, grad, buffer: one shape, any real floating dtypes. ``buffer`` is None without momentum.
+        momentum_initialized: int64 [], 0 until an update of ``buffer`` was applied; None says that one was.
+        master: float32 master weights of a 16-bit ``param``. They are updated, and ``param`` becomes their rounded
+            copy. Where an element of ``param`` differs from that copy, it was written to from outside, and overrides
+            its master weight.
         lr, momentum, weight_decay: Python numbers, or one-element tensors on the parameter's device.
         apply: where false, nothing changes.
     """
@@ -94,14 +112,14 @@ def update_(
     d = g
     if buffer is not None:
         b = momentum * buffer.to(compute) + (1 - dampening) * g
-        if started is not None:
-            b = torch.where(started != 0, b, g)
-        moving = momentum != 0
-        d = _where(moving, g + momentum * b if nesterov else b, g)
-        moving = moving & apply
-        _write_(buffer, b, moving)
-        if started is not None:  # another backend may have put more than 1 there
-            started += (started == 0) & moving
+        if momentum_initialized is not None:
+            b = torch.where(momentum_initialized != 0, b, g)
+        has_momentum = momentum != 0
+        d = _where(has_momentum, g + momentum * b if nesterov else b, g)
+        writes_buffer = has_momentum & apply
+        _write_(buffer, b, writes_buffer)
+        if momentum_initialized is not None:  # another backend may have written a number above 1
+            momentum_initialized += (momentum_initialized == 0) & writes_buffer
     p = p - lr * d
     if master is not None:
         _write_(master, p, apply)
@@ -113,7 +131,7 @@ def _scalar(value: Value, compute: torch.dtype) -> Value:
 
 
 def _where(condition: Any, value: Tensor, otherwise: Tensor) -> Tensor:
-    """``value`` where the condition holds: decided here for a bool, on the device for a tensor."""
+    """Choose by ``condition``: here if it is a bool, on the device if it is a tensor."""
     if isinstance(condition, Tensor):
         return torch.where(condition, value, otherwise)
     return value if condition else otherwise
@@ -129,33 +147,23 @@ def _write_(target: Tensor, value: Tensor, apply: Tensor | bool) -> None:
 class ReferenceUpdate:
     """The update of all parameters of an optimizer, one after the other."""
 
-    def __init__(self, optimizer: SGD):
+    def __init__(self, optimizer: OptimizerView):
         self._devices = devices_of(optimizer.param_groups)
-        self._parameters: list[Parameter] = []
+        self._parameters: list[ParamWithGrad] = []
 
-    def prepare(self, optimizer: SGD) -> bool:
-        """Find this step's gradients. False if the parameters have moved to other devices since this was made.
-
-        Raises:
-            RuntimeError: one of them cannot be used; nothing has changed then.
-        """
+    def prepare(self, optimizer: OptimizerView) -> bool:
+        """Find this step's gradients; ``Update.prepare`` has the details."""
         if devices_of(optimizer.param_groups) != self._devices:
             return False
-        self._parameters = with_gradient(optimizer)
+        self._parameters = params_with_grad(optimizer.param_groups, optimizer.state)
         if capture.is_capturing(self._devices):
             capture.require_complete(optimizer, self._parameters)
         for parameter in self._parameters:
             optimizer.ensure_state(parameter.group, parameter.param)
         return True
 
-    def update_(self, optimizer: SGD, loss: Any, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
-        """Advance the schedule, if there is one, and apply the update.
-
-        Args:
-            loss: what the schedule's control records; None without one.
-            grad_scale: one element that divides every gradient, or None.
-            found_inf: one element; anything but 0 skips the update. Under a schedule its control has seen it.
-        """
+    def update_(self, optimizer: OptimizerView, loss: Any, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
+        """Advance the schedule and apply the update; ``Update.update_`` has the details."""
         for control in optimizer.controls.values():
             control.advance(loss, found_inf)
         update_all_(optimizer, self._parameters, grad_scale, found_inf)
@@ -163,9 +171,12 @@ class ReferenceUpdate:
 
 @torch.no_grad()
 def update_all_(
-    optimizer: SGD, parameters: list[Parameter], grad_scale: Tensor | None, found_inf: Tensor | None
+    optimizer: OptimizerView,
+    parameters: list[ParamWithGrad],
+    grad_scale: Tensor | None,
+    found_inf: Tensor | None,
 ) -> None:
-    """``update_`` of each of ``parameters``, with its state and its group's options."""
+    """Apply ``update_`` to each of ``parameters``, with its state and its group's options."""
     for parameter in parameters:
         param, group = parameter.param, optimizer.param_groups[parameter.group]
         values = [group[name] for name in QUANTITIES]
@@ -181,7 +192,7 @@ def update_all_(
             param,
             parameter.grad,
             buffer,
-            optimizer.first_updates.flag(buffer),
+            optimizer.momentum_flags.flag_of(buffer),
             state["master_param"] if optimizer.keeps_master(param) else None,
             **dict(zip(QUANTITIES, values, strict=True)),
             dampening=group["dampening"],

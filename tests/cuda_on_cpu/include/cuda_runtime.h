@@ -1,4 +1,4 @@
-// Stands in for CUDA's own header, so that g++ compiles csrc/sgd_cuda.cu and benchmarks/speed/kernel_variants.cu and their
+// Stands in for CUDA's own header: g++ then compiles csrc/cuda/sgd.cu and benchmarks/speed/kernel_variants.cu, whose
 // kernels run on the CPU.
 //
 // A launch runs all blocks and threads one after the other, each block's threads from the last to the first. Every

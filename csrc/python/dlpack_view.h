@@ -1,6 +1,6 @@
-// What a tensor is, read off its Python object in one C call: DLPack's exchange API, as torch exposes it.
-//
-// Only the part of DLPack's stable ABI that is needed here (dmlc/dlpack, include/dlpack/dlpack.h, version 1).
+// Reads a tensor's memory, shape and dtype from its Python object in one C call: DLPack's exchange API, as torch
+// exposes it. Declared here is the part of DLPack's stable ABI that clrfast uses (dmlc/dlpack, include/dlpack/dlpack.h,
+// version 1).
 #pragma once
 
 #include <Python.h>
@@ -36,11 +36,12 @@ struct ExchangeApi {  // DLPackExchangeAPI
 
 constexpr std::uint8_t int_code = 0, float_code = 2, bfloat_code = 4, bool_code = 6;
 
-// torch's, and torch.Tensor; null before `set_exchange_api_`.
+// torch's exchange API, and torch.Tensor; both are null before `set_exchange_api_`.
 inline const ExchangeApi* exchange_api = nullptr;
 inline PyTypeObject* tensor_type = nullptr;
 
-// False, with a Python error set, for a sparse tensor, for example. The view is valid for as long as nothing else runs.
+// Returns false with a Python error set where a tensor has no view; a sparse one, for example. A view is valid until
+// other code runs.
 inline bool view_of(PyObject* tensor, TensorView& view) { return exchange_api->view_from_object(tensor, &view) == 0; }
 
 inline std::int64_t address_of(const TensorView& view) {
@@ -67,7 +68,7 @@ inline bool on_one_device(const TensorView& a, const TensorView& b) {
   return a.device_type == b.device_type && a.device_id == b.device_id;
 }
 
-// Whether both have one device and shape, and the same strides wherever these matter.
+// Whether both have the same device, the same shape, and the same strides in all dimensions of more than one element.
 inline bool laid_out_alike(const TensorView& a, const TensorView& b) {
   if (!on_one_device(a, b) || a.ndim != b.ndim) return false;
   for (int i = 0; i < a.ndim; ++i) {
@@ -77,7 +78,7 @@ inline bool laid_out_alike(const TensorView& a, const TensorView& b) {
   return true;
 }
 
-// Whether the elements lie one after another, in the order of the dimensions.
+// Whether the elements are in row-major order without gaps.
 inline bool is_contiguous(const TensorView& view) {
   std::int64_t expected = 1;
   for (int i = view.ndim - 1; i >= 0; --i) {
@@ -87,16 +88,16 @@ inline bool is_contiguous(const TensorView& view) {
   return true;
 }
 
-// Whether the elements fill their memory without gap or overlap, in whatever order of dimensions.
+// Whether the elements fill their memory without gaps or overlaps, in any order of dimensions.
 inline bool is_dense(const TensorView& view) {
   if (is_contiguous(view)) return true;
-  constexpr int most = 16;
-  std::pair<std::int64_t, std::int64_t> dims[most];
+  constexpr int max_dims = 16;
+  std::pair<std::int64_t, std::int64_t> dims[max_dims];
   int n = 0;
   for (int i = 0; i < view.ndim; ++i) {
     if (view.shape[i] == 1) continue;
     if (view.shape[i] == 0) return true;
-    if (n == most) return false;
+    if (n == max_dims) return false;
     dims[n++] = {view.strides[i], view.shape[i]};
   }
   std::sort(dims, dims + n);

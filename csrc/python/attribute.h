@@ -1,18 +1,18 @@
-// An attribute, or a method's answer, of many objects of one type.
+// Fast access to one attribute, or to one method without arguments, of many objects of one type.
 #pragma once
 
 #include <Python.h>
 
 namespace clrfast {
 
-// Reads what PyObject_GetAttr reads, a fifth quicker from tensors: where the type computes the attribute in C, as torch
-// does for `grad` and `requires_grad`, that function is looked up once for all objects of the type. For the length of
-// one walk over them: it holds no reference to the type.
+// Reads an attribute, as PyObject_GetAttr does. It is a fifth faster on tensors: where the type computes the attribute
+// in C, as torch does for `grad` and `requires_grad`, the function is looked up once per type. An instance must not
+// outlive one walk over the objects, because it holds no reference to their type.
 class Attribute {
  public:
   explicit Attribute(PyObject* name) : name_(name) {}
 
-  // A new reference; null with an error set.
+  // Returns a new reference; null with an error set.
   PyObject* of(PyObject* object) {
     if (Py_TYPE(object) != type_) look_up(Py_TYPE(object));
     return get_ ? get_->get(object, get_->closure) : PyObject_GetAttr(object, name_);
@@ -27,7 +27,7 @@ class Attribute {
     if (!found) return PyErr_Clear();
     if (Py_TYPE(found) == &PyGetSetDescr_Type) get_ = reinterpret_cast<PyGetSetDescrObject*>(found)->d_getset;
     if (get_ && !get_->get) get_ = nullptr;
-    Py_DECREF(found);  // the type keeps it
+    Py_DECREF(found);  // the type keeps it alive
   }
 
   PyObject* name_;
@@ -35,13 +35,13 @@ class Attribute {
   const PyGetSetDef* get_ = nullptr;
 };
 
-// Calls a method without arguments, quicker than PyObject_CallMethodNoArgs for methods that a type has in C. Also for the
-// length of one walk.
+// Calls a method without arguments, faster than PyObject_CallMethodNoArgs where the type defines it in C. The same
+// limit on its lifetime applies.
 class Method {
  public:
   explicit Method(PyObject* name) : name_(name) {}
 
-  // A new reference; null with an error set.
+  // Returns a new reference; null with an error set.
   PyObject* operator()(PyObject* object) {
     if (Py_TYPE(object) != type_) look_up(Py_TYPE(object));
     return call_ ? call_(object, nullptr) : PyObject_CallMethodNoArgs(object, name_);
@@ -57,7 +57,7 @@ class Method {
       const PyMethodDef* method = reinterpret_cast<PyMethodDescrObject*>(found)->d_method;
       if (method->ml_flags == METH_NOARGS) call_ = method->ml_meth;
     }
-    Py_DECREF(found);  // the type keeps it
+    Py_DECREF(found);  // the type keeps it alive
   }
 
   PyObject* name_;

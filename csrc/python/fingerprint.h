@@ -1,7 +1,7 @@
-// Whether modules, dicts and tensors are still those that a captured graph was made with. Every replay has to know it,
-// so this is one walk without the interpreter. The comparison is exact: objects are compared by identity, and kept
-// alive for that; memory is compared by address, which is read from the tensor at every comparison.
-// clrfast/graph/snapshot.py holds what is compared.
+// Compares modules, dicts and tensors with those that a captured graph was made with. Every replay needs the answer, so
+// this is one walk without the interpreter. The comparison is exact: objects are compared by identity, and the
+// fingerprint keeps them alive; memory is compared by address, read from the tensor each time.
+// clrfast/training/_fingerprint.py makes the fingerprint.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -10,22 +10,22 @@
 #include <cstdint>
 #include <string>
 
-#include "attribute.h"
-#include "dlpack_view.h"
+#include "python/attribute.h"
+#include "python/dlpack_view.h"
 
 namespace clrfast {
 
 namespace py = pybind11;
 
-using Places = py::array_t<std::int64_t, py::array::c_style>;
+using MemoryLocations = py::array_t<std::int64_t, py::array::c_style>;
 
-// Where a tensor lies, and as what.
-struct Place {
-  std::int64_t address, kind;  // kind: type and device
+// The address, dtype and device of a tensor's memory.
+struct MemoryLocation {
+  std::int64_t address, kind;  // kind: dtype and device
 
-  bool operator==(const Place& other) const { return address == other.address && kind == other.kind; }
+  bool operator==(const MemoryLocation& other) const { return address == other.address && kind == other.kind; }
 
-  // False for a tensor without memory of its own, or one that has no view.
+  // Returns false for a tensor without memory or without a view.
   bool read(PyObject* tensor) {
     TensorView view;
     if (!view_of(tensor, view)) return PyErr_Clear(), false;
@@ -36,22 +36,23 @@ struct Place {
   }
 };
 
-inline Place* rows(Places& places, const py::list& tensors) {
-  if (places.ndim() != 2 || places.shape(0) != PyList_GET_SIZE(tensors.ptr()) || places.shape(1) != 2)
-    throw std::invalid_argument("clrfast._C: places must be [n_tensors, 2]");
-  return reinterpret_cast<Place*>(places.mutable_data());
+inline MemoryLocation* locations_in(MemoryLocations& locations, const py::list& tensors) {
+  if (locations.ndim() != 2 || locations.shape(0) != PyList_GET_SIZE(tensors.ptr()) || locations.shape(1) != 2)
+    throw std::invalid_argument("clrfast._C: locations must be [n_tensors, 2]");
+  return reinterpret_cast<MemoryLocation*>(locations.mutable_data());
 }
 
-// Fills `places` with those of `tensors`; false if one has none.
-inline bool find_places_(py::list tensors, Places places) {
-  Place* place = rows(places, tensors);
+// Writes the location of each tensor; returns false if one has none.
+inline bool read_locations_(py::list tensors, MemoryLocations locations) {
+  MemoryLocation* location = locations_in(locations, tensors);
   if (!exchange_api) return false;
   for (const py::handle tensor : tensors)
-    if (!place++->read(tensor.ptr())) return false;
+    if (!location++->read(tensor.ptr())) return false;
   return true;
 }
 
-// `modules`: each module, followed by what it had as `_parameters`, `_buffers` and `_modules`, in its own dict.
+// Whether each module's own dict has the same `_parameters`, `_buffers` and `_modules`; `modules` lists each module
+// followed by these three.
 inline bool modules_hold(const py::list& modules) {
   static PyObject* const names[] = {PyUnicode_InternFromString("_parameters"), PyUnicode_InternFromString("_buffers"),
                                     PyUnicode_InternFromString("_modules")};
@@ -66,8 +67,8 @@ inline bool modules_hold(const py::list& modules) {
   return true;
 }
 
-// `contents`: each dict, followed by the keys and values that it had, in turn. As no key is a dict, what follows the
-// last entry of a dict is another dict or the end only if the dict has neither grown nor shrunk.
+// Whether each dict has the same keys and values; `contents` lists each dict followed by these in turn. No key is a
+// dict, so another dict or the end follows the last item of a dict only if the dict has neither grown nor shrunk.
 inline bool contents_hold(const py::list& contents) {
   PyObject* const* item = PySequence_Fast_ITEMS(contents.ptr());
   PyObject* const* const end = item + PyList_GET_SIZE(contents.ptr());
@@ -83,19 +84,19 @@ inline bool contents_hold(const py::list& contents) {
   return true;
 }
 
-// Whether all is as it was; arguments as of `modules_hold`, `contents_hold` and `find_places_`.
-inline bool unchanged(py::list modules, py::list contents, py::list tensors, Places places) {
-  const Place* place = rows(places, tensors);
+// Whether nothing has changed; `modules_hold`, `contents_hold` and `read_locations_` describe the arguments.
+inline bool unchanged(py::list modules, py::list contents, py::list tensors, MemoryLocations locations) {
+  const MemoryLocation* location = locations_in(locations, tensors);
   if (!exchange_api || !modules_hold(modules) || !contents_hold(contents)) return false;
   for (Py_ssize_t k = 0; k < PyList_GET_SIZE(tensors.ptr()); ++k) {
-    Place now;
-    if (!now.read(PyList_GET_ITEM(tensors.ptr(), k)) || !(now == place[k])) return false;
+    MemoryLocation now;
+    if (!now.read(PyList_GET_ITEM(tensors.ptr(), k)) || !(now == location[k])) return false;
   }
   return true;
 }
 
-// One character for each `training` of a module and each `requires_grad` of a parameter; None if one is no bool.
-inline py::object flags(py::list modules, py::list params) {
+// Returns `training` of each module and `requires_grad` of each parameter as a character each; None if one is no bool.
+inline py::object training_flags(py::list modules, py::list params) {
   static PyObject *const training = PyUnicode_InternFromString("training"),
                   *const requires_grad = PyUnicode_InternFromString("requires_grad");
   std::string found;
@@ -109,7 +110,7 @@ inline py::object flags(py::list modules, py::list params) {
     }
     return true;
   };
-  // A module has it in its own dict, where it is found in half the time.
+  // A module has `training` in its own dict, where the search takes half the time.
   const auto of_module = [](PyObject* module) -> PyObject* {
     const auto own = py::reinterpret_steal<py::object>(PyObject_GenericGetDict(module, nullptr));
     PyObject* flag = own ? PyDict_GetItemWithError(own.ptr(), training) : nullptr;
@@ -122,8 +123,8 @@ inline py::object flags(py::list modules, py::list params) {
   return py::bytes(found);
 }
 
-// Has `grad` of every parameter be the gradient at its place; false if there are more or fewer parameters.
-inline bool show_gradients_(py::list param_groups, py::list grads) {
+// Sets `grad` of each parameter to the gradient at its position; returns false if their numbers differ.
+inline bool set_gradients_(py::list param_groups, py::list grads) {
   static PyObject *const params_name = PyUnicode_InternFromString("params"),
                   *const grad_name = PyUnicode_InternFromString("grad");
   Attribute attribute(grad_name);

@@ -1,0 +1,400 @@
+"""The part of a fused optimizer that does not depend on its update rule: schedule, step, hooks, saving."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._torch_compat import disable_dynamo, has_step_hooks, is_profiling
+from ..schedules import QUANTITIES, Schedule
+from ..schedules._warnings import warn_cut_cycle
+from . import _backends as backends
+from . import _capture as capture
+from . import _saved_schedule as saved_schedule
+from . import _state_dict as state_dicts
+from ._control import StepControl
+from ._momentum_flags import MomentumFlags
+from ._options import comparable, warn_overridden
+from ._parameters import devices_of, needs_master
+from ._protocols import Update
+from ._schedule_follower import ScheduleFollower
+
+_COPIED = (
+    "master_weights",
+    "_requested_backend",
+    "follower",
+    "_expects_schedule",
+    "_step_counts",
+    "momentum_flags",
+    "state_requested",
+)
+"""The attributes that a pickled or copied optimizer keeps beside torch's own."""
+
+
+class FusedOptimizer(torch.optim.Optimizer):
+    """Base class of the optimizers that update all parameters in one call and can follow a schedule on the device.
+
+    A subclass defines its update rule: its options, the state of a parameter, and ``step``'s formula in the backends.
+    """
+
+    master_weights: bool
+    _requested_backend: str
+    _expects_schedule: bool
+
+    def _begin(self) -> None:
+        """Set what an optimizer without any step has."""
+        self.follower: ScheduleFollower | None = None
+        self.momentum_flags = MomentumFlags()
+        self.state_requested = False
+        """Whether ``init_state`` was called, so that a saved state has all momentum buffers."""
+        self.generation = 0
+        """A number that grows whenever the memory that updates work on may have changed."""
+        self._updates: list[Update] = []
+        self._step_counts: dict[torch.device, Tensor] = {}
+        self._unscales = False
+        self._renew_step_lock()
+
+    def _renew_step_lock(self) -> None:
+        """Make the lock that lets one thread step at a time: updates keep what they have found until they are done."""
+        self._step_lock = threading.RLock()
+        _alive.add(self)
+
+    def __repr__(self) -> str:
+        lines = [type(self).__name__, f"Backend: {self.backend}"]
+        for index, group in enumerate(self.param_groups):
+            lines.append(f"Parameter Group {index}")
+            shown = {name: value for name, value in group.items() if name not in ("params", saved_schedule.SCHEDULE)}
+            lines += [f"    {name}: {shown[name]}" for name in sorted(shown)]
+        return "\n".join(lines)
+
+    @property
+    def backend(self) -> str:
+        """The backend in use: "torch", "cpp" or "cuda"."""
+        return backends.resolved(self._requested_backend, self.param_groups)
+
+    # --------------------------------------------------------------------------------------------------- the schedule
+
+    @property
+    def controls(self) -> Mapping[torch.device, StepControl]:
+        """The controls of the run, one per device, all alike; empty without a schedule."""
+        return {} if self.follower is None else self.follower.controls
+
+    @property
+    def control(self) -> StepControl | None:
+        """The control of the run on the first device; None without a schedule."""
+        return None if self.follower is None else self.follower.control
+
+    @property
+    def schedule(self) -> Schedule | None:
+        """The schedule, with one explicit curve per parameter group; None without one."""
+        return None if self.follower is None else self.follower.bound
+
+    def set_schedule(self, schedule: Schedule) -> StepControl:
+        """Follow ``schedule`` from its first step on; momentum buffers stay as they are.
+
+        Returns:
+            The new control, which is also ``control``.
+        Raises:
+            ValueError: the schedule has no ``total_steps``, or does not fit the parameter groups.
+        """
+        if not isinstance(schedule, Schedule):
+            raise ValueError(f"schedule: got {schedule!r}; give a clrfast.Schedule, for example clrfast.one_cycle(...)")
+        bound = schedule.bound_to(self.param_groups)
+        rates = [float(group["lr"]) for group in self.param_groups]
+        if not isinstance(schedule.lr, tuple) and len(set(rates)) > 1:
+            warn_overridden(rates)
+        warn_cut_cycle(schedule)
+        self.follower = ScheduleFollower(self, schedule, bound)
+        self.defaults["schedule"] = self.follower.given
+        return self.follower.control
+
+    @disable_dynamo
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a parameter group; under a schedule it follows it from the current step on.
+
+        Raises:
+            ValueError: an option is invalid, a parameter is there twice, or the schedule has one curve per group and
+                none for this one.
+            RuntimeError: its parameters are on a device of another type.
+        """
+        follower = self.follower
+        n_curves = 1 if follower is None else follower.given.n_groups
+        if follower is not None and 1 != n_curves <= len(self.param_groups):
+            raise ValueError(
+                f"param_group: the schedule has curves for exactly {n_curves} groups; call set_schedule with one "
+                "curve for all, or make the optimizer anew"
+            )
+        self._check_options({**self.defaults, **param_group})
+        own_lr = "lr" in param_group
+        super().add_param_group(param_group)
+        added = self.param_groups[-1]
+        for name in ("master_weights", "backend", *saved_schedule.KEYS):  # of the defaults, or of another optimizer
+            added.pop(name, None)
+        try:
+            devices_of(self.param_groups)
+            if len(set(map(id, added["params"]))) < len(added["params"]):
+                raise ValueError("params: a parameter is there twice in one group; give each once")
+            if follower is not None and n_curves in (1, len(self.param_groups)):
+                if own_lr and n_curves == 1:
+                    warn_overridden([added["lr"]])
+                follower.follow_groups(self)
+        except (RuntimeError, ValueError):
+            del self.param_groups[-1]
+            raise
+        self.forget_updates()
+
+    # ------------------------------------------------------------------------------------------------------ the state
+
+    def _check_options(self, options: dict[str, Any]) -> None:
+        """Raise ValueError unless the update rule can use the options of a group."""
+        raise NotImplementedError
+
+    def ensure_state(self, group: int, param: Tensor) -> dict[str, Any]:
+        """Return the state of ``param``, and make what its update needs of it."""
+        raise NotImplementedError
+
+    def lacks_state(self, group: int, param: Tensor) -> bool:
+        """Return whether ``ensure_state`` would have to make something."""
+        raise NotImplementedError
+
+    def uses_momentum(self, group: int) -> bool:
+        """Return whether parameters of this group need a momentum buffer, now or later in the schedule."""
+        if self.follower is not None:
+            return self.follower.control.uses_momentum[group]
+        return bool(self.param_groups[group]["momentum"] != 0)
+
+    def tracks_first_update(self, group: int) -> bool:
+        """Return whether the first update of a buffer in this group differs from later ones."""
+        return bool(self.param_groups[group]["dampening"] != 0)
+
+    def keeps_master(self, param: Tensor) -> bool:
+        """Return whether ``param`` has float32 master weights."""
+        return self.master_weights and needs_master(param)
+
+    def step_count_on(self, device: torch.device) -> Tensor:
+        """Return the number of the current update on ``device``, int64 [], for backend "cuda".
+
+        It is never reset, because the flags of buffers refer to it. It starts at 1, the flag of a buffer that another
+        backend has updated.
+        """
+        if device not in self._step_counts:
+            self._step_counts[device] = torch.ones((), dtype=torch.int64, device=device)
+        return self._step_counts[device]
+
+    def init_state(self) -> None:
+        """Make the momentum buffers and master weights of all trainable parameters now, not at their first update.
+
+        A graph capture needs it: every replay would make again what was made inside the capture.
+        """
+        if self.follower is not None:
+            self.follower.follow_changed_groups(self)
+        self._ensure_updates()
+        self.state_requested = True
+        for index, group in enumerate(self.param_groups):
+            for param in group["params"]:
+                if param.requires_grad:
+                    self.ensure_state(index, param)
+
+    def state_tensors(self) -> list[Tensor]:
+        """Return all that updates keep from step to step: the tensors of the state, and the flags of first updates."""
+        kept = [value for state in self.state.values() for value in state.values() if isinstance(value, Tensor)]
+        return kept + [flag for flag in self.momentum_flags.by_buffer.values() if flag is not None]
+
+    # ------------------------------------------------------------------------------------------------------- the step
+
+    @disable_dynamo
+    def step(self, closure: Callable[[], Any] | None = None, *, loss: Tensor | float | None = None) -> Any:
+        """Update all parameters that have a gradient.
+
+        Args:
+            closure: evaluates the model again and returns the loss.
+            loss: under a schedule, the loss that led to these gradients, one element. It is recorded in
+                ``control.losses`` without a synchronization. Default: what the closure returns.
+        Returns:
+            What the closure returned, or None.
+        Raises:
+            RuntimeError: a gradient cannot be used (sparse, complex, on another device); nothing has changed.
+        """
+        # torch wraps hooks and a profiler range around every step, at a higher cost than the update of a small model.
+        if has_step_hooks(self) or is_profiling():
+            given: dict[str, Any] = {"closure": closure, "loss": loss}
+            return _step_with_hooks(self, **{name: value for name, value in given.items() if value is not None})
+        return self._step(closure, loss=loss)
+
+    # Keeps torch.optim.Optimizer from wrapping `step` itself.
+    step.hooked = True  # type: ignore[attr-defined]
+
+    def has_hooks(self) -> bool:
+        """Return whether a hook runs before or after a step, of this optimizer or of all."""
+        return has_step_hooks(self)
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Whether GradScaler passes `grad_scale` and `found_inf` as tensors instead of waiting for the device."""
+        return self._unscales or self.defaults["fused"] is True
+
+    @contextlib.contextmanager
+    def unscaling(self) -> Iterator[None]:
+        """Have the update unscale gradients and skip on the device within a block, as with ``fused=True``."""
+        before, self._unscales = self._unscales, True
+        try:
+            yield
+        finally:
+            self._unscales = before
+
+    def _step(self, closure: Callable[[], Any] | None = None, *, loss: Tensor | float | None = None) -> Any:
+        result = None
+        if closure is not None:
+            with torch.enable_grad():
+                result = closure()
+        with self._step_lock:
+            self._update(result if loss is None else loss)
+        return result
+
+    def _update(self, loss: Tensor | float | None) -> None:
+        if not self.param_groups:
+            return
+        grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
+        follower = self.follower
+        if follower is not None:
+            if self._only_state_is_wanted(follower):
+                self.init_state()
+                self.momentum_flags.by_buffer.clear()  # torch's optimizer has updated its buffers by this step
+                return
+            follower.accept_changes(self)
+        self._prepare()
+        if follower is not None:
+            recorded = follower.control.take_recorded()
+            loss = recorded if loss is None else loss
+        for update in self._updates:
+            update.update_(self, loss, grad_scale, found_inf)
+        if follower is not None:
+            follower.show_next_row(self.param_groups)
+            follower.warn_past_end()
+
+    def _only_state_is_wanted(self, follower: ScheduleFollower) -> bool:
+        """Whether torch.distributed.checkpoint calls to have a fresh optimizer make its state.
+
+        It writes 0 as the rate of every group and gives zeros as gradients. Such a step must not move the schedule.
+        """
+        if not follower.shows_rate_of_zero(self.param_groups):
+            return False
+        grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        return bool(grads) and not any(bool(grad.any()) for grad in grads)
+
+    def _prepare(self) -> None:
+        """Have every update find its gradients; all must succeed before anything changes."""
+        if not self._updates and capture.is_capturing(devices_of(self.param_groups)):
+            raise RuntimeError(
+                "optimizer: nothing is prepared for a capture; call optimizer.init_state() before it begins"
+            )
+        self._ensure_updates()
+        if not all(update.prepare(self) for update in self._updates):
+            self.forget_updates()
+            self._ensure_updates()
+            for update in self._updates:
+                update.prepare(self)
+
+    def _ensure_updates(self) -> None:
+        """Make updates, and controls, on the devices where the parameters are now: the model may have been moved."""
+        if self._updates:
+            return
+        if self.follower is not None:
+            self.follower.follow_devices(self)
+        self._updates = list(backends.BACKENDS[self.backend].updates_of(self))
+
+    def forget_updates(self) -> None:
+        """Have the next step look at parameters and devices again."""
+        self._updates = []
+        self.generation += 1
+
+    # ----------------------------------------------------------------------------------------------- a captured step
+
+    def captured_values(self) -> list[Any]:
+        """Return what a captured step has taken as numbers, so that a replay would ignore a change of it."""
+        names: tuple[str, ...] = ("dampening", "nesterov", "maximize")
+        if self.follower is not None:
+            self.follower.accept_changes(self)
+        else:
+            names += QUANTITIES
+        values: list[Any] = [[comparable(group[name]) for name in names] for group in self.param_groups]
+        return values + [(control.smoothing, control.stop_factor) for control in self.controls.values()]
+
+    def count_replay(self) -> None:
+        """Have the parameter groups show the next step's values after a replay of a captured step."""
+        if self.follower is not None:
+            self.follower.count_replay(self.param_groups)
+
+    # --------------------------------------------------------------------------------- saving, loading and copying
+
+    @disable_dynamo
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state in the form of ``torch.optim.SGD.state_dict``; waits for the device.
+
+        With a schedule, each parameter group holds "schedule" and "schedule_step", which suffice to continue the run;
+        the key "clrfast" adds the record of the losses. torch.optim.SGD loads it as well, and ignores these.
+        """
+        if self.follower is not None and self.param_groups:
+            self.follower.follow_changed_groups(self)
+            self.follower.synchronize(self.param_groups)
+        # Before hooks of the user's, which may change the result.
+        first = self.register_state_dict_post_hook(lambda _, saved: state_dicts.complete(self, saved), prepend=True)
+        try:
+            saved: dict[str, Any] = super().state_dict()
+        finally:
+            first.remove()
+        return saved
+
+    @disable_dynamo
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a ``state_dict`` of this class or of ``torch.optim.SGD``.
+
+        A saved schedule continues at its saved step. If the optimizer was made with another schedule, that one stays in
+        force, from the saved step on, and a warning says so, except for a ``schedule.extended_to(...)``. It also warns
+        where a scheduled optimizer gets momentum without a step.
+        """
+        if self.follower is not None:
+            self.follower.follow_changed_groups(self)  # the loaded groups replace them all
+        loaded = [state_dict]  # the last one is what hooks of the user's have made of it
+        own_hooks = (
+            self.register_load_state_dict_pre_hook(lambda _, state: loaded.append(state)),
+            # Before post-hooks of the user's, which see the state as it is in force and may change it.
+            self.register_load_state_dict_post_hook(lambda _: state_dicts.take_over(self, loaded[-1]), prepend=True),
+        )
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            for hook in own_hooks:
+                hook.remove()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), **{name: getattr(self, name) for name in _COPIED}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._updates = []
+        self._unscales = False
+        self._renew_step_lock()
+        self.generation = vars(self).get("generation", 0)  # load_state_dict comes here as well
+
+
+_alive: weakref.WeakSet[FusedOptimizer] = weakref.WeakSet()
+
+
+def _renew_step_locks() -> None:
+    """Replace the locks in a forked process, where the thread that holds one may not exist."""
+    for optimizer in _alive:
+        optimizer._renew_step_lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_step_locks)
+
+_step_with_hooks = torch.optim.Optimizer.profile_hook_step(FusedOptimizer._step)

@@ -1,0 +1,108 @@
+"""What optimizer, control and backends require of one another, as protocols: so none of them imports a user of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ._momentum_flags import MomentumFlags
+
+
+class Control(Protocol):
+    """The part of a ``StepControl`` that backends use; the attributes are described there."""
+
+    total_steps: int
+    smoothing: float
+    stop_factor: float | None
+    device: torch.device
+    table: Tensor
+    step: Tensor
+    losses: Tensor
+    average: Tensor
+    stop: Tensor
+    row: Tensor
+    blocks_done: Tensor
+    step_count: Tensor | None
+
+    def advance(self, loss: Tensor | float | None = None, found_inf: Tensor | None = None) -> None: ...
+
+    def as_tensor(self, loss: Tensor | float | None) -> Tensor | None: ...
+
+    def addresses(self) -> tuple[int, ...]: ...
+
+    def tensors(self) -> tuple[Tensor, ...]: ...
+
+    def count_step(self) -> None: ...
+
+
+class OptimizerView(Protocol):
+    """The part of an optimizer that backends use; the methods are described in ``FusedOptimizer``."""
+
+    param_groups: list[dict[str, Any]]
+    master_weights: bool
+    momentum_flags: MomentumFlags
+
+    @property
+    def state(self) -> Any: ...
+
+    @property
+    def controls(self) -> Mapping[torch.device, Control]: ...
+
+    @property
+    def control(self) -> Control | None: ...
+
+    def uses_momentum(self, group: int) -> bool: ...
+
+    def tracks_first_update(self, group: int) -> bool: ...
+
+    def keeps_master(self, param: Tensor) -> bool: ...
+
+    def lacks_state(self, group: int, param: Tensor) -> bool: ...
+
+    def ensure_state(self, group: int, param: Tensor) -> dict[str, Any]: ...
+
+    def state_tensors(self) -> list[Tensor]: ...
+
+    def step_count_on(self, device: torch.device) -> Tensor: ...
+
+
+class Update(Protocol):
+    """The update of an optimizer's parameters, or of those on one device."""
+
+    def prepare(self, optimizer: OptimizerView) -> bool:
+        """Find this step's gradients. False if the parameters have moved to other devices since this was made.
+
+        Raises:
+            RuntimeError: a gradient or a state cannot be used; nothing has changed then.
+        """
+
+    def update_(
+        self,
+        optimizer: OptimizerView,
+        loss: Tensor | float | None,
+        grad_scale: Tensor | None,
+        found_inf: Tensor | None,
+    ) -> None:
+        """Advance the schedule, if there is one, and apply the update to what ``prepare`` has found.
+
+        Args:
+            loss: what the schedule's control records; None records nothing.
+            grad_scale: one element that divides every gradient, or None.
+            found_inf: one element; any value but 0 skips the update. Under a schedule its control decides.
+        """
+
+
+class Backend(Protocol):
+    """One implementation of control and update; the modules in ``_backends`` are backends."""
+
+    def why_not(self, device: torch.device) -> str | None:
+        """Why it cannot update parameters on ``device``, and what to do about it; None if it can."""
+
+    def advance_(self, control: Control, loss: Tensor | None, found_inf: Tensor | None) -> None:
+        """Take one step of the control; ``StepControl.advance`` says which."""
+
+    def updates_of(self, optimizer: OptimizerView) -> Sequence[Update]:
+        """One ``Update`` for all parameters of ``optimizer``, or one per device."""

@@ -1,0 +1,99 @@
+"""Saving and loading: what SGD adds to torch's ``state_dict``, and what it takes from one beside torch's own part."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..schedules import Schedule
+from ..schedules._warnings import warn_user
+from . import _saved_schedule as saved_schedule
+from ._control import StepControl
+from ._momentum_flags import MomentumFlags
+from ._parameters import needs_master
+from ._schedule_follower import ScheduleFollower
+
+
+class SavedOptimizer(Protocol):
+    """The part of an optimizer that saving and loading use."""
+
+    param_groups: list[dict[str, Any]]
+    master_weights: bool
+    momentum_flags: MomentumFlags
+    state_requested: bool
+    follower: ScheduleFollower | None
+
+    @property
+    def state(self) -> Any: ...
+
+    def set_schedule(self, schedule: Schedule) -> StepControl: ...
+
+    def forget_updates(self) -> None: ...
+
+
+def complete(optimizer: SavedOptimizer, saved: dict[str, Any]) -> None:
+    """Turn torch's ``state_dict`` into that of ``torch.optim.SGD``, and add the schedule and its progress."""
+    saved["state"] = {index: _exported(optimizer, state) for index, state in saved["state"].items()}
+    follower = optimizer.follower
+    if follower is not None:
+        saved["clrfast"] = {"schedule": follower.bound.to_dict(), "progress": follower.control.progress()}
+
+
+def _exported(optimizer: SavedOptimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """One parameter's state as torch.optim.SGD has it: without a buffer before the first applied update.
+
+    A buffer that ``init_state`` has made is saved if its zeros say the same, so that a distributed checkpoint has a
+    tensor to load into.
+    """
+    buffer, flags = state.get("momentum_buffer"), optimizer.momentum_flags
+    needed = optimizer.state_requested and flags.flag_of(buffer) is None
+    left_out = not needed and flags.is_fresh(buffer)
+    return {name: value for name, value in state.items() if not (left_out and name == "momentum_buffer")}
+
+
+def take_over(optimizer: SavedOptimizer, state_dict: dict[str, Any]) -> None:
+    """Take from a loaded ``state_dict`` what torch does not take."""
+    _restore_float32(optimizer, state_dict)
+    optimizer.forget_updates()
+    optimizer.momentum_flags.by_buffer.clear()  # loaded buffers count as updated
+    run = saved_schedule.saved_run(state_dict)
+    if run is not None:
+        _resume(optimizer, *run)
+    elif optimizer.follower is not None and any("momentum_buffer" in state for state in optimizer.state.values()):
+        warn_user(
+            "load_state_dict: the state has momentum, but no step of a schedule, so the optimizer's schedule stays at "
+            f"step {optimizer.follower.control.synchronize()}; write the step into param_groups[i]"
+            f"[{saved_schedule.STEP!r}] if it is another"
+        )
+    if optimizer.follower is not None:
+        optimizer.follower.adopt(optimizer.param_groups)
+
+
+def _resume(optimizer: SavedOptimizer, saved: Schedule, progress: dict[str, Any]) -> None:
+    """Continue at the saved progress, by the optimizer's own schedule if it has one."""
+    if optimizer.follower is None:
+        optimizer.set_schedule(saved)
+    elif not optimizer.follower.bound.continues(saved):
+        warn_user(
+            "load_state_dict: the saved schedule differs from the optimizer's; the optimizer's own stays in force, "
+            "from the saved step on. Make the optimizer without a schedule to take the saved one."
+        )
+    assert optimizer.follower is not None
+    optimizer.follower.resume(progress)
+
+
+def _restore_float32(optimizer: SavedOptimizer, state_dict: dict[str, Any]) -> None:
+    """Load master weights and their momentum again: torch has rounded them to their parameter's dtype."""
+    if not optimizer.master_weights:
+        for state in optimizer.state.values():
+            state.pop("master_param", None)  # saved by another optimizer; it would become outdated here
+        return
+    saved_ids = [saved for group in state_dict["param_groups"] for saved in group["params"]]
+    params = [param for group in optimizer.param_groups for param in group["params"]]
+    for saved, param in zip(saved_ids, params, strict=True):
+        for name in ("momentum_buffer", "master_param"):
+            value = state_dict["state"].get(saved, {}).get(name)
+            if isinstance(value, Tensor) and needs_master(param):
+                optimizer.state[param][name] = value.detach().to(param.device, torch.float32, copy=True)

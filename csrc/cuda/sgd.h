@@ -1,0 +1,50 @@
+// SGD and its control on CUDA devices. The pointers in the structures are device memory, and nothing here waits for the
+// device. Every launch goes to the current device, to which the stream must belong.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "step_control.h"
+#include "tensor_list.h"
+
+namespace clrfast {
+
+// What decides one step beside the tensors.
+struct CudaStep {
+  AdvanceParams advance;            // runs before the update; its row replaces lr, momentum and weight decay
+  const float* grad_scale;          // divides every gradient; or null
+  const float* found_inf;           // any value but 0 skips the update; null without, and with a control
+  std::uint32_t max_merged_chunks;  // a launch of at most this many chunks advances the control itself
+};
+
+struct CudaGroupOptions {
+  GroupOptions options;                // `apply` is not used
+  const float* lr_float32 = nullptr;   // the rate as a tensor, in both dtypes; or null
+  const double* lr_float64 = nullptr;
+};
+
+// Advances the control by a launch of its own; `blocks_done` must be null.
+void advance_cuda(const AdvanceParams& advance, std::intptr_t stream);
+
+// Takes one SGD step over all parameters of a device. Returns the number of kernel launches.
+int sgd_cuda(const ParamTensors* list, std::int64_t n_params, const std::vector<CudaGroupOptions>& groups,
+             const CudaStep& step, std::intptr_t stream);
+
+// Loads every kernel on the device: a first use inside a graph capture would be an error. Throws where no kernel
+// fits the device.
+void load_cuda();
+
+// Why CUDA cannot be used, in the driver's words; empty where it can.
+std::string cuda_problem();
+
+// Has the driver call `gone(object)` once the graph that the stream is capturing, and everything instantiated from it,
+// no longer exist. The call comes on a thread of its own, where neither CUDA nor Python may be used. Throws, and calls
+// nothing, if the stream is not capturing.
+void when_graph_is_gone(std::intptr_t stream, void (*gone)(void*), void* object);
+
+// How many tensors of one group fit into a launch.
+std::size_t tensors_per_launch();
+
+}  // namespace clrfast
