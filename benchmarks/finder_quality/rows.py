@@ -74,7 +74,7 @@ def summary_row(contender: str, split: str, rows: list[Row]) -> Row:
 def summary_table(rows: list[Row]) -> str:
     """Return the rows of ``summary_row`` as text, the lowest mean regret first."""
     head = f"{'contender':28}{'mean':>7}{'median':>8}{'worst':>7}  {'worst task':25}{f'<{NEAR_OPTIMAL}':>6}"
-    head += f"{'diverg.':>9}{'no answer':>11}{'spread':>9}{'steps':>7}{'wall':>7}"
+    head += f"{'diverg.':>9}{'no sugg.':>11}{'spread':>9}{'steps':>7}{'wall':>7}"
     lines = [head]
     for row in sorted(rows, key=lambda row: (row["mean_regret"] is None, row["mean_regret"])):
         if row["mean_regret"] is None:

@@ -1,0 +1,1 @@
+"""What steps, range tests, trainings and sweeps cost, beside torch and other packages."""

@@ -21,7 +21,6 @@ import argparse
 import gc
 import itertools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,17 +29,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.autograd import DeviceType
-from torch.profiler import ProfilerActivity, profile
 
 import clrfast
 
 from ..environment import environment
 from ..result_files import Row, write_rows
-from ..tables.optimizer import gpu_step_table
-from . import kernels, shapes, timing
+from ..tables.optimizer import gpu_step_table, kernel_summary
+from . import shapes, timing
+from .gpu_device import Call, DryRun, Gpu
 
-Call = Callable[[], Any]
 Optimizers = dict[str, torch.optim.Optimizer]
 Rows = list[Row]
 
@@ -59,9 +56,6 @@ MEMORY_FACTOR = 10
 foreach makes, eager and in the graph, and a reserve."""
 LIMIT_S = 3.0
 """Time limit of a case's device times, and of its host times, in seconds."""
-PROFILED_STEPS = 20
-PROFILED_CYCLES = 1 << 22
-"""Sleep before a profiled step, in cycles: about two milliseconds, in which the host submits the whole step."""
 
 
 @dataclass(frozen=True)
@@ -83,114 +77,6 @@ class Case:
     def row(self) -> dict[str, Any]:
         size = f"{len(self.shapes)} tensors, {self.n_values:,} values"
         return {"model": self.model, "size": size, "dtype": str(self.dtype).removeprefix("torch.")}
-
-
-class Gpu:
-    """The current CUDA device: its timers, its graphs and its profiler."""
-
-    device = torch.device("cuda")
-    backend = "cuda"
-    rounds = 400
-    copy_bytes = 4 << 30
-
-    def __init__(self) -> None:
-        l2_bytes = getattr(torch.cuda.get_device_properties(self.device), "L2_cache_size", 0) or 64 << 20
-        self._scratch = torch.zeros(l2_bytes, dtype=torch.int32, device=self.device)  # 4 bytes each
-        self._events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
-        self._cycles = 1 << 16
-
-    def device_seconds(self, call: Call) -> float:
-        """Return the device time of one call.
-
-        Raises:
-            RuntimeError: the call waits for the device.
-        """
-        begin, end = self._events
-        while self._cycles < 1 << 32:  # about two seconds
-            self._before_a_call(self._cycles)
-            begin.record()
-            call()
-            end.record()
-            host_was_ahead = not begin.query()
-            self.synchronize()
-            if host_was_ahead:
-                # Shorter again: otherwise one slow moment of the host would lengthen all later sleeps.
-                self._cycles = max(self._cycles * 19 // 20, 1 << 16)
-                return begin.elapsed_time(end) / 1e3
-            self._cycles *= 2
-        raise RuntimeError(f"{call} waits for the device")
-
-    def host_seconds(self, call: Call) -> float:
-        self.synchronize()
-        return timing.wall_seconds(call)
-
-    def captured(self, step: Call) -> Call:
-        """Capture ``step`` after one eager call of it; return the replay of the graph."""
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            step()
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            step()
-        return graph.replay
-
-    def _before_a_call(self, cycles: int) -> None:
-        """Flush the device's caches, and then let the device sleep."""
-        self._scratch.zero_()
-        torch.cuda._sleep(cycles)
-
-    def profiled(self, step: Call) -> dict[str, Any]:
-        """Return the launches of ``step``; see ``kernels.by_kernel``."""
-        between = {event.name for event in self._events_of(lambda: None, 1)}
-        return kernels.by_kernel(self._events_of(step, PROFILED_STEPS), between)
-
-    def _events_of(self, step: Call, n: int) -> list[kernels.Event]:
-        kind = self.device.type.upper()
-        with profile(activities=[getattr(ProfilerActivity, kind)]) as profiler:
-            for _ in range(n):
-                self._before_a_call(PROFILED_CYCLES)
-                step()
-            self.synchronize()
-        return [
-            kernels.Event(event.name, event.time_range.start, event.time_range.end)
-            for event in profiler.events()
-            if event.device_type == getattr(DeviceType, kind) and not event.is_user_annotation
-        ]
-
-    def free_bytes(self) -> float:
-        return torch.cuda.mem_get_info()[0]
-
-    def synchronize(self) -> None:
-        torch.cuda.synchronize()
-
-
-class DryRun(Gpu):
-    """The CPU in place of a GPU: no events, and a step itself in place of its graph."""
-
-    device = torch.device("cpu")
-    backend = "auto"
-    rounds = 3
-    copy_bytes = 1 << 20
-
-    def __init__(self) -> None:
-        pass
-
-    def device_seconds(self, call: Call) -> float:
-        return timing.wall_seconds(call)
-
-    def captured(self, step: Call) -> Call:
-        return step
-
-    def _before_a_call(self, cycles: int) -> None:
-        torch.ones(2).cumsum(0)
-
-    def free_bytes(self) -> float:
-        return math.inf
-
-    def synchronize(self) -> None:
-        pass
 
 
 def make_optimizers(case: Case, gpu: Gpu) -> Optimizers:
@@ -275,7 +161,7 @@ def profiled(case: Case, gpu: Gpu) -> dict[str, dict[str, Any]]:
     for name, optimizer in make_optimizers(case, gpu).items():
         optimizer.step()  # torch's first one makes its buffers
         found[name] = gpu.profiled(optimizer.step)
-        print(f"{case.model}, {case.dtype}, {name}: {kernels.summary(found[name])}", flush=True)
+        print(f"{case.model}, {case.dtype}, {name}: {kernel_summary(found[name])}", flush=True)
     return found
 
 

@@ -19,19 +19,19 @@ class Event:
     end_us: float
 
 
-def by_kernel(events: Iterable[Event], between: set[str]) -> dict[str, Any]:
+def by_kernel(events: Iterable[Event], separators: set[str]) -> dict[str, Any]:
     """Return the launches of a step, as medians over several steps.
 
     Args:
         events: of all steps, in any order.
-        between: full names of the events that separate the steps; they do not count.
+        separators: full names of the events that separate the steps; they do not count.
     Returns:
         ``launches``, their number; ``kernels``, a dict per function with its ``name``, the ``count`` of its launches
         and their total ``us``; ``gap_us``, the time between launches. Zeros without any step.
     """
     steps: list[list[Event]] = [[]]
     for event in sorted(events, key=lambda event: event.start_us):
-        if event.name not in between:
+        if event.name not in separators:
             steps[-1].append(event)
         elif steps[-1]:
             steps.append([])
@@ -55,12 +55,6 @@ def function_of(name: str) -> str:
     """Return the bare function of a kernel: ``update_kernel`` for ``void clrfast::update_kernel<float>(...)``."""
     found = re.search(r"(\w+)\s*[<(]", name.replace("(anonymous namespace)::", ""))
     return found[1] if found else name
-
-
-def summary(found: dict[str, Any]) -> str:
-    """Return the result of ``by_kernel`` as one line of text."""
-    kernels = [f"{kernel['count']} {kernel['name']} {kernel['us']:.1f} us" for kernel in found["kernels"]]
-    return ", ".join([*kernels, f"gaps {found['gap_us']:.1f} us"])
 
 
 def _of(step: list[Event], function: str) -> list[Event]:

@@ -13,7 +13,8 @@ import contextlib
 
 import torch
 
-from .bench_gpu import MODELS, OURS, Case, DryRun, Gpu, make_optimizers
+from .bench_gpu import MODELS, OURS, Case, make_optimizers
+from .gpu_device import DryRun, Gpu
 from .shapes import tiny
 
 CASES = [("ResNet-50", torch.float32), ("ResNet-50", torch.bfloat16), ("ResNet-56", torch.float32)]

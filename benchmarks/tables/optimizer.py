@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from ..result_files import Row
-from ..speed import kernels
 from .markdown import Results, hardware_and_versions, markdown_table, microseconds, percent
 
 
@@ -119,5 +119,11 @@ def _gpu_step_note(results: Results, steps: list[Row], ours: Iterable[Row]) -> s
 
 def _profile(rows: Iterable[Row]) -> str:
     """Return a sentence on the kernels that the profiler found in each step."""
-    steps = [f"{row['model']}, {row['dtype']}: {kernels.summary(row)}" for row in rows if "kernels" in row]
+    steps = [f"{row['model']}, {row['dtype']}: {kernel_summary(row)}" for row in rows if "kernels" in row]
     return f"By the profiler, clrfast's eager steps are: {'; '.join(steps)}. " if steps else ""
+
+
+def kernel_summary(found: dict[str, Any]) -> str:
+    """Return the result of ``kernels.by_kernel`` as one line of text."""
+    kernels = [f"{kernel['count']} {kernel['name']} {kernel['us']:.1f} us" for kernel in found["kernels"]]
+    return ", ".join([*kernels, f"gaps {found['gap_us']:.1f} us"])
