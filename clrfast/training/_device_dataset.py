@@ -1,4 +1,4 @@
-"""Data that fits on the device: shuffled, gathered and augmented there, so that an epoch takes no copies."""
+"""A dataset on the device, shuffled, gathered and augmented there, so that no batch is copied from the host."""
 
 from __future__ import annotations
 
@@ -15,28 +15,27 @@ Augment = Callable[[Tensor, torch.Generator], Tensor]
 
 
 class DeviceDataset:
-    """Batches of tensors that lie on one device, as an iterable in place of a DataLoader.
+    """An iterable over batches of tensors on one device, in place of a DataLoader.
 
-    The permutation of each epoch, the gathering of each batch and its augmentation are a few operations on that
-    device; the host neither copies nor waits.
+    A few operations on that device permute each epoch, gather each batch and augment it. The host neither copies nor
+    waits.
 
     Args:
-        tensors: ``[n, ...]`` each, for example ``(inputs, targets)``, or a single tensor; used where they are, so move
-            them to the device first.
-        batch_size: in [1, n].
-        shuffle: whether every epoch has another order. Batches that are neither shuffled nor augmented are parts of
-            ``tensors`` themselves: a model that writes to its inputs, outside of a captured step, changes them.
+        tensors: a tensor ``[n, ...]``, or several, for example ``(inputs, targets)``. They are used where they are;
+            move them to the device first.
+        batch_size: number of samples in [1, n].
+        shuffle: whether every epoch has another order. Without shuffling and augmentation, batches are views of
+            ``tensors``: a model that writes to its inputs changes the data, except in a captured step.
         augment: ``augment(inputs, generator) -> inputs``, applied to the first tensor of each batch, for example
-            ``crop_and_flip()``; random numbers are to come from the generator, which is on the tensors' device.
-        drop_last: leave out the last batch of an epoch if it is not full; a captured step wants a graph of its own for
-            it.
-        seed: of ``generator``, which order and augmentation come from.
+            ``crop_and_flip()``. Its random numbers must come from the generator, which is on the tensors' device.
+        drop_last: whether to leave out a last batch that is not full; a captured step needs a graph of its own for it.
+        seed: seed of ``generator``.
 
     Attributes:
-        generator: its state is all that the next epoch depends on.
+        generator: source of the order and the augmentation. The next epoch depends on its state alone.
 
     Raises:
-        ValueError: an argument that cannot be used; the message names it.
+        ValueError: an argument out of range; the message names it.
     """
 
     def __init__(
@@ -51,7 +50,7 @@ class DeviceDataset:
     ):
         self.single = isinstance(tensors, Tensor)
         self.tensors: tuple[Tensor, ...] = (tensors,) if isinstance(tensors, Tensor) else tuple(tensors)
-        self.n_samples = _samples(self.tensors)
+        self.n_samples = _count_samples(self.tensors)
         if not is_whole(batch_size) or not 1 <= batch_size <= self.n_samples:
             raise ValueError(f"batch_size: got {batch_size!r}; give a whole number from 1 to {self.n_samples}")
         if augment is not None and not callable(augment):
@@ -60,7 +59,7 @@ class DeviceDataset:
         self.generator = torch.Generator(self.tensors[0].device).manual_seed(seed)
 
     def __len__(self) -> int:
-        """Batches of an epoch."""
+        """Return the number of batches of an epoch."""
         return self.n_samples // self.batch_size if self.drop_last else -(-self.n_samples // self.batch_size)
 
     def __iter__(self) -> Iterator[Any]:
@@ -75,10 +74,11 @@ class DeviceDataset:
 
 
 def crop_and_flip(padding: int = 4) -> Augment:
-    """Augmentation of images ``[n, c, h, w]``: each is padded by zeros, cropped back at random, and mirrored or not.
+    """Return a function that pads images ``[n, c, h, w]`` with zeros, crops them at random and mirrors half of them.
 
     Args:
-        padding: pixels on each side, at least 0; crops begin at 0 to ``2 * padding``.
+        padding: number of pixels added on each side, at least 0. Crops have the original size and start between 0 and
+            ``2 * padding``, both included.
 
     Source: He et al. 2015, "Deep Residual Learning for Image Recognition", section 4.2.
     """
@@ -104,11 +104,11 @@ def crop_and_flip(padding: int = 4) -> Augment:
     return augment
 
 
-def _samples(tensors: tuple[Any, ...]) -> int:
-    """Samples of the dataset.
+def _count_samples(tensors: tuple[Any, ...]) -> int:
+    """Return the number of samples.
 
     Raises:
-        ValueError: the tensors do not belong together.
+        ValueError: the tensors differ in their number of samples or device, or have no samples.
     """
     if not tensors or not all(isinstance(tensor, Tensor) and tensor.dim() for tensor in tensors):
         raise ValueError("tensors: give one or more tensors with a first dimension for the samples")

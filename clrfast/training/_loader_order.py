@@ -1,4 +1,4 @@
-"""What decides in which order a loader's next batches come, wherever it lies in the loader, put back as it was."""
+"""The state that decides the order of a loader's next batches, wherever the loader holds it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import functools
 import random
 import types
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,57 +15,59 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-Restore = Callable[[], None]
+from ._saved_state import Restore
 
 MAX_OBJECTS = 10_000
-"""The most objects that are searched, those near the loader first."""
+"""Maximum number of objects that are searched; those with the fewest references between them and the loader come
+first."""
 
 MAX_ITEMS = 1_000
-"""A container of more items holds samples, not loaders, and is not searched."""
+"""Maximum number of items of a container that is searched; a larger one holds samples, not loaders."""
 
 _LEAVES = (Tensor, np.ndarray, np.generic, str, bytes, bytearray, int, float, complex, type, types.ModuleType)
-_WITHOUT_STATE = ("abc", "builtins", "collections", "functools", "numpy", "torch", "types", "typing")
-"""Packages whose classes hold no generators in attributes of the class itself."""
-
 _CONTAINERS = (list, tuple, set, frozenset, deque)
+
+_STATELESS_PACKAGES = ("abc", "builtins", "collections", "functools", "numpy", "torch", "types", "typing")
+"""Packages whose classes hold no random generators in class attributes."""
 
 
 def save_loader_order(*loaders: Any) -> list[Restore]:
-    """What puts the order of all ``loaders`` back: their generators, wherever they lie, and the counters of samplers.
+    """Save the order of the next batches of ``loaders`` and return functions that restore it.
 
-    Searched are the attributes of the loaders and of what these hold: samplers, datasets, other loaders, lists, dicts,
-    classes and the variables that functions enclose. Properties are not called. Until the undo, loaders with persistent
-    workers have none, so that they start workers of their own.
+    This covers random generators and the counters of loaders and samplers. The search follows the attributes of the
+    loaders and of the objects that they refer to: samplers, datasets, other loaders, lists, dicts, classes and the
+    variables that functions enclose. It does not call properties. Until the order is restored, loaders start new
+    workers instead of using persistent ones.
     """
-    undo = []
-    for found in _reachable(loaders):
-        if (put_back := _generator(found)) is not None:
-            undo.append(put_back)
+    restores = []
+    for found in _find_objects(loaders):
+        if (restore := _save_generator(found)) is not None:
+            restores.append(restore)
         elif _has_counters(found):
-            undo.append(_attributes(found))
+            restores.append(_save_attributes(found))
             own = vars(found)
             if own.get("_iterator") is not None or own.get("persistent_workers"):
                 own["_iterator"] = None
-    return undo
+    return restores
 
 
-def _reachable(roots: tuple[Any, ...]) -> Iterator[Any]:
-    """All objects that ``roots`` hold, each once."""
-    queue, seen = deque(roots), {id(root): root for root in roots}  # held, so that no id is taken by another object
+def _find_objects(roots: tuple[Any, ...]) -> Iterator[Any]:
+    """Yield ``roots`` and all objects that they refer to, each once."""
+    queue, seen = deque(roots), {id(root): root for root in roots}  # kept alive, so that no id is used twice
     while queue:
         found = queue.popleft()
         yield found
-        for held in _held_by(found):
-            if held is None or issubclass(type(held), _LEAVES) or id(held) in seen:
+        for referent in _referents_of(found):
+            if referent is None or issubclass(type(referent), _LEAVES) or id(referent) in seen:
                 continue
             if len(seen) == MAX_OBJECTS:
                 return
-            seen[id(held)] = held
-            queue.append(held)
+            seen[id(referent)] = referent
+            queue.append(referent)
 
 
-def _held_by(found: Any) -> Iterator[Any]:
-    # By its type: a wrapper's ``__class__`` may be a property, and tell the class of what it wraps.
+def _referents_of(found: Any) -> Iterator[Any]:
+    # By its type: a wrapper's ``__class__`` may be a property that returns the class of the wrapped object.
     kind = type(found)
     if issubclass(kind, _CONTAINERS):
         yield from found if len(found) <= MAX_ITEMS else ()
@@ -79,16 +81,16 @@ def _held_by(found: Any) -> Iterator[Any]:
         yield from _enclosed_by(found)
     yield from list(getattr(found, "__dict__", {}).values())
     for base in kind.__mro__:
-        if base.__module__.partition(".")[0] not in _WITHOUT_STATE:
+        if base.__module__.partition(".")[0] not in _STATELESS_PACKAGES:
             for member in list(vars(base).values()):
-                # An attribute in a slot, else one of the class.
+                # The value of a slot, or else a class attribute.
                 slot = isinstance(member, types.MemberDescriptorType)
                 yield member.__get__(found, kind) if slot and _is_set(member, found) else member
 
 
 def _enclosed_by(function: types.FunctionType) -> Iterator[Any]:
     for cell in function.__closure__ or ():
-        with contextlib.suppress(ValueError):  # it is empty
+        with contextlib.suppress(ValueError):  # an empty cell
             yield cell.cell_contents
 
 
@@ -100,8 +102,8 @@ def _is_set(slot: types.MemberDescriptorType, found: Any) -> bool:
     return True
 
 
-def _generator(found: Any) -> Restore | None:
-    """Puts the state of a random generator back; None for every other object."""
+def _save_generator(found: Any) -> Restore | None:
+    """Save the state of a random generator; return None for any other object."""
     kind = type(found)
     if issubclass(kind, torch.Generator):
         return functools.partial(found.set_state, found.get_state())
@@ -117,15 +119,18 @@ def _generator(found: Any) -> Restore | None:
 
 
 def _has_counters(found: Any) -> bool:
-    """Whether its attributes say where in the data it is: a loader, a sampler, one of Accelerate's wrappers with the
-    state that these share, or whatever is told its epoch. Other objects may count what should stay counted."""
+    """Return whether an object's attributes say where in the data it is.
+
+    That is so for loaders, samplers, Accelerate's wrappers and the state that these share, and all objects with
+    ``set_epoch``. Other objects may count what must go on counting.
+    """
     kind = type(found)
     known = issubclass(kind, DataLoader | Sampler) or hasattr(kind, "set_epoch") or hasattr(kind, "_add_dataloader")
     return hasattr(found, "__dict__") and (known or "base_dataloader" in vars(found))
 
 
-def _attributes(found: Any) -> Restore:
-    """Puts an object's attributes back, and what lists, sets and dicts among them contain."""
+def _save_attributes(found: Any) -> Restore:
+    """Save an object's attributes, with the contents of the lists, sets and dicts among them."""
     own = vars(found)
     before = dict(own)
     contents = [
@@ -134,7 +139,7 @@ def _attributes(found: Any) -> Restore:
         if type(value) in (list, set, dict, deque) and value is not own
     ]
 
-    def put_back() -> None:
+    def restore() -> None:
         for name in [name for name in own if name not in before]:
             del own[name]
         own.update(before)
@@ -142,4 +147,4 @@ def _attributes(found: Any) -> Restore:
             value.clear()
             (value.extend if isinstance(value, list | deque) else value.update)(content)
 
-    return put_back
+    return restore

@@ -1,4 +1,4 @@
-"""What training changes: the parameters of the model, and those that its loss has of its own."""
+"""The parameters that training changes: those of the model, and those that the loss has of its own."""
 
 from __future__ import annotations
 
@@ -12,23 +12,27 @@ from typing import Any
 from torch import Tensor, nn
 
 MAX_OBJECTS = 1_000
-"""Objects that are searched for the modules of a loss, those near it first."""
+"""Maximum number of objects that are searched for the modules of a loss; those with the fewest references between them
+and the loss come first."""
 
 _OPAQUE = (Tensor, str, bytes, int, float, complex, type, types.ModuleType)
 
 
 def find_loss_modules(*losses: Any) -> tuple[nn.Module, ...]:
-    """The modules with trainable parameters that ``losses`` reach, functions or modules each; None is left out.
+    """Return the modules with trainable parameters that ``losses`` refer to, directly or through other objects.
 
-    Searched are what a function encloses, its defaults and the globals that it names, the object of a bound method or
-    of a callable, what ``functools.partial`` holds, lists, tuples, sets and dicts, and functions among these. Modules
-    are not entered. Parameters outside of modules come as one ``nn.ParameterList``.
+    The search follows the variables that a function encloses, its defaults and the globals that it names; the object of
+    a bound method or of a callable; the content of ``functools.partial``, lists, tuples, sets and dicts; and functions
+    among these. It does not enter modules. Parameters outside of modules are returned as one ``nn.ParameterList``.
+
+    Args:
+        losses: functions or modules; None is ignored.
     """
     modules: list[nn.Module] = []
     loose: list[nn.Parameter] = []
     queue: deque[Any] = deque(losses)
     seen = {id(loss): loss for loss in losses}
-    entered = {id(loss) for loss in losses} | {id(getattr(loss, "__self__", None)) for loss in losses}
+    with_attributes = {id(loss) for loss in losses} | {id(getattr(loss, "__self__", None)) for loss in losses}
     while queue:
         found = queue.popleft()
         if isinstance(found, nn.Module):
@@ -36,30 +40,30 @@ def find_loss_modules(*losses: Any) -> tuple[nn.Module, ...]:
         elif isinstance(found, nn.Parameter):
             loose += [found] if found.requires_grad else []
         else:
-            for held in _held_by(found, attributes=id(found) in entered):
-                if id(held) not in seen and len(seen) < MAX_OBJECTS and _leads_on(held):
-                    seen[id(held)] = held
-                    queue.append(held)
+            for referent in _referents_of(found, attributes=id(found) in with_attributes):
+                if id(referent) not in seen and len(seen) < MAX_OBJECTS and _may_lead_to_modules(referent):
+                    seen[id(referent)] = referent
+                    queue.append(referent)
     return (*modules, nn.ParameterList(loose)) if loose else tuple(modules)
 
 
 def trainable_parameters(*modules: nn.Module) -> list[nn.Parameter]:
-    """The parameters of all ``modules`` that require a gradient, each once."""
+    """Return the parameters of all ``modules`` that require a gradient, each once."""
     params = {id(param): param for module in modules for param in module.parameters() if param.requires_grad}
     return list(params.values())
 
 
-def _leads_on(held: Any) -> bool:
-    return isinstance(held, nn.Parameter) or not isinstance(held, _OPAQUE)
+def _may_lead_to_modules(referent: Any) -> bool:
+    return isinstance(referent, nn.Parameter) or not isinstance(referent, _OPAQUE)
 
 
-def _held_by(found: Any, *, attributes: bool) -> Iterator[Any]:
+def _referents_of(found: Any, *, attributes: bool) -> Iterator[Any]:
     if isinstance(found, types.MethodType):
         yield from (found.__self__, found.__func__)
     elif isinstance(found, functools.partial):
         yield from (found.func, *found.args, *found.keywords.values())
     elif isinstance(found, types.FunctionType):
-        yield from _reached_by(found)
+        yield from _referents_of_function(found)
     elif isinstance(found, list | tuple | set | frozenset):
         yield from found if len(found) <= MAX_OBJECTS else ()
     elif isinstance(found, dict):
@@ -69,11 +73,11 @@ def _held_by(found: Any, *, attributes: bool) -> Iterator[Any]:
         yield vars(type(found)).get("__call__")
 
 
-def _reached_by(function: types.FunctionType) -> Iterator[Any]:
+def _referents_of_function(function: types.FunctionType) -> Iterator[Any]:
     if function.__module__ is not None and function.__module__.partition(".")[0] == "torch":
         return
     for cell in function.__closure__ or ():
-        with contextlib.suppress(ValueError):  # it is empty
+        with contextlib.suppress(ValueError):  # an empty cell
             yield cell.cell_contents
     yield from (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
     for name in function.__code__.co_names:

@@ -1,4 +1,4 @@
-"""Plain attributes of modules, which a ``forward`` may write: a hidden state carried from batch to batch, a cache."""
+"""Plain attributes of modules that ``forward`` may write, such as a hidden state or a cache."""
 
 from __future__ import annotations
 
@@ -14,123 +14,130 @@ from torch import Tensor, nn
 from .._torch_compat import buffers_of, parameters_of, version_of
 
 MAX_BYTES = 2**26
-"""Memory of the tensors and arrays whose values are copied, the first ones first; the others must not be written."""
+"""Maximum memory for copies of tensors and arrays. They are copied in order until it is used up; those that are not
+copied must not be written, else a warning names them."""
 
 MAX_ITEMS = 1_000
-"""A container of more items is put back, but what is in it is not looked at."""
+"""Maximum number of items of a container whose items are copied; larger containers are restored without that."""
 
 MAX_DEPTH = 3
-"""Containers within containers that are looked at."""
+"""Maximum depth of nested containers whose items are copied."""
 
 GROWTH_FACTOR = 4
-"""An attribute grows if it holds so many times as many numbers as after the first step."""
+"""Ratio of an attribute's size to its size after the first step from which a warning says that it grows."""
 
 _CONTAINERS = (list, dict, set, deque, OrderedDict, defaultdict)
-_NOT_THE_USERS = ("abc", "builtins", "torch", "typing")
-_OF_TORCH = frozenset(vars(nn.Module()))
+_FOREIGN_PACKAGES = ("abc", "builtins", "torch", "typing")
+_TORCH_ATTRIBUTES = frozenset(vars(nn.Module()))
 _MISSING = object()
 
 
 class ModuleAttributes:
-    """The attributes of ``modules`` outside of parameters, buffers and submodules, with the contents of their lists,
-    dicts, sets and deques.
+    """The saved attributes of modules, except for parameters, buffers and submodules.
 
-    Tensors and arrays, also within these, keep their identity and get back their values; parameters and buffers are
-    left to others. ModuleAttributes of torch's own classes, and of other objects, are not searched.
+    Lists, dicts, sets and deques are saved with their contents. Tensors and arrays, also within containers, keep their
+    identity and get their values back. Attributes of torch's own classes and of other objects are not saved.
 
     Args:
         modules: by their names, for messages.
     """
 
     def __init__(self, modules: dict[str, nn.Module]):
-        self._modules = {name: module for name, module in modules.items() if _is_the_users(module)}
-        self._others = {id(tensor) for module in modules.values() for tensor in _owned(module)}
-        self._left = MAX_BYTES
-        self._before = {name: dict(_own(module)) for name, module in self._modules.items()}
+        self._modules = {name: module for name, module in modules.items() if _has_user_class(module)}
+        self._parameters_and_buffers = {
+            id(tensor) for module in modules.values() for tensor in _parameters_and_buffers(module)
+        }
+        self._bytes_left = MAX_BYTES
+        self._before = {name: dict(_user_attributes(module)) for name, module in self._modules.items()}
         self._contents: dict[int, tuple[Any, Any]] = {}
         self._versions: dict[int, int] = {}
         for own in self._before.values():
             for value in own.values():
-                self._keep(value, MAX_DEPTH)
+                self._save(value, MAX_DEPTH)
         self._sizes: dict[str, int] | None = None
 
     def record_sizes(self) -> None:
-        """Take what the attributes hold now as their usual size."""
-        self._sizes = {name: _size(value) for name, value in self._now()}
+        """Record the present sizes of the attributes, with which ``restore`` compares them."""
+        self._sizes = {name: _size(value) for name, value in self._changeable()}
 
-    def put_back(self) -> None:
-        """Put all back, and warn of what would not let a training go on for long."""
+    def restore(self) -> None:
+        """Restore all attributes, and warn of those that would break a long training.
+
+        Such an attribute keeps the autograd graph alive, grows with every batch, or is too large to be restored.
+        """
         self._warn()
         for name, module in self._modules.items():
             own, before = vars(module), self._before[name]
-            for added in [key for key in _own(module) if key not in before]:
+            for added in [key for key in _user_attributes(module) if key not in before]:
                 del own[added]
             own.update({key: value for key, value in before.items() if own.get(key, _MISSING) is not value})
         for value, content in self._contents.values():
-            _restore(value, content)
+            _restore_value(value, content)
 
-    def _keep(self, value: Any, depth: int) -> None:
-        if id(value) in self._contents or id(value) in self._others:
+    def _save(self, value: Any, depth: int) -> None:
+        if id(value) in self._contents or id(value) in self._parameters_and_buffers:
             return
         if isinstance(value, Tensor | np.ndarray):
-            self._copy(value)
+            self._save_numbers(value)
         elif type(value) in _CONTAINERS:
             self._contents[id(value)] = value, value.copy()
             for item in _items(value) if depth else ():
-                self._keep(item, depth - 1)
+                self._save(item, depth - 1)
         elif isinstance(value, tuple) and depth:
             for item in _items(value):
-                self._keep(item, depth - 1)
+                self._save(item, depth - 1)
 
-    def _copy(self, value: Tensor | np.ndarray[Any, Any]) -> None:
+    def _save_numbers(self, value: Tensor | np.ndarray[Any, Any]) -> None:
         if isinstance(value, Tensor) and (value.layout != torch.strided or value.is_meta):
             return
-        if value.nbytes <= self._left:
-            self._left -= value.nbytes
+        if value.nbytes <= self._bytes_left:
+            self._bytes_left -= value.nbytes
             self._contents[id(value)] = value, value.detach().clone() if isinstance(value, Tensor) else value.copy()
         elif isinstance(value, Tensor) and not value.is_inference():
             self._versions[id(value)] = version_of(value)
 
-    def _now(self) -> Iterator[tuple[str, Any]]:
-        """All attributes that may differ from before, by their names with those of the modules."""
+    def _changeable(self) -> Iterator[tuple[str, Any]]:
+        """Yield the name and value of every attribute that may differ from before."""
         for name, module in self._modules.items():
             before = self._before[name]
-            for key, value in _own(module).items():
+            for key, value in _user_attributes(module).items():
                 known = value is before.get(key, _MISSING)
                 if not known or type(value) in _CONTAINERS or id(value) in self._versions:
                     yield f"{name}.{key}".lstrip("."), value
 
     def _warn(self) -> None:
-        for name, value in self._now():
-            sizes, put_back = self._sizes or {}, " It was put back as it was before"
+        for name, value in self._changeable():
+            sizes, ending = self._sizes or {}, " It was put back as it was before"
             if any(tensor.grad_fn is not None for tensor in self._tensors(value)):
                 what, remedy = "hangs on the autograd graph of its batch", "store it detached: value.detach()"
             elif 0 < GROWTH_FACTOR * sizes.get(name, 0) <= _size(value):
                 what, remedy = "grows with every batch", "keep the latest values only, or clear it"
-            elif any(self._versions.get(id(tensor), 0) < version_of(tensor) for tensor in self._large(value)):
-                what, remedy, put_back = "is too large to be put back", "make it a buffer: register_buffer", ""
+            elif any(self._versions.get(id(tensor), 0) < version_of(tensor) for tensor in self._uncopied(value)):
+                what, remedy, ending = "is too large to be put back", "make it a buffer: register_buffer", ""
             else:
                 continue
-            told = f"model: the attribute {name!r}, which forward writes, {what}; {remedy}.{put_back}"
-            warnings.warn(told, stacklevel=2)
+            message = f"model: the attribute {name!r}, which forward writes, {what}; {remedy}.{ending}"
+            warnings.warn(message, stacklevel=2)
 
     def _tensors(self, value: Any) -> Iterator[Tensor]:
-        return (leaf for leaf in _leaves(value) if isinstance(leaf, Tensor) and id(leaf) not in self._others)
+        return (
+            leaf for leaf in _leaves(value) if isinstance(leaf, Tensor) and id(leaf) not in self._parameters_and_buffers
+        )
 
-    def _large(self, value: Any) -> Iterator[Tensor]:
+    def _uncopied(self, value: Any) -> Iterator[Tensor]:
         return (tensor for tensor in self._tensors(value) if id(tensor) in self._versions)
 
 
-def _is_the_users(module: nn.Module) -> bool:
-    """Whether its class is not one of torch's alone, whose attributes are its own business."""
-    return any(kind.__module__.partition(".")[0] not in _NOT_THE_USERS for kind in type(module).__mro__)
+def _has_user_class(module: nn.Module) -> bool:
+    """Return whether the class or one of its bases is defined outside of torch."""
+    return any(kind.__module__.partition(".")[0] not in _FOREIGN_PACKAGES for kind in type(module).__mro__)
 
 
-def _own(module: nn.Module) -> dict[str, Any]:
-    return {key: value for key, value in vars(module).items() if key not in _OF_TORCH}
+def _user_attributes(module: nn.Module) -> dict[str, Any]:
+    return {key: value for key, value in vars(module).items() if key not in _TORCH_ATTRIBUTES}
 
 
-def _owned(module: nn.Module) -> Iterable[Tensor]:
+def _parameters_and_buffers(module: nn.Module) -> Iterable[Tensor]:
     return [tensor for tensor in (*parameters_of(module).values(), *buffers_of(module).values()) if tensor is not None]
 
 
@@ -145,7 +152,7 @@ def _items(container: Any) -> list[Any]:
 
 
 def _leaves(value: Any, depth: int = MAX_DEPTH) -> Iterator[Any]:
-    """``value``, or what is in it where it is a container."""
+    """Yield ``value``, or the items within it if it is a container."""
     if not _is_container(value):
         yield value
         return
@@ -154,17 +161,17 @@ def _leaves(value: Any, depth: int = MAX_DEPTH) -> Iterator[Any]:
 
 
 def _size(value: Any) -> int:
-    """The numbers in the tensors and arrays of ``value``; of a container with many items, their number."""
+    """Return the number of elements of all tensors and arrays in ``value``; of a large container, its length."""
     if _is_container(value) and len(value) > MAX_ITEMS:
         return len(value)
-    return sum(leaf.numel() if isinstance(leaf, Tensor) else leaf.size for leaf in _leaves(value) if _has_size(leaf))
+    return sum(
+        leaf.numel() if isinstance(leaf, Tensor) else leaf.size
+        for leaf in _leaves(value)
+        if isinstance(leaf, Tensor | np.ndarray)
+    )
 
 
-def _has_size(leaf: Any) -> bool:
-    return isinstance(leaf, Tensor | np.ndarray)
-
-
-def _restore(value: Any, content: Any) -> None:
+def _restore_value(value: Any, content: Any) -> None:
     if isinstance(value, Tensor):
         if not torch.equal(value.detach(), content):
             with torch.no_grad():
@@ -172,13 +179,13 @@ def _restore(value: Any, content: Any) -> None:
     elif isinstance(value, np.ndarray):
         if value.flags.writeable:
             value[...] = content
-    elif not _has(value, content):
+    elif not _has_items(value, content):
         value.clear()
         (value.extend if isinstance(value, list | deque) else value.update)(content)
 
 
-def _has(container: Any, content: Any) -> bool:
-    """Whether a container holds the very objects of ``content``."""
+def _has_items(container: Any, content: Any) -> bool:
+    """Return whether the items of a container are the same objects as those of ``content``."""
     if len(container) != len(content):
         return False
     if isinstance(container, set):

@@ -1,4 +1,4 @@
-"""Train a task with a schedule, and judge the result on its validation data."""
+"""Training of a task with a schedule, and evaluation on its validation data."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from ._train_step import TrainStep
 
 @dataclass(frozen=True)
 class Score:
-    """Result of a run on data that it did not train on.
+    """A model's result on validation data.
 
     Attributes:
-        loss: mean loss over the samples; over the batches where the task has no ``loss_fn``.
-        accuracy: share of samples whose highest output is the target, in [0, 1]; None where the task is no
+        loss: mean loss over the samples, or over the batches if the task has no ``loss_fn``.
+        accuracy: fraction of samples whose largest output is the target, in [0, 1]; None if the task is not a
             classification.
     """
 
@@ -33,10 +33,10 @@ class Score:
 
 
 def steps_per_epoch(task: Task) -> int:
-    """Batches in one pass over the training data."""
+    """Return the number of batches in one pass over the training data."""
     try:
         return len(task.train_loader)  # type: ignore[arg-type]
-    except TypeError:  # it has no length; a DataLoader over an IterableDataset has one that raises
+    except TypeError:  # no length; that of a DataLoader over an IterableDataset raises
         return sum(1 for _ in task.train_loader)
 
 
@@ -47,13 +47,14 @@ def train(
     momentum: float = 0.9,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Train ``task.model`` in place over the whole of ``schedule`` with ``clrfast.SGD``; on a CUDA device its steps are
-    replays of one CUDA graph, where that can be.
+    """Train ``task.model`` in place over all of ``schedule`` with ``clrfast.SGD``.
+
+    On a CUDA device the steps are replays of a CUDA graph where possible; see ``TrainStep``.
 
     Args:
-        schedule: with ``total_steps``; the data is passed as often as that takes.
-        momentum: for schedules that leave it to the optimizer.
-        progress: ``progress(done, total, shown)``, called after every step.
+        schedule: has ``total_steps``; the training data is passed as often as needed.
+        momentum: for schedules without a momentum curve.
+        progress: ``progress(done, total, {})``, called after every step.
     Returns:
         The loss before each update, float32 ``[total_steps]`` on the model's device.
     """
@@ -62,7 +63,7 @@ def train(
     optimizer = SGD(params, momentum=momentum, schedule=schedule)
     control = optimizer.control
     assert control is not None
-    step = TrainStep(model, task.loss_fn, optimizer, compute_loss=task.compute_loss)
+    step = TrainStep(task, optimizer=optimizer)
     model.train()
     batches = prefetch(cycle_loader(task.train_loader), step.device)
     for done, batch in zip(range(control.total_steps), batches, strict=False):
@@ -74,7 +75,11 @@ def train(
 
 @torch.no_grad()
 def evaluate(task: Task) -> Score | None:
-    """The task's score on its validation data; None without such data. The model is left in eval mode."""
+    """Return the score on the task's validation data; None if the task has none. The model is left in eval mode.
+
+    Raises:
+        ValueError: the validation data has no batches.
+    """
     if task.val_loader is None:
         return None
     model = task.model.eval()
@@ -90,12 +95,12 @@ def evaluate(task: Task) -> Score | None:
         outputs = model(inputs)
         total += float(task.loss_fn(outputs, targets)) * len(targets)
         n_samples += len(targets)
-        classifies = classifies and _classifies(outputs, targets)
+        classifies = classifies and _is_classification(outputs, targets)
         correct += int((outputs.argmax(-1) == targets).sum()) if classifies else 0
     if n_samples == 0:
         raise ValueError("val_loader: it is empty; give at least one batch, or None")
     return Score(total / n_samples, correct / n_samples if classifies else None)
 
 
-def _classifies(outputs: Tensor, targets: Tensor) -> bool:
+def _is_classification(outputs: Tensor, targets: Tensor) -> bool:
     return outputs.dim() == 2 and targets.dim() == 1 and not targets.is_floating_point()

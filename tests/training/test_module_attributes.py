@@ -156,7 +156,7 @@ def test_parameters_and_buffers_in_lists_are_left_to_others():
     kept = ModuleAttributes(dict(model.named_modules()))
     with torch.no_grad():
         model.layer.weight.fill_(3)
-    kept.put_back()
+    kept.restore()
     assert (model.layer.weight == 3).all()
 
 
@@ -164,5 +164,5 @@ def test_attributes_of_torchs_own_modules_are_not_touched():
     layer = nn.Linear(2, 2)
     kept = ModuleAttributes({"": layer})
     layer.note = 1
-    kept.put_back()
+    kept.restore()
     assert layer.note == 1
