@@ -97,8 +97,8 @@ def range_test(
 
     Args:
         model: a module with trainable parameters, or a ``Task`` in place of model, loss_fn, loader and compute_loss.
-            The model is put into training mode unless it is in it already; then its submodules in eval mode stay in
-            it. Batches are moved to its device.
+            A model in eval mode is put into training mode with all submodules; in a model in training mode, submodules
+            keep their own modes. Batches are moved to the model's device.
         loss_fn: ``loss_fn(model(inputs), targets) -> loss``, a tensor of one element, for batches of ``(inputs,
             targets)``. Without ``loss_fn`` and ``compute_loss``, batches are dicts and the model returns its own loss,
             ``model(**batch).loss``.
