@@ -172,13 +172,13 @@ def require_value_or_named(load, data, *names):
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_the_unchanged_data_load(name, formats):
+def test_unchanged_data_load(name, formats):
     data, load = formats[name]
     load(data)
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_hostile_value_at_any_path_gives_a_value_or_names_the_entry(name, formats):
+def test_a_hostile_value_at_any_path_is_accepted_or_its_entry_named(name, formats):
     data, load = formats[name]
     ways = list(paths(data))
     assert len(ways) > 20
@@ -191,7 +191,7 @@ def test_a_hostile_value_at_any_path_gives_a_value_or_names_the_entry(name, form
 @pytest.mark.parametrize("name", FORMATS)
 @given(draw=st.data())
 @settings(deadline=None, max_examples=50)
-def test_whatever_stands_at_a_path_gives_a_value_or_names_the_entry(name, formats, draw):
+def test_any_json_at_a_path_is_accepted_or_its_entry_named(name, formats, draw):
     data, load = formats[name]
     way = draw.draw(st.sampled_from(list(paths(data))))
     require_value_or_named(load, changed(data, way, draw.draw(JSON)), way[0])
@@ -200,14 +200,14 @@ def test_whatever_stands_at_a_path_gives_a_value_or_names_the_entry(name, format
 @pytest.mark.parametrize("name", FORMATS)
 @given(made_up=JSON)
 @settings(deadline=None, max_examples=100)
-def test_whatever_json_gives_a_value_or_a_value_error(name, formats, made_up):
+def test_any_json_is_accepted_or_a_value_error(name, formats, made_up):
     require_value_or_named(formats[name][1], made_up)
 
 
 @pytest.mark.parametrize("load", [LRCurve.load, Recipe.load])
 @given(content=st.binary(max_size=64) | st.text().map(str.encode))
 @settings(deadline=None, max_examples=50)
-def test_whatever_bytes_are_refused_by_the_path(load, content, tmp_path_factory):
+def test_any_bytes_are_refused_by_an_error_with_the_path(load, content, tmp_path_factory):
     path = tmp_path_factory.getbasetemp() / "bytes.json"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"path: .*bytes\.json does not hold a saved"):
@@ -229,7 +229,7 @@ def test_whatever_bytes_are_refused_by_the_path(load, content, tmp_path_factory)
         (b'{"format": ["clrfast.LRCurve/1"]}', "format: got .* give text"),
     ],
 )
-def test_files_that_are_no_json_of_ours_are_refused(load, content, named, tmp_path):
+def test_other_files_are_refused(load, content, named, tmp_path):
     path = tmp_path / "x.json"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=rf"x\.json does not hold a saved .*{named}"):
@@ -237,7 +237,7 @@ def test_files_that_are_no_json_of_ours_are_refused(load, content, named, tmp_pa
 
 
 @pytest.mark.parametrize("load", [LRCurve.load, Recipe.load])
-def test_a_folder_is_refused_and_a_missing_file_is_missing(load, tmp_path):
+def test_a_folder_is_a_value_error_and_a_missing_file_an_os_error(load, tmp_path):
     with pytest.raises(ValueError, match=r"does not hold a saved .*it is a folder"):
         load(tmp_path)
     with pytest.raises(FileNotFoundError):
@@ -304,7 +304,7 @@ def test_deep_nesting_is_refused(nest):
         Schedule.from_dict({"lr": deep})
 
 
-def test_a_table_of_terabytes_is_refused_before_it_is_made():
+def test_a_table_of_terabytes_is_refused_before_allocation():
     schedule = Schedule(0.1)
     with pytest.raises(ValueError, match=r"total_steps: got 1000000000000000000; .* at most"):
         schedule.table(10**18)
@@ -313,7 +313,7 @@ def test_a_table_of_terabytes_is_refused_before_it_is_made():
     assert Schedule(0.1, total_steps=MAX_TOTAL_STEPS).total_steps == MAX_TOTAL_STEPS
 
 
-def test_a_search_does_not_go_on_from_a_file_that_does_not_fit(tmp_path):
+def test_a_search_does_not_continue_from_a_damaged_file(tmp_path):
     path = tmp_path / "x.json"
     make_parts().write(path)
     text = path.read_text().replace('"steps": 300', '"steps": "many"')

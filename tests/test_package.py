@@ -17,14 +17,14 @@ MODULES = sorted(
 )
 
 
-def test_import_loads_nothing_that_is_used_only_somewhere():
+def test_import_loads_no_optional_library():
     code = "import sys, torch; before = set(sys.modules); from clrfast import *; print(*(set(sys.modules) - before))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "clrfast.optim._sgd" in loaded
     assert not [name for name in loaded if name.split(".")[0] in ("matplotlib", "sklearn", "tqdm", "pandas", "scipy")]
 
 
-def test_packages_are_attributes_without_an_import_of_their_own():
+def test_packages_are_attributes_without_an_explicit_import():
     code = "import clrfast; print(clrfast.recipe.find_pair.__name__, clrfast.plot.__name__)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown == "find_pair clrfast.plot\n"
@@ -34,13 +34,13 @@ def test_packages_are_attributes_without_an_import_of_their_own():
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_docstrings(name):
+def test_every_module_has_a_docstring_and_its_examples_hold(name):
     module = importlib.import_module(name)
     assert module.__doc__
     assert doctest.testmod(module).failed == 0
 
 
 @pytest.mark.parametrize("name", clrfast.__all__)
-def test_public_names_are_there_and_explained(name):
+def test_every_public_name_exists_and_has_a_docstring(name):
     value = getattr(clrfast, name)
     assert isinstance(value, str) or value.__doc__

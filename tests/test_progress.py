@@ -14,7 +14,7 @@ def told(caplog):
     progress._log_bar_hint.cache_clear()
 
 
-def test_how_to_get_a_bar_is_told_once(told):
+def test_the_hint_at_the_bar_is_logged_once(told):
     for _ in range(3):
         with progress.show_progress(None, "range test") as show:
             assert show is None
@@ -22,7 +22,7 @@ def test_how_to_get_a_bar_is_told_once(told):
 
 
 @pytest.mark.parametrize("given", [False, True, lambda done, total, shown: None])
-def test_whoever_has_chosen_is_told_nothing(told, given):
+def test_an_explicit_choice_logs_no_hint(told, given):
     with progress.show_progress(given, "range test"):
         pass
     assert told.messages == []

@@ -85,7 +85,7 @@ two_ranks = pytest.mark.skipif(
 
 
 @two_ranks
-def test_two_ranks(folder, capsys):
+def test_two_ranks_agree_on_results_and_failures(folder, capsys):
     """All that two ranks do together, in one job, for its start takes seconds."""
     finished = torchrun(folder, str(HERE / "jobs" / "recipe_on_ranks.py"), str(folder))
     assert finished.returncode == 0, finished.stderr
@@ -159,7 +159,7 @@ def test_two_ranks(folder, capsys):
 
 
 @two_ranks
-def test_a_rank_that_is_killed_ends_all_and_one_process_goes_on(folder, capsys):
+def test_a_killed_rank_ends_all_and_one_process_continues(folder, capsys):
     arguments = ["recipe", "own:killed_once", "--budget", "464", "--out"]
     finished = torchrun(folder, "-m", "clrfast", *arguments, "two.json")
     assert finished.returncode != 0
@@ -178,7 +178,7 @@ def test_a_rank_that_is_killed_ends_all_and_one_process_goes_on(folder, capsys):
 # ------------------------------------------------------------ in one process
 
 
-def test_a_process_alone():
+def test_a_single_process_makes_the_same_calls_trivially():
     with of_torchrun() as ranks:
         assert (ranks.rank, ranks.world_size) == (0, 1)
         assert ranks.all_gather("a place", 3) == [3]
@@ -191,7 +191,7 @@ def test_a_process_alone():
         raise OSError("as it is")
 
 
-def test_one_rank_of_torchrun_is_a_process_alone(monkeypatch):
+def test_one_rank_of_torchrun_is_a_single_process(monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
     monkeypatch.setenv("WORLD_SIZE", "1")
     with of_torchrun() as ranks:
@@ -200,7 +200,7 @@ def test_one_rank_of_torchrun_is_a_process_alone(monkeypatch):
         assert not dist.is_initialized()
 
 
-def test_each_rank_has_a_cuda_device_of_its_own_if_there_are_so_many(monkeypatch):
+def test_each_rank_takes_its_own_cuda_device_as_far_as_they_suffice(monkeypatch):
     for name, value in (("TORCHELASTIC_RUN_ID", "1"), ("WORLD_SIZE", "4"), ("LOCAL_RANK", "3")):
         monkeypatch.setenv(name, value)
     chosen = []
@@ -213,7 +213,7 @@ def test_each_rank_has_a_cuda_device_of_its_own_if_there_are_so_many(monkeypatch
     assert chosen == [1, "gloo"]  # before the task is made
 
 
-def test_a_group_that_passes_nothing_between_cpus_is_refused(monkeypatch):
+def test_a_group_without_a_cpu_backend_is_refused(monkeypatch):
     monkeypatch.setattr(dist, "get_backend_config", lambda group: "cuda:nccl")
     with (
         pytest.raises(ValueError, match=r'group: got one of cuda:nccl, .*new_group\(backend="gloo"\)'),
@@ -222,7 +222,7 @@ def test_a_group_that_passes_nothing_between_cpus_is_refused(monkeypatch):
         pass
 
 
-def test_what_makes_ranks_differ():
+def test_digests_differ_exactly_where_ranks_differ():
     x = torch.arange(6.0).reshape(2, 3)
     same = {"x": x, "more": [1, "a", None, (x.t(),)]}
     assert _digest(same) == _digest({"x": x.clone(), "more": [1, "a", None, (x.t().contiguous(),)]})

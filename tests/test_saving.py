@@ -71,7 +71,7 @@ def test_a_file_keeps_its_permissions(mode, tmp_path):
 
 @posix
 @pytest.mark.parametrize("there", [True, False])
-def test_a_link_stays_and_what_it_leads_to_is_written(there, tmp_path):
+def test_a_link_stays_and_its_target_is_written(there, tmp_path):
     (tmp_path / "store").mkdir()
     target, link = tmp_path / "store" / "real.json", tmp_path / "link.json"
     if there:
@@ -85,7 +85,7 @@ def test_a_link_stays_and_what_it_leads_to_is_written(there, tmp_path):
     assert names(tmp_path) == ["link.json", "store"]
 
 
-def test_the_temporary_file_is_ones_own(temporary, tmp_path):
+def test_the_temporary_file_has_an_unpredictable_name(temporary, tmp_path):
     path = tmp_path / "a.json"
     for text in ("first", "second"):
         saving.write_text(path, text)
@@ -99,7 +99,7 @@ def test_the_temporary_file_is_ones_own(temporary, tmp_path):
 
 
 @posix
-def test_a_link_in_the_temporary_files_place_is_not_followed(tmp_path, monkeypatch):
+def test_a_link_in_place_of_the_temporary_file_is_not_followed(tmp_path, monkeypatch):
     monkeypatch.setattr(saving.secrets, "token_hex", lambda n: "0" * 2 * n)
     victim = tmp_path / "victim"
     (tmp_path / f".a.json.{'0' * 16}").symlink_to(victim)
@@ -153,7 +153,7 @@ def test_a_path_that_cannot_be_written_is_named(name, message, tmp_path):
 @pytest.mark.parametrize(
     ("name", "begins"), [("a.png", b"\x89PNG"), ("a.pdf", b"%PDF"), ("a.svg", b"<?xml"), ("a", b"\x89PNG")]
 )
-def test_a_picture_has_the_format_of_its_name(name, begins, tmp_path):
+def test_a_picture_has_the_format_of_its_suffix(name, begins, tmp_path):
     saving.write_figure(tmp_path / name, make_curve().plot().figure)
     assert (tmp_path / name).read_bytes().startswith(begins)
 

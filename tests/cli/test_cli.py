@@ -12,7 +12,7 @@ from clrfast.schedules import POLICIES
 from tests.helpers.schedules import POLICY_ARGUMENTS
 
 
-def test_find_digits(tmp_path, capsys):
+def test_find_writes_its_files_and_prints_the_suggestion(tmp_path, capsys):
     assert cli.main(["find", "digits", "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     suggested = float(printed.split("suggested learning rate: ")[1].split()[0])
@@ -39,7 +39,7 @@ def test_train_digits_prints_both_runs(capsys):
     assert accuracies[0] > 90
 
 
-def test_own_task_without_validation(task_modules, capsys):
+def test_a_task_without_validation_data_trains(task_modules, capsys):
     assert cli.main(["train", "good:make_task", "--epochs", "3"]) == 0
     assert capsys.readouterr().out.count("last training loss") == 2
 
@@ -73,7 +73,7 @@ def test_wrong_use_gives_one_line_and_exit_code_2(task_modules, capsys, argument
 @pytest.mark.parametrize(
     "arguments", [[], ["find"], ["find", "digits", "--steps", "0"], ["fly"], ["recipe", "digits", "--budget", "5m"]]
 )
-def test_wrong_arguments_exit_with_2(arguments, capsys):
+def test_unparsable_arguments_exit_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main(arguments)
     assert caught.value.code == 2
@@ -89,7 +89,7 @@ def test_wrong_arguments_exit_with_2(arguments, capsys):
         (["doctor", "--help"], ["backends"]),
     ],
 )
-def test_help(arguments, wanted, capsys):
+def test_help_names_the_options_and_an_example(arguments, wanted, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main(arguments)
     assert caught.value.code == 0
@@ -133,11 +133,11 @@ def test_help_and_wrong_arguments_do_not_wait_for_torch(arguments, code, wanted)
     assert "Traceback" not in ended.stderr
 
 
-def test_the_methods_on_offer_are_those_that_a_curve_of_losses_answers():
+def test_the_option_method_offers_all_rules_for_losses():
     assert tuple(sorted(set(RULES) - {"clr_bounds"})) == _arguments.METHODS
 
 
-def test_neighbouring_rates_are_at_most_a_factor_apart():
+def test_ramps_with_too_few_steps_are_refused():
     for steps in (2, 7, 15, 40):
         widest = _arguments.MAX_RATE_RATIO ** (steps - 1)
         assert _arguments.min_ramp_steps(1.0, widest) == steps
@@ -156,7 +156,7 @@ def test_a_reader_that_closes_the_pipe_is_no_error(arguments):
     assert ended.returncode == cli.BROKEN_PIPE
 
 
-def test_schedule_is_drawn(tmp_path, capsys):
+def test_schedule_writes_the_picture(tmp_path, capsys):
     path = tmp_path / "cycle.png"
     arguments = ["schedule", "one_cycle", "--max-lr", "0.8", "--total-steps", "9310", "--momentum", "0.95", "0.8"]
     assert cli.main([*arguments, "--out", str(path)]) == 0
@@ -185,14 +185,14 @@ def test_wrong_schedules_give_one_line(arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_without_matplotlib_the_rest_is_written(tmp_path, monkeypatch, capsys):
+def test_find_without_matplotlib_writes_the_curve(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert cli.main(["find", "digits", "--out", str(tmp_path), "--steps", "30"]) == 0
     assert "no picture: matplotlib.figure is not installed" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["lr_range_test.json"]
 
 
-def test_recipe_of_ones_own_task(own_task, capsys):
+def test_recipe_searches_then_reuses_then_overwrites(own_task, capsys):
     arguments = ["recipe", "own:make_task", "--budget", "464"]
     assert cli.main(arguments) == 0
     printed = capsys.readouterr().out
@@ -214,7 +214,7 @@ def test_recipe_of_ones_own_task(own_task, capsys):
     assert Recipe.load("recipe.json").max_lr != recipe.max_lr
 
 
-def test_an_interrupted_recipe_tells_where_it_is_and_goes_on(own_task, monkeypatch, capsys):
+def test_an_interrupted_recipe_names_its_files_and_continues(own_task, monkeypatch, capsys):
     arguments = ["recipe", "own:make_task", "--budget", "464", "--out", "a.json"]
     with monkeypatch.context() as patched:
 
@@ -235,14 +235,14 @@ def test_an_interrupted_recipe_tells_where_it_is_and_goes_on(own_task, monkeypat
     assert Recipe.load("a.json").complete
 
 
-def test_overwrite_deletes_nothing_but_recipes(own_task, capsys):
+def test_overwrite_deletes_only_recipes(own_task, capsys):
     (own_task / "other.json").write_text("{}")
     assert cli.main(["recipe", "own:make_task", "--overwrite", "--out", "other.json"]) == 2
     assert "does not hold a saved recipe" in capsys.readouterr().err
     assert (own_task / "other.json").read_text() == "{}"
 
 
-def test_interrupt_is_no_traceback(monkeypatch, capsys):
+def test_an_interrupt_prints_no_traceback(monkeypatch, capsys):
     def interrupted(name, seed):
         raise KeyboardInterrupt
 
@@ -251,6 +251,6 @@ def test_interrupt_is_no_traceback(monkeypatch, capsys):
     assert capsys.readouterr().err == "clrfast: interrupted\n"
 
 
-def test_module_can_be_run():
+def test_the_package_can_be_run_as_a_module():
     result = subprocess.run([sys.executable, "-m", "clrfast", "--version"], capture_output=True, text=True, check=True)
     assert result.stdout.startswith("clrfast ")

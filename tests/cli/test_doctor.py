@@ -24,7 +24,7 @@ def test_backends_work_or_say_why_not(backend):
     assert ("works" in line(backend)) == (backend == "torch" or _native.why_missing is None)
 
 
-def test_missing_native_backend_is_explained(monkeypatch):
+def test_a_missing_native_backend_is_explained(monkeypatch):
     monkeypatch.setattr(_native, "why_missing", "it was not built")
     assert "it was not built; install a C++17 compiler" in line("cpp")
     assert "takes: torch on the CPU" in doctor.report()[-1]
@@ -35,13 +35,13 @@ def test_missing_native_backend_is_explained(monkeypatch):
     ("has_api", "told"),
     [(True, "DLPack exchange API"), (False, "Python (this torch has no exchange API: slower)")],
 )
-def test_the_way_to_the_tensors_memory_is_told(monkeypatch, has_api, told):
+def test_the_access_to_the_tensors_memory_is_named(monkeypatch, has_api, told):
     monkeypatch.setattr(native, "has_exchange_api", has_api)
     assert line("native backends") == f"  native backends find the tensors' memory by: {told}"
 
 
 @pytest.mark.skipif(_native.why_missing is not None, reason="no native backend")
-def test_the_exchange_api_is_used_where_torch_has_it():
+def test_the_exchange_api_is_used_if_torch_has_it():
     assert native.has_exchange_api == hasattr(torch.Tensor, "__dlpack_c_exchange_api__")
 
 

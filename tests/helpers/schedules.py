@@ -25,6 +25,12 @@ POLICY_ARGUMENTS = {
 """Arguments with which each policy makes a schedule, apart from ``total_steps``."""
 
 
+def columns(schedule):
+    """lr, momentum and weight decay of the first group at every step: three lists of rounded numbers."""
+    table = schedule.table()
+    return [table[:, 0, k].astype(float).round(6).tolist() for k in range(3)]
+
+
 def torch_values(make, steps, lr=0.1, momentum=0.9):
     """lr and momentum that ``make(optimizer)`` sets at steps 0 .. steps - 1; two float64 arrays ``[steps]``."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr, momentum=momentum)

@@ -95,26 +95,26 @@ def test_the_interval_is_shaded_in_both_panels():
         assert span(shade) == pytest.approx((0.01, 0.09))
 
 
-def test_nothing_is_marked_that_was_not_found():
+def test_without_a_suggestion_and_a_divergence_nothing_is_marked():
     curve = make_curve(loss=np.array([2.0, 1.9, 1.5, 1.0, 0.9, 0.8, 0.8]), stopped="completed")
     assert labels(curve.plot()) == ["loss per batch", "smoothed"]
 
 
-def test_the_explosion_does_not_flatten_the_descent():
+def test_an_explosion_does_not_flatten_the_descent():
     loss = np.array([2.0, 1.9, 1.5, 1.0, 0.9, 3.0, 8000.0])
     low, high = make_curve(loss=loss).plot().get_ylim()
     assert low < 0.9
     assert 2.0 < high < 10
 
 
-def test_nor_does_that_of_the_validation_loss():
+def test_an_explosion_of_the_validation_loss_does_not_flatten_the_descent():
     curve = measured("validation loss", [2.1, 1.4, 7000.0])
     low, high = curve.plot().get_ylim()
     assert low < 0.9
     assert 2.1 < high < 10
 
 
-def test_what_comes_after_the_divergence_is_faint():
+def test_losses_after_the_divergence_are_faint():
     curve = make_curve()
     lines = [line for line in curve.plot().get_lines() if len(line.get_xdata()) > 1 and line.get_color() == "#0072B2"]
     full = next(line for line in lines if line.get_label() == "smoothed")
@@ -139,7 +139,7 @@ def test_the_legend_of_narrow_axes_is_no_wider_than_they_are():
     assert axes[0].get_legend().get_window_extent().x1 < axes[1].get_window_extent().x0
 
 
-def test_given_axes_are_used_and_nothing_else():
+def test_given_axes_are_used_and_no_others():
     axes = Figure().subplots()
     assert make_curve().plot(axes) is axes
     assert axes.figure.axes == [axes]
@@ -147,7 +147,7 @@ def test_given_axes_are_used_and_nothing_else():
     assert lr_curve(make_curve(), Figure().subplots(), title="mine").get_legend().get_title().get_text() == "mine"
 
 
-def test_accuracy_has_an_axis_of_its_own():
+def test_accuracy_has_its_own_axis():
     axes = laid_out(measured("accuracy").plot())
     own = axes.figure.axes[-1]
     assert own is not axes
@@ -182,7 +182,7 @@ def test_repeats_are_thin_lines_with_one_entry():
     assert len(starts) == 4
 
 
-def test_change_of_the_loss_does_not_depend_on_where_the_points_are():
+def test_the_slope_does_not_depend_on_where_the_points_are():
     curve = joined(loss=np.log10(joined().lr) * -0.7 + 3, initial_loss=7.3)
     np.testing.assert_allclose(curve.slope[3:-3], -0.7, atol=0.02)
     noise = 0.02 * np.random.default_rng(0).normal(size=len(curve.lr))
@@ -191,7 +191,7 @@ def test_change_of_the_loss_does_not_depend_on_where_the_points_are():
     assert noisy.slope[20:-3].std() < 0.7 * differences[20:-3].std()
 
 
-def test_the_descent_fills_the_slim_panel():
+def test_the_descent_fills_the_panel_of_slopes():
     loss = joined().loss
     curve = joined(loss=np.where(joined().lr > 4, np.where(np.arange(72) % 8 < 4, 2.0, 40.0), loss))
     slim = curve.plot().figure.axes[1]
@@ -202,7 +202,7 @@ def test_the_descent_fills_the_slim_panel():
     assert slim.get_xlabel()
 
 
-def test_several_curves_are_listed_with_what_they_suggest():
+def test_several_curves_are_listed_with_their_suggestions():
     one, none = joined(), make_curve(lr=joined().lr, loss=np.linspace(2, 3, 72))
     axes = laid_out(lr_curves({"one": one, "none": none}))
     main, listed = axes.figure.axes
@@ -215,7 +215,7 @@ def test_several_curves_are_listed_with_what_they_suggest():
     assert mark.get_color() == drawn(main, "one").get_color() != drawn(main, "none").get_color()
 
 
-def test_in_given_axes_the_legend_tells_the_suggestions():
+def test_in_given_axes_the_legend_has_the_suggestions():
     axes = Figure().subplots()
     curves = {"a": joined(), "b": joined()}
     assert lr_curves(curves, axes, suggestions={"a": joined().suggest()}) is axes
@@ -223,7 +223,7 @@ def test_in_given_axes_the_legend_tells_the_suggestions():
     assert labels(lr_curves(curves, suggestions=False)) == ["a", "b"]
 
 
-def test_many_curves_can_be_told_apart():
+def test_many_curves_have_distinct_styles():
     axes = lr_curves({str(i): joined() for i in range(14)}, suggestions=False)
     looks = {(drawn(axes, str(i)).get_color(), drawn(axes, str(i)).get_linestyle()) for i in range(14)}
     assert len(looks) == 14
@@ -237,7 +237,7 @@ def test_curves_without_names_are_refused():
         lr_curves([make_curve()])
 
 
-def test_no_curves_are_refused():
+def test_empty_arguments_are_refused():
     with pytest.raises(ValueError, match="curves: got none; give at least one"):
         lr_curves({})
     with pytest.raises(ValueError, match="history: it is empty"):
@@ -249,7 +249,7 @@ def record(epoch, lr=0.1, curve=None, found=True):
     return RateRecord(epoch, curve, curve.suggest() if found else None, "because", lr)
 
 
-def test_rates_over_epochs():
+def test_rates_are_drawn_over_the_epochs():
     above, below = laid_out(rates([record(0), record(5, found=False), record(10, 0.05)]).axes[0]).figure.axes
     assert set(labels(above)) == {"suggested, with its interval", "diverged at", "in use", "no suggestion"}
     assert list(drawn(above, "in use").get_ydata()) == [0.1, 0.1, 0.05]
@@ -289,7 +289,7 @@ def decays(*losses):
         ([np.inf, np.inf], [np.inf, np.inf], [np.inf, np.inf]),  # no answer
     ],
 )
-def test_short_runs_of_every_kind_can_be_drawn(losses):
+def test_all_short_runs_can_be_drawn(losses):
     axes = laid_out(decays(*losses).plot())
     assert labels(axes) == ["0", "0.001", "0.01"]
     low, high = axes.get_ylim()
@@ -298,7 +298,7 @@ def test_short_runs_of_every_kind_can_be_drawn(losses):
     assert axes.figure.axes[1].get_xlabel() == "value"
 
 
-def test_short_runs_show_the_choice_and_what_is_as_good():
+def test_the_choice_and_values_as_good_are_marked():
     below = decays([1.0, 1.1], [0.5, 0.6], [0.55, 0.52]).plot().figure.axes[1]
     assert [text.get_text() for text in below.texts] == ["chosen: 0.01"]
     (shaded,) = below.patches
@@ -324,7 +324,7 @@ def long_runs(*losses):
         ((np.inf, 2.5, 2.0), ["diverged, or above its start"]),  # no answer, and nothing to expect from it
     ],
 )
-def test_pairs_of_every_kind_can_be_drawn(losses, told):
+def test_all_pairs_can_be_drawn(losses, told):
     found = long_runs(*losses)
     axes = laid_out(found.plot())
     assert labels(axes) == told
@@ -338,7 +338,7 @@ def test_pairs_of_every_kind_can_be_drawn(losses, told):
     assert found.plot(own) is own
 
 
-def test_schedule_draws_what_it_decides():
+def test_a_schedule_draws_the_quantities_that_it_sets():
     from clrfast.schedules import Schedule, one_cycle
 
     figure = one_cycle(0.5, 20).plot()
@@ -371,13 +371,13 @@ def test_a_linear_ramp_has_a_linear_axis():
     assert laid_out(lr_curves({"one": curve, "two": joined()})).get_xscale() == "log"
 
 
-def test_the_change_of_a_linear_ramp_is_that_per_rate():
+def test_the_slope_of_a_linear_ramp_is_per_unit_of_rate():
     lr = np.linspace(0.1, 1.0, 50)
     change = make_curve(lr=lr, loss=3.0 - 2.0 * lr, stopped="completed", initial_loss=3.0).slope
     np.testing.assert_allclose(change, -2.0, rtol=1e-6)
 
 
-def test_a_long_curve_is_drawn_by_its_outline():
+def test_a_long_curve_is_drawn_by_its_extremes():
     """Each pixel shows the lowest and the highest of its losses; slopes take no weight for each pair of points."""
     n = 300_000
     lr = np.geomspace(1e-7, 0.5, n)
@@ -393,6 +393,6 @@ def test_a_long_curve_is_drawn_by_its_outline():
     assert (np.diff(raw.get_xdata()) > 0).all()
 
 
-def test_lines_of_few_points_are_drawn_as_they_are():
+def test_lines_of_few_points_are_drawn_unchanged():
     curve = make_curve(lr=np.geomspace(1e-3, 0.5, 4_000), loss=np.linspace(2.0, 1.0, 4_000), stopped="completed")
     np.testing.assert_array_equal(drawn(curve.plot(), "loss per batch").get_ydata(), curve.loss)

@@ -23,13 +23,13 @@ LINE = Linear(0.0, 4.0, 4)
         (Scaled(Repeated(Joined((LINE, Constant(9.0)), (2,)), 3), 2.0), [0, 2, 18, 0, 2, 18]),
     ],
 )
-def test_values_dict_and_pickle(curve, expected):
+def test_composed_curves_have_their_values_and_survive_dict_and_pickle(curve, expected):
     np.testing.assert_allclose(curve(np.arange(len(expected))), expected)
     assert Curve.from_dict(curve.to_dict()) == curve
     assert pickle.loads(pickle.dumps(curve)) == curve
 
 
-def test_numbers_and_functions_are_curves_there_too():
+def test_parts_of_a_composed_curve_may_be_numbers_and_functions():
     joined = Joined((0.5, Linear(1.0, 2.0, 1), lambda step: step / step.max()), (2, 2))
     assert joined(np.arange(4)).tolist()[:2] == [0.5, 0.5]
     assert joined([0, 1]).tolist() == [0.5, 0.5]  # the function is not called for no steps
@@ -50,6 +50,6 @@ def test_numbers_and_functions_are_curves_there_too():
         (lambda: Stretched(LINE, -1), "factor: got -1"),
     ],
 )
-def test_bad_input_is_named(make, named):
+def test_errors_name_the_bad_argument(make, named):
     with pytest.raises(ValueError, match=named):
         make()

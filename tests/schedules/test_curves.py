@@ -26,12 +26,12 @@ CURVES = [
         (Tabulated((3.0, 1.0, 2.0)), [3.0, 1.0, 2.0, 2.0]),
     ],
 )
-def test_values(curve, expected):
+def test_curves_have_their_values_and_keep_the_last(curve, expected):
     np.testing.assert_allclose(curve(np.arange(len(expected))), expected, rtol=1e-15)
 
 
 @pytest.mark.parametrize("curve", CURVES)
-def test_shape_of_steps_is_kept(curve):
+def test_values_have_the_shape_of_the_steps(curve):
     assert curve(3).shape == ()
     assert curve(np.zeros((2, 3), dtype=np.int64)).shape == (2, 3)
     assert curve(np.arange(4)).dtype == np.float64
@@ -45,7 +45,7 @@ def test_end_points_are_exact(curve):
 
 
 @pytest.mark.parametrize("curve", CURVES)
-def test_dict_and_pickle_round_trips(curve):
+def test_curves_survive_dict_and_pickle(curve):
     assert Curve.from_dict(curve.to_dict()) == curve
     assert pickle.loads(pickle.dumps(curve)) == curve
 
@@ -65,6 +65,6 @@ def test_dict_and_pickle_round_trips(curve):
         (lambda: Curve.from_dict({"kind": "Constant", "height": 1}), "does not describe a Constant"),
     ],
 )
-def test_bad_input_is_named(make, named):
+def test_errors_name_the_bad_argument(make, named):
     with pytest.raises(ValueError, match=named):
         make()

@@ -34,13 +34,13 @@ EQUALS = {
 
 
 @pytest.mark.parametrize("name", EQUALS)
-def test_equals_torch(name):
+def test_decays_equal_torchs_schedulers(name):
     """torch's chained forms multiply step by step, which loses half an ulp each: 1e-12 over 3,000 steps."""
     schedule, make = EQUALS[name]
     assert_equal_curves(schedule, make, N, rtol=2e-12)
 
 
-def test_equals_torchs_cosine_in_closed_form():
+def test_cosine_annealing_equals_torchs_closed_form():
     """torch's chained form drifts towards the end, where it divides by a rate near 0; its closed form does not."""
     schedule = cosine_annealing(0.1, N, final_lr=0.001)
 
@@ -67,11 +67,11 @@ def test_equals_torchs_cosine_in_closed_form():
         (inverse_sqrt(1.0, 4, scale_steps=1), [1, 0.707107, 0.57735, 0.5]),
     ],
 )
-def test_by_hand_and_past_the_end(schedule, expected):
+def test_decays_equal_values_computed_by_hand_also_past_the_end(schedule, expected):
     np.testing.assert_allclose(schedule.lr(np.arange(len(expected))), expected, atol=1e-6)
 
 
-def test_restarts_are_exact_where_logarithms_are_not():
+def test_restarts_are_exact_where_a_logarithm_is_not():
     schedule = cosine_restarts(1.0, 10**6, period_steps=3, period_mult=3)
     starts = np.cumsum([0, *(3 ** np.arange(1, 12))])
     np.testing.assert_array_equal(schedule.lr(starts), 1.0)
@@ -95,6 +95,6 @@ def test_restarts_are_exact_where_logarithms_are_not():
         (lambda: inverse_sqrt(0.1, 10, scale_steps=0), "scale_steps: got 0"),
     ],
 )
-def test_bad_input_is_named(make, named):
+def test_errors_name_the_bad_argument(make, named):
     with pytest.raises(ValueError, match=named):
         make()

@@ -5,15 +5,10 @@ from hypothesis import strategies as st
 from torch.optim.lr_scheduler import OneCycleLR
 
 from clrfast.schedules import one_cycle, one_cycle_cos, one_cycle_fastai, one_cycle_linear, one_cycle_three_phase
-from tests.helpers.schedules import assert_equal_curves, torch_values
+from tests.helpers.schedules import assert_equal_curves, columns, torch_values
 
 
-def columns(schedule):
-    table = schedule.table()
-    return [table[:, 0, k].astype(float).round(6).tolist() for k in range(3)]
-
-
-def test_one_cycle_whole_curve():
+def test_one_cycle_equals_values_computed_by_hand():
     lr, momentum, weight_decay = columns(one_cycle(1.0, 12, tail_frac=0.3, final_div_factor=10, weight_decay=0.25))
     # 0.7 * 12 / 2 = 4.2: 4 steps up, 4 down, 3 in the tail, from 0.1 to 0.01.
     assert lr == [0.1, 0.325, 0.55, 0.775, 1.0, 0.775, 0.55, 0.325, 0.1, 0.07, 0.04, 0.01]
@@ -21,7 +16,7 @@ def test_one_cycle_whole_curve():
     assert weight_decay == [0.25] * 12
 
 
-def test_one_cycle_of_the_article():
+def test_one_cycle_reproduces_the_article():
     """0.08 to 0.8 and back in 41 + 41 epochs, then 13 epochs down to a tenth of 0.08; momentum 0.95 to 0.80."""
     lr, momentum, _ = columns(one_cycle(0.8, 95, tail_frac=13 / 95, final_div_factor=10, momentum=(0.95, 0.8)))
     assert [lr[i] for i in (0, 41, 82, 94)] == [0.08, 0.8, 0.08, 0.008]
@@ -39,7 +34,7 @@ def test_one_cycle_of_the_article():
         (5, [0.1, 0.55, 1.0, 0.55, 0.1]),
     ],
 )
-def test_one_cycle_of_few_steps(total_steps, expected):
+def test_one_cycle_of_few_steps_leaves_out_the_tail_then_the_peak(total_steps, expected):
     assert columns(one_cycle(1.0, total_steps))[0] == expected
 
 
@@ -65,7 +60,7 @@ def test_one_cycle_stays_within_its_bounds(max_lr, total_steps, div_factor, tail
     assert (np.diff(lr[peak:]) <= 1e-9).all()
 
 
-def test_one_cycle_of_the_article_in_steps():
+def test_one_cycle_reproduces_the_article_in_steps():
     """The same over 98 batches an epoch: 4,018 steps up, as many down."""
     lr = one_cycle(0.8, 9310, tail_frac=13 / 95, final_div_factor=10, momentum=(0.95, 0.8)).lr(np.arange(9310))
     np.testing.assert_allclose(lr[[0, 4018, 8036, 9309]], [0.08, 0.8, 0.08, 0.008], rtol=1e-12)
@@ -82,7 +77,7 @@ TORCH_FORMS = {
 @pytest.mark.parametrize("form", TORCH_FORMS)
 @pytest.mark.parametrize("total_steps", [10, 97, 5000])
 @pytest.mark.parametrize("pct_start", [0.21, 0.3, 0.45])
-def test_equals_torchs_one_cycle_lr(form, total_steps, pct_start):
+def test_cosine_linear_and_three_phase_forms_equal_torchs_one_cycle_lr(form, total_steps, pct_start):
     policy, options = TORCH_FORMS[form]
     schedule = policy(0.7, total_steps, pct_start=pct_start, div_factor=20, final_div_factor=300, momentum=(0.9, 0.6))
 
@@ -102,7 +97,7 @@ def test_equals_torchs_one_cycle_lr(form, total_steps, pct_start):
     assert_equal_curves(schedule, make, total_steps, momentum=True)
 
 
-def test_where_torchs_one_cycle_lr_goes_wrong():
+def test_one_cycle_cos_is_right_where_torchs_one_cycle_lr_is_wrong():
     """Past the end torch rises again for a step and then raises; at pct_start * total_steps = 1 it divides by zero."""
     lr, _ = torch_values(lambda o: OneCycleLR(o, 1.0, total_steps=10), 11)
     assert lr[10] > lr[9]
@@ -116,7 +111,7 @@ def test_where_torchs_one_cycle_lr_goes_wrong():
 
 
 @pytest.mark.parametrize("policy", [one_cycle_cos, one_cycle_linear, one_cycle_fastai])
-def test_fractions_of_zero_and_one(policy):
+def test_a_phase_without_steps_is_left_out(policy):
     falling, rising = (policy(1.0, 20, pct_start=pct).lr(np.arange(20)) for pct in (0, 1))
     assert falling[0] == 1.0
     assert (np.diff(falling) < 0).all()
@@ -124,7 +119,7 @@ def test_fractions_of_zero_and_one(policy):
     assert (np.diff(rising) > 0).all()
 
 
-def test_fastai_by_hand():
+def test_one_cycle_fastai_equals_values_computed_by_hand():
     """Half cosines over [0, 0.25] and [0.25, 1] of the run, at the positions step / total_steps."""
     lr, momentum, _ = columns(one_cycle_fastai(1.0, 8, div_factor=5, final_div_factor=10, momentum=(0.9, 0.8)))
     half = (1 - np.cos(np.pi * np.arange(6) / 6)) / 2
@@ -153,6 +148,6 @@ def test_fastai_by_hand():
         (lambda: one_cycle_fastai(1, 0), "total_steps: got 0"),
     ],
 )
-def test_bad_input_is_named(make, named):
+def test_errors_name_the_bad_argument(make, named):
     with pytest.raises(ValueError, match=named):
         make()

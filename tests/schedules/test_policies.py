@@ -4,49 +4,44 @@ from torch.optim.lr_scheduler import CyclicLR
 
 from clrfast import constant, lr_ramp
 from clrfast.schedules import POLICIES, Schedule, exp_range, triangular, triangular2
-from tests.helpers.schedules import POLICY_ARGUMENTS, assert_equal_curves
+from tests.helpers.schedules import POLICY_ARGUMENTS, assert_equal_curves, columns
 
 
-def columns(schedule):
-    table = schedule.table()
-    return [table[:, 0, k].astype(float).round(6).tolist() for k in range(3)]
-
-
-def test_exponential_ramp():
+def test_an_exponential_ramp_has_equal_ratios():
     assert columns(lr_ramp(0.01, 1.0, 5))[0] == [0.01, 0.031623, 0.1, 0.316228, 1.0]
 
 
-def test_linear_ramp():
+def test_a_linear_ramp_has_equal_differences():
     assert columns(lr_ramp(1.0, 3.0, 5, spacing="linear"))[0] == [1.0, 1.5, 2.0, 2.5, 3.0]
 
 
-def test_ramp_leaves_momentum_and_weight_decay_alone():
+def test_a_ramp_sets_no_momentum_and_no_weight_decay():
     ramp = lr_ramp(0.1, 1.0, 5)
     assert ramp.momentum is None
     assert ramp.weight_decay is None
 
 
-def test_constant():
+def test_a_constant_schedule_has_the_same_values_at_every_step():
     assert columns(constant(0.5, 3, momentum=0.25)) == [[0.5] * 3, [0.25] * 3, [0.0] * 3]
 
 
-def test_triangular_by_hand():
+def test_triangular_equals_values_computed_by_hand():
     lr, momentum, weight_decay = columns(triangular(0.1, 0.5, 6, up_steps=2, weight_decay=0.25))
     assert lr == [0.1, 0.3, 0.5, 0.3, 0.1, 0.3]
     assert momentum == [0.95, 0.9, 0.85, 0.9, 0.95, 0.9]
     assert weight_decay == [0.25] * 6
 
 
-def test_triangular_with_another_way_down():
+def test_the_way_down_can_be_longer_than_the_way_up():
     assert columns(triangular(0.0, 1.0, 7, up_steps=1, down_steps=4))[0] == [0.0, 1.0, 0.75, 0.5, 0.25, 0.0, 1.0]
 
 
-def test_triangular2_halves_and_exp_range_decays():
+def test_triangular2_halves_its_amplitude_and_exp_range_decays():
     assert columns(triangular2(0.0, 1.0, 9, up_steps=2))[0] == [0, 0.5, 1, 0.5, 0, 0.25, 0.5, 0.25, 0]
     assert columns(exp_range(0.0, 1.0, 5, up_steps=2, gamma=0.5))[0] == [0, 0.25, 0.25, 0.0625, 0]
 
 
-def test_custom_amplitude():
+def test_the_amplitude_can_be_any_function_of_the_cycle():
     schedule = triangular(0.0, 1.0, 9, up_steps=2, amplitude=lambda cycle: 1 / (1 + cycle) ** 2)
     assert columns(schedule)[0] == [0, 0.5, 1, 0.5, 0, 0.125, 0.25, 0.125, 0]
     tabulated = schedule.without_functions()
@@ -79,7 +74,7 @@ CYCLES = {
 
 
 @pytest.mark.parametrize("name", CYCLES)
-def test_equals_torchs_cyclic_lr(name):
+def test_cyclical_policies_equal_torchs_cyclic_lr(name):
     """To 1e-11: torch computes the place in a cycle as a difference of numbers near the count of cycles."""
     schedule, options = CYCLES[name]
 
@@ -91,7 +86,7 @@ def test_equals_torchs_cyclic_lr(name):
 
 @pytest.mark.parametrize("name", POLICIES)
 @pytest.mark.parametrize("total_steps", [1, 2, 3, 50, 1000])
-def test_every_policy_at_every_length(name, total_steps):
+def test_every_policy_has_a_table_of_every_length_and_a_dict_form(name, total_steps):
     """A table for every length (a ramp needs two steps), a dict form, and no motion past the end of the table."""
     if name == "lr_ramp" and total_steps == 1:
         pytest.skip("a ramp of one step is refused")
@@ -104,7 +99,7 @@ def test_every_policy_at_every_length(name, total_steps):
 
 @pytest.mark.parametrize("momentum", [None, 0.8, (0.9, 0.8), [0.9, 0.8], (0.8, 0.8)])
 @pytest.mark.parametrize("name", [name for name in POLICIES if "cycle" in name or name.startswith("tri")])
-def test_momentum_is_left_fixed_or_cycled(name, momentum):
+def test_momentum_is_unset_fixed_or_cycled_against_the_rate(name, momentum):
     schedule = POLICIES[name](total_steps=100, **{**POLICY_ARGUMENTS[name], "momentum": momentum})
     if momentum is None:
         assert schedule.momentum is None
@@ -136,6 +131,6 @@ def test_momentum_is_left_fixed_or_cycled(name, momentum):
         (lambda: constant(-1, 3).table(), "lr: got -1.0"),
     ],
 )
-def test_bad_input_is_named(make, named):
+def test_errors_name_the_bad_argument(make, named):
     with pytest.raises(ValueError, match=named):
         make()

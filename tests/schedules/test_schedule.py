@@ -7,26 +7,26 @@ from clrfast.schedules import Constant, Linear
 GROUPS = [{"lr": 1.0, "momentum": 0.9, "weight_decay": 0.1}, {"lr": 2.0, "momentum": 0.5, "weight_decay": 0.0}]
 
 
-def test_table_of_one_group():
+def test_the_table_of_one_group_has_a_row_per_step():
     table = Schedule(Linear(0.0, 1.0, 2), momentum=0.5, total_steps=4).table()
     assert table.dtype == np.float32
     assert table.tolist() == [[[0.0, 0.5, 0.0]], [[0.5, 0.5, 0.0]], [[1.0, 0.5, 0.0]], [[1.0, 0.5, 0.0]]]
 
 
-def test_table_of_several_groups():
+def test_the_table_of_several_groups_has_a_column_per_group():
     table = Schedule([1.0, Linear(0.0, 2.0, 1)], weight_decay=[0.25, 0.5]).table(2)
     assert table.tolist() == [[[1.0, 0.0, 0.25], [0.0, 0.0, 0.5]], [[1.0, 0.0, 0.25], [2.0, 0.0, 0.5]]]
 
 
-def test_explicit_total_steps_overrides_the_own():
+def test_the_argument_total_steps_overrides_the_schedules_own():
     assert len(Schedule(0.1, total_steps=5).table(2)) == 2
 
 
-def test_plain_function_is_a_curve():
+def test_a_plain_function_is_a_curve():
     assert Schedule(lambda step: 1 / (1 + step)).table(3)[:, 0, 0].tolist() == pytest.approx([1, 1 / 2, 1 / 3])
 
 
-def test_binding_fills_in_the_groups_own_values():
+def test_bound_to_fills_in_the_groups_own_values():
     bound = Schedule(Linear(0.0, 1.0, 1), weight_decay=lambda step: 0.5 + 0 * step, total_steps=2).bound_to(GROUPS)
     assert bound.n_groups == 2
     assert bound.momentum == (Constant(0.9), Constant(0.5))
@@ -35,19 +35,19 @@ def test_binding_fills_in_the_groups_own_values():
     )
 
 
-def test_dict_round_trip():
+def test_a_schedule_survives_its_dict_form():
     bound = Schedule(Linear(0.0, 1.0, 1), momentum=[0.9, 0.8], total_steps=3).bound_to(GROUPS)
     assert Schedule.from_dict(bound.to_dict()) == bound
     unbound = Schedule(0.1)
     assert Schedule.from_dict(unbound.to_dict()) == unbound
 
 
-def test_a_dict_by_hand():
+def test_a_dict_written_by_hand_is_read():
     assert Schedule.from_dict({"lr": 0.1, "total_steps": 5}) == Schedule(0.1, total_steps=5)
     assert Schedule.from_dict({"lr": [0.1, {"kind": "Constant", "value": 0.2}]}) == Schedule([0.1, 0.2])
 
 
-def test_numbers_and_constants_are_equal():
+def test_a_number_equals_a_constant_curve():
     assert Schedule(0.1, total_steps=2) == Schedule(Constant(0.1), total_steps=2)
 
 
@@ -72,12 +72,12 @@ def test_numbers_and_constants_are_equal():
         (lambda: Schedule(lambda s: s).to_dict(), "has no dict form"),
     ],
 )
-def test_bad_input_is_named(make, named):
+def test_errors_name_the_bad_argument(make, named):
     with pytest.raises(ValueError, match=named):
         make()
 
 
-def test_for_groups_keeps_ratios():
+def test_for_groups_keeps_the_ratios_of_the_rates():
     schedule = Schedule(Linear(0.0, 1.0, 1), total_steps=2).for_groups([{"lr": 0.1}, {"lr": 0.4}, {"lr": 0.0}])
     np.testing.assert_allclose(schedule.table()[1, :, 0], [0.25, 1.0, 0.0])
     with pytest.raises(ValueError, match="already has 3 curves for lr"):
@@ -87,7 +87,7 @@ def test_for_groups_keeps_ratios():
             Schedule(0.1).for_groups(groups)
 
 
-def test_warm_up_in_front_of_any_schedule():
+def test_with_warm_up_shifts_the_schedule_behind_a_linear_rise():
     decay = Schedule(Linear(1.0, 0.0, 2), momentum=Linear(0.5, 0.25, 2), total_steps=3)
     warm = decay.with_warm_up(4, start_frac=0.5)
     assert warm.total_steps == 7
@@ -104,14 +104,14 @@ def test_warm_up_in_front_of_any_schedule():
             decay.with_warm_up(**bad)
 
 
-def test_epochs_become_steps():
+def test_in_steps_converts_epochs_to_steps():
     epochs = Schedule(Linear(0.0, 2.0, 2), total_steps=2)
     steps = epochs.in_steps(steps_per_epoch=4)
     assert steps.total_steps == 8
     np.testing.assert_allclose(steps.table()[:, 0, 0], np.arange(8) / 4)
 
 
-def test_extension_keeps_the_last_value_and_is_recognised():
+def test_extended_to_keeps_the_last_value_and_continues_recognises_it():
     short = Schedule(Linear(0.0, 1.0, 2), total_steps=3)
     longer = short.extended_to(5)
     assert longer.table()[:, 0, 0].tolist() == [0.0, 0.5, 1.0, 1.0, 1.0]
@@ -141,7 +141,7 @@ def test_an_extended_schedule_resumes_without_a_warning():
 
 
 @pytest.mark.parametrize("total_steps", ["a", float("nan"), float("inf"), -1, None])
-def test_bad_total_steps(total_steps):
+def test_bad_total_steps_are_refused(total_steps):
     if total_steps is not None:
         with pytest.raises(ValueError, match="total_steps: got"):
             Schedule(0.1, total_steps=total_steps)

@@ -71,13 +71,13 @@ def assert_whole(found):
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("inside", [False, True])
-def test_both_forms(tmp_path, form, inside):
+def test_binary_files_and_pickles_are_read(tmp_path, form, inside):
     write(tmp_path / FORMS[form][2] if inside else tmp_path, form)
     assert_whole(cifar10.load(tmp_path))
     assert_whole(cifar10.load(str(tmp_path)))
 
 
-def test_the_tensors_are_writable_and_their_own(tmp_path):
+def test_the_tensors_are_writable_and_share_no_memory(tmp_path):
     _, (images, labels) = cifar10.load(write(tmp_path, "bin"))
     images.zero_(), labels.zero_()
     assert_whole(cifar10.load(tmp_path))
@@ -125,7 +125,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_what_is_wrong_with_a_file_is_named(tmp_path, monkeypatch, name):
+def test_errors_name_the_file_and_what_is_wrong(tmp_path, monkeypatch, name):
     form, content, message = BROKEN[name]
     monkeypatch.chdir(tmp_path)
     path = write(tmp_path, form) / f"data_batch_1{FORMS[form][1]}"

@@ -10,7 +10,7 @@ from clrfast.tasks.digits import make_task as make_digits
 from tests.helpers.task_modules import SOURCES
 
 
-def test_own_task(task_modules):
+def test_a_users_task_is_made_by_its_path(task_modules):
     assert isinstance(make_task("good:make_task"), Task)
 
 
@@ -37,13 +37,13 @@ def test_errors_are_one_helpful_line(task_modules, name, message):
     assert "\n" not in str(caught.value)
 
 
-def test_missing_scikit_learn_is_named(monkeypatch):
+def test_the_error_names_missing_scikit_learn(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(TaskError, match=r"needs sklearn.*pip install .clrfast\[demo\]"):
         make_task("digits")
 
 
-def test_digits():
+def test_the_digits_task_is_reproducible():
     before = torch.get_rng_state()
     task = make_digits(seed=3)
     assert torch.equal(torch.get_rng_state(), before)
@@ -63,7 +63,7 @@ def test_digits():
     assert isinstance(task.loss_fn, nn.CrossEntropyLoss)
 
 
-def test_a_file_here_named_like_a_library_does_not_shadow_it(task_modules, monkeypatch):
+def test_a_file_in_the_current_folder_does_not_hide_a_library(task_modules, monkeypatch):
     """The current folder is the last on sys.path, and only for a user's task."""
     before = list(sys.path)
     make_task("digits")
