@@ -39,7 +39,7 @@ def captured(**options):
 def test_replays_show_the_next_row():
     graph, optimizer, _ = captured(schedule=clrfast.one_cycle(0.1, 10))
     optimizer.control.host_step = 0  # the stand-in has executed what a capture only records
-    optimizer._show_next_row()
+    optimizer.follower.show_next_row(optimizer.param_groups)
     for _ in range(3):
         assert graph.replay() == "what step returned"
     assert graph._graph._graph.replays == 3
@@ -104,7 +104,7 @@ def test_a_hand_written_rate_or_a_new_watch_is_not_ignored():
     optimizer.param_groups[0]["lr"] = 5.0
     with pytest.raises(RuntimeError, match="the schedule decides it"):
         graph.replay()
-    optimizer._show_next_row()
+    optimizer.follower.show_next_row(optimizer.param_groups)
     graph.replay()
     optimizer.control.watch_divergence()
     with pytest.raises(RuntimeError, match="capture it again"):

@@ -193,9 +193,9 @@ def test_flags_are_told_one_by_one_and_only_bools():
         flags([object()], [])
 
 
-def test_places_must_be_of_the_tensors():
+def test_locations_must_have_a_row_for_each_tensor():
     for shape in ((2, 2), (1, 3), (2,)):
-        with pytest.raises(ValueError, match=r"places must be \[n_tensors, 2\]"):
+        with pytest.raises(ValueError, match=r"locations must be \[n_tensors, 2\]"):
             _native.load().read_locations_([torch.zeros(1)], np.zeros(shape, np.int64))
 
 
