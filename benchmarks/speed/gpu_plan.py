@@ -94,7 +94,7 @@ _LIST = [
     Part("smoke", 25, 40, "python3 -m benchmarks.speed.gpu_smoke"),
     Part(
         *("variants", 30, 60),
-        "bash -c 'nvcc -O3 -std=c++17 -fmad=false -arch=sm_{arch} -Icsrc benchmarks/speed/kernel_variants.cu"
+        "bash -c 'nvcc -O3 -std=c++17 -fmad=false -arch=sm_{arch} -Icsrc benchmarks/speed/kernel_variants/main.cu"
         " -o build/kernel_variants && build/kernel_variants {out}/kernel_variants_gpu.json'",
         files=("kernel_variants_gpu.json",),
     ),

@@ -1,5 +1,5 @@
-// The least that the host has to read off the tensors' Python objects: for an optimizer step, and before a replay.
-// benchmarks/speed/bench_host.py builds it and times it beside what clrfast does.
+// Lower bounds of the host's time for an optimizer step and before a replay: loops over what any implementation has to
+// read from the tensors' Python objects. benchmarks/speed/bench_host.py builds them and times them beside clrfast.
 #include <Python.h>
 
 #include "python/attribute.h"
@@ -37,20 +37,20 @@ bool ignored(PyObject*) { return true; }
 
 extern "C" {
 
-// Takes `torch.Tensor.__dlpack_c_exchange_api__`.
+// Must be called first, with `torch.Tensor.__dlpack_c_exchange_api__`.
 __attribute__((visibility("default"))) int prepare(PyObject* capsule) {
   exchange_api = static_cast<const ExchangeApi*>(PyCapsule_GetPointer(capsule, "dlpack_exchange_api"));
   return exchange_api != nullptr;
 }
 
-// Of a step: `grad` of each parameter, and views of parameter, gradient and buffer.
+// Reads for a step: `grad` of each parameter, and views of parameter, gradient and buffer.
 __attribute__((visibility("default"))) int step_floor(PyObject* params, PyObject* buffers) {
   static PyObject* const name = named("grad");
   Attribute grad(name);
   return all(params, [&](PyObject* param) { return sees(param) && reads(grad, param, sees); }) && all(buffers, sees);
 }
 
-// Before a replay: `training` of each module, `requires_grad` and `grad` of each parameter, views of all tensors.
+// Reads before a replay: `training` of each module, `requires_grad` and `grad` of each parameter, views of all tensors.
 __attribute__((visibility("default"))) int replay_floor(PyObject* modules, PyObject* params, PyObject* tensors) {
   static PyObject *const names[] = {named("training"), named("requires_grad"), named("grad")};
   Attribute training(names[0]), requires_grad(names[1]), grad(names[2]);

@@ -22,7 +22,7 @@ constexpr int advance_block_size = 32;
 
 CLRFAST_HD bool is_16_bit(Dtype dtype) { return dtype == Dtype::float16 || dtype == Dtype::bfloat16; }
 
-// The choices that benchmarks/speed/kernel_variants.cu compares with others.
+// The choices that benchmarks/speed/kernel_variants compares with others.
 struct DefaultTuning {
   // Elements of a chunk: few enough that a model of medium size occupies the whole device in one wave, enough that a
   // block's loads take longer than its preparations.

@@ -1,4 +1,4 @@
-"""benchmarks/speed/kernel_variants.cu on the CPU: every variant gives the right numbers."""
+"""benchmarks/speed/kernel_variants on the CPU: every variant gives the right numbers."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from benchmarks.speed import shapes
 
 from . import build
 
-SOURCE = build.ROOT / "benchmarks" / "speed" / "kernel_variants.cu"
+FOLDER = build.ROOT / "benchmarks" / "speed" / "kernel_variants"
 
 
 def test_every_variant_gives_the_right_numbers(tmp_path):
     if build.COMPILER is None:
         pytest.skip("no C++ compiler")
     program, results = tmp_path / "kernel_variants", tmp_path / "variants.json"
-    build.compiled("-xc++", *build.FLAGS, "-DEMULATED_CUDART_VERSION=13000", SOURCE, to=program)
+    build.compiled("-xc++", *build.FLAGS, "-DEMULATED_CUDART_VERSION=13000", FOLDER / "main.cu", to=program)
     made = subprocess.run([program, results, "--tiny"], capture_output=True, text=True)
     assert made.returncode == 0, made.stderr
     rows = json.loads(results.read_text())["rows"]
@@ -35,6 +35,6 @@ def test_every_variant_gives_the_right_numbers(tmp_path):
     [("ResNet-56", shapes.resnet56), ("ResNet-50", shapes.resnet50), ("Llama 3.2 1B", shapes.decoder_1b)],
 )
 def test_the_models_are_those_of_the_other_benchmarks(name, made):
-    (sizes,) = re.findall(rf'{{"{name}",\s*{{(.*?)}}}},?\n', SOURCE.read_text(), re.DOTALL)
+    (sizes,) = re.findall(rf'{{"{name}",\s*{{(.*?)}}}},?\n', (FOLDER / "model.h").read_text(), re.DOTALL)
     counted = {int(numel): int(count) for count, numel in re.findall(r"\{(\d+), (\d+)\}?", "{" + sizes)}
     assert counted == Counter(map(math.prod, made()))

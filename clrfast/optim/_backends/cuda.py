@@ -18,7 +18,7 @@ from .native import OPTIONS, NativeUpdate
 MAX_MERGED_CHUNKS = 2048
 """The most chunks (of 4,096 elements, 8,192 of 16 bits) with which an update launch advances the schedule itself.
 
-The value is estimated, not measured; benchmarks/speed/kernel_variants.cu measures it. A separate launch costs about
+The value is estimated, not measured; benchmarks/speed/kernel_variants measures it. A separate launch costs about
 4 us once. Advancing within the update costs about 0.5 us each time that its blocks fill the device (528 blocks on an
 H100).
 """

@@ -1,4 +1,4 @@
-// Stands in for CUDA's own header: g++ then compiles csrc/cuda/sgd.cu and benchmarks/speed/kernel_variants.cu, whose
+// Stands in for CUDA's own header: g++ then compiles csrc/cuda/sgd.cu and benchmarks/speed/kernel_variants, whose
 // kernels run on the CPU.
 //
 // A launch runs all blocks and threads one after the other, each block's threads from the last to the first. Every
