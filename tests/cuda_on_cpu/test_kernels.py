@@ -80,7 +80,7 @@ OFFSETS = {"aligned": (0, 0, 0), "alike": (1, 1, 1), "gradient off": (0, 3, 0), 
 @pytest.mark.parametrize(
     "options", [{}, {"momentum": 0.9}, {"momentum": 0.9, "dampening": 0.5, "master_weights": True}]
 )
-def test_unaligned_views_between_guards(backend, dtype, offsets, options):
+def test_unaligned_views_are_updated_and_their_surroundings_are_not(backend, dtype, offsets, options):
     arena = Arena(40 * (CHUNK * 4 + 3 * CHUNK) * len(OFFSETS))
     narrow = dtype in (torch.float16, torch.bfloat16)
     state_type = torch.float32 if narrow and "master_weights" in options else dtype
@@ -128,7 +128,7 @@ def mixed(param_type, grad_type, buffer_type, chosen, **options):
 @pytest.mark.parametrize(
     "types", list(itertools.product(DTYPES, repeat=3)), ids=lambda types: "-".join(map(str, types))
 )
-def test_gradients_and_buffers_of_other_types(backend, types):
+def test_gradients_and_buffers_may_have_other_dtypes(backend, types):
     if types[0] != types[1] and not hasattr(nn.Parameter(torch.ones(1)), "grad_dtype"):
         pytest.skip("this torch knows no gradient of another type than its parameter")
     for nesterov in (False, True):
@@ -141,7 +141,7 @@ def test_gradients_and_buffers_of_other_types(backend, types):
 @pytest.mark.parametrize(
     ("n_tensors", "launches"), [(1, 1), (118, 1), (119, 1), (246, 1), (247, 1), (1015, 1), (1016, 2), (3000, 3)]
 )
-def test_launches_and_many_tensors(backend, emulation, merged, n_tensors, launches):
+def test_many_tensors_take_the_expected_number_of_launches(backend, emulation, merged, n_tensors, launches):
     shapes = [(1 + index % 7,) for index in range(n_tensors)]
     results = []
     for chosen in ("torch", backend):
@@ -156,7 +156,7 @@ def test_launches_and_many_tensors(backend, emulation, merged, n_tensors, launch
     assert_same(*results)
 
 
-def test_one_launch_without_a_schedule(backend, emulation):
+def test_a_step_without_a_schedule_is_one_launch(backend, emulation):
     params = make_params([(3,)] * 5)
     give_grads(params, 0)
     optimizer = clrfast.SGD(params, lr=0.1, momentum=0.9, backend=backend)
@@ -170,7 +170,7 @@ def test_one_launch_without_a_schedule(backend, emulation):
 
 @pytest.mark.parametrize("scheduled", [False, True])
 @pytest.mark.parametrize("n_groups", [2, 40, 600])
-def test_groups(backend, merged, n_groups, scheduled):
+def test_groups_are_updated_with_their_own_options(backend, merged, n_groups, scheduled):
     def run(chosen):
         params = make_params([(5,)] * n_groups)
         groups = [
@@ -192,7 +192,7 @@ def test_groups(backend, merged, n_groups, scheduled):
 
 @pytest.mark.parametrize("ascending", [False, True])
 @pytest.mark.parametrize("scheduled", [False, True])
-def test_first_update_with_dampening(backend, emulation, merged, ascending, scheduled):
+def test_dampening_leaves_out_the_first_update(backend, emulation, merged, ascending, scheduled):
     """All chunks of a tensor agree on which update is the first, in whatever order they run: also after skipped ones,
     with a late gradient, and when the state goes from one optimizer to another."""
     emulation.ascending(ascending)
@@ -234,7 +234,7 @@ def test_stop_freezes_everything(backend, merged):
     assert int(optimizer.control.step) == 2
 
 
-def test_a_schedule_of_tensors_that_need_several_kernels(backend, emulation, merged):
+def test_a_schedule_advances_once_over_several_kernels(backend, emulation, merged):
     """The first launch takes the schedule's step, and the others read its row."""
 
     def run(chosen):
@@ -260,7 +260,7 @@ def test_a_schedule_of_tensors_that_need_several_kernels(backend, emulation, mer
 
 
 @pytest.mark.parametrize("n_chunks", [1, 3, 4])
-def test_a_small_update_takes_the_schedules_step_itself(backend, emulation, monkeypatch, n_chunks):
+def test_a_small_update_advances_the_schedule_itself(backend, emulation, monkeypatch, n_chunks):
     monkeypatch.setattr(cuda, "MAX_MERGED_CHUNKS", 3)
     params = make_params([(1,)] * (n_chunks - 1) + [(CHUNK,)])
     give_grads(params, 0)
@@ -269,7 +269,7 @@ def test_a_small_update_takes_the_schedules_step_itself(backend, emulation, monk
     assert emulation.launches() == (1 if n_chunks <= 3 else 2)
 
 
-def test_a_rate_that_is_a_tensor(backend):
+def test_the_rate_may_be_a_tensor_on_the_device(backend):
     for dtype, lr_type in itertools.product(
         (torch.float32, torch.float64), (torch.float32, torch.float64, torch.bfloat16)
     ):
@@ -292,7 +292,7 @@ def test_a_rate_that_is_a_tensor(backend):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("options", [{}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}])
 @pytest.mark.parametrize("offset", [0, 1])
-def test_master_weights(backend, dtype, options, offset):
+def test_master_weights_equal_the_reference(backend, dtype, options, offset):
     def run(chosen):
         params = [
             nn.Parameter(p.detach().repeat(2)[offset : offset + p.numel()])
@@ -406,7 +406,7 @@ def test_a_capture_with_a_missing_state_is_refused(backend, capturing):
     assert_same(params, before)
 
 
-def test_what_a_graph_points_at_lives_as_long_as_the_graph(backend, capturing, emulation):
+def test_a_graph_keeps_alive_what_it_points_at(backend, capturing, emulation):
     params, optimizer, _ = prepared(backend, schedule=clrfast.one_cycle(0.1, 4), dampening=0.3)
     optimizer.init_state()
     loss, control = torch.tensor(1.0), optimizer.control
@@ -424,7 +424,7 @@ def test_what_a_graph_points_at_lives_as_long_as_the_graph(backend, capturing, e
     assert all(reference.expired() for reference in memory)
 
 
-def test_a_graph_may_end_while_others_hold_much(backend, capturing, emulation):
+def test_a_graph_may_end_while_others_hold_many_objects(backend, capturing, emulation):
     """The interpreter's queue for such news is short."""
     alive = []
     for _ in range(100):
@@ -461,7 +461,7 @@ def test_a_refused_update_names_its_first_parameter(backend, emulation):
     assert_same(params, before)
 
 
-def test_few_tensors_of_both_kinds_share_a_launch(backend, emulation):
+def test_a_few_tensors_of_both_kinds_share_a_launch(backend, emulation):
     params = [*make_params([(3,)], torch.bfloat16), *make_params([(4,)])]
     give_grads(params, 0)
     optimizer = clrfast.SGD(params, lr=0.1, master_weights=True, backend=backend)
@@ -469,7 +469,7 @@ def test_few_tensors_of_both_kinds_share_a_launch(backend, emulation):
     assert emulation.launches() == 1
 
 
-def test_a_backend_that_is_not_there_names_the_parameter(backend, monkeypatch):
+def test_a_missing_backend_is_an_error_that_names_the_parameter(backend, monkeypatch):
     monkeypatch.setattr(cuda, "why_not", lambda device: "there is no driver")
     params = make_params([(2,), (3, 4)])
     message = r"backend: 'cuda' cannot update parameter 0 \(group 0, shape \(2,\)\) on \w+.*: there is no driver"
@@ -477,7 +477,7 @@ def test_a_backend_that_is_not_there_names_the_parameter(backend, monkeypatch):
         clrfast.SGD(params, lr=0.1, backend="cuda")
 
 
-def test_small_arguments_of_older_toolkits(backend, emulation, pytestconfig, monkeypatch):
+def test_older_toolkits_use_small_arguments(backend, emulation, pytestconfig, monkeypatch):
     """Before CUDA 13 an argument has 4 KB: more launches, the same numbers."""
     module, controls = build.build(pytestconfig.cache.mkdir("cuda_on_cpu"), cudart_version=12080)
     build.install(module, monkeypatch)

@@ -17,7 +17,7 @@ def make(backend, total_steps=3):
     return StepControl(Schedule(Linear(1.0, 3.0, 2), momentum=0.5).table(total_steps), backend=backend)
 
 
-def test_rows_follow_the_table_and_the_last_stays(backend):
+def test_rows_follow_the_table_and_the_last_one_stays(backend):
     control = make(backend)
     rows = []
     for _ in range(5):
@@ -27,7 +27,7 @@ def test_rows_follow_the_table_and_the_last_stays(backend):
     assert control.host_step == int(control.step) == 5
 
 
-def test_skipped_update(backend):
+def test_a_skipped_update_does_not_move_the_step(backend):
     control = make(backend)
     control.advance(torch.tensor(1.0), torch.tensor(2.0))
     assert control.row[0].tolist() == [1, 0.5, 0, 0]
@@ -35,7 +35,7 @@ def test_skipped_update(backend):
     assert control.losses[0] == 1.0
 
 
-def test_average_is_corrected_for_its_start(backend):
+def test_the_average_has_bias_correction(backend):
     control = make(backend)
     control.watch_divergence(smoothing=0.5, stop_factor=10)
     for loss in (1.0, 2.0):
@@ -56,7 +56,7 @@ def test_average_is_corrected_for_its_start(backend):
         ([1.0, -math.inf, 1.0], 1),
     ],
 )
-def test_stop_is_sticky_and_freezes_all(backend, losses, stopped_at):
+def test_stop_is_sticky_and_freezes_everything(backend, losses, stopped_at):
     control = make(backend)
     control.watch_divergence(smoothing=0.0, stop_factor=4.0)
     for step, loss in enumerate(losses):
@@ -71,7 +71,7 @@ def test_stop_is_sticky_and_freezes_all(backend, losses, stopped_at):
             torch.testing.assert_close(getattr(control, name), before[name], equal_nan=True)
 
 
-def test_nothing_stops_unless_watched(backend):
+def test_divergence_stops_nothing_unless_it_is_watched(backend):
     control = make(backend)
     for loss in (1.0, math.nan, 1e9):
         control.advance(loss)
@@ -79,7 +79,7 @@ def test_nothing_stops_unless_watched(backend):
     assert int(control.step) == 3
 
 
-def test_progress_resumes_at_another_length(backend):
+def test_progress_resumes_with_a_table_of_another_length(backend):
     control = make(backend)
     control.advance(5.0)
     control.advance(4.0)
@@ -101,6 +101,6 @@ def test_progress_resumes_at_another_length(backend):
         ({"stop_factor": 1.0}, "stop_factor: got 1.0"),
     ],
 )
-def test_bad_input_is_named(backend, kwargs, named):
+def test_an_error_names_the_bad_argument(backend, kwargs, named):
     with pytest.raises(ValueError, match=named):
         make(backend).watch_divergence(**kwargs)

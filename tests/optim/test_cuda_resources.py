@@ -110,18 +110,18 @@ def code(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     )
 
 
-def test_every_kernel_is_known(code):
+def test_the_fatbin_has_the_expected_kernels(code):
     assert code.logs.keys() == code.instructions.keys() == KERNELS.keys()
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_nothing_is_spilled(code, kernel):
+def test_no_register_is_spilled(code, kernel):
     used = re.findall(r"(\d+) bytes (stack frame|spill stores|spill loads)", code.logs[kernel])
     assert used == [("0", "stack frame"), ("0", "spill stores"), ("0", "spill loads")]
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_memory_is_global_or_constant(code, kernel):
+def test_all_memory_accesses_are_global_or_constant(code, kernel):
     """Neither local nor by generic addresses: the argument is read where it lies, in the constant bank."""
     bases = {opcode.split(".")[0] for opcode in code.opcodes(kernel)}
     constant = {"LDC", "ULDC", "LDCU"}
@@ -200,12 +200,12 @@ def constant_loads_before(instructions: list[str]) -> list[int]:
     return found
 
 
-def test_every_operation_is_rounded_by_itself(code):
+def test_each_operation_rounds_by_itself(code):
     assert {"mul.rn.f32", "add.rn.f32"} <= operations(code.ptx) <= ROUNDED
 
 
 @pytest.mark.skipif(not hasattr(_native._C, "cuda_targets"), reason="built without CUDA")
-def test_extension_has_the_targets_that_it_names():
+def test_the_extension_has_the_targets_that_it_names():
     path, targets = _native._C.__file__, _native._C.cuda_targets.split(", ")
     # By kernels instead of --list-elf: the linker adds an empty file for the toolkit's default target.
     files = [part.split(maxsplit=1) for part in run("cuobjdump", "-symbols", path).split("arch = ")[1:]]

@@ -16,7 +16,7 @@ def make():
     )
 
 
-def test_depth_and_rates():
+def test_groups_are_ordered_by_depth_with_geometric_rates():
     model = make()
     groups = layer_groups(model, 0.9, n_groups=3, factor=3)
     assert [group["lr"] for group in groups] == pytest.approx([0.1, 0.3, 0.9])
@@ -29,27 +29,27 @@ def test_depth_and_rates():
     assert all("weight_decay" not in group for group in groups)
 
 
-def test_norms_and_biases_without_weight_decay():
+def test_norms_and_biases_may_have_no_weight_decay():
     groups = layer_groups(make(), 0.9, n_groups=2, weight_decay=0.1, decay_norm_and_bias=False)
     assert [group["weight_decay"] for group in groups] == [0.1, 0.0, 0.1, 0.0]
     for group in groups:
         assert all((p.dim() > 1) == (group["weight_decay"] > 0) for p in group["params"])
 
 
-def test_every_norm_is_one():
+def test_every_normalisation_layer_counts_as_one():
     norms = [nn.BatchNorm1d(4), nn.LayerNorm(4), nn.GroupNorm(2, 4), nn.InstanceNorm1d(4, affine=True)]
     norms += [nn.RMSNorm(4)] if hasattr(nn, "RMSNorm") else []
     groups = layer_groups(nn.Sequential(nn.Linear(4, 4), *norms), 0.1, n_groups=1, decay_norm_and_bias=False)
     assert [tuple(p.shape) for p in groups[0]["params"]] == [(4, 4)]
 
 
-def test_a_weight_decay_curve_leaves_exempt_groups_out():
+def test_a_weight_decay_curve_leaves_out_exempt_groups():
     groups = layer_groups(make(), 0.9, n_groups=1, weight_decay=0.1, decay_norm_and_bias=False)
     optimizer = clrfast.SGD(groups, schedule=clrfast.one_cycle(0.9, 10, weight_decay=0.2).for_groups(groups))
     assert [group["weight_decay"] for group in optimizer.param_groups] == pytest.approx([0.2, 0.0])
 
 
-def test_every_trainable_parameter_once():
+def test_every_trainable_parameter_is_in_one_group():
     model = make()
     model[4].weight = nn.Parameter(torch.zeros(2, 4))
     model.add_module("again", model[4])
@@ -58,7 +58,7 @@ def test_every_trainable_parameter_once():
     assert sorted(map(id, params)) == sorted({id(p) for p in model.parameters() if p.requires_grad})
 
 
-def test_ratios_are_kept_over_a_schedule_and_in_a_range_test():
+def test_a_schedule_and_a_range_test_keep_the_ratios_of_the_rates():
     model = make()
     groups = layer_groups(model, 0.9, n_groups=3, factor=3)
     schedule = clrfast.one_cycle(0.9, 10).for_groups(groups)
@@ -81,6 +81,6 @@ def test_ratios_are_kept_over_a_schedule_and_in_a_range_test():
         ({"factor": 0.5}, "factor: got 0.5"),
     ],
 )
-def test_bad_input_is_named(kwargs, named):
+def test_an_error_names_the_bad_argument(kwargs, named):
     with pytest.raises(ValueError, match=named):
         layer_groups(make(), **{"max_lr": 0.1, **kwargs})

@@ -52,14 +52,14 @@ def buffers(optimizer):
 
 @pytest.mark.parametrize("options", OPTIONS, ids=option_id)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_equals_reference(backend, options, dtype):
+def test_the_update_equals_the_reference(backend, options, dtype):
     both(backend, lambda p, b: clrfast.SGD(p, lr=0.01, backend=b, **options), dtype=dtype)
 
 
 @past_the_end
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("nesterov", [False, True])
-def test_equals_reference_under_a_schedule(backend, dtype, nesterov):
+def test_the_update_equals_the_reference_under_a_schedule(backend, dtype, nesterov):
     schedule = clrfast.one_cycle(0.05, 6, weight_decay=clrfast.schedules.Linear(0.0, 0.1, 3))
     both(
         backend,
@@ -70,7 +70,7 @@ def test_equals_reference_under_a_schedule(backend, dtype, nesterov):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_equals_reference_when_scaled_and_skipped(backend, dtype):
+def test_the_update_equals_the_reference_when_scaled_and_skipped(backend, dtype):
     def before(step, optimizer, params):
         optimizer.grad_scale, optimizer.found_inf = torch.tensor(3.0), torch.tensor(2.0 if step in (0, 2) else 0.0)
 
@@ -97,7 +97,7 @@ def test_every_16_bit_pattern_survives_and_rounds_as_in_torch(backend, dtype):
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 5])
-def test_result_does_not_depend_on_threads(backend, n_threads):
+def test_the_result_does_not_depend_on_the_number_of_threads(backend, n_threads):
     if backend != "cpp":
         pytest.skip("threads of the CPU")
     before = torch.get_num_threads()
@@ -110,7 +110,7 @@ def test_result_does_not_depend_on_threads(backend, n_threads):
     assert_same(params, expected)
 
 
-def test_layouts_of_memory(backend):
+def test_every_layout_of_memory_is_updated(backend):
     """Transposed, strided, expanded-like, channels-last parameters, and gradients laid out unlike their parameter."""
     base, images = randn([(6, 8), (2, 3, 4, 5)], 0)
 
@@ -136,7 +136,7 @@ def test_layouts_of_memory(backend):
     assert_same(*results)
 
 
-def test_no_write_outside_of_a_view(backend):
+def test_nothing_is_written_outside_a_view(backend):
     memory = torch.zeros(100)
     param = nn.Parameter(memory[10:20])
     param.grad = torch.ones(10)
@@ -212,7 +212,7 @@ REARRANGED = [swap_in_group, swap_states, forget_the_first_update, flag_of_anoth
 
 
 @pytest.mark.parametrize("change", REARRANGED)
-def test_state_belongs_to_its_parameter_and_is_read_where_it_is(backend, change):
+def test_state_belongs_to_its_parameter_wherever_its_memory_moves(backend, change):
     def before(step, optimizer, params):
         if step == 2:
             change(optimizer, params)
@@ -231,7 +231,7 @@ def test_state_belongs_to_its_parameter_and_is_read_where_it_is(backend, change)
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_change_from_outside_is_noticed(backend, name):
+def test_a_change_made_between_steps_is_noticed(backend, name):
     """What is kept from step to step must never be used when it is stale."""
 
     def before(step, optimizer, params):
@@ -250,7 +250,7 @@ def test_a_change_from_outside_is_noticed(backend, name):
     assert_same(results[0][0], results[1][0])
 
 
-def test_an_odd_gradient_is_applied_once(backend):
+def test_a_gradient_that_needs_the_reference_is_applied_once(backend):
     """A parameter that C++ cannot update must not be updated again by the gradient of an earlier step."""
 
     def before(step, optimizer, params):
@@ -266,7 +266,7 @@ def test_an_odd_gradient_is_applied_once(backend):
     assert_same(*results)
 
 
-def test_groups_rearranged(backend):
+def test_rearranged_groups_are_updated_with_their_own_options(backend):
     def before(step, optimizer, params):
         first, second = optimizer.param_groups[:2] if step < 3 else (None, None)
         if step == 1:
@@ -296,7 +296,7 @@ class Doubling(nn.Parameter):
         torch.Tensor.grad.__set__(self, value)
 
 
-def test_the_gradient_is_what_the_attribute_is(backend):
+def test_the_gradient_is_read_from_the_attribute(backend):
     """Parameters of several types, one after the other in a group."""
     results = []
     for b in ("torch", backend):
@@ -379,7 +379,7 @@ def negated(tensor):
 
 @pytest.mark.parametrize("what", ["param", "grad", "buffer", "param in place", "buffer in place"])
 @pytest.mark.parametrize("shape", [(1,), (3, 4)])
-def test_tensors_that_are_stored_with_the_opposite_sign(backend, what, shape):
+def test_negated_tensors_are_updated(backend, what, shape):
     """Such are the imaginary parts of conjugates."""
 
     def run(chosen):
@@ -425,7 +425,7 @@ class Unwrapped(torch.Tensor):
 
 @pytest.mark.hardware
 @pytest.mark.parametrize("what", ["param", "buffer"])
-def test_tensors_that_become_wrappers_in_place(backend, what):
+def test_tensors_that_become_wrappers_in_place_are_updated(backend, what):
     """As torch.utils.swap_tensors does it, with which modules can convert their parameters."""
 
     def run(chosen):
@@ -488,7 +488,7 @@ def test_a_control_whose_memory_was_changed_in_place_is_refused(backend, name, c
     assert_same([param], [before])
 
 
-def test_a_step_in_a_child_that_was_forked_during_a_step_ends(backend):
+def test_a_step_ends_in_a_child_forked_during_a_step(backend):
     """The thread that was in its turn does not exist there."""
     if backend != "cpp" or not hasattr(os, "fork"):
         pytest.skip("of fork")
@@ -520,7 +520,7 @@ raise SystemExit(any(codes))
     assert done.returncode == 0, done.stderr
 
 
-def test_a_step_in_a_forked_child_ends(backend):
+def test_a_step_ends_in_a_forked_child(backend):
     """OpenMP's threads do not follow into it."""
     if backend != "cpp" or not hasattr(os, "fork"):
         pytest.skip("of OpenMP and fork")
@@ -543,7 +543,7 @@ raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     assert done.returncode == 0, done.stderr
 
 
-def test_state_that_is_moved_to_shared_memory_in_place(backend):
+def test_state_moved_to_shared_memory_in_place_is_updated(backend):
     """As Hogwild and torch.multiprocessing do it: the tensors stay, their memory is another."""
 
     def run(chosen, moves):
@@ -566,7 +566,7 @@ def test_state_that_is_moved_to_shared_memory_in_place(backend):
     assert_same(run(backend, True), run("torch", False))
 
 
-def test_update_counts_as_an_in_place_change_for_autograd(backend):
+def test_autograd_counts_an_update_as_an_in_place_change(backend):
     param = nn.Parameter(torch.ones(3))
     loss = (param**2).sum()
     param.grad = torch.ones(3)
@@ -598,7 +598,7 @@ LOSSES = {
 
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("watch", [{}, {"smoothing": 0.5, "stop_factor": 4.0}, {"smoothing": 0.0, "stop_factor": 1.5}])
-def test_control_equals_reference(backend, name, watch):
+def test_the_control_equals_the_reference(backend, name, watch):
     pair = control_pair(backend, **watch)
     for step, loss in enumerate(LOSSES[name]):
         found_inf = torch.tensor(2.0) if step == 1 else None
@@ -612,7 +612,7 @@ def test_control_equals_reference(backend, name, watch):
             assert pair[0].host_step == pair[1].host_step == int(pair[0].step)
 
 
-def test_binding_refuses_what_memory_safety_forbids(backend):
+def test_the_binding_refuses_what_memory_safety_forbids(backend):
     module = _native.load()
     rows = np.zeros((1, 8), dtype=np.int64)
     group = (0.1, 0.0, 0.0, 0.0, 0.0, 0.0)
@@ -640,7 +640,7 @@ def test_binding_refuses_what_memory_safety_forbids(backend):
         module.advance_((8, 1, 1, 8, 8, 0, 8, 8), 0.98, 0.0, None, 0.0)
 
 
-def test_many_groups(backend):
+def test_many_groups_are_updated_with_their_own_options(backend):
     def make(params, backend):
         groups = [{"params": [p], "lr": 0.01 * (i + 1), "momentum": 0.1 * (i % 3)} for i, p in enumerate(params)]
         return clrfast.SGD(groups, lr=0.1, backend=backend)
@@ -649,7 +649,7 @@ def test_many_groups(backend):
     assert_same(*results)
 
 
-def test_params_without_any_gradient_are_left_alone(backend):
+def test_parameters_without_a_gradient_are_left_alone(backend):
     params = make_params([(3,), (4,)])
     before = [param.clone() for param in params]
     optimizer = clrfast.SGD(params, lr=0.1, momentum=0.9, backend=backend)
@@ -658,7 +658,7 @@ def test_params_without_any_gradient_are_left_alone(backend):
     assert not optimizer.state_dict()["state"]
 
 
-def test_gradients_now_and_then_laid_out_otherwise(backend):
+def test_gradients_may_change_their_layout_between_steps(backend):
     """Some updates of a parameter are the native backend's, others the reference's; the first is one of both."""
 
     def before(step, optimizer, params):
@@ -677,7 +677,7 @@ def test_gradients_now_and_then_laid_out_otherwise(backend):
     assert_same(*results)
 
 
-def test_memory_with_gaps_stays_as_it_is_between(backend):
+def test_memory_between_the_elements_is_not_written(backend):
     memory = randn([(20,), (20,)], 0)
     before = [values.clone() for values in memory]
     param = nn.Parameter(memory[0][::2])
@@ -689,7 +689,7 @@ def test_memory_with_gaps_stays_as_it_is_between(backend):
 
 @pytest.mark.hardware
 @pytest.mark.skipif(_torch_compat.EXCHANGE_API is None, reason="it is the exchange API that tells")
-def test_parameters_on_devices_of_others_are_left_to_them(backend):
+def test_parameters_on_other_devices_are_left_out(backend):
     params = make_params([(3,), (4,)])
     give_grads(params, 0)
     optimizer = clrfast.SGD(params, lr=0.1, backend=backend)
@@ -729,7 +729,7 @@ def test_a_control_with_a_tensor_that_does_not_fit_is_refused(backend, name):
     assert_same(params, before)
 
 
-def test_a_replaced_tensor_of_the_control_is_used_from_then_on(backend):
+def test_a_replaced_tensor_of_the_control_is_used(backend):
     params = make_params([(3,)])
     optimizer = clrfast.SGD(params, schedule=clrfast.one_cycle(0.1, 5), backend=backend)
     for step in range(3):

@@ -29,7 +29,7 @@ NOTHING = {"momentum": 0.0, "weight_decay": 0.0, "dampening": 0.0, "nesterov": F
         ({"momentum": torch.tensor(0.0)}, True, 2 - 0.5 * 3, 8),
     ],
 )
-def test_one_update_by_hand(options, started, expected_p, expected_b):
+def test_one_update_gives_the_hand_computed_values(options, started, expected_p, expected_b):
     """From p = 2, g = 3, b = 8 with lr = 0.5."""
     p, g, b = torch.tensor([2.0]), torch.tensor([3.0]), torch.tensor([8.0])
     flag = torch.tensor(int(started))
@@ -39,7 +39,7 @@ def test_one_update_by_hand(options, started, expected_p, expected_b):
     assert flag.item() == (started or applied)
 
 
-def test_weight_decay_of_zero_leaves_infinite_parameters_out():
+def test_a_weight_decay_of_0_does_not_touch_infinite_parameters():
     p = torch.tensor([float("inf")])
     update_(p, torch.tensor([1.0]), None, None, lr=torch.tensor(0.5), **{**NOTHING, "weight_decay": torch.tensor(0.0)})
     assert p.item() == float("inf")
@@ -47,7 +47,7 @@ def test_weight_decay_of_zero_leaves_infinite_parameters_out():
 
 @pytest.mark.parametrize("options", OPTIONS, ids=option_id)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_against_torch(options, dtype):
+def test_the_reference_equals_torchs_sgd(options, dtype):
     ours, _ = run_steps(lambda p: clrfast.SGD(p, lr=0.1, backend="torch", **options), 5, dtype=dtype)
     theirs, _ = run_steps(lambda p: torch.optim.SGD(p, lr=0.1, foreach=False, **options), 5, dtype=dtype)
     assert_near(ours, theirs, steps=5)

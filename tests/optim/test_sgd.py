@@ -31,7 +31,7 @@ pytestmark = pytest.mark.parametrize("backend", BACKENDS)
 
 @pytest.mark.parametrize("options", OPTIONS, ids=option_id)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_numbers_of_torch(backend, options, dtype):
+def test_the_numbers_are_torchs(backend, options, dtype):
     ours, _ = run_steps(lambda p: clrfast.SGD(p, lr=0.1, backend=backend, **options), 5, dtype=dtype)
     theirs, _ = run_steps(lambda p: torch.optim.SGD(p, lr=0.1, **options), 5, dtype=dtype)
     assert_near(ours, theirs, steps=5)
@@ -51,7 +51,7 @@ options = st.fixed_dictionaries(
 
 @settings(deadline=None, max_examples=60)
 @given(shapes=shapes, options=options, dtype=st.sampled_from(DTYPES), late=st.integers(0, 4), data=st.data())
-def test_numbers_of_torch_on_random_models(backend, shapes, options, dtype, late, data):
+def test_the_numbers_are_torchs_on_random_models(backend, shapes, options, dtype, late, data):
     """Random options, shapes and dtypes; one parameter gets its first gradient late, another is frozen at times."""
     frozen = data.draw(st.sets(st.integers(0, 4)))
     if options["momentum"] and not options["dampening"]:
@@ -84,7 +84,7 @@ def test_groups_have_their_own_options(backend):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("lr", [torch.tensor(0.1), torch.tensor([0.1]), torch.tensor(0.1, dtype=torch.float64)])
-def test_lr_may_be_a_tensor(backend, dtype, lr):
+def test_the_rate_may_be_a_tensor(backend, dtype, lr):
     def halve_tensor(step, optimizer, params):
         if step == 2:
             optimizer.param_groups[0]["lr"].mul_(0.5)
@@ -101,7 +101,7 @@ def test_lr_may_be_a_tensor(backend, dtype, lr):
     assert_near(ours, theirs, steps=4)
 
 
-def test_add_param_group(backend):
+def test_a_group_can_be_added(backend):
     def run(cls, **kwargs):
         params = make_params([(3,), (4,), (5,)])
         optimizer = cls(params[:2], lr=0.1, momentum=0.9, **kwargs)
@@ -115,7 +115,7 @@ def test_add_param_group(backend):
     assert_near(run(clrfast.SGD, backend=backend), run(torch.optim.SGD), steps=4)
 
 
-def test_closure(backend):
+def test_step_evaluates_a_closure(backend):
     param = nn.Parameter(torch.tensor([3.0]))
     optimizer = clrfast.SGD([param], lr=0.5, backend=backend)
 
@@ -144,7 +144,7 @@ def test_step_hooks_run_in_order_and_may_change_the_arguments(backend):
     assert seen == [("before", 1.0), ("after", 0.5), ("before", 0.5)]
 
 
-def test_profiler_sees_the_step(backend):
+def test_the_profiler_sees_the_step(backend):
     param = nn.Parameter(torch.ones(3))
     param.grad = torch.ones(3)
     optimizer = clrfast.SGD([param], lr=0.5, backend=backend)
@@ -155,7 +155,7 @@ def test_profiler_sees_the_step(backend):
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("direction", ["from torch", "to torch"])
-def test_state_dict_is_torchs(backend, momentum, direction):
+def test_the_state_dict_is_torchs(backend, momentum, direction):
     def ours(params):
         return clrfast.SGD(params, lr=0.3, momentum=momentum, dampening=0.1, weight_decay=0.01, backend=backend)
 
@@ -179,7 +179,7 @@ def test_state_dict_is_torchs(backend, momentum, direction):
 
 
 @pytest.mark.parametrize("dampening", [0.0, 0.5])
-def test_state_of_a_skipped_first_step_is_not_exported(backend, dampening):
+def test_the_state_of_a_skipped_first_step_is_not_exported(backend, dampening):
     """torch would take a buffer of zeros for a momentum, and dampen the first gradient."""
     params = make_params([(3,)])
     optimizer = clrfast.SGD(params, lr=0.1, momentum=0.9, dampening=dampening, backend=backend)
@@ -196,7 +196,7 @@ def test_state_of_a_skipped_first_step_is_not_exported(backend, dampening):
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deepcopy", "pickle"])
 @pytest.mark.parametrize("schedule", [None, clrfast.one_cycle(0.1, 8)], ids=["stock", "scheduled"])
-def test_copies_go_on_alike_and_apart(backend, copied, schedule):
+def test_copies_continue_alike_and_independently(backend, copied, schedule):
     params, optimizer = run_steps(
         lambda p: clrfast.SGD(p, lr=0.1, momentum=0.9, dampening=0.1, schedule=schedule, backend=backend), 3
     )
@@ -235,7 +235,7 @@ def test_torch_schedulers_work_on_top(backend, name):
     assert_near(run(clrfast.SGD, backend=backend), run(torch.optim.SGD), steps=10)
 
 
-def test_grad_scaler_overflow_in_the_first_step_and_later(backend):
+def test_a_grad_scaler_skips_the_first_step_and_later_ones(backend):
     """GradScaler halves the scale and skips; the first applied update then starts the momentum."""
     param = nn.Parameter(torch.tensor([1.0]))
     optimizer = clrfast.SGD([param], lr=0.5, momentum=0.9, dampening=0.5, backend=backend)
@@ -253,7 +253,7 @@ def test_grad_scaler_overflow_in_the_first_step_and_later(backend):
 
 
 @pytest.mark.parametrize("found_inf", [1.0, 2.0])
-def test_any_found_inf_is_a_skip_and_the_gradient_is_not_written(backend, found_inf):
+def test_any_found_inf_skips_and_the_gradient_is_not_written(backend, found_inf):
     param = nn.Parameter(torch.tensor([1.0]))
     param.grad = torch.tensor([8.0])
     optimizer = clrfast.SGD([param], lr=0.5, momentum=0.9, backend=backend)
@@ -270,7 +270,7 @@ def test_any_found_inf_is_a_skip_and_the_gradient_is_not_written(backend, found_
 
 @past_the_end
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_schedule_is_torch_with_the_tables_values(backend, dtype):
+def test_a_schedule_equals_torch_with_the_values_of_the_table(backend, dtype):
     schedule = clrfast.one_cycle(0.1, 6, weight_decay=Linear(0.0, 0.1, 5))
     table = schedule.table()
 
@@ -284,7 +284,7 @@ def test_schedule_is_torch_with_the_tables_values(backend, dtype):
 
 
 @past_the_end
-def test_groups_show_what_the_next_step_uses(backend):
+def test_the_groups_show_what_the_next_step_uses(backend):
     schedule = Schedule([Linear(0.0, 1.0, 2), 0.5], momentum=[0.9, Linear(0.5, 0.25, 1)], total_steps=3)
     params = make_params([(2,), (2,)])
     optimizer = clrfast.SGD(
@@ -305,7 +305,7 @@ def test_groups_show_what_the_next_step_uses(backend):
     ]
 
 
-def test_schedule_leaves_what_it_does_not_name_to_the_groups(backend):
+def test_a_schedule_leaves_to_the_groups_what_it_does_not_name(backend):
     params = make_params([(2,)])
     optimizer = clrfast.SGD(
         params, momentum=0.7, weight_decay=0.01, schedule=Schedule(0.1, total_steps=2), backend=backend
@@ -403,7 +403,7 @@ def test_a_loss_beyond_float32_is_infinite(backend, loss):
 
 
 @pytest.mark.parametrize("own", [True, False], ids=["same schedule given", "schedule from the checkpoint"])
-def test_resumed_run_continues_bit_for_bit(backend, own):
+def test_a_resumed_run_continues_bit_for_bit(backend, own):
     schedule = clrfast.one_cycle(0.1, 8, weight_decay=Linear(0.0, 0.1, 7))
 
     def make(params, schedule=schedule):
@@ -425,7 +425,7 @@ def test_resumed_run_continues_bit_for_bit(backend, own):
     assert_same([resumed.control.step, resumed.control.losses], [whole.control.step, whole.control.losses])
 
 
-def test_another_schedule_at_resume_stays_and_is_told(backend):
+def test_another_schedule_at_resume_stays_with_a_warning(backend):
     params, optimizer = run_steps(lambda p: clrfast.SGD(p, schedule=clrfast.constant(0.1, 4), backend=backend), 2)
     other = clrfast.SGD(params, schedule=clrfast.lr_ramp(0.1, 1.0, 10), backend=backend)
     with pytest.warns(UserWarning, match="saved schedule differs"):
@@ -434,7 +434,7 @@ def test_another_schedule_at_resume_stays_and_is_told(backend):
     assert other.param_groups[0]["lr"] == pytest.approx(0.1 * 10 ** (2 / 9))
 
 
-def test_add_param_group_under_a_schedule(backend):
+def test_a_group_can_be_added_under_a_schedule(backend):
     params = make_params([(2,), (3,)])
     optimizer = clrfast.SGD(params[:1], schedule=clrfast.lr_ramp(0.1, 1.0, 4), backend=backend)
     give_grads(params, 0)
@@ -461,7 +461,7 @@ def with_bad_gradient(kind, params):
 
 @pytest.mark.parametrize("kind", ["sparse", "complex"])
 @pytest.mark.parametrize("schedule", [None, clrfast.one_cycle(0.1, 8)], ids=["stock", "scheduled"])
-def test_unusable_gradient_changes_nothing(backend, kind, schedule):
+def test_an_unusable_gradient_changes_nothing(backend, kind, schedule):
     params = make_params([(3,), (3,), (3,)])
     give_grads(params, 0)
     params = with_bad_gradient(kind, params)
@@ -503,7 +503,7 @@ def test_parameters_on_several_devices_are_refused(backend):
         ({"schedule": Schedule(lambda s: -s, total_steps=3)}, "lr: got -1.0 at step 1"),
     ],
 )
-def test_bad_arguments_are_named(backend, kwargs, named):
+def test_an_error_names_the_bad_argument(backend, kwargs, named):
     with pytest.raises(ValueError, match=named):
         clrfast.SGD(make_params([(2,)]), backend=backend, **kwargs)
 
@@ -525,7 +525,7 @@ def test_writing_into_a_scheduled_group_is_refused(backend):
     assert_same(params, [before])
 
 
-def test_loss_must_be_one_number(backend):
+def test_the_loss_must_be_one_number(backend):
     params = make_params([(2,)])
     give_grads(params, 0)
     optimizer = clrfast.SGD(params, schedule=clrfast.constant(0.1, 3), backend=backend)
@@ -535,7 +535,7 @@ def test_loss_must_be_one_number(backend):
     assert_same(params, [before])
 
 
-def test_backends_are_chosen_and_checked(backend, monkeypatch):
+def test_the_backend_is_chosen_and_checked(backend, monkeypatch):
     params = make_params([(2,)])
     assert clrfast.SGD(params, backend=backend).backend == backend
     with pytest.raises(ValueError, match="backend: got 'gpu'"):
@@ -557,7 +557,7 @@ def test_nesterov_takes_its_momentum_from_the_schedule(backend):
     assert_same(ours, dummy)
 
 
-def test_a_new_group_under_a_schedule_keeps_what_the_schedule_leaves_open(backend):
+def test_a_new_group_keeps_what_the_schedule_does_not_name(backend):
     params = make_params([(2,), (3,)])
     optimizer = clrfast.SGD(params[:1], weight_decay=0.5, schedule=clrfast.one_cycle(0.1, 8), backend=backend)
     with pytest.warns(UserWarning, match="replaces the parameter groups' own lr"):
@@ -571,7 +571,7 @@ def test_a_new_group_under_a_schedule_keeps_what_the_schedule_leaves_open(backen
     assert len(two.param_groups) == 2
 
 
-def test_groups_with_rates_of_their_own_are_told_that_the_schedule_replaces_them(backend):
+def test_a_warning_says_that_the_schedule_replaces_the_groups_own_rates(backend):
     params = make_params([(2,), (3,)])
 
     def groups():
@@ -593,7 +593,7 @@ def test_empty_groups_are_accepted_and_duplicates_refused(backend):
         clrfast.SGD([param, param], lr=0.1, backend=backend)
 
 
-def test_state_of_another_model_is_refused(backend):
+def test_the_state_of_another_model_is_refused(backend):
     """torch does not check shapes when it loads a state."""
     _, small = run_steps(lambda p: clrfast.SGD(p, lr=0.1, momentum=0.9, backend=backend), 1, [(8, 8)])
     params = make_params([(80, 80)])
@@ -606,7 +606,7 @@ def test_state_of_another_model_is_refused(backend):
     assert_same(params, [before])
 
 
-def test_negated_gradients(backend):
+def test_negated_gradients_are_applied(backend):
     """Complex arithmetic leaves a real gradient that is a view with the opposite sign."""
     a, b = (nn.Parameter(torch.tensor(1.0)) for _ in range(2))
     (torch.complex(a, b).conj() * (1 + 2j)).real.backward()
@@ -616,7 +616,7 @@ def test_negated_gradients(backend):
     assert b.item() == pytest.approx(expected)
 
 
-def test_checkpoint_of_numpy_numbers_loads_as_weights_only(backend):
+def test_a_checkpoint_with_numpy_numbers_loads_as_weights_only(backend):
     schedule = Schedule(clrfast.schedules.Tabulated([0.1, 0.2]), momentum=np.float64(0.9), total_steps=np.int64(4))
     for chosen in (schedule, clrfast.one_cycle(np.float32(0.1), 10), clrfast.one_cycle(np.float64(0.1), 10)):
         params = make_params([(2,)])
@@ -628,7 +628,7 @@ def test_checkpoint_of_numpy_numbers_loads_as_weights_only(backend):
         assert Schedule.from_dict(chosen.to_dict()) == chosen
 
 
-def test_wrappers_without_memory_of_their_own(backend):
+def test_wrappers_without_memory_are_updated(backend):
     """Of the kind of DTensor: a native loop over their memory would silently do nothing."""
     two_tensor = pytest.importorskip("torch.testing._internal.two_tensor")
     results = []
@@ -643,7 +643,7 @@ def test_wrappers_without_memory_of_their_own(backend):
     assert results[0][0] == pytest.approx(1 - 0.5 - 0.5 * 1.9)
 
 
-def test_a_model_that_was_moved_before_its_first_step(backend):
+def test_a_model_may_be_moved_before_its_first_step(backend):
     """The control follows the parameters, whenever they were moved."""
     params = make_params([(3,)])
     give_grads(params, 0)
@@ -656,7 +656,7 @@ def test_a_model_that_was_moved_before_its_first_step(backend):
     assert_near(params, expected, steps=1)
 
 
-def test_dampening_switched_on_after_skipped_updates(backend):
+def test_dampening_may_be_switched_on_after_skipped_updates(backend):
     param = nn.Parameter(torch.zeros(1))
     optimizer = clrfast.SGD([param], lr=1.0, momentum=0.9, backend=backend)
     for step in range(3):
@@ -667,7 +667,7 @@ def test_dampening_switched_on_after_skipped_updates(backend):
     assert param.item() == pytest.approx(-1 - (0.9 + 0.5))
 
 
-def test_numbers_of_updates_go_on_when_the_schedule_changes(backend):
+def test_the_step_count_continues_when_the_schedule_changes(backend):
     """Buffers remember by number which update was their first."""
 
     def run(chosen):
@@ -698,7 +698,7 @@ def test_master_weights_are_exported_before_the_first_momentum(backend):
     assert "master_param" not in plain.state_dict()["state"].get(0, {})
 
 
-def test_a_group_that_does_not_fit_leaves_the_optimizer_whole(backend):
+def test_a_group_that_does_not_fit_leaves_the_optimizer_unchanged(backend):
     params = make_params([(2,), (3,)])
     optimizer = clrfast.SGD(params[:1], schedule=clrfast.constant(0.1, 5), backend=backend)
     with pytest.raises(ValueError, match="nesterov"):

@@ -239,12 +239,12 @@ NATIVE_ON_CPU = [backend for backend in BACKENDS if backend != "torch"]
 
 @pytest.mark.parametrize("backend", NATIVE_ON_CPU)
 @pytest.mark.filterwarnings("ignore:the schedule replaces")
-def test_a_native_backend_goes_on_like_the_reference(backend):
+def test_a_native_backend_equals_the_reference_after_any_sequence(backend):
     check(backend, 100 if backend == "cpp" else 30)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", NATIVE_ON_CPU)
 @pytest.mark.filterwarnings("ignore:the schedule replaces")
-def test_a_native_backend_goes_on_like_the_reference_in_2000_sequences(backend):
+def test_a_native_backend_equals_the_reference_after_2000_sequences(backend):
     check(backend, 2000)

@@ -1,0 +1,192 @@
+"""The optimizer behaves as torch's own: keywords, defaults, hooks, scalers, compilation, other processes."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+import clrfast
+from tests.helpers.optimizers import NO_NATIVE
+from tests.helpers.scheduled_runs import SCHEDULE, assert_equal, made, network, train
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*(process group|torch.jit|ShardedTensor|TypedStorage).*")
+
+
+def test_the_repr_of_an_optimizer_is_short_for_any_schedule():
+    schedule = clrfast.Schedule(lr=lambda step: 0.1 + 0 * step, total_steps=100_000)
+    text = repr(clrfast.SGD([nn.Parameter(torch.ones(1))], schedule=schedule))
+    assert "schedule_step: 0" in text
+    assert len(text) < 500
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        *({name: value} for name in ("foreach", "fused") for value in (None, False, True)),
+        {"differentiable": False},
+        {"capturable": True},
+        torch.optim.SGD([torch.zeros(1)], lr=0.05, momentum=0.9).defaults,
+    ],
+    ids=str,
+)
+def test_torchs_keywords_are_accepted(more):
+    model, other = network(), network()
+    given = {"lr": 0.05, "momentum": 0.9, **more}
+    stock = torch.optim.SGD(other.parameters(), lr=0.05, momentum=0.9)
+    for own, wanted in zip(
+        train(model, clrfast.SGD(model.parameters(), **given), 0, 5), train(other, stock, 0, 5), strict=True
+    ):
+        torch.testing.assert_close(own, wanted, rtol=1e-6, atol=1e-7)
+
+
+def test_differentiable_is_refused_with_a_reason():
+    with pytest.raises(ValueError, match=r"differentiable: got True, .* use torch\.optim\.SGD"):
+        clrfast.SGD([nn.Parameter(torch.ones(1))], lr=0.1, differentiable=True)
+
+
+@pytest.mark.parametrize("name", ["lr", "momentum", "weight_decay"])
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), -1.0, torch.tensor(float("nan"))])
+def test_options_that_are_not_finite_numbers_are_refused(name, value):
+    with pytest.raises(ValueError, match=rf"{name}: got .*; give a finite number >= 0"):
+        clrfast.SGD([nn.Parameter(torch.ones(1))], **{"lr": 0.1, name: value})
+
+
+@pytest.mark.parametrize("options", [{"momentum": 0.9, "nesterov": True}, {"schedule": SCHEDULE, "backend": "torch"}])
+def test_the_defaults_make_the_same_optimizer(options):
+    models = network(), network()
+    first = clrfast.SGD(models[0].parameters(), **{"lr": 0.1, "master_weights": True, **options})
+    second = type(first)(models[1].parameters(), **first.defaults)
+    assert second.defaults == first.defaults
+    assert second.backend == first.backend
+    assert_equal(train(models[1], second, 0, 5), train(models[0], first, 0, 5))
+    first.add_param_group({"params": [nn.Parameter(torch.ones(2))]})
+    assert first.param_groups[0].keys() == first.param_groups[1].keys()
+
+
+class Wrapper:
+    """Calls ``step`` as frameworks do, without a loss."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+
+    def step(self, closure=None):
+        self.optimizer.step()
+
+
+def test_a_wrapper_can_record_the_loss():
+    params = [nn.Parameter(torch.ones(2))]
+    optimizer = clrfast.SGD(params, schedule=SCHEDULE)
+    wrapper = Wrapper(optimizer)
+    for losses in ([3.0], [2.0, 4.0], [], [torch.tensor([5.0], requires_grad=True)]):
+        for loss in losses:
+            optimizer.control.record(loss)
+        params[0].grad = torch.zeros(2)
+        wrapper.step()
+    torch.testing.assert_close(
+        optimizer.control.losses[:5], torch.tensor([3.0, 3.0, float("nan"), 5.0, float("nan")]), equal_nan=True
+    )
+    with pytest.raises(ValueError, match="loss: got shape"):
+        optimizer.control.record(torch.ones(2))
+
+
+def test_the_loss_is_recorded_in_float32_as_it_was():
+    params = [nn.Parameter(torch.ones(2))]
+    optimizer = clrfast.SGD(params, schedule=SCHEDULE)
+    loss = torch.tensor(8.0)
+    optimizer.control.record(loss)
+    loss /= 4  # as accumulation does
+    optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))]})
+    params[0].grad = torch.zeros(2)
+    optimizer.step()
+    for _ in range(512):
+        optimizer.control.record(torch.tensor(30_000.0, dtype=torch.float16))
+    optimizer.step()
+    assert optimizer.control.losses[:2].tolist() == [8.0, 30_000.0]
+
+
+def test_hooks_see_the_arguments_of_step_and_no_others():
+    seen = []
+    optimizer = clrfast.SGD([nn.Parameter(torch.ones(2))], lr=0.1)
+    optimizer.register_step_pre_hook(lambda _, args, kwargs: seen.append((len(args), sorted(kwargs))))
+    optimizer.step()
+    optimizer.step(closure=lambda: 1.0)
+    optimizer.step(loss=2.0)
+    assert seen == [(1, []), (1, ["closure"]), (1, ["loss"])]
+
+
+@pytest.mark.parametrize("fused", [None, False, True])
+def test_the_same_party_unscales_as_with_torchs_sgd(fused):
+    """Wrappers see a skipped step because GradScaler does not call ``step``; ``fused=True`` gives that up."""
+    ours, theirs = (kind([nn.Parameter(torch.ones(2))], lr=0.1, fused=fused) for kind in (clrfast.SGD, torch.optim.SGD))
+    seen = {}
+    for optimizer in (ours, theirs):
+        scaler, calls = torch.amp.GradScaler("cpu", init_scale=4.0), []
+        optimizer.register_step_post_hook(lambda *_, calls=calls: calls.append(1))
+        for overflow in (True, False):
+            (param,) = optimizer.param_groups[0]["params"]
+            param.grad = torch.full((2,), float("inf") if overflow else 4.0)
+            scaler.scale(torch.ones(1))  # makes the scale
+            scaler.step(optimizer)
+            scaler.update()
+        seen[optimizer] = len(calls), param.tolist()
+    assert seen[ours] == seen[theirs]
+    assert seen[ours][0] == (2 if fused else 1)
+
+
+@pytest.mark.parametrize("backend", ["torch", "auto"])
+def test_a_compiled_step_equals_the_eager_one_and_compiles_once(backend):
+    from torch._dynamo.utils import counters
+
+    def run(compiled):
+        torch._dynamo.reset()
+        counters.clear()
+        model, optimizer = made(backend=backend)
+        step = torch.compile(lambda: optimizer.step(), backend="eager") if compiled else optimizer.step
+        for index in range(8):
+            for param in model.parameters():
+                param.grad = 0.1 * param.detach() + index
+            step()
+        return [param.detach() for param in model.parameters()], sum(counters["graph_break"].values())
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", NO_NATIVE)
+        (ours, breaks), (wanted, _) = run(True), run(False)
+    assert_equal(ours, wanted)
+    assert breaks <= 1
+
+
+def step_in_another_process(optimizer, queue):
+    for param in optimizer.param_groups[0]["params"]:
+        param.grad = torch.zeros_like(param)
+    optimizer.step(loss=2.0)
+    queue.put(optimizer.control.losses.tolist())
+
+
+def test_an_optimizer_sent_to_another_process_continues_in_both():
+    """Sending moves its tensors into shared memory, in place: both processes see one run."""
+    params = [nn.Parameter(torch.ones(size)) for size in (5, 300)]
+    optimizer = clrfast.SGD(params, schedule=clrfast.one_cycle(0.1, 6))
+
+    def give_gradients():
+        for param in params:
+            param.grad = torch.ones_like(param)
+
+    give_gradients()
+    optimizer.step(loss=1.0)
+    context = torch.multiprocessing.get_context("spawn")
+    queue = context.SimpleQueue()
+    process = context.Process(target=step_in_another_process, args=(optimizer, queue))
+    process.start()
+    seen = queue.get()
+    process.join()
+    assert process.exitcode == 0
+    assert seen[:2] == [1.0, 2.0]
+    give_gradients()
+    optimizer.step(loss=3.0)
+    assert optimizer.control.synchronize() == 3
+    assert optimizer.control.losses[:3].tolist() == [1.0, 2.0, 3.0]
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(optimizer.schedule.table()[3, 0, 0])
