@@ -113,12 +113,15 @@ class Oracle:
     retraining: Retraining | None = None
 
     def scores(self) -> np.ndarray:
-        """Return the mean loss over the seeds, ``[rates, decays]``. A loss above the untrained one counts as that."""
+        """Return the mean loss over the seeds, ``[rates, decays]``.
+
+        A training that diverges or ends above its untrained loss counts as untrained.
+        """
         return scores(self.losses, self.untrained)
 
     @classmethod
     def from_entry(cls, entry: dict[str, Any]) -> Oracle:
-        """Make an oracle of an entry of the cache."""
+        """Return the oracle that an entry of the cache holds."""
         values = {name: value for name, value in entry.items() if name not in ("key", "retraining")}
         retraining = entry["retraining"]
         values["steps"] = int(values["steps"])
@@ -126,7 +129,7 @@ class Oracle:
 
 
 def scores(losses: list[list[list[float]]], untrained: list[float]) -> np.ndarray:
-    """See ``Oracle.scores``."""
+    """Return ``Oracle.scores`` of these losses."""
     start, end = np.array(untrained)[:, None, None], np.array(losses)
     return np.where(end <= start, end, start).mean(0)
 

@@ -1,4 +1,4 @@
-"""Packages of others that benchmarks compare with: whether they are here, and how to silence them."""
+"""Other packages that benchmarks compare with: whether they are installed, and how to silence them."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What the training that follows a suggested learning rate is worth: every finder against the best rate there is."""
+"""Compares learning-rate finders by the training that follows their suggestions."""

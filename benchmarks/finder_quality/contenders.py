@@ -59,7 +59,7 @@ CONTENDERS: dict[str, Finder] = {
     **{f"clrfast {rule}": _finder(f"clrfast {rule}", partial(_by_rule, rule=rule)) for rule in RULES},
     **PEERS,
 }
-"""Finders by the name of the call."""
+"""Finders by name. One finder may suggest for several contenders, such as the rules of fastai."""
 
 
 @dataclass(frozen=True)

@@ -175,4 +175,4 @@ PEERS: dict[str, Finder] = {
     "always 0.01": _fixed(0.01),
     "always 0.1": _fixed(0.1),
 }
-"""Finders by the name of the call; some suggest for several contenders."""
+"""Finders by name. One finder may suggest for several contenders, such as the rules of fastai."""

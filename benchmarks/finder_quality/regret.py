@@ -74,7 +74,7 @@ class RegretCurve:
         return float(self.rates[self.scores.argmin()])
 
     def is_divergent(self, lr: float) -> bool:
-        """Return whether the run at the next grid rate above ``lr`` diverges; above the grid, that at its end."""
+        """Return whether the run at the next grid rate above ``lr`` diverges; beyond the grid, the run at its end."""
         above = min(int(np.searchsorted(self.rates, lr * (1 - 1e-9))), len(self.rates) - 1)
         return bool(self.divergent[above])
 

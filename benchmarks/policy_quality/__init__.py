@@ -1,1 +1,1 @@
-"""What the policies do for a training: 1cycle against constant and piecewise-constant rates."""
+"""Compares 1cycle with constant and piecewise-constant rates."""

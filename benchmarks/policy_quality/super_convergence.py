@@ -35,7 +35,7 @@ SEARCH_SEEDS = range(100, 102)
 """Seeds that choose the baseline's rate."""
 
 N_VALIDATIONS = 10
-"""Validations of each run, evenly spread; the last one at its end."""
+"""Validations of each run, evenly spread; the last one is at its end."""
 
 BASELINE, ONE_CYCLE = "piecewise constant", "1cycle"
 
@@ -62,7 +62,11 @@ COMPARISONS = {
 
 
 def accuracies(task: Task, schedule: Schedule, n_validations: int = 1) -> dict[int, float]:
-    """Train; return the validation accuracy by number of steps, ``n_validations`` times, the last one at the end."""
+    """Train, and return the validation accuracy by number of steps.
+
+    Args:
+        n_validations: evenly spread over the run; the last one is at its end.
+    """
     total_steps = schedule.total_steps
     assert total_steps is not None
     validation_steps = {round(total_steps * number / n_validations) for number in range(1, n_validations + 1)}

@@ -1,1 +1,1 @@
-"""What the settings that the short recipe finds are worth, and what they cost: against a full grid."""
+"""Compares the short recipe with a full grid over learning rate and weight decay."""

@@ -65,7 +65,7 @@ GRID = Grid(
 
 
 def score(losses: Iterable[float], untrained: Iterable[float]) -> float:
-    """Return the mean over the seeds. A training that diverges or ends above its start counts as none."""
+    """Return the mean over the seeds. A training that diverges or ends above its start counts as untrained."""
     return statistics.mean(min(loss, start) for loss, start in zip(losses, untrained, strict=True))
 
 

@@ -1,1 +1,1 @@
-"""What steps, range tests, trainings and sweeps cost, beside torch and other packages."""
+"""Measures steps, range tests, trainings and sweeps beside torch and other packages."""

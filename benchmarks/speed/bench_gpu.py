@@ -159,7 +159,7 @@ def profiled(case: Case, gpu: Gpu) -> dict[str, dict[str, Any]]:
     """Return the kernels of each contender's eager step."""
     found = {}
     for name, optimizer in make_optimizers(case, gpu).items():
-        optimizer.step()  # torch's first one makes its buffers
+        optimizer.step()  # the first step of torch's optimizers makes their buffers
         found[name] = gpu.profiled(optimizer.step)
         print(f"{case.model}, {case.dtype}, {name}: {kernel_summary(found[name])}", flush=True)
     return found

@@ -184,7 +184,7 @@ def test_range_test(benchmark: Any, setting: Setting, name: str) -> None:
 
     calls = {who: partial(once, run) for who, run in runs.items()}
     limit_s = setting.limit_s(name, LIMIT_S)
-    seconds = setting.seconds(benchmark, calls, rounds, limit_s, warm_up=0)  # the counted runs have warmed up
+    seconds = setting.seconds(benchmark, calls, rounds, limit_s, warm_up=0)  # the counted runs were the warm-up
     case = {"benchmark": "range_test", "model": name}
     for who, values in seconds.items():
         over_bare = timing.ratios(values, seconds[BARE], "over_bare")

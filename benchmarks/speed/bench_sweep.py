@@ -37,7 +37,7 @@ CASES: dict[str, tuple[Workload, int, int]] = {
 ON_GPU = {
     name: (WORKLOADS[name], 100, 9) for name in ("digits CNN, batch 64", "MLP, batch 128", "transformer, batch 64")
 }
-"""The same on a GPU."""
+"""Workload, steps and rounds on a GPU."""
 
 COPIES, COPIES_ON_GPU = (1, 4, 16), (1, 8)
 ONE_BY_ONE = "one by one"

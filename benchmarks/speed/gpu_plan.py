@@ -115,7 +115,7 @@ _LIST = [
     Part("range_test", 45, 60, _pytest("benchmarks/speed/bench_range_test.py"), files=("range_test_gpu.json",)),
     Part("train", 45, 70, _pytest("benchmarks/speed/bench_train.py"), files=("train_gpu.json",)),
     Part("host", 15, 40, _pytest("benchmarks/speed/bench_host.py"), files=("host_gpu.json",)),
-    # torch makes calls that may fail: the errors of the API are not those of our kernels.
+    # torch makes calls that may fail: errors of the API are not errors of clrfast's kernels.
     Part("memcheck", 25, 60, f"{_SANITIZER} --tool memcheck {_OURS} --report-api-errors no {_SANITIZED}"),
     Part("sweep", 30, 60, _pytest("benchmarks/speed/bench_sweep.py"), files=("sweep_gpu.json",)),
     # All kernels are watched: what an unwatched kernel has written counts as uninitialised.
@@ -128,7 +128,7 @@ COMMANDS = {
     "first": Command(240, ("build", "smoke", "variants", "step", "tests")),
     "rest": Command(330, ("build", "ncu", "headline", "range_test", "train", "host", "memcheck", "sweep", "initcheck")),
 }
-"""The commands, the most valuable parts first. The build of the second takes no time if the first one's is there."""
+"""The commands, their most valuable parts first. The second build takes no time if the first one is still there."""
 
 
 def files_of(name: str, parts: Sequence[Part]) -> list[str]:
@@ -270,7 +270,7 @@ def main() -> int:
         parser.error("give a folder for the results, or --dry-run")
     require_commit()
     targets = capabilities()
-    # A command that was started in the background inherits an ignored interrupt; its parts must not.
+    # A command in the background inherits an ignored interrupt. Its parts must react to interrupts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     parts, budget_s = chosen(arguments.names or list(COMMANDS))
     values = {"out": str(arguments.folder.resolve()), "targets": ",".join(targets), "arch": targets[0]}

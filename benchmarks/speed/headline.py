@@ -50,7 +50,7 @@ RANGE_TEST_EPOCHS = 3
 MIN_EPOCHS = 5
 """Epochs of the shortest run at the suggested rate; a shorter one says nothing about the rate."""
 SWEEP_S = 25
-"""Seconds that the run at the suggested rate leaves to the sweep, unless it would lose its minimum of epochs."""
+"""Seconds that the run at the suggested rate leaves to the sweep, as long as ``MIN_EPOCHS`` remain."""
 MAX_SWEEP_EPOCHS = 2
 SWEEP_STEP_COST = 4
 """Upper bound of the time of a copy's step in the sweep, in steps of the published run: the sweep has no autocast."""

@@ -10,7 +10,7 @@ def _conv_bn(c_in: int, c_out: int, kernel: int) -> list[Shape]:
 
 
 def resnet56() -> list[Shape]:
-    """He et al. 2015, section 4.2, for CIFAR-10: 167 tensors, 853,018 values."""
+    """Return the shapes of ResNet-56 for CIFAR-10 (He et al. 2015, section 4.2): 167 tensors, 853,018 values."""
     shapes, c_in = _conv_bn(3, 16, 3), 16
     for width in (16, 32, 64):
         for _ in range(9):
@@ -20,7 +20,7 @@ def resnet56() -> list[Shape]:
 
 
 def resnet50() -> list[Shape]:
-    """He et al. 2015, table 1, for ImageNet: 161 tensors, 25,557,032 values."""
+    """Return the shapes of ResNet-50 for ImageNet (He et al. 2015, table 1): 161 tensors, 25,557,032 values."""
     shapes, c_in = _conv_bn(3, 64, 7), 64
     for width, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
         for block in range(blocks):
@@ -31,7 +31,10 @@ def resnet50() -> list[Shape]:
 
 
 def decoder_1b() -> list[Shape]:
-    """Llama 3.2 1B (Grattafiori et al. 2024, section 3.2), embeddings tied: 146 tensors, 1,235,814,400 values."""
+    """Return the shapes of Llama 3.2 1B with tied embeddings (Grattafiori et al. 2024, section 3.2).
+
+    They are 146 tensors and 1,235,814,400 values.
+    """
     vocabulary, hidden, inner, keys_and_values = 128_256, 2048, 8192, 8 * 64
     attention = [(hidden, hidden), (keys_and_values, hidden), (keys_and_values, hidden), (hidden, hidden)]
     feed_forward = [(inner, hidden), (inner, hidden), (hidden, inner)]
@@ -40,5 +43,5 @@ def decoder_1b() -> list[Shape]:
 
 
 def tiny() -> list[Shape]:
-    """Three small tensors, to check that a benchmark runs."""
+    """Return three small shapes, to check that a benchmark runs."""
     return [(4, 3), (4,), (2, 4)]

@@ -10,9 +10,9 @@ from .markdown import Results, hardware_and_versions, markdown_table, percent
 TARGET = 0.95
 """A recipe that reaches this fraction of the gain counts as enough."""
 
-NOTHING_TO_GAIN = 1 / 50
-"""Where the best cell beats the best default by less than this fraction of its gain over their mean, the fraction of
-that difference which a recipe reaches is noise."""
+MIN_GAIN = 1 / 50
+"""Least gain over the best default, as a fraction of the gain over the mean default. What a recipe reaches of a smaller
+gain is noise."""
 
 
 def finder_table(results: Results) -> str:
@@ -84,7 +84,7 @@ def _grid_cells(row: Row) -> list[str]:
 
 def _recipe_cells(row: Row) -> list[str]:
     gain_over_best_default = row["best_default"] - row["best"]
-    is_to_gain = gain_over_best_default > NOTHING_TO_GAIN * (row["default"] - row["best"])
+    is_to_gain = gain_over_best_default > MIN_GAIN * (row["default"] - row["best"])
     return [
         f"{row['recipe']:.4g}",
         f"{_gain(row['reached'])} ({', '.join(map(_gain, row['reached_by_search']))})",

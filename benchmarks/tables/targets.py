@@ -1,4 +1,4 @@
-"""What is to be measured yet, and its targets."""
+"""Measurements that are still missing, and their targets."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What tasks are made of: their definition, data, models and losses."""
+"""Holds what tasks are made of: their definition, data, models and losses."""

@@ -118,7 +118,7 @@ class TaskDefinition:
         task = self.make(0)
         parts = [_code(self.make), repr(task.model), repr(task.loss_fn), repr((self.low, self.high))]
         for tensor in (*task.train, *task.val):
-            # Three digits of a sum of sizes, which cannot cancel: decoders of other versions differ in the last digits.
+            # Few digits of a sum that cannot cancel: image decoders of other versions change the last digits.
             parts.append(f"{tuple(tensor.shape)} {float(tensor.double().abs().sum()):.3e}")
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 

@@ -154,7 +154,7 @@ def quantiles_narrow(seed: int) -> BenchmarkTask:
     def model() -> nn.Module:
         layers = [layer for n in (3, 8, 8) for layer in (nn.Linear(n, 8), nn.Tanh())]
         for layer in layers:
-            if isinstance(layer, nn.Linear):  # from torch's own, smaller weights one seed hardly trains at any rate
+            if isinstance(layer, nn.Linear):  # with torch's own, smaller weights one seed hardly trains at any rate
                 nn.init.xavier_normal_(layer.weight, gain=nn.init.calculate_gain("tanh"))
         return nn.Sequential(*layers, nn.Linear(8, 4))
 

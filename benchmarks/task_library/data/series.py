@@ -15,11 +15,11 @@ def lorenz(n: int, length: int, ahead: int) -> Arrays:
     """Return stretches ``[n, length, 1]`` of the Lorenz system's x, and its value ``ahead`` samples later."""
     state = torch.randn(n, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     samples = []
-    step, to_the_attractor = 0.005, 400  # steps, of which every tenth is a sample
-    for number in range(to_the_attractor + 10 * (length + ahead)):
+    step, n_transient = 0.005, 400  # the first samples come after the transient; every tenth step is a sample
+    for number in range(n_transient + 10 * (length + ahead)):
         x, y, z = state.unbind(1)
         state = state + step * torch.stack([10 * (y - x), x * (28 - z) - y, x * y - 8 / 3 * z], 1)
-        if number >= to_the_attractor and number % 10 == 9:
+        if number >= n_transient and number % 10 == 9:
             samples.append(state[:, 0])
     series = torch.stack(samples, 1).float()
     series = (series - series.mean()) / series.std()
