@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from clrfast import BatchSizes, History, LRCurve, Recipe, Schedule, find_recipe
 from clrfast import _saving as saving
 from clrfast.recipe._batch_size import StepCost
-from clrfast.recipe._measurements import Parts
-from clrfast.recipe._momentum import Momenta
-from clrfast.recipe._pair_search import Pairs
-from clrfast.recipe._short_runs import Begun
-from clrfast.recipe._weight_decay import WeightDecays
+from clrfast.recipe._momentum import MomentumTrials
+from clrfast.recipe._pair_trials import PairTrials
+from clrfast.recipe._study import Study
+from clrfast.recipe._trials import PendingTrials
+from clrfast.recipe._weight_decay import WeightDecayTrials
 from clrfast.schedules import Curve, one_cycle
 from clrfast.schedules._table import MAX_TOTAL_STEPS
 from tests.helpers.problems import clouds
@@ -52,24 +52,24 @@ def run(end):
     return History([2.0, 1.5, end], [2.0, end], [0, 3], lr=[0.1, 0.2, 0.1], weight_decay=1e-3)
 
 
-def make_parts():
+def make_study():
     """Of every part something; no search comes to all of them."""
     runs = ((run(1.0), run(1.1)), (run(1.2), run(1.3)))
     sizes = BatchSizes(8, 4, "memory", "it is full", (StepCost(4, 0.1, 10, 5), StepCost(8, 0.3, 20, 5)))
-    begun = Begun((0.0, 1e-3), 20, 0.1, True, (((0.95, 0.85), 0.0, 0), (0.9, 1e-3, 1)), runs[0])
+    begun = PendingTrials((0.0, 1e-3), 20, 0.1, True, (((0.95, 0.85), 0.0, 0), (0.9, 1e-3, 1)), runs[0])
     curve = make_curve()
-    return Parts(
+    return Study(
         *(1000, 2000, 300, "a model", 8),
-        rate=replace(curve, repeats=(make_curve(13),)),
+        range_test=replace(curve, repeats=(make_curve(13),)),
         batch_sizes=sizes,
-        rate_after_batch_size=curve,
-        weight_decays=WeightDecays(np.array([0.0, 1e-3]), runs, 0.1),
-        rate_after_weight_decay=curve,
-        momenta=Momenta(np.array([0.9, 0.95]), runs, 0.1, runs[0]),
-        pairs=Pairs(np.array([0.1, 0.3]), np.array([1e-3, 1e-2]), 3, runs[0]),
-        seconds_per_update=0.01,
-        begun=begun,
-        under_way=20,
+        range_test_after_batch_size=curve,
+        weight_decay_trials=WeightDecayTrials(np.array([0.0, 1e-3]), runs, 0.1),
+        range_test_after_weight_decay=curve,
+        momentum_trials=MomentumTrials(np.array([0.9, 0.95]), runs, 0.1, runs[0]),
+        pair_trials=PairTrials(np.array([0.1, 0.3]), np.array([1e-3, 1e-2]), 3, runs[0]),
+        seconds_per_step=0.01,
+        pending_trials=begun,
+        started_steps=20,
     )
 
 
@@ -122,8 +122,8 @@ def formats(tmp_path_factory):
         return json.loads(path.read_text())
 
     return {
-        "curve": (written(make_parts().rate.save), lambda data: LRCurve.load(dumped(data, path)).save(path)),
-        "recipe": (written(make_parts().write), lambda data: str(Recipe.load(dumped(data, path)))),
+        "curve": (written(make_study().range_test.save), lambda data: LRCurve.load(dumped(data, path)).save(path)),
+        "recipe": (written(make_study().write), lambda data: str(Recipe.load(dumped(data, path)))),
         "schedule": (schedule_data(), loaded_schedule),
     }
 
@@ -315,7 +315,7 @@ def test_a_table_of_terabytes_is_refused_before_allocation():
 
 def test_a_search_does_not_continue_from_a_damaged_file(tmp_path):
     path = tmp_path / "x.json"
-    make_parts().write(path)
+    make_study().write(path)
     text = path.read_text().replace('"steps": 300', '"steps": "many"')
     path.write_text(text)
     with pytest.raises(ValueError, match=r"\(steps: got 'many'.*\); give another path, or delete the file"):

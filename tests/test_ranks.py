@@ -13,7 +13,7 @@ from torch import nn
 import clrfast
 from clrfast import Recipe, cli
 from clrfast._ranks import Ranks
-from clrfast.recipe._distributed import _digest, of_torchrun, require_alike, together
+from clrfast.recipe._distributed import _digest, joined_ranks, require_same_start, torchrun_ranks
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -116,7 +116,7 @@ def test_two_ranks_agree_on_results_and_failures(folder, capsys):
     assert first["without_group"] == "not called"
     assert second["without_group"] == expected
 
-    long_ones = clrfast.find_recipe(own.make_task(0), 700, planned_steps=100).parts.pairs.table()
+    long_ones = clrfast.find_recipe(own.make_task(0), 700, planned_steps=100).study.pair_trials.table()
     for came in (first, second):
         assert came["long_runs"]["found"] == [list(row) for row in long_ones]
     assert second["long_runs"]["updates"] == 0  # they follow from each other, and are the first rank's
@@ -168,7 +168,7 @@ def test_a_killed_rank_ends_all_and_one_process_continues(folder, capsys):
     assert told.endswith("what was found is in two.json and two.html; the same command goes on from there")
     found = Recipe.load("two.json")
     assert not found.complete
-    assert len(found.parts.curves) == 1
+    assert len(found.study.range_tests) == 1
     for out in ("two.json", "one.json"):
         assert cli.main([*arguments, out]) == 0
     assert "learning rate: " not in capsys.readouterr().out.partition("written: two.json")[0]  # it is not found again
@@ -179,22 +179,22 @@ def test_a_killed_rank_ends_all_and_one_process_continues(folder, capsys):
 
 
 def test_a_single_process_makes_the_same_calls_trivially():
-    with of_torchrun() as ranks:
+    with torchrun_ranks() as ranks:
         assert (ranks.rank, ranks.world_size) == (0, 1)
         assert ranks.all_gather("a place", 3) == [3]
         assert ranks.compute_on_first("a place", lambda: 4) == 4
-        require_alike(ranks, nn.Linear(2, 2), loader=[])
+        require_same_start(ranks, nn.Linear(2, 2), loader=[])
         assert ranks.progress_on_first(True) is True
-    with together(None) as ranks, together(ranks) as same:
+    with joined_ranks(None) as ranks, joined_ranks(ranks) as same:
         assert same is ranks
-    with pytest.raises(OSError, match="as it is"), together(None):
+    with pytest.raises(OSError, match="as it is"), joined_ranks(None):
         raise OSError("as it is")
 
 
 def test_one_rank_of_torchrun_is_a_single_process(monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
     monkeypatch.setenv("WORLD_SIZE", "1")
-    with of_torchrun() as ranks:
+    with torchrun_ranks() as ranks:
         assert isinstance(ranks, Ranks)
         assert ranks.world_size == 1
         assert not dist.is_initialized()
@@ -208,7 +208,7 @@ def test_each_rank_takes_its_own_cuda_device_as_far_as_they_suffice(monkeypatch)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     monkeypatch.setattr(dist, "init_process_group", lambda backend, timeout: chosen.append(backend) or 1 / 0)
-    with pytest.raises(ZeroDivisionError), of_torchrun():
+    with pytest.raises(ZeroDivisionError), torchrun_ranks():
         pass
     assert chosen == [1, "gloo"]  # before the task is made
 
@@ -217,7 +217,7 @@ def test_a_group_without_a_cpu_backend_is_refused(monkeypatch):
     monkeypatch.setattr(dist, "get_backend_config", lambda group: "cuda:nccl")
     with (
         pytest.raises(ValueError, match=r'group: got one of cuda:nccl, .*new_group\(backend="gloo"\)'),
-        together(object()),
+        joined_ranks(object()),
     ):
         pass
 

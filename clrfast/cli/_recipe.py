@@ -11,8 +11,8 @@ from typing import Any
 
 from .. import _saving as saving
 from .._errors import RankError
-from ..recipe import Parts, Recipe, find_recipe
-from ..recipe._distributed import ignore_signals, of_torchrun
+from ..recipe import Recipe, Study, find_recipe
+from ..recipe._distributed import ignore_signals, torchrun_ranks
 from ..tasks import Task
 from ._task import make_seeded_task
 
@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace) -> None:
         KeyboardInterrupt, RankError: the search was interrupted; the message names the files with what it found.
         ValueError: see ``find_recipe``.
     """
-    with of_torchrun() as ranks:
+    with torchrun_ranks() as ranks:
         task = make_seeded_task(arguments)
         if ranks.rank > 0:
             _search(task, arguments, group=ranks)
@@ -64,7 +64,7 @@ def _prepare_output(arguments: argparse.Namespace) -> None:
     """
     out: Path = arguments.out
     if out.exists() and arguments.overwrite:
-        Parts.read(out)  # raises unless it is a recipe: other files are not deleted
+        Study.read(out)  # raises unless it is a recipe: other files are not deleted
         out.unlink()
     elif out.exists():
         print(f"{out}: what is there is not measured again (--overwrite to begin again)")

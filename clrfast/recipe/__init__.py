@@ -1,31 +1,32 @@
-"""The short recipe of Smith 2018: settings found before the training, and what to read off a run."""
+"""The short recipe of Smith 2018: settings found before the training, and diagnoses of a training run."""
 
 from ._batch_size import BatchSizes, StepCost, find_batch_size
-from ._deadline import TimeIsUp
+from ._deadline import OutOfTimeError
 from ._diagnosis import Diagnosis, diagnose
 from ._find_recipe import find_recipe
 from ._history import History
-from ._measurements import Parts
-from ._momentum import Momenta, find_momentum
-from ._pair_search import Pair, Pairs, find_pair
+from ._momentum import MomentumTrials, find_momentum
+from ._pair import find_pair
+from ._pair_trials import PairSuggestion, PairTrials
 from ._recipe import Recipe
-from ._short_runs import Choice, ShortRuns
-from ._weight_decay import WeightDecays, find_weight_decay
+from ._setting_trials import SettingSuggestion, SettingTrials
+from ._study import Study
+from ._weight_decay import WeightDecayTrials, find_weight_decay
 
 __all__ = [
     "BatchSizes",
-    "Choice",
     "Diagnosis",
     "History",
-    "Momenta",
-    "Pair",
-    "Pairs",
-    "Parts",
+    "MomentumTrials",
+    "OutOfTimeError",
+    "PairSuggestion",
+    "PairTrials",
     "Recipe",
-    "ShortRuns",
+    "SettingSuggestion",
+    "SettingTrials",
     "StepCost",
-    "TimeIsUp",
-    "WeightDecays",
+    "Study",
+    "WeightDecayTrials",
     "diagnose",
     "find_batch_size",
     "find_momentum",

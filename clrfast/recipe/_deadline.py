@@ -12,7 +12,7 @@ def now() -> float:
     return time.monotonic()
 
 
-class TimeIsUp(Exception):
+class OutOfTimeError(Exception):
     """The time limit was too short for an answer."""
 
 
@@ -46,7 +46,7 @@ class Deadline:
         return elapsed < self.seconds and elapsed + self._longest_run <= self.seconds
 
 
-def deadline(max_seconds: Any) -> Deadline | None:
+def parse_deadline(max_seconds: Any) -> Deadline | None:
     """Return the deadline for an argument ``max_seconds``; None for None.
 
     Raises:

@@ -73,7 +73,7 @@ def diagnose(history: History) -> list[Diagnosis]:
     The list is empty if there is nothing to say.
 
         divergence           a loss explodes or is not finite; nothing else is judged then
-        over-regularisation  both losses rise together by 0.25, or stop together above half of their start
+        over-regularisation  both losses rise joined_ranks by 0.25, or stop joined_ranks above half of their start
                              (underfitting if the weight decay is known to be too weak for that)
         overfitting          in the last third of the steps the validation loss is 0.02 or more above its lowest, and
                              the training loss has not risen since then
@@ -106,7 +106,7 @@ def diagnose(history: History) -> list[Diagnosis]:
             "trend; look at the validation data more often, or diagnose later"
         )
     run = SmoothedHistory(history)
-    # Each of these explains what the next ones would find; only overfitting and underfitting may occur together.
+    # Each of these explains what the next ones would find; only overfitting and underfitting may occur joined_ranks.
     for rules in ((_joint_rise,), (_stuck,), (_overfitting, _underfitting), (_plateau,)):
         found = [diagnosis for rule in rules if (diagnosis := rule(run))]
         if found:

@@ -1,4 +1,4 @@
-"""Ranks that search together: each makes a part of the short runs, and all learn of every result and failure.
+"""Ranks that search joined_ranks: each makes a part of the short runs, and all learn of every result and failure.
 
 All ranks make the same calls in the same order. The first rank alone makes range tests, reads the clock and reads the
 file, and broadcasts the results, so that rounding cannot make the ranks differ. The short runs are distributed, one per
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 Group = Union["ProcessGroup", "Ranks", None]
-"""A process group whose ranks search together; None for a single process; ``Ranks`` within such a search."""
+"""A process group whose ranks search joined_ranks; None for a single process; ``Ranks`` within such a search."""
 
 TIMEOUT = timedelta(hours=3)
 """Maximum time for which a rank of ``torchrun`` waits for the others, which may be in a range test or a run. The end of
 a process is noticed at once, so this is for machines that vanish."""
 
 
-def require_alike(ranks: Ranks, model: nn.Module, **loaders: Any) -> None:
+def require_same_start(ranks: Ranks, model: nn.Module, **loaders: Any) -> None:
     """Raise ValueError unless model, random numbers and first batches are equal on all ranks."""
     if ranks.world_size == 1:
         return
@@ -58,7 +58,7 @@ def require_alike(ranks: Ranks, model: nn.Module, **loaders: Any) -> None:
 
 
 @contextlib.contextmanager
-def _failing_together(ranks: Ranks) -> Iterator[Ranks]:
+def _shared_failures(ranks: Ranks) -> Iterator[Ranks]:
     """A context whose exceptions reach all ranks, and which no rank leaves before all have reached its end."""
     try:
         yield ranks
@@ -74,7 +74,7 @@ def _failing_together(ranks: Ranks) -> Iterator[Ranks]:
 
 
 @contextlib.contextmanager
-def together(group: Group) -> Iterator[Ranks]:
+def joined_ranks(group: Group) -> Iterator[Ranks]:
     """Yield the ranks of ``group``, all of which execute this context; a failure on one is raised on all.
 
     Raises:
@@ -92,12 +92,12 @@ def together(group: Group) -> Iterator[Ranks]:
             f"group: got one of {backends}, and what ranks tell each other here are objects in the CPU's memory; give "
             'torch.distributed.new_group(backend="gloo"), which works beside NCCL'
         )
-    with _failing_together(Ranks(group)) as ranks:
+    with _shared_failures(Ranks(group)) as ranks:
         yield ranks
 
 
 @contextlib.contextmanager
-def of_torchrun() -> Iterator[Ranks]:
+def torchrun_ranks() -> Iterator[Ranks]:
     """Yield the ranks that ``torchrun`` started, or a single rank without torchrun.
 
     Each rank gets its own current CUDA device if there are enough. The first rank treats SIGTERM, which torchrun sends
@@ -113,7 +113,7 @@ def of_torchrun() -> Iterator[Ranks]:
     if ranks.rank == 0:
         signal.signal(signal.SIGTERM, _interrupt)
     try:
-        with _failing_together(ranks):
+        with _shared_failures(ranks):
             yield ranks
     except (RankError, TaskError, ValueError, KeyboardInterrupt):
         if ranks.rank == 0:
@@ -133,7 +133,7 @@ def _interrupt(*_: Any) -> None:
     raise KeyboardInterrupt("SIGTERM, as from torchrun where a rank has ended or all are to end")
 
 
-def require_unwrapped(model: Any) -> None:
+def require_no_ddp(model: Any) -> None:
     """Raise ValueError for a model whose ranks wait for each other in every step: they may stop at different steps."""
     if isinstance(model, nn.Module):
         for module in model.modules():

@@ -7,21 +7,29 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from ..finder import LRCurve
 from ..finder._suggestion import NoSuggestionError
+from ..schedules import Schedule
 from ._memory import format_bytes
-from ._pair_search import Pairs
-from ._short_runs import ShortRuns
-
-if TYPE_CHECKING:
-    from ._recipe import Recipe
+from ._pair_trials import PairTrials
+from ._setting_trials import SettingTrials
+from ._study import Study
 
 DPI = 120
 """Resolution of the pictures, which are 768 pixels wide with it: enough for a phone and for 40rem on a laptop."""
+
+
+class Reportable(Protocol):
+    """The members of a ``Recipe`` that this module uses. The template uses the others."""
+
+    @property
+    def study(self) -> Study: ...
+
+    def schedule(self, total_steps: int) -> Schedule: ...
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class RangeTest:
-    """What the report shows of a range test: when it was made, why it ended, the suggested rate and the picture."""
+    """A range test in the report: its condition, why it ended, the suggested rate, and its picture."""
 
     condition: str
     stop_reason: str
@@ -47,7 +55,7 @@ class RangeTest:
     picture: Picture
 
 
-def html(recipe: Recipe, title: str = "", saved: str = "recipe.json") -> str:
+def render_report(recipe: Reportable, title: str = "", saved: str = "recipe.json") -> str:
     """Return the report as one page: the settings, their reasons, all measurements, and what to do next.
 
     The page has pictures where matplotlib is installed. It refers to nothing outside of itself, and all text in it is
@@ -58,17 +66,17 @@ def html(recipe: Recipe, title: str = "", saved: str = "recipe.json") -> str:
         title: the name of the task; any text.
         saved: path of the recipe's JSON, for the code that the page offers.
     """
-    parts = recipe.parts
+    study = recipe.study
     return _template().render(
         recipe=recipe,
-        parts=parts,
+        study=study,
         title=title,
         saved=saved,
-        range_tests=_range_tests(recipe),
-        pairs_picture=_pairs_picture(parts.pairs),
-        weight_decay_picture=_short_runs_picture(parts.weight_decays, "weight decay"),
-        momentum_picture=_short_runs_picture(parts.momenta, "momentum"),
-        schedule_picture=_picture(lambda: recipe.schedule(parts.planned_steps).plot()),
+        range_tests=_range_tests(study),
+        pairs_picture=_pairs_picture(study.pair_trials),
+        weight_decay_picture=_trials_picture(study.weight_decay_trials, "weight decay"),
+        momentum_picture=_trials_picture(study.momentum_trials, "momentum"),
+        schedule_picture=_picture(lambda: recipe.schedule(study.planned_steps).plot()),
     )
 
 
@@ -86,12 +94,11 @@ def _template() -> Template:
     return environment.get_template("report.html")
 
 
-def _range_tests(recipe: Recipe) -> list[RangeTest]:
-    parts = recipe.parts
+def _range_tests(study: Study) -> list[RangeTest]:
     conditions = (
-        ("the task as it was given", parts.rate),
-        ("the chosen batch size", parts.rate_after_batch_size),
-        ("the chosen weight decay", parts.rate_after_weight_decay),
+        ("the task as it was given", study.range_test),
+        ("the chosen batch size", study.range_test_after_batch_size),
+        ("the chosen weight decay", study.range_test_after_weight_decay),
     )
     return [_range_test(condition, curve) for condition, curve in conditions if curve is not None]
 
@@ -99,22 +106,22 @@ def _range_tests(recipe: Recipe) -> list[RangeTest]:
 def _range_test(condition: str, curve: LRCurve) -> RangeTest:
     try:
         found = curve.suggest()
-        told = f"suggested: {found.max_lr:.3g} ({found.low:.2g} to {found.high:.2g}): {found.reason}"
+        text = f"suggested: {found.max_lr:.3g} ({found.low:.2g} to {found.high:.2g}): {found.reason}"
     except NoSuggestionError as error:
-        found, told = None, f"no answer: {error}"
-    return RangeTest(condition, curve.stop_reason, told, _picture(lambda: curve.plot(suggestion=found).figure))
+        found, text = None, f"no answer: {error}"
+    return RangeTest(condition, curve.stop_reason, text, _picture(lambda: curve.plot(suggestion=found).figure))
 
 
-def _pairs_picture(found: Pairs | None) -> Picture | None:
-    return None if found is None else _picture(lambda: found.plot().figure)
+def _pairs_picture(trials: PairTrials | None) -> Picture | None:
+    return None if trials is None else _picture(lambda: trials.plot().figure)
 
 
-def _short_runs_picture(found: ShortRuns | None, name: str) -> Picture | None:
-    return None if found is None else _picture(lambda: found.plot(title=name).figure)
+def _trials_picture(trials: SettingTrials | None, name: str) -> Picture | None:
+    return None if trials is None else _picture(lambda: trials.plot(title=name).figure)
 
 
 def _picture(draw: Callable[[], Any]) -> Picture:
-    """The figure that ``draw`` returns; without matplotlib, which module is missing."""
+    """The figure that ``draw`` returns; without matplotlib, the name of the missing module."""
     try:
         png = io.BytesIO()
         draw().savefig(png, format="png", dpi=DPI)

@@ -1,4 +1,4 @@
-"""A budget that is a time: what an update takes, and for how many it is enough."""
+"""A budget that is a time: how long a step takes, and how many steps are left."""
 
 from __future__ import annotations
 
@@ -6,116 +6,136 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from itertools import islice
-from typing import Any
 
 from .._progress import Progress, show_progress
-from ..finder import LRCurve, range_test
+from ..finder import LRCurve
 from ..finder._experiment import Experiment
 from ..tasks import Task
 from ..training import StepOptions
 from . import _deadline as clock
-from ._momentum import VALUES
-from ._recipe import RANGE_STEPS
-from ._runner import REPEATS, held_out
+from ._momentum import MOMENTUM_VALUES
+from ._step_budget import MIN_TRIAL_STEPS, RANGE_TEST_STEPS, SMALL_GRID, RangeTest
+from ._study import Study
+from ._trial_runner import TRIAL_REPEATS, trial_validation
 from ._weight_decay import GRID
 
 TIMED_BATCHES = 10
-"""That are loaded to tell how long one takes."""
+"""Number of batches that are loaded to time the loading of one."""
+
+MIN_TRIALS = len(SMALL_GRID) * TRIAL_REPEATS
+"""Minimum number of trials of a search: those of ``SMALL_GRID``."""
+
+TRIALS_AT_ONCE = (
+    (MIN_TRIALS,),
+    (len(GRID) * TRIAL_REPEATS, 2 * TRIAL_REPEATS),
+    (len(MOMENTUM_VALUES) * TRIAL_REPEATS, TRIAL_REPEATS),
+)
+"""For each stage that ranks share: the numbers of independent trials, one after the other."""
 
 
 class TimeBudget:
-    """The time that a search has, from now on.
+    """A time for the search, from now on.
 
     Args:
         budget: above 0.
-        runs, steps: the least that tells anything, besides two range tests: so many runs of so many updates.
+    Raises:
+        ValueError: ``budget`` is not above 0.
     """
 
-    def __init__(self, budget: timedelta, runs: int, steps: int):
+    def __init__(self, budget: timedelta):
         if budget <= timedelta(0):
             raise ValueError(f"budget: got {budget!r}; give a time above 0, as datetime.timedelta(minutes=5)")
-        self._deadline, self._runs, self._steps = clock.Deadline(budget.total_seconds()), runs, steps
-        at_once = ((len(GRID) * REPEATS, 2 * REPEATS), (len(VALUES) * REPEATS, REPEATS))
-        self._parts = ((runs,), *at_once)
+        self._deadline = clock.Deadline(budget.total_seconds())
 
     @property
-    def left(self) -> float:
-        """Seconds, above 0."""
+    def remaining_seconds(self) -> float:
+        """Seconds that are left, above 0."""
         return max(self._deadline.remaining, 1e-9)
 
-    def updates(self, pace: float, n_ranks: int) -> int:
-        """For which the rest is enough, at ``pace`` seconds each; range tests, of which one is to come, are not shared
-        out."""
-        alone = self.left / pace
-        return int(min(alone, RANGE_STEPS) + max(0.0, alone - RANGE_STEPS) * speedup(n_ranks, self._parts))
+    def needs_timing(self, study: Study) -> bool:
+        """Whether the time of a step is unknown."""
+        return study.seconds_per_step is None
 
-    def require(self, pace: float, n_ranks: int, kept: str) -> None:
-        """Raises ValueError, with ``kept`` at the end of its message, if the rest is not enough for the least."""
-        if self.updates(pace, n_ranks) >= RANGE_STEPS + self._runs * self._steps:
+    def remaining_steps(self, study: Study, n_ranks: int) -> int:
+        """Return how many steps are left. The ranks share all but the steps of one range test."""
+        assert study.seconds_per_step is not None
+        alone = self.remaining_seconds / study.seconds_per_step
+        shared = max(0.0, alone - RANGE_TEST_STEPS)
+        return int(min(alone, RANGE_TEST_STEPS) + shared * speedup(n_ranks, TRIALS_AT_ONCE))
+
+    def require_enough(self, study: Study, n_ranks: int, hint: str) -> None:
+        """Raise ValueError if too little is left for a range test and the small grid; ``hint`` ends the message."""
+        if self.remaining_steps(study, n_ranks) >= RANGE_TEST_STEPS + MIN_TRIALS * MIN_TRIAL_STEPS:
             return
-        to_come = RANGE_STEPS + self._runs * self._steps / speedup(n_ranks, self._parts)
+        assert study.seconds_per_step is not None
+        needed_steps = RANGE_TEST_STEPS + MIN_TRIALS * MIN_TRIAL_STEPS / speedup(n_ranks, TRIALS_AT_ONCE)
+        needed = self._deadline.elapsed + needed_steps * study.seconds_per_step
         raise ValueError(
-            f"budget: got {self._deadline.seconds:.3g} s; an update takes about {1000 * pace:.2g} ms here, with the "
-            f"looks at the validation data, and so two range tests and {self._runs} runs of {self._steps} updates "
-            f"about {self._deadline.elapsed + to_come * pace:.2g} s; less says nothing, so give more{kept}"
+            f"budget: got {self._deadline.seconds:.3g} s; an update takes about {1000 * study.seconds_per_step:.2g} ms "
+            f"here, with the looks at the validation data, and so two range tests and {MIN_TRIALS} runs of "
+            f"{MIN_TRIAL_STEPS} updates about {needed:.2g} s; less says nothing, so give more{hint}"
         )
 
-    def range_test(self, model: Task, options: StepOptions, progress: Any, **given: Any) -> tuple[LRCurve, float]:
-        """The curve, and the seconds that an update of short runs takes by it, with all that they need besides."""
-        besides = _besides(model, self._steps, options)  # first, for it takes what is slow only once, too
-        begin = clock.now()
+    def run_range_test(
+        self, run: RangeTest, task: Task, options: StepOptions, progress: Progress | bool | None
+    ) -> tuple[LRCurve, float]:
+        """Run a range test; return its curve, and the seconds that a step of a trial takes with its overhead."""
+        overhead = _overhead_per_step(task, MIN_TRIAL_STEPS, options)  # first, as the first steps are slow
+        start = clock.now()
         with show_progress(progress, "range test") as show:
-            counted = _Counted(show)
-            curve = range_test(model, options=options, progress=counted, **given)
-        return curve, (clock.now() - begin) / counted.updates + besides
+            counter = _StepCounter(show)
+            curve = run(counter)
+        return curve, (clock.now() - start) / counter.steps + overhead
 
 
-class _Counted:
-    """A ``Progress`` of a range test that counts its updates: sweeps end where the loss diverges, and the steps that
-    they had planned are told as done all the same."""
+class _StepCounter:
+    """A ``Progress`` that counts the steps of a range test.
+
+    The range test reports the planned steps of a ramp as done even if the ramp diverged before its end.
+    """
 
     def __init__(self, progress: Progress | None):
-        self.updates, self._progress, self._done, self._lr = 0, progress, 0, math.inf
+        self.steps, self._progress, self._done, self._lr = 0, progress, 0, math.inf
 
     def __call__(self, done: int, total: int, shown: dict[str, float]) -> None:
-        rises = shown["lr"] > self._lr  # a sweep that begins falls back
-        self.updates += done - self._done if rises else 1
+        same_ramp = shown["lr"] > self._lr  # a new ramp starts with a low rate
+        self.steps += done - self._done if same_ramp else 1
         self._done, self._lr = done, shown["lr"]
         if self._progress is not None:
             self._progress(done, total, shown)
 
 
-def _besides(task: Task, steps: int, options: StepOptions) -> float:
-    """What an update of a run of ``steps``, or of longer ones, takes beyond one of a range test.
+def _overhead_per_step(task: Task, steps: int, options: StepOptions) -> float:
+    """Measure the seconds by which a step of a trial of ``steps`` or more exceeds a step of a range test.
 
-        look / steps between two + accumulate * load * (REPEATS - 1) / 2
+        validation / steps between two + accumulate * loading * (repeats - 1) / 2
 
-    A repeat passes over the batches of those before it, which takes their loading. What a loader loads while the
-    model trains is counted twice so; better too little is done in the time than too much.
+    A repeat skips the batches of the repeats before it, which takes their loading time. Loading that overlaps with
+    training is counted although it costs nothing, so the search rather uses too little time than too much.
     """
     experiment, accumulate = Experiment(task, options), options.accumulate
     with experiment.batches(task.val_loader) as batches:
-        looked_at = held_out(task.val_loader, steps, own=task.loss_fn is None)
+        validation = trial_validation(task, steps)
         with experiment.training() as step:
-            step(*islice(batches, accumulate))  # the first of all takes longer, and the first look
-            look = min(_seconds(lambda: float(looked_at.mean(step))) for _ in range(2))
-        load = _seconds(lambda: list(islice(batches, TIMED_BATCHES))) / TIMED_BATCHES
-    return look / looked_at.every + accumulate * load * (REPEATS - 1) / 2
+            step(*islice(batches, accumulate))  # the first step is slow, and so is the first validation
+            seconds = min(_seconds(lambda: float(validation.mean(step))) for _ in range(2))
+        loading = _seconds(lambda: list(islice(batches, TIMED_BATCHES))) / TIMED_BATCHES
+    return seconds / validation.every + accumulate * loading * (TRIAL_REPEATS - 1) / 2
 
 
-def speedup(n_ranks: int, parts: Iterable[Sequence[int]]) -> float:
-    """How many times faster so many ranks make short runs, at least.
+def speedup(n_ranks: int, trials_at_once: Iterable[Sequence[int]]) -> float:
+    """Return by which factor ``n_ranks`` run trials faster than one, at least.
 
     Args:
-        parts: for each part of the search how many runs it makes at once, one after the other.
+        trials_at_once: for each stage the numbers of independent trials, one after the other.
 
     >>> speedup(1, [(8, 4), (6,)]), speedup(4, [(8, 4), (6,)])
     (1.0, 3.0)
     """
-    return min(sum(runs) / sum(math.ceil(n / n_ranks) for n in runs) for runs in parts)
+    return min(sum(trials) / sum(math.ceil(n / n_ranks) for n in trials) for trials in trials_at_once)
 
 
 def _seconds(call: Callable[[], object]) -> float:
-    begin = clock.now()
+    start = clock.now()
     call()
-    return clock.now() - begin
+    return clock.now() - start

@@ -1,4 +1,4 @@
-"""The weight decay: a grid of short runs, judged by the validation loss, then the exponent bisected."""
+"""The weight decay: a grid of trials, judged by their final validation loss, then a bisection of the exponent."""
 
 from __future__ import annotations
 
@@ -17,71 +17,73 @@ from ..tasks import Task
 from ..training import StepOptions
 from ..training._losses import ComputeLoss
 from ..training._step_options import StepKeywords
-from ._deadline import TimeIsUp, deadline
-from ._distributed import Group, together
-from ._runner import REPEATS, STEPS, Runner, checked_values, require_repeats, resolve_arguments
-from ._short_runs import Choice, Keep, Made, Runs, ShortRuns
+from ._arguments import checked_values, require_repeats, resolve_arguments
+from ._deadline import OutOfTimeError, parse_deadline
+from ._distributed import Group, joined_ranks
+from ._setting_trials import SettingSuggestion, SettingTrials
+from ._trial_runner import TRIAL_REPEATS, TRIAL_STEPS, TrialRunner
+from ._trials import FinishedTrials, Repeats, SaveTrials
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 GRID = (1e-3, 1e-4, 1e-5, 0.0)
-"""The report's, for a task of which nothing is known."""
+"""Smith's grid for a task about which nothing is known."""
 
-USUAL_WEIGHT_DECAY = 1e-4
-"""For where none was measured, or runs cannot tell: in the middle of the report's values."""
+DEFAULT_WEIGHT_DECAY = 1e-4
+"""Weight decay if none was measured or trials are inconclusive: in the middle of ``GRID``."""
 
-WIDE = 4.0
-"""Neighbours further apart than by this factor are bisected: 1e-3 and 1e-4 are, 1e-3 and 3e-4 are not."""
+MAX_NEIGHBOR_RATIO = 4.0
+"""Ratio of neighbouring values above which they are bisected: 1e-3 and 1e-4 are, 1e-3 and 3e-4 are not."""
 
-MOST_ROUNDS = 4
-"""Of refinement: enough to get from 1e-3 to 0.1, where the largest value stays as good as any."""
+MAX_ROUNDS = 4
+"""Maximum number of refinement rounds: enough to get from 1e-3 to 0.1 if the largest value stays as good as any."""
 
-A_ROUND = 2
-"""Values of a round of refinement, or fewer: the progress expects one such round."""
+VALUES_PER_ROUND = 2
+"""Maximum number of new values in a refinement round. The progress expects one such round."""
 
 
 @dataclass(frozen=True, eq=False)
-class WeightDecays(ShortRuns):
-    """What short runs with several weight decays measured; see ``ShortRuns`` for the rest.
+class WeightDecayTrials(SettingTrials):
+    """The results of trials with several weight decays; see ``SettingTrials``.
 
     Attributes:
         values: float64 ``[k]``, ascending: the weight decays.
     """
 
-    def suggest(self) -> Choice:
-        """The best weight decay; or the usual 1e-4, as far as it is as good, where the smallest is as good as well.
+    def suggest(self) -> SettingSuggestion:
+        """Return the best weight decay, or the default 1e-4 if trials are inconclusive.
 
-        Where short runs show no gain of any decay, they cannot tell what a longer training needs: what decay costs
-        shows at once, and what it gains only when a training overfits. Then the usual value stands, or of those
-        between which all is alike the nearest to it.
+        The cost of weight decay shows at once, but its benefit only when a training overfits. So trials in which no
+        decay beats the smallest one do not show what a longer training needs. The suggestion is then 1e-4, or the
+        value nearest to it that is as good as the best.
 
         Raises:
-            NoSuggestionError: the validation loss fell in no run.
+            NoSuggestionError: the validation loss fell in no trial.
         """
-        place, low, high, told = self.as_good()
-        chosen, least, most = (float(self.values[at]) for at in (place, low, high))
-        if self.gains_nothing:
-            chosen = min(max(USUAL_WEIGHT_DECAY, least), most)
-            usual = "the usual value" if chosen == USUAL_WEIGHT_DECAY else "the nearest to the usual one"
-            told += f"; so they do not tell what a longer training needs, and {chosen:g}, {usual}, is taken"
+        best, low, high, reason = self.best_range()
+        chosen, least, most = (float(self.values[index]) for index in (best, low, high))
+        if self.is_inconclusive:
+            chosen = min(max(DEFAULT_WEIGHT_DECAY, least), most)
+            usual = "the usual value" if chosen == DEFAULT_WEIGHT_DECAY else "the nearest to the usual one"
+            reason += f"; so they do not tell what a longer training needs, and {chosen:g}, {usual}, is taken"
         elif low < high:
-            told += "; with less the loss is higher, so decay does gain something, and the best is taken"
+            reason += "; with less the loss is higher, so decay does gain something, and the best is taken"
         if chosen == self.values[-1]:
-            told += f"; {chosen:g} is the largest that was tried, and a larger one may be better"
-        return Choice(chosen, least, most, told)
+            reason += f"; {chosen:g} is the largest that was tried, and a larger one may be better"
+        return SettingSuggestion(chosen, least, most, reason)
 
     @property
-    def gains_nothing(self) -> bool:
+    def is_inconclusive(self) -> bool:
         """Whether the smallest value, among others, is as good as the best."""
-        _, low, high, _ = self.as_good()
+        _, low, high, _ = self.best_range()
         return low == 0 < high
 
     @property
-    def next_centre(self) -> float:
-        """Where to look for better ones: at the best; or at the largest that is as good, for a gain may lie above."""
-        place, _, high, _ = self.as_good()
-        return float(self.values[high if self.gains_nothing else place])
+    def refinement_center(self) -> float:
+        """The value to refine around: the best, or the largest that is as good if trials are inconclusive."""
+        best, _, high, _ = self.best_range()
+        return float(self.values[high if self.is_inconclusive else best])
 
 
 def find_weight_decay(
@@ -93,143 +95,144 @@ def find_weight_decay(
     grid: Sequence[float] = GRID,
     max_lr: float | None = None,
     momentum: Momentum = (0.95, 0.85),
-    steps: int = STEPS,
-    repeats: int = REPEATS,
+    steps: int = TRIAL_STEPS,
+    repeats: int = TRIAL_REPEATS,
     refine: bool = True,
     max_steps: int | None = None,
     max_seconds: float | None = None,
     group: Group = None,
-    found: Made | None = None,
-    keep: Keep | None = None,
+    finished: FinishedTrials | None = None,
+    save: SaveTrials | None = None,
     compute_loss: ComputeLoss | None = None,
     progress: Progress | bool | None = None,
     options: StepOptions | None = None,
     **step_options: Unpack[StepKeywords],
-) -> WeightDecays:
-    """Short 1cycles, one for each weight decay and repeat, judged by the validation loss after them.
+) -> WeightDecayTrials:
+    """Run short 1cycles with several weight decays, and judge them by the validation loss after them.
 
-    All start from the model as it is now, with the same random numbers and batches; afterwards all is as before, as
-    after ``range_test``. Decay works on all trainable parameters. Its effect grows with ``lr * weight_decay * steps``:
-    a run much shorter than a tenth of the training tells little.
+    All trials start from the current model with the same random numbers and batches. Afterwards everything is
+    restored, as after ``range_test``. Weight decay applies to all trainable parameters. Its effect grows with
+    ``lr * weight_decay * steps``, so a trial much shorter than a tenth of the training shows little.
 
-    The report's advice for the grid: a shallow network, or few and simple data, need more decay, ``(1e-2, 1e-3,
-    1e-4)``; a deep one on complex data less, ``(1e-4, 1e-5, 1e-6, 0)``. Cycling the weight decay is of no use. The
-    rate regularises too: with another weight decay the range test may suggest another rate.
+    Smith's advice for the grid: a shallow network, or few and simple data, need more decay, ``(1e-2, 1e-3, 1e-4)``; a
+    deep network on complex data needs less, ``(1e-4, 1e-5, 1e-6, 0)``. Cycling the weight decay does not help. The rate
+    regularises too, so the range test may suggest another rate with another weight decay.
 
     Args:
-        model, loss_fn, loader, compute_loss: as of ``range_test``, or a ``Task``; the loader can be iterated anew.
-        val_loader: samples that are not in ``loader``; None: the task's. The first batches, at most a tenth as many
-            as a run has steps. The last loss of a run is what counts: its minimum is where early stopping would have
-            ended it, and hides overfitting.
-        grid: weight decays, >= 0, at least 2.
-        max_lr: of the 1cycles; None: what ``range_test`` suggests.
-        momentum: of the 1cycles: (upper, lower), which cycles against the rate, or a number.
-        steps: of each run, at least 20.
-        repeats: runs for each value, each on the batches after those of the last, at least 2: they tell the noise.
-        refine: whether to bisect the exponent around the best to one significant figure (1e-4 between 1e-3 and 1e-5:
-            also 3e-4 and 3e-5), and, where the largest value is as good, to go on above it, for at most 4 rounds.
-        max_steps: refinement ends before all runs together take more updates than this; None: no such end.
-        max_seconds: no run begins that would not end in so much time, > 0, as far as those before it tell; the values
-            that it did not suffice for are left out. None: no such end.
-        group: of ``torch.distributed``, with gloo, whose ranks all make this call, with the same model, data and random
-            numbers: each makes a part of the runs, and all return the same. Their models are not trained together, so
-            the model is not wrapped in DistributedDataParallel. None: this process makes all runs and waits for no
-            other, for nobody can know here whether the other ranks make the call, too.
-        found: runs of an earlier call with the same arguments, by ``(momentum, weight decay, repeat)``, which are not
-            made again.
-        keep: ``keep(runs, updates)`` gets all runs so far, in the form of ``found``, before the next begin, and the
-            updates of those that begin now. Of a group, the first rank's.
-        progress: ``progress(done, total, shown)``; the total expects one round of refinement, grows with more, and is
-            what was done at the end. True for a bar, with tqdm. Of a group, the first rank's.
+        model, loss_fn, loader, compute_loss: as of ``range_test``; ``model`` may be a ``Task``. The loader can be
+            iterated repeatedly.
+        val_loader: samples that are not in ``loader``; None: the task's. The first batches are used, at most a tenth as
+            many as a trial has steps. The last validation loss of a trial counts: the lowest one is where early
+            stopping would have ended it, and hides overfitting.
+        grid: weight decays to try, >= 0, at least 2.
+        max_lr: highest rate of the 1cycles, > 0; None: the suggestion of ``range_test``.
+        momentum: (upper, lower) to cycle it against the rate, or a number.
+        steps: length of each trial, >= 20.
+        repeats: number of trials for each value, >= 2, each on the batches after those of the one before. They show
+            the noise.
+        refine: whether to bisect the exponent around the best value to one significant digit (around 1e-4 between 1e-3
+            and 1e-5 also 3e-4 and 3e-5). If the largest value is as good as the best, refinement continues above it,
+            for at most 4 rounds.
+        max_steps: refinement ends before all trials together take more steps; None: no limit.
+        max_seconds: time limit, > 0: no trial starts that is expected to end after it, and values without trials are
+            left out. None: no limit.
+        group: a ``torch.distributed`` process group with gloo, whose ranks all make this call with the same model, data
+            and random numbers. Each runs a part of the trials, and all return the same results. The models of the
+            ranks train independently, so do not wrap them in DistributedDataParallel. None: this process runs all
+            trials, whatever other ranks do.
+        finished: trials of an earlier call with the same arguments, by ``(momentum, weight_decay, repeat)``; they do
+            not run again.
+        save: ``save(finished, started_steps)`` is called before trials start, with all finished ones and the steps of
+            those that start. Only the first rank of a group calls it.
+        progress: ``progress(done, total, shown)``; the total includes one round of refinement, and grows with more.
+            True shows a bar with tqdm. Only the first rank of a group calls it.
         options, step_options: as of ``range_test``.
     Returns:
-        The runs of all values; ``suggest()`` tells the one to take.
+        The results of all trials; ``suggest()`` returns the weight decay to train with.
     Raises:
         TypeError: an unknown keyword.
-        ValueError: bad arguments; validation data that are in the training data, as far as the objects tell; ranks
-            that differ in model or data.
-        NoSuggestionError: no ``max_lr``, and the range test has no valid answer.
-        TimeIsUp: ``max_seconds`` sufficed for fewer than two values.
+        ValueError: an argument is wrong, the validation data are visibly in the training data, or the ranks differ in
+            model or data.
+        NoSuggestionError: ``max_lr`` is None, and the range test has no valid answer.
+        OutOfTimeError: ``max_seconds`` was too short for two values.
         RankError: another rank of the group failed or has ended.
 
     Source: Smith 2018, "A disciplined approach to neural network hyper-parameters: Part 1", sections 4.4 and 5.
     """
-    tried = checked_values(grid, name="grid", below=math.inf, example=GRID)
+    values = checked_values(grid, name="grid", below=math.inf, example=GRID)
     require_repeats(repeats)
-    until = deadline(max_seconds)
-    to_come = A_ROUND if refine else 0
-    with together(group) as ranks, show_progress(ranks.progress_on_first(progress), "weight decay") as show:
+    deadline = parse_deadline(max_seconds)
+    upcoming = VALUES_PER_ROUND if refine else 0
+    with joined_ranks(group) as ranks, show_progress(ranks.progress_on_first(progress), "weight decay") as show:
         task, options = resolve_arguments(
             model, loss_fn, loader, compute_loss, val_loader, options, step_options, "find_weight_decay"
         )
-        runner = Runner(
+        runner = TrialRunner(
             task,
             options,
             max_lr=max_lr,
             steps=steps,
             repeats=repeats,
-            planned=len(tried) + to_come,
+            planned_settings=len(values) + upcoming,
             progress=show,
             ranks=ranks,
-            deadline=until,
-            found=found,
-            keep=keep,
+            deadline=deadline,
+            finished=finished,
+            save=save,
         )
-        runs = dict(zip(tried, runner([(momentum, value) for value in tried], later=to_come), strict=False))
-        if len(runs) < 2:
-            raise TimeIsUp(f"max_seconds: {max_seconds:.3g} sufficed for {len(runs)} of {len(tried)} weight decays")
-        for _ in range(MOST_ROUNDS if refine else 0):
-            try:
-                chosen = _of(runs, runner.max_lr).next_centre
-            except NoSuggestionError:
-                break
-            new = refinement(runs, chosen)
-            if not new or (max_steps is not None and (len(runs) + len(new)) * repeats * steps > max_steps):
-                break
-            made = runner([(momentum, value) for value in new])
-            runs |= zip(new, made, strict=False)
-            if len(made) < len(new):
-                break
-        runner.end()
-    return _of(runs, runner.max_lr)
+        histories = dict(zip(values, runner.run([(momentum, x) for x in values], upcoming=upcoming), strict=False))
+        if len(histories) < 2:
+            raise OutOfTimeError(
+                f"max_seconds: {max_seconds:.3g} sufficed for {len(histories)} of {len(values)} weight decays"
+            )
+        if refine:
+            _refine(runner, histories, momentum, math.inf if max_steps is None else max_steps // (repeats * steps))
+        runner.finish()
+    return _results(histories, runner.max_lr)
 
 
-def refinement(tried: Collection[float], chosen: float) -> list[float]:
-    """The weight decays to try next, of the form 1e-n and 3e-n: half way, in the exponent, from ``chosen`` to both its
-    neighbours, unless these are nearer than by a factor of 4. Past the ends a factor of 10 stands for the neighbour;
-    0 has no exponent, so nothing lies between it and the next.
+def _refine(runner: TrialRunner, histories: dict[float, Repeats], momentum: Momentum, max_values: float) -> None:
+    """Add the trials of refinement to ``histories``, up to ``max_values`` values in all."""
+    for _ in range(MAX_ROUNDS):
+        try:
+            center = _results(histories, runner.max_lr).refinement_center
+        except NoSuggestionError:
+            return
+        new = refined_values(histories, center)
+        if not new or len(histories) + len(new) > max_values:
+            return
+        results = runner.run([(momentum, value) for value in new])
+        histories |= zip(new, results, strict=False)
+        if len(results) < len(new):
+            return
 
-    >>> refinement([1e-3, 1e-4, 1e-5, 0], 1e-4)
+
+def refined_values(tried: Collection[float], center: float) -> list[float]:
+    """Return the weight decays to try next, of the form 1e-n or 3e-n.
+
+    They lie half way, in the exponent, between ``center`` and each neighbour that differs by more than a factor of 4.
+    Past the ends of ``tried`` the neighbour is a factor of 10 away. There is no value between 0 and its neighbour.
+
+    >>> refined_values([1e-3, 1e-4, 1e-5, 0], 1e-4)
     [3e-05, 0.0003]
-    >>> refinement([1e-3, 1e-4, 1e-5, 0], 1e-3)
+    >>> refined_values([1e-3, 1e-4, 1e-5, 0], 1e-3)
     [0.0003, 0.003]
-    >>> refinement([1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 0], 1e-4)
+    >>> refined_values([1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 0], 1e-4)
     []
     """
-    if chosen == 0:
+    if center == 0:
         return []
-    below = max((value for value in tried if value < chosen), default=chosen / 10)
-    above = min((value for value in tried if value > chosen), default=chosen * 10)
-    return [_half_way(low, high) for low, high in ((below, chosen), (chosen, above)) if 0 < low < high / WIDE]
+    below = max((value for value in tried if value < center), default=center / 10)
+    above = min((value for value in tried if value > center), default=center * 10)
+    intervals = ((below, center), (center, above))
+    return [_half_way(low, high) for low, high in intervals if 0 < low < high / MAX_NEIGHBOR_RATIO]
 
 
 def _half_way(low: float, high: float) -> float:
-    return _of_half_decades(round(math.log10(low) + math.log10(high)))
+    half_decades = round(math.log10(low) + math.log10(high))
+    return float(f"{10 ** (half_decades / 2):.0e}")
 
 
-def half_step(decay: float, side: int) -> float:
-    """The next value of the form 1e-n and 3e-n above (side 1) or below (-1).
-
-    >>> half_step(1e-3, 1), half_step(3e-3, 1), half_step(1e-3, -1)
-    (0.003, 0.01, 0.0003)
-    """
-    return _of_half_decades(round(2 * math.log10(decay)) + side)
-
-
-def _of_half_decades(n: int) -> float:
-    return float(f"{10 ** (n / 2):.0e}")
-
-
-def _of(runs: dict[float, Runs], max_lr: float) -> WeightDecays:
-    values = sorted(runs)
-    return WeightDecays(np.array(values), tuple(runs[value] for value in values), max_lr)
+def _results(histories: dict[float, Repeats], max_lr: float) -> WeightDecayTrials:
+    values = sorted(histories)
+    return WeightDecayTrials(np.array(values), tuple(histories[value] for value in values), max_lr)

@@ -7,7 +7,7 @@ import pytest
 from clrfast import LRCurve, Recipe, cli
 from clrfast.cli import _arguments, _task
 from clrfast.finder._rules import RULES
-from clrfast.recipe import _find_recipe as search
+from clrfast.recipe import _find_recipe, _search, _stages, _step_budget
 from clrfast.schedules import POLICIES
 from tests.helpers.schedules import POLICY_ARGUMENTS
 
@@ -116,8 +116,8 @@ sys.exit(main())
         (["--version"], 0, "clrfast "),
         (["find", "--help"], 0, "--max-lr"),
         (["train", "--help"], 0, "--epochs"),
-        (["recipe", "--help"], 0, f"at least {search.MIN_BUDGET}, or its time"),
-        (["recipe", "--help"], 0, f"(default: {search.PLANNED_STEPS})"),
+        (["recipe", "--help"], 0, f"at least {_step_budget.MIN_BUDGET}, or its time"),
+        (["recipe", "--help"], 0, f"(default: {_find_recipe.DEFAULT_PLANNED_STEPS})"),
         (["doctor", "--help"], 0, "backends"),
         (["fly"], 2, "invalid choice: 'fly'"),
         (["find", "digits", "--out", "missing"], 2, "clrfast: --out: missing is no folder; make it first"),
@@ -221,13 +221,13 @@ def test_an_interrupted_recipe_names_its_files_and_continues(own_task, monkeypat
         def interrupted(**options):
             raise KeyboardInterrupt
 
-        patched.setattr(search, "find_weight_decay", interrupted)
+        patched.setattr(_stages, "find_weight_decay", interrupted)
         assert cli.main(arguments) == 130
         told = "what was found is in a.json and a.html; the same command goes on from there"
         assert capsys.readouterr().err.endswith(f"clrfast: interrupted: {told}\n")
         assert not Recipe.load("a.json").complete
         assert "It was interrupted" in (own_task / "a.html").read_text()
-        patched.setattr(search, "range_test", interrupted)
+        patched.setattr(_search, "range_test", interrupted)
         assert cli.main(["recipe", "own:make_task", "--out", "b.json"]) == 130
         assert capsys.readouterr().err.endswith("clrfast: interrupted\n")
         assert not (own_task / "b.json").exists()

@@ -17,7 +17,7 @@ import torch.distributed as dist
 import clrfast
 from clrfast import cli
 from clrfast._ranks import Ranks
-from clrfast.recipe._distributed import together
+from clrfast.recipe._distributed import joined_ranks
 
 CASES = {}
 
@@ -57,7 +57,7 @@ def a_rank_that_raises(rank):
 
 @case
 def a_rank_that_raises_at_the_end(rank):
-    with together(dist.group.WORLD):
+    with joined_ranks(dist.group.WORLD):
         if rank == 1:
             raise OSError("no such disk")
 
@@ -109,7 +109,7 @@ def not_in_the_group(rank):
 
 @case
 def what_cannot_be_pickled(rank):
-    with together(dist.group.WORLD) as ranks:
+    with joined_ranks(dist.group.WORLD) as ranks:
         return ranks.compute_on_first("a function", lambda: lambda: None)
 
 
@@ -118,12 +118,12 @@ def long_runs(rank):
     made = []
     task = own.make_task(0, lambda: made.append(0))
     found = clrfast.find_recipe(task, 700, planned_steps=100, group=dist.group.WORLD)
-    return {"found": found.parts.pairs.table(), "updates": len(made)}
+    return {"found": found.study.pair_trials.table(), "updates": len(made)}
 
 
 @case
 def broadcast(rank):
-    with together(dist.group.WORLD) as ranks:
+    with joined_ranks(dist.group.WORLD) as ranks:
         assert isinstance(ranks, Ranks)
         return [ranks.compute_on_first("a number", lambda: rank + 7), ranks.all_gather("ranks", rank)]
 

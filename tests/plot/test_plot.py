@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from clrfast import History, WeightDecays
+from clrfast import History, WeightDecayTrials
 from clrfast.finder import RateRecord
 from clrfast.plot import lr_curve, lr_curves, rates
-from clrfast.recipe import Pairs
+from clrfast.recipe import PairTrials
 from tests.helpers.curves import make_curve
 
 LOSS = np.array([2.0, 1.9, 1.5, 1.0, 0.9, 3.0, 8.0])
@@ -276,7 +276,7 @@ def test_every_history_can_be_drawn(history):
 def decays(*losses):
     """Two short runs of each weight decay, which end with these losses."""
     histories = [[History(np.ones(20), [2.0, 1.5, x], [0, 10, 20]) for x in row] for row in losses]
-    return WeightDecays(np.array([0.0, 1e-3, 1e-2]), tuple(map(tuple, histories)), 0.1)
+    return WeightDecayTrials(np.array([0.0, 1e-3, 1e-2]), tuple(map(tuple, histories)), 0.1)
 
 
 @pytest.mark.parametrize(
@@ -312,7 +312,7 @@ def long_runs(*losses):
     """From a loss of 2 on."""
     histories = [History(np.ones(20), [2.0, x], [0, 20]) for x in losses]
     rates, decays = np.array([0.1, 0.1, 0.3, 1e-5]), np.array([1e-3, 1e-2, 1e-3, 1e-3])
-    return Pairs(rates[: len(losses)], decays[: len(losses)], 20, tuple(histories))
+    return PairTrials(rates[: len(losses)], decays[: len(losses)], 20, tuple(histories))
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def test_the_reason_names_the_smallest_size_that_failed():
 
 
 class Partial(torch.optim.Adam):
-    """Runs out of memory in an update, with the state of some parameters made and of others not."""
+    """Repeats out of memory in an update, with the state of some parameters made and of others not."""
 
     def step(self, closure=None):
         if self.too_much():

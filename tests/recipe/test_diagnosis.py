@@ -102,7 +102,7 @@ def test_pure_noise_is_underfitting_or_over_regularisation(n_validations):
     assert found.count("underfitting") >= 94
 
 
-# --- both sides of each threshold; figures are parts of the whole fall, here of 2 ------------------------------------
+# --- both sides of each threshold; fractions of the whole fall, here of 2 ------------------------------------
 
 
 def late_fall(part):

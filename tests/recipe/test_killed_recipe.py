@@ -15,9 +15,8 @@ import pytest
 import clrfast
 from clrfast import Recipe, cli, find_recipe
 from clrfast import _saving as saving
-from clrfast.recipe._find_recipe import MIN_BUDGET
-from clrfast.recipe._measurements import Parts
-from clrfast.recipe._recipe import RANGE_STEPS
+from clrfast.recipe._step_budget import MIN_BUDGET, RANGE_TEST_STEPS
+from clrfast.recipe._study import Study
 from tests.helpers.problems import clouds
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -38,80 +37,82 @@ def versions(monkeypatch):
 
 def read(version, path):
     path.write_bytes(version)
-    return Parts.read(path)
+    return Study.read(path)
 
 
 def test_every_kill_costs_the_run_that_it_ended_and_no_other(versions, sgd_updates, tmp_path):
     path, budget = tmp_path / "recipe.json", 2600
     whole = find_recipe(clouds(), budget, planned_steps=2000, saved=path)
-    n_decays, n_momenta = (sum(map(len, runs.runs)) for runs in (whole.parts.weight_decays, whole.parts.momenta))
+    n_decays, n_momenta = (
+        sum(map(len, runs.histories)) for runs in (whole.study.weight_decay_trials, whole.study.momentum_trials)
+    )
     kills = list(versions)
-    under_way = [bool(read(version, path).under_way) for version in kills]
-    # Before each run, after the range test, and at the end of both parts.
+    under_way = [bool(read(version, path).started_steps) for version in kills]
+    # Before each run, after the range test, and at the end of both stages.
     assert under_way == [False, *[True] * n_decays, False, *[True] * (n_momenta + 2), False]
     for version in kills[1 :: len(kills) // 7]:
         before = read(version, path)
         sgd_updates.clear()
         resumed = find_recipe(clouds(), budget, planned_steps=2000, saved=path)
         assert resumed.complete
-        assert len(sgd_updates) == resumed.steps - before.steps - before.under_way
+        assert len(sgd_updates) == resumed.steps - before.steps - before.started_steps
         assert resumed.steps <= budget
-        np.testing.assert_array_equal(resumed.parts.weight_decays.loss, whole.parts.weight_decays.loss)
+        np.testing.assert_array_equal(resumed.study.weight_decay_trials.loss, whole.study.weight_decay_trials.loss)
 
 
 def test_a_kill_in_each_part_goes_on_with_the_runs_that_ended(versions, sgd_updates, tmp_path):
     path = tmp_path / "recipe.json"
     whole = find_recipe(clouds(), 2600, planned_steps=2000, saved=path)
-    for ended, name in ((3, "weight_decays"), (5, "momenta")):
+    for ended, name in ((3, "weight_decay_trials"), (5, "momentum_trials")):
         kill = next(
             version
             for version in versions
-            if (parts := read(version, path)).begun is not None
-            and len(parts.begun.runs) == ended
-            and (parts.weight_decays is None) == (name == "weight_decays")
+            if (study := read(version, path)).pending_trials is not None
+            and len(study.pending_trials.histories) == ended
+            and (study.weight_decay_trials is None) == (name == "weight_decay_trials")
         )
         before = read(kill, path)
         assert not Recipe.load(path).complete
-        assert before.under_way == before.begun.steps
-        made = {job: run.train_loss.tolist() for job, run in before.begun.made.items()}
+        assert before.started_steps == before.pending_trials.steps
+        made = {job: run.train_loss.tolist() for job, run in before.pending_trials.finished.items()}
         sgd_updates.clear()
-        resumed = find_recipe(clouds(), 2600, planned_steps=2000, saved=path).parts
-        runs = [run.train_loss.tolist() for repeats in getattr(resumed, name).runs for run in repeats]
+        resumed = find_recipe(clouds(), 2600, planned_steps=2000, saved=path).study
+        runs = [run.train_loss.tolist() for repeats in getattr(resumed, name).histories for run in repeats]
         assert all(losses in runs for losses in made.values())
-        np.testing.assert_array_equal(getattr(resumed, name).loss, getattr(whole.parts, name).loss)
+        np.testing.assert_array_equal(getattr(resumed, name).loss, getattr(whole.study, name).loss)
 
 
 def test_long_runs_that_a_kill_ended_are_charged(versions, sgd_updates, tmp_path):
     path = tmp_path / "recipe.json"
     whole = find_recipe(clouds(), 800, planned_steps=100, saved=path)
-    steps = whole.parts.pairs.steps
+    steps = whole.study.pair_trials.steps
     before = read(versions[4], path)
-    assert (before.steps, before.under_way) == (RANGE_STEPS + 3 * steps, steps)
+    assert (before.steps, before.started_steps) == (RANGE_TEST_STEPS + 3 * steps, steps)
     sgd_updates.clear()
     resumed = find_recipe(clouds(), 800, planned_steps=100, saved=path)
     assert len(sgd_updates) == 4 * steps  # one fewer than were left
-    assert resumed.steps == RANGE_STEPS + 8 * steps
-    assert resumed.parts.pairs.table() == whole.parts.pairs.table()[:7]
+    assert resumed.steps == RANGE_TEST_STEPS + 8 * steps
+    assert resumed.study.pair_trials.table() == whole.study.pair_trials.table()[:7]
 
 
 def test_an_exception_is_charged_with_nothing(tmp_path):
     path = tmp_path / "recipe.json"
 
     def interrupted(done, total, shown):
-        if done > RANGE_STEPS + 100:
+        if done > RANGE_TEST_STEPS + 100:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         find_recipe(clouds(), MIN_BUDGET, saved=path, progress=interrupted)
-    parts = Parts.read(path)
-    assert (parts.steps, parts.under_way, len(parts.begun.runs)) == (RANGE_STEPS + 80, 0, 2)
+    study = Study.read(path)
+    assert (study.steps, study.started_steps, len(study.pending_trials.histories)) == (RANGE_TEST_STEPS + 80, 0, 2)
 
 
 def test_a_second_interruption_in_the_midst_of_the_first_changes_nothing(tmp_path, monkeypatch):
     path, real, broken = tmp_path / "recipe.json", os.replace, []
 
     def interrupted(done, total, shown):
-        if done > RANGE_STEPS + 100:
+        if done > RANGE_TEST_STEPS + 100:
             monkeypatch.setattr(saving.os, "replace", breaks)
             raise RuntimeError("the first")
 
@@ -124,7 +125,7 @@ def test_a_second_interruption_in_the_midst_of_the_first_changes_nothing(tmp_pat
     with pytest.raises(RuntimeError, match="the first"):
         find_recipe(clouds(), MIN_BUDGET, saved=path, progress=interrupted)
     assert broken
-    assert Parts.read(path).under_way == 0
+    assert Study.read(path).started_steps == 0
 
 
 def test_a_search_that_is_killed_again_and_again_still_ends_with_an_answer(versions, sgd_updates, tmp_path):
@@ -135,14 +136,14 @@ def test_a_search_that_is_killed_again_and_again_still_ends_with_an_answer(versi
     for made in range(1, 6):
         del versions[:]
         find_recipe(clouds(), MIN_BUDGET, saved=path)
-        begun = read(versions[1], path).begun  # one more run has ended, and the next is under way
-        assert len(begun.runs) == made
-    assert Parts.read(path).steps == RANGE_STEPS + (5 + 4) * 40
+        begun = read(versions[1], path).pending_trials  # one more run has ended, and the next is under way
+        assert len(begun.histories) == made
+    assert Study.read(path).steps == RANGE_TEST_STEPS + (5 + 4) * 40
     resumed = find_recipe(clouds(), MIN_BUDGET, saved=path)
     assert resumed.complete
-    assert resumed.parts.weight_decays.loss.shape == (3, 2)
-    assert resumed.parts.rate_after_weight_decay is None
-    assert resumed.steps == RANGE_STEPS + (6 + 5) * 40
+    assert resumed.study.weight_decay_trials.loss.shape == (3, 2)
+    assert resumed.study.range_test_after_weight_decay is None
+    assert resumed.steps == RANGE_TEST_STEPS + (6 + 5) * 40
 
 
 def test_a_command_that_sigkill_ended_goes_on(own_task, capsys):
@@ -163,16 +164,18 @@ def test_a_command_that_sigkill_ended_goes_on(own_task, capsys):
         cli.main(["recipe", "own:make_task", "--budget", "464"])
         """)
     )
-    command = [sys.executable, "killed.py", str(RANGE_STEPS + 2 * 40)]
+    command = [sys.executable, "killed.py", str(RANGE_TEST_STEPS + 2 * 40)]
     found = os.pathsep.join([os.path.dirname(os.path.dirname(clrfast.__file__)), os.environ.get("PYTHONPATH", "")])
     killed = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONPATH": found}, check=False)
     assert killed.returncode == -signal.SIGKILL
-    before = Parts.read("recipe.json")
-    assert before.under_way == 40
+    before = Study.read("recipe.json")
+    assert before.started_steps == 40
     assert cli.main(["recipe", "own:make_task", "--budget", "464"]) == 0
     assert "40 steps that a kill has lost count in the budget" in capsys.readouterr().out
     after = Recipe.load("recipe.json")
     assert after.complete
-    ended = [run.train_loss.tolist() for run in before.begun.runs]
+    ended = [run.train_loss.tolist() for run in before.pending_trials.histories]
     assert len(ended) >= 2
-    assert [run.train_loss.tolist() for runs in after.parts.weight_decays.runs for run in runs][: len(ended)] == ended
+    assert [run.train_loss.tolist() for runs in after.study.weight_decay_trials.histories for run in runs][
+        : len(ended)
+    ] == ended

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from clrfast import History, Momenta, NoSuggestionError, find_momentum, one_cycle
+from clrfast import History, MomentumTrials, NoSuggestionError, find_momentum, one_cycle
 from tests.helpers.problems import regression
 from tests.helpers.state import full_state
 
@@ -71,7 +71,7 @@ def test_the_cycle_is_tried_too_and_goes_into_a_schedule():
 )
 def test_choice_and_cycle(values, losses, chosen, cycle):
     runs = tuple(tuple(History(np.ones(20), [2.0, loss], [0, 20]) for _ in range(2)) for loss in losses)
-    found = Momenta(np.array(values), runs, 0.1)
+    found = MomentumTrials(np.array(values), runs, 0.1)
     assert found.suggest().value == chosen
     assert found.cycle == cycle
 
@@ -80,7 +80,7 @@ def test_without_an_answer_the_runs_are_returned():
     """Far beyond the edge of stability nothing gets better."""
     found = find_momentum(**quadratic([1.0], 0.0, [1.0]), max_lr=1e4, steps=20)
     assert found.cyclical == ()
-    assert len(found.runs) == 4
+    assert len(found.histories) == 4
     with pytest.raises(NoSuggestionError, match="in no short run"):
         found.suggest()
 

@@ -15,11 +15,12 @@ from torch.utils.data import DataLoader, Subset
 
 import clrfast
 from clrfast import Diagnosis, NoSuggestionError, Recipe, Task, find_recipe
-from clrfast.recipe import Pairs
-from clrfast.recipe import _find_recipe as searching
-from clrfast.recipe._find_recipe import GRID, MIN_BUDGET, SMALL_GRID, _runs_within
-from clrfast.recipe._measurements import Parts
-from clrfast.recipe._recipe import RANGE_STEPS, USUAL_MOMENTUM, USUAL_WEIGHT_DECAY, concluded, pair_steps
+from clrfast.recipe import PairTrials, _search, _stages
+from clrfast.recipe._momentum import DEFAULT_MOMENTUM
+from clrfast.recipe._recipe import conclude
+from clrfast.recipe._step_budget import MIN_BUDGET, RANGE_TEST_STEPS, SMALL_GRID, pair_steps, plan_grid
+from clrfast.recipe._study import Study
+from clrfast.recipe._weight_decay import DEFAULT_WEIGHT_DECAY, GRID
 from tests.helpers.problems import clouds
 from tests.helpers.state import full_state
 
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture
 def order(monkeypatch):
-    """The parts that are measured, in order, as (name, its options)."""
+    """The stages that are measured, in order, as (name, its options)."""
     calls = []
 
     def called(name, real, *args, **options):
@@ -36,7 +37,8 @@ def order(monkeypatch):
         return real(*args, **options)
 
     for name in ("range_test", "find_batch_size", "find_pair", "find_weight_decay", "find_momentum"):
-        monkeypatch.setattr(searching, name, partial(called, name, getattr(searching, name)))
+        module = _search if name == "range_test" else _stages
+        monkeypatch.setattr(module, name, partial(called, name, getattr(module, name)))
     return calls
 
 
@@ -53,7 +55,7 @@ def test_small_budget_is_kept_and_the_usual_momentum_taken(order, sgd_updates):
     assert recipe.batch_size == 20
     assert recipe.low <= recipe.max_lr <= recipe.high
     assert 1e-3 < recipe.max_lr < 10
-    assert recipe.momentum == USUAL_MOMENTUM
+    assert recipe.momentum == DEFAULT_MOMENTUM
     assert recipe.weight_decay in SMALL_GRID
     assert order[1][1]["grid"] == SMALL_GRID
     assert "1000 steps, and" in recipe.evidence["momentum"]
@@ -65,29 +67,29 @@ def test_small_budget_is_kept_and_the_usual_momentum_taken(order, sgd_updates):
 def test_the_order_of_the_parts_with_all_of_them(order, sgd_updates):
     task = clouds()
     recipe = find_recipe(task, 2600, planned_steps=2000, batch_sizes=True)
-    parts = recipe.parts
+    study = recipe.study
     expected = ["range_test", "find_batch_size"]
-    expected += ["range_test"] * (parts.batch_sizes.fastest != 20)
+    expected += ["range_test"] * (study.batch_sizes.fastest != 20)
     expected += ["find_weight_decay"] + ["range_test"] * (recipe.weight_decay >= 1e-3) + ["find_momentum"]
     assert names(order) == expected
     assert recipe.steps <= 2600
-    sized = sum(20 for _ in parts.batch_sizes.costs) * 2  # those of the batch sizes come on top
+    sized = sum(20 for _ in study.batch_sizes.costs) * 2  # those of the batch sizes come on top
     assert len(sgd_updates) <= recipe.steps + sized + 10
-    assert recipe.batch_size == parts.batch_sizes.fastest
-    assert recipe.momentum == parts.momenta.cycle
+    assert recipe.batch_size == study.batch_sizes.fastest
+    assert recipe.momentum == study.momentum_trials.cycle
     assert order[-1][1]["weight_decay"] == recipe.weight_decay
     assert order[-1][1]["max_lr"] == recipe.max_lr
     assert task.train_loader.batch_size == 20  # the user's is not changed
 
 
 def test_the_rate_is_tested_again_after_a_large_weight_decay(order, monkeypatch):
-    real = searching.find_weight_decay
-    monkeypatch.setattr(searching, "find_weight_decay", lambda **options: real(**options | {"grid": (3e-3, 1e-2)}))
+    real = _stages.find_weight_decay
+    monkeypatch.setattr(_stages, "find_weight_decay", lambda **options: real(**options | {"grid": (3e-3, 1e-2)}))
     recipe = find_recipe(clouds(), 600)
     assert recipe.weight_decay >= 3e-3
     assert names(order) == ["range_test", "find_weight_decay", "range_test"]
     assert order[2][1]["optimizer"].param_groups[0]["weight_decay"] == recipe.weight_decay
-    assert recipe.max_lr == recipe.parts.rate_after_weight_decay.suggest().max_lr
+    assert recipe.max_lr == recipe.study.range_test_after_weight_decay.suggest().max_lr
     assert "before the weight decay was changed" in recipe.evidence["learning rate"]
 
 
@@ -95,13 +97,13 @@ def test_a_budget_of_several_trainings_goes_into_long_runs(order, sgd_updates, t
     path = tmp_path / "recipe.json"
     recipe = find_recipe(clouds(), 8 * 100, planned_steps=100, saved=path)
     assert names(order) == ["range_test", "find_pair"]
-    pairs = recipe.parts.pairs
-    assert (order[1][1]["steps"], order[1][1]["max_steps"]) == (86, 800 - RANGE_STEPS)
-    assert len(sgd_updates) <= recipe.steps == RANGE_STEPS + 86 * len(pairs.runs) <= 800
+    pairs = recipe.study.pair_trials
+    assert (order[1][1]["steps"], order[1][1]["max_steps"]) == (86, 800 - RANGE_TEST_STEPS)
+    assert len(sgd_updates) <= recipe.steps == RANGE_TEST_STEPS + 86 * len(pairs.histories) <= 800
     assert recipe.complete
     assert (recipe.max_lr, recipe.weight_decay) == (pairs.suggest().max_lr, pairs.suggest().weight_decay)
     assert recipe.low < recipe.max_lr < recipe.high
-    assert recipe.momentum == USUAL_MOMENTUM
+    assert recipe.momentum == DEFAULT_MOMENTUM
     assert "the range test suggested" in recipe.evidence["learning rate"]
     assert "long runs with rates and weight decays" in recipe.evidence["momentum"]
     again = find_recipe(clouds(), 8 * 100, planned_steps=100, saved=path)
@@ -118,16 +120,18 @@ def test_a_budget_of_several_trainings_goes_into_long_runs(order, sgd_updates, t
     [(8000, 1000, 1000), (9000, 1000, 1000), (3999, 1000, 499), (2000, 1000, 250), (1999, 1000, 0), (319, 100, 0)],
 )
 def test_long_runs_are_made_where_they_are_a_quarter_of_the_training(left, planned_steps, wanted):
-    assert pair_steps(Parts(left, planned_steps, 0, "model", None)) == wanted
+    assert pair_steps(Study(left, planned_steps, 0, "model", None)) == wanted
 
 
 def test_long_runs_without_an_answer_are_warned_of():
-    parts = find_recipe(clouds(), MIN_BUDGET).parts
+    study = find_recipe(clouds(), MIN_BUDGET).study
     risen = clrfast.History(np.ones(20), [1.0, 1.1], [0, 20])
-    pairs = Pairs(np.array([0.1]), np.array([1e-3]), 20, (risen,))
-    recipe = concluded(Parts(800, 20, 132, "model", None, rate=parts.rate, pairs=pairs, pairs_ended=True))
-    assert recipe.weight_decay == USUAL_WEIGHT_DECAY
-    assert recipe.max_lr == parts.rate.suggest().max_lr
+    pairs = PairTrials(np.array([0.1]), np.array([1e-3]), 20, (risen,))
+    recipe = conclude(
+        Study(800, 20, 132, "model", None, range_test=study.range_test, pair_trials=pairs, pair_trials_complete=True)
+    )
+    assert recipe.weight_decay == DEFAULT_WEIGHT_DECAY
+    assert recipe.max_lr == study.range_test.suggest().max_lr
     assert recipe.diagnoses == ()
     assert recipe.complete
     assert any("in no run of 20 steps" in warning for warning in recipe.warnings)
@@ -147,7 +151,7 @@ def test_long_runs_without_an_answer_are_warned_of():
     ],
 )
 def test_how_the_budget_is_shared(steps, planned_steps, wanted):
-    assert _runs_within(steps, planned_steps) == wanted
+    assert plan_grid(steps, planned_steps) == wanted
 
 
 class OwnLoss(nn.Sequential):
@@ -168,7 +172,7 @@ def test_other_batches_and_options():
 
 
 def test_runs_are_long_enough_with_the_budget_that_is_advised():
-    assert _runs_within(1536 - 3 * RANGE_STEPS, 10_000) == (GRID, 100, True)
+    assert plan_grid(1536 - 3 * RANGE_TEST_STEPS, 10_000) == (GRID, 100, True)
 
 
 def test_a_range_test_takes_no_more_than_it_is_charged_with():
@@ -177,11 +181,11 @@ def test_a_range_test_takes_no_more_than_it_is_charged_with():
     clrfast.range_test(
         task.model, task.loss_fn, task.train_loader, progress=lambda done, total, shown: told.append(total)
     )
-    assert max(told) == RANGE_STEPS
+    assert max(told) == RANGE_TEST_STEPS
 
 
 def test_a_training_shorter_than_the_search_is_told_what_that_needs(monkeypatch):
-    monkeypatch.setattr(searching._Search, "begin", lambda self, *args: (_ for _ in ()).throw(RuntimeError(args[0])))
+    monkeypatch.setattr(_search.Search, "open_study", lambda self, *args: (_ for _ in ()).throw(RuntimeError(args[0])))
     told = f"planned_steps: got 66, and the search itself needs {MIN_BUDGET} updates"
     with pytest.warns(UserWarning, match=told), pytest.raises(RuntimeError, match=f"^{MIN_BUDGET}$"):
         find_recipe(clouds(), planned_steps=66)
@@ -196,7 +200,7 @@ def test_a_time_as_text_is_refused_with_the_form_that_python_has():
 
 @pytest.mark.parametrize(("planned", "wanted"), [(None, 1000), (2000, MIN_BUDGET), (30_000, 3000)])
 def test_the_default_budget_is_a_tenth_of_the_training(planned, wanted, monkeypatch):
-    monkeypatch.setattr(searching._Search, "begin", lambda self, *args: (_ for _ in ()).throw(RuntimeError(args[0])))
+    monkeypatch.setattr(_search.Search, "open_study", lambda self, *args: (_ for _ in ()).throw(RuntimeError(args[0])))
     with pytest.raises(RuntimeError, match=f"^{wanted}$"):
         find_recipe(clouds(), planned_steps=planned)
 
@@ -241,7 +245,7 @@ def test_it_goes_straight_into_training():
 
 def test_json_round_trip(tmp_path):
     recipe = find_recipe(clouds(), 2600, planned_steps=2000, saved=tmp_path / "a.json")
-    assert recipe.parts.momenta is not None
+    assert recipe.study.momentum_trials is not None
     recipe.save(tmp_path / "b.json")
     assert (tmp_path / "a.json").read_text() == (tmp_path / "b.json").read_text()
     loaded = Recipe.load(tmp_path / "b.json")
@@ -255,13 +259,15 @@ def test_json_round_trip(tmp_path):
 
 def test_runs_that_diverged_are_saved(tmp_path):
     recipe = find_recipe(clouds(), MIN_BUDGET)
-    runs = recipe.parts.weight_decays.runs
+    runs = recipe.study.weight_decay_trials.histories
     broken = clrfast.History([1.0, math.inf], [1.0, math.nan], [0, 2])
-    found = clrfast.WeightDecays(np.array([0.0, 1.0]), (runs[0], (broken, broken)), 1.0)
-    Parts(500, 1000, 3, "model", None, rate=recipe.parts.rate, weight_decays=found).write(tmp_path / "x.json")
-    read = Parts.read(tmp_path / "x.json").weight_decays
-    np.testing.assert_array_equal(read.runs[1][0].val_loss, [1.0, math.nan])
-    np.testing.assert_array_equal(read.runs[1][0].train_loss, [1.0, math.inf])
+    found = clrfast.WeightDecayTrials(np.array([0.0, 1.0]), (runs[0], (broken, broken)), 1.0)
+    Study(500, 1000, 3, "model", None, range_test=recipe.study.range_test, weight_decay_trials=found).write(
+        tmp_path / "x.json"
+    )
+    read = Study.read(tmp_path / "x.json").weight_decay_trials
+    np.testing.assert_array_equal(read.histories[1][0].val_loss, [1.0, math.nan])
+    np.testing.assert_array_equal(read.histories[1][0].train_loss, [1.0, math.inf])
     np.testing.assert_array_equal(read.loss, found.loss)
     json.loads((tmp_path / "x.json").read_text(), parse_constant=lambda name: pytest.fail(name))
 
@@ -275,7 +281,7 @@ def test_a_second_call_skips_what_is_there(tmp_path, order):
     assert str(again) == str(first)
     more = find_recipe(clouds(), first.steps + 1000, saved=path)  # now there is enough for the momenta
     assert names(order)[n:] == ["find_momentum"]
-    assert more.parts.momenta is not None
+    assert more.study.momentum_trials is not None
     assert more.steps <= first.steps + 1000
 
 
@@ -283,7 +289,7 @@ def test_a_second_call_skips_what_is_there(tmp_path, order):
 def test_what_was_found_before_ctrl_c_is_kept_and_gone_on_from(stopped, tmp_path, order, monkeypatch):
     path = tmp_path / "recipe.json"
     whole = find_recipe(clouds(), 2600, planned_steps=2000)
-    n, real = len(order), getattr(searching, stopped)
+    n, real = len(order), getattr(_stages, stopped)
 
     def interrupted(**options):
         def tell(done, total, shown):
@@ -294,16 +300,16 @@ def test_what_was_found_before_ctrl_c_is_kept_and_gone_on_from(stopped, tmp_path
     task = clouds()
     before = full_state(task.model, torch.optim.SGD(task.model.parameters(), lr=0.1))
     with monkeypatch.context() as patched:
-        patched.setattr(searching, stopped, interrupted)
+        patched.setattr(_stages, stopped, interrupted)
         with pytest.raises(KeyboardInterrupt):
             find_recipe(task, 2600, planned_steps=2000, saved=path)
     assert full_state(task.model, torch.optim.SGD(task.model.parameters(), lr=0.1)) == before
     found = Recipe.load(path)
     assert not found.complete
     assert any("the search was interrupted" in warning for warning in found.warnings)
-    assert found.momentum == USUAL_MOMENTUM
+    assert found.momentum == DEFAULT_MOMENTUM
     if stopped == "find_weight_decay":
-        assert found.weight_decay == USUAL_WEIGHT_DECAY
+        assert found.weight_decay == DEFAULT_WEIGHT_DECAY
     resumed = find_recipe(task, 2600, planned_steps=2000, saved=path)
     at = names(order)[:n].index(stopped)
     assert names(order)[n:] == [*names(order)[: at + 1], *names(order)[at:n]]  # only what was interrupted came twice
@@ -314,28 +320,28 @@ def test_what_was_found_before_ctrl_c_is_kept_and_gone_on_from(stopped, tmp_path
 def test_long_runs_made_before_ctrl_c_are_kept_and_gone_on_from(tmp_path, sgd_updates, monkeypatch):
     path = tmp_path / "recipe.json"
     whole = find_recipe(clouds(), 800, planned_steps=100)
-    steps, told = whole.parts.pairs.steps, []
+    steps, told = whole.study.pair_trials.steps, []
 
     def tell(done, total, shown):
-        if done > RANGE_STEPS + 3.5 * steps:
+        if done > RANGE_TEST_STEPS + 3.5 * steps:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         find_recipe(clouds(), 800, planned_steps=100, saved=path, progress=tell)
     found = Recipe.load(path)
     assert not found.complete
-    assert found.parts.pairs.table() == whole.parts.pairs.table()[:3]
-    assert found.steps == RANGE_STEPS + 3 * steps
-    assert found.max_lr == found.parts.pairs.suggest().max_lr
+    assert found.study.pair_trials.table() == whole.study.pair_trials.table()[:3]
+    assert found.steps == RANGE_TEST_STEPS + 3 * steps
+    assert found.max_lr == found.study.pair_trials.suggest().max_lr
     assert any("the search was interrupted" in warning for warning in found.warnings)
 
     sgd_updates.clear()
-    monkeypatch.setattr(searching, "range_test", None)  # not called again
+    monkeypatch.setattr(_search, "range_test", None)  # not called again
     resumed = find_recipe(clouds(), 800, planned_steps=100, saved=path, progress=lambda done, *_: told.append(done))
     assert len(sgd_updates) == 5 * steps
-    assert told[0] <= RANGE_STEPS + 3 * steps + 1
+    assert told[0] <= RANGE_TEST_STEPS + 3 * steps + 1
     assert told[-1] == whole.steps
-    assert resumed.parts.pairs.table() == whole.parts.pairs.table()
+    assert resumed.study.pair_trials.table() == whole.study.pair_trials.table()
     assert (str(resumed), resumed.evidence) == (str(whole), whole.evidence)
     assert Recipe.load(path).complete
 
@@ -344,7 +350,7 @@ def test_long_runs_end_where_a_lower_budget_allows_no_three(tmp_path, sgd_update
     path = tmp_path / "recipe.json"
 
     def tell(done, total, shown):
-        if done > RANGE_STEPS + 1.5 * 186:
+        if done > RANGE_TEST_STEPS + 1.5 * 186:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -353,8 +359,8 @@ def test_long_runs_end_where_a_lower_budget_allows_no_three(tmp_path, sgd_update
     ended = find_recipe(clouds(), MIN_BUDGET, planned_steps=200, saved=path)
     assert sgd_updates == []
     assert ended.complete
-    assert [np.size(run.train_loss) for run in ended.parts.pairs.runs] == [186]
-    assert ended.steps == RANGE_STEPS + 186
+    assert [np.size(run.train_loss) for run in ended.study.pair_trials.histories] == [186]
+    assert ended.steps == RANGE_TEST_STEPS + 186
 
 
 def test_an_interruption_before_the_first_answer_leaves_no_file(tmp_path):
@@ -368,7 +374,7 @@ def test_an_interruption_before_the_first_answer_leaves_no_file(tmp_path):
         find_recipe(task, MIN_BUDGET, saved=tmp_path / "recipe.json")
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ValueError, match="interrupted before its first answer"):
-        concluded(Parts(500, 1000, 0, "model", None))
+        conclude(Study(500, 1000, 0, "model", None))
 
 
 # ------------------------------------------------------------ the report
@@ -408,7 +414,7 @@ def test_the_report_holds_everything_and_refers_to_nothing():
         assert heading in page.text
     assert "two <clouds>" in page.text
     assert """clrfast.Recipe.load("some 'where'.json")""" in page.text
-    curves = len(recipe.parts.curves)
+    curves = len(recipe.study.range_tests)
     assert page.tags.count("img") == curves + 3  # weight decay, momentum, schedule
     assert page.references.pop(0) == "data:,"
     assert [x[:22] for x in page.references] == ["data:image/png;base64,"] * (curves + 3)
@@ -434,13 +440,13 @@ def test_every_text_of_the_report_is_escaped():
     evil = "<script>alert('&amp;\"')</script>"
     recipe = find_recipe(clouds(), MIN_BUDGET)
     diagnosis = Diagnosis("plateau", (0, 1), 1.0, evil, evil)
-    curve = replace(recipe.parts.rate, stop_reason=evil)
+    curve = replace(recipe.study.range_test, stop_reason=evil)
     recipe = replace(
         recipe,
         evidence=dict.fromkeys(recipe.evidence, evil),
         warnings=(evil,),
         diagnoses=(diagnosis,),
-        parts=replace(recipe.parts, model=evil, rate=curve),
+        study=replace(recipe.study, model=evil, range_test=curve),
     )
     html = recipe.to_html(evil, saved=evil)
     assert html.startswith("<!doctype html>\n")
@@ -459,8 +465,8 @@ def test_without_matplotlib_the_report_has_its_tables(monkeypatch):
 
 
 def test_an_incomplete_recipe_can_be_reported():
-    parts = find_recipe(clouds(), MIN_BUDGET).parts
-    begun = concluded(Parts(500, 1000, RANGE_STEPS, "model", None, rate=parts.rate))
+    study = find_recipe(clouds(), MIN_BUDGET).study
+    begun = conclude(Study(500, 1000, RANGE_TEST_STEPS, "model", None, range_test=study.range_test))
     text = Page(begun.to_html()).text
     assert "It was interrupted" in text
     assert "not tested; 0.0001 is usual" in text
@@ -547,7 +553,7 @@ def test_validation_data_that_never_get_better_are_warned_of():
     x, y = next(iter(task.val_loader))
     task.val_loader = [(x, 1 - y)]  # the opposite of what is learnt
     recipe = find_recipe(task, 2600, planned_steps=2000)
-    assert recipe.weight_decay == USUAL_WEIGHT_DECAY
-    assert recipe.parts.momenta is None
+    assert recipe.weight_decay == DEFAULT_WEIGHT_DECAY
+    assert recipe.study.momentum_trials is None
     assert recipe.complete
     assert any("in no short run" in warning for warning in recipe.warnings)

@@ -11,12 +11,12 @@ import clrfast
 from clrfast import Recipe, find_momentum, find_recipe, find_weight_decay
 from clrfast.cli._arguments import _budget
 from clrfast.finder._validation import Validation
-from clrfast.recipe import TimeIsUp
+from clrfast.recipe import OutOfTimeError, _stages
 from clrfast.recipe import _deadline as clock
 from clrfast.recipe._deadline import Deadline
-from clrfast.recipe._find_recipe import SMALL_GRID
-from clrfast.recipe._recipe import RANGE_STEPS, USUAL_MOMENTUM
-from clrfast.recipe._time_budget import _besides, speedup
+from clrfast.recipe._momentum import DEFAULT_MOMENTUM
+from clrfast.recipe._step_budget import RANGE_TEST_STEPS, SMALL_GRID
+from clrfast.recipe._time_budget import _overhead_per_step, speedup
 from clrfast.training import StepOptions
 from tests.helpers.problems import clouds
 
@@ -68,19 +68,19 @@ def test_it_ends_in_time_and_uses_it(look, fake, tmp_path):
     recipe = find_recipe(clouds(), timedelta(seconds=27), planned_steps=2000, saved=tmp_path / "x.json")
     assert 0.5 < (fake.now - begin) / 27 <= 1
     assert recipe.complete
-    assert (recipe.parts.momenta is None) == (look > 0)
-    assert recipe.parts.seconds_per_update == pytest.approx(0.01 + look / 2, rel=0.1)  # a look every second update
+    assert (recipe.study.momentum_trials is None) == (look > 0)
+    assert recipe.study.seconds_per_step == pytest.approx(0.01 + look / 2, rel=0.1)  # a look every second update
     assert Recipe.load(tmp_path / "x.json").complete
-    assert json.loads((tmp_path / "x.json").read_text())["seconds_per_update"] == recipe.parts.seconds_per_update
+    assert json.loads((tmp_path / "x.json").read_text())["seconds_per_step"] == recipe.study.seconds_per_step
 
 
 def test_less_time_is_for_the_small_grid(fake):
     begin = fake.now
     recipe = find_recipe(clouds(), timedelta(seconds=5))
     assert fake.now - begin <= 5
-    assert set(recipe.parts.weight_decays.values) == set(SMALL_GRID)
-    assert recipe.parts.momenta is None
-    assert recipe.momentum == USUAL_MOMENTUM
+    assert set(recipe.study.weight_decay_trials.values) == set(SMALL_GRID)
+    assert recipe.study.momentum_trials is None
+    assert recipe.momentum == DEFAULT_MOMENTUM
     assert recipe.complete
     assert "for that takes 1000 steps, and" in recipe.evidence["momentum"]
 
@@ -94,13 +94,13 @@ def test_too_little_time_is_told_with_what_it_takes_and_the_rate_is_kept(fake, t
     with pytest.raises(ValueError, match=message) as caught:
         find_recipe(clouds(), timedelta(seconds=2), saved=path)
     found = Recipe.load(path)
-    assert found.steps == RANGE_STEPS
+    assert found.steps == RANGE_TEST_STEPS
     assert not found.complete
     begin = fake.now
     recipe = find_recipe(clouds(), timedelta(seconds=3.6), saved=path)  # that of the first range test is not needed now
     assert recipe.complete
     assert fake.now - begin <= 3.6
-    assert recipe.steps <= RANGE_STEPS + 360
+    assert recipe.steps <= RANGE_TEST_STEPS + 360
     needed = float(str(caught.value).partition("about 10 ms")[2].partition("about ")[2].split()[0])
     assert find_recipe(clouds(), timedelta(seconds=1.05 * needed)).complete
     with pytest.raises(ValueError, match="less says nothing"):
@@ -109,20 +109,20 @@ def test_too_little_time_is_told_with_what_it_takes_and_the_rate_is_kept(fake, t
 
 def test_a_search_for_steps_goes_on_for_a_time(fake, tmp_path, monkeypatch):
     path = tmp_path / "x.json"
-    real = clrfast.recipe._find_recipe.find_weight_decay
-    monkeypatch.setattr(clrfast.recipe._find_recipe, "find_weight_decay", lambda **options: 1 / 0)
+    real = _stages.find_weight_decay
+    monkeypatch.setattr(_stages, "find_weight_decay", lambda **options: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         find_recipe(clouds(), 464, saved=path)
-    monkeypatch.setattr(clrfast.recipe._find_recipe, "find_weight_decay", real)
-    assert Recipe.load(path).parts.seconds_per_update is None
+    monkeypatch.setattr(_stages, "find_weight_decay", real)
+    assert Recipe.load(path).study.seconds_per_step is None
     recipe = find_recipe(clouds(), timedelta(seconds=5), saved=path)
     assert recipe.complete
-    assert recipe.parts.seconds_per_update == pytest.approx(0.01, rel=0.1)
+    assert recipe.study.seconds_per_step == pytest.approx(0.01, rel=0.1)
 
 
 def test_updates_that_become_slow_end_the_search_early(fake, tmp_path, monkeypatch):
     path = tmp_path / "x.json"
-    real = clrfast.recipe._find_recipe.find_weight_decay
+    real = _stages.find_weight_decay
 
     def slower(factor):
         def found(**options):
@@ -131,32 +131,32 @@ def test_updates_that_become_slow_end_the_search_early(fake, tmp_path, monkeypat
 
         return found
 
-    monkeypatch.setattr(clrfast.recipe._find_recipe, "find_weight_decay", slower(100))
+    monkeypatch.setattr(_stages, "find_weight_decay", slower(100))
     begin = fake.now
     with pytest.raises(ValueError, match=r"budget: the time is up, .*sufficed for 0 of 3 weight decays\) \(what was"):
         find_recipe(clouds(), timedelta(seconds=5), saved=path)
     assert fake.now - begin <= 5 + 1.0 * 79  # by one run, of at most so many updates with the small grid
     assert not Recipe.load(path).complete
     fake.update = 0.01
-    monkeypatch.setattr(clrfast.recipe._find_recipe, "find_weight_decay", slower(1.5))
+    monkeypatch.setattr(_stages, "find_weight_decay", slower(1.5))
     begin = fake.now
     recipe = find_recipe(clouds(), timedelta(seconds=5))
     assert fake.now - begin <= 5
-    assert len(recipe.parts.weight_decays.values) == 2
-    assert {len(runs) for runs in recipe.parts.weight_decays.runs} == {2}
+    assert len(recipe.study.weight_decay_trials.values) == 2
+    assert {len(runs) for runs in recipe.study.weight_decay_trials.histories} == {2}
 
 
 def test_momenta_that_come_too_late_are_left_out(fake, monkeypatch, tmp_path):
-    real = clrfast.recipe._find_recipe.find_momentum
+    real = _stages.find_momentum
 
     def slow(**options):
         fake.update = 1.0
         return real(**options)
 
-    monkeypatch.setattr(clrfast.recipe._find_recipe, "find_momentum", slow)
+    monkeypatch.setattr(_stages, "find_momentum", slow)
     recipe = find_recipe(clouds(), timedelta(seconds=27), planned_steps=2000, saved=tmp_path / "x.json")
-    assert recipe.parts.momenta is None
-    assert recipe.momentum == USUAL_MOMENTUM
+    assert recipe.study.momentum_trials is None
+    assert recipe.momentum == DEFAULT_MOMENTUM
     assert recipe.complete
     assert "not tested" in recipe.evidence["momentum"]
     assert Recipe.load(tmp_path / "x.json").complete
@@ -164,24 +164,24 @@ def test_momenta_that_come_too_late_are_left_out(fake, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("slower", [1.0, 1.5])
 def test_long_runs_end_in_time_too(slower, fake, monkeypatch):
-    real = clrfast.recipe._find_recipe.find_pair
+    real = _stages.find_pair
 
     def found(**options):
         fake.update = 0.01 * slower
         return real(**options)
 
-    monkeypatch.setattr(clrfast.recipe._find_recipe, "find_pair", found)
+    monkeypatch.setattr(_stages, "find_pair", found)
     begin = fake.now
     recipe = find_recipe(clouds(), timedelta(seconds=9), planned_steps=100)
     assert recipe.complete
-    assert recipe.parts.pairs.steps > 80
+    assert recipe.study.pair_trials.steps > 80
     assert 0.7 < (fake.now - begin) / 9 <= 1
 
 
 def test_a_search_that_ended_with_long_runs_needs_no_more_time(fake, tmp_path):
     path = tmp_path / "x.json"
     ended = find_recipe(clouds(), timedelta(seconds=9), planned_steps=100, saved=path)
-    assert ended.parts.pairs is not None
+    assert ended.study.pair_trials is not None
     again = find_recipe(clouds(), timedelta(seconds=1), planned_steps=100, saved=path)
     assert (again.steps, again.max_lr, again.weight_decay) == (ended.steps, ended.max_lr, ended.weight_decay)
 
@@ -191,8 +191,8 @@ def test_what_an_update_takes_besides(fake):
     task = clouds()
     task.train_loader = DataLoader(Slow(task.train_loader.dataset), 20)
     # A look at the only batch every second step of 40; 20 samples to a batch, which a second repeat passes over.
-    assert _besides(task, 40, StepOptions()) == pytest.approx(0.06 / 2 + 20 * 0.001 / 2)
-    assert _besides(task, 200, StepOptions(accumulate=3)) == pytest.approx(0.06 / 10 + 3 * 20 * 0.001 / 2)
+    assert _overhead_per_step(task, 40, StepOptions()) == pytest.approx(0.06 / 2 + 20 * 0.001 / 2)
+    assert _overhead_per_step(task, 200, StepOptions(accumulate=3)) == pytest.approx(0.06 / 10 + 3 * 20 * 0.001 / 2)
 
 
 @pytest.mark.parametrize("find", [find_weight_decay, find_momentum])
@@ -203,7 +203,7 @@ def test_the_parts_end_in_time_too(find, fake):
     found = find(task.model, task.loss_fn, task.train_loader, **given, max_seconds=1.1)  # 5 runs of 20 updates
     assert len(found.values) == 2
     assert fake.now - begin <= 1.1
-    with pytest.raises(TimeIsUp, match=r"max_seconds: 0\.5 sufficed for 1 of 4"):
+    with pytest.raises(OutOfTimeError, match=r"max_seconds: 0\.5 sufficed for 1 of 4"):
         find(task.model, task.loss_fn, task.train_loader, **given, max_seconds=0.5)
     for wrong in (0, -1.0, float("nan"), "5", True):
         with pytest.raises(ValueError, match=r"max_seconds: got .*; give a number of seconds above 0, or None"):
@@ -225,8 +225,8 @@ def test_a_run_begins_only_if_it_would_end_in_time(fake):
 
 
 def test_many_ranks_are_as_fast_as_their_turns():
-    parts = ((6,), (8, 4), (8, 2))
-    assert [speedup(n, parts) for n in (1, 2, 3, 4)] == [1, 2, 2.4, 3]
+    stages = ((6,), (8, 4), (8, 2))
+    assert [speedup(n, stages) for n in (1, 2, 3, 4)] == [1, 2, 2.4, 3]
 
 
 @pytest.mark.parametrize("budget", [timedelta(0), timedelta(seconds=-1)])

@@ -7,8 +7,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset, SubsetRandomSampler, TensorDataset
 
 import clrfast
-from clrfast import History, NoSuggestionError, WeightDecays, find_weight_decay
-from clrfast.recipe._weight_decay import refinement
+from clrfast import History, NoSuggestionError, WeightDecayTrials, find_weight_decay
+from clrfast.recipe._weight_decay import refined_values
 from tests.helpers.problems import blobs, regression
 from tests.helpers.state import full_state
 
@@ -19,18 +19,18 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def made(losses, values=(0.0, 1e-4, 1e-3), initial=2.0):
-    """Runs that end with ``losses`` [k][repeats]."""
+    """Repeats that end with ``losses`` [k][repeats]."""
     runs = tuple(tuple(History(np.ones(20), [initial, x], [0, 20], lr=np.ones(20)) for x in row) for row in losses)
-    return WeightDecays(np.array(values), runs, 1.0)
+    return WeightDecayTrials(np.array(values), runs, 1.0)
 
 
 def test_what_other_batches_alone_would_change():
     # Distances from the means: 0, then 0.1, then 0.2, each twice; for each value with those of all better ones.
     found = made([[1.1, 1.3], [1.0, 1.0], [1.4, 1.8]])
     medians = np.array([0.05, 0.0, 0.1])
-    np.testing.assert_allclose(found.allowed, 2 * medians / 0.6745 * math.sqrt(2))
+    np.testing.assert_allclose(found.noise_tolerance, 2 * medians / 0.6745 * math.sqrt(2))
     np.testing.assert_allclose(
-        made([[1.0, 1.2], [1.4, math.inf], [1.3, 1.4]]).allowed[[0, 1]], [0.2 / 0.6745 * 2**0.5, math.inf]
+        made([[1.0, 1.2], [1.4, math.inf], [1.3, 1.4]]).noise_tolerance[[0, 1]], [0.2 / 0.6745 * 2**0.5, math.inf]
     )
 
 
@@ -43,7 +43,7 @@ def test_what_other_batches_alone_would_change():
         ([[1.0, 1.1], [1.1, 1.2], [1.05, 1.16]], 0.0, 1e-4, 1e-3),  # all alike
         ([[1.9, 1.91], [1.0, 1.1], [1.05, 1.16]], 1e-4, 1e-4, 1e-3),  # a gain shows: the best
         ([[1.9, 1.91], [1.05, 1.16], [1.0, 1.1]], 1e-4, 1e-3, 1e-3),
-        ([[1.0, 1.01], [1.5, 1.52], [1.0, 1.02]], 0.0, 0.0, 0.0),  # a worse one in between parts them
+        ([[1.0, 1.01], [1.5, 1.52], [1.0, 1.02]], 0.0, 0.0, 0.0),  # a worse one in between separates them
         ([[1.0, 1.0], [1.2, 1.21], [math.inf, 1.0]], 0.0, 0.0, 0.0),  # it diverged once
         ([[1.0, 1.0], [1.2, 1.21], [math.nan, 0.5]], 0.0, 0.0, 0.0),
         ([[math.nan, 1.0], [1.2, 1.21], [math.inf, 1.0]], 1e-4, 1e-4, 1e-4),
@@ -72,9 +72,9 @@ def test_the_reason_tells_when_all_is_alike_and_when_the_end_was_reached():
 
 
 def test_the_search_goes_on_above_what_is_as_good():
-    assert made([[1.0, 1.1], [1.1, 1.2], [1.05, 1.16]]).next_centre == 1e-3
-    assert made([[1.9, 1.91], [1.0, 1.1], [1.05, 1.16]]).next_centre == 1e-4
-    assert made([[1.0, 1.0], [1.2, 1.21], [1.4, 1.41]]).next_centre == 0
+    assert made([[1.0, 1.1], [1.1, 1.2], [1.05, 1.16]]).refinement_center == 1e-3
+    assert made([[1.9, 1.91], [1.0, 1.1], [1.05, 1.16]]).refinement_center == 1e-4
+    assert made([[1.0, 1.0], [1.2, 1.21], [1.4, 1.41]]).refinement_center == 0
 
 
 @pytest.mark.parametrize("losses", [[[2.0, 2.1], [3.0, 3.0]], [[math.inf, math.inf], [math.inf, math.nan]]])
@@ -89,13 +89,13 @@ def test_lowest_loss_its_step_and_the_rate_borne_on_the_way_up():
     lr = np.concatenate((np.linspace(0.1, 1.0, 10), np.linspace(0.9, 0.0, 10)))
 
     def found(*val):
-        return WeightDecays(np.zeros(1), ((History(np.ones(20), val, [0, 2, 4, 6, 8, 12, 20], lr=lr),),), 1.0)
+        return WeightDecayTrials(np.zeros(1), ((History(np.ones(20), val, [0, 2, 4, 6, 8, 12, 20], lr=lr),),), 1.0)
 
     calm, wild = found(2.0, 1.5, 1.1, 1.15, 1.1, 1.4, 1.2), found(2.0, 1.5, 1.0, 1.5, 1.6, 1.1, 1.2)
-    assert (calm.minimum, calm.minimum_step, calm.borne_lr) == (1.1, 4, 1.0)  # a climb by 0.05 is no matter
-    assert (wild.minimum, wild.minimum_step) == (1.0, 4)
-    assert wild.borne_lr == pytest.approx(0.4)  # of the 4 updates before the climb, the last
-    assert found(2.0, 2.5, 1.1, 1.0, 0.9, 1.4, 1.2).borne_lr == 1.0  # it came back at a higher rate
+    assert (calm.min_loss, calm.min_loss_step, calm.max_stable_lr) == (1.1, 4, 1.0)  # a climb by 0.05 is no matter
+    assert (wild.min_loss, wild.min_loss_step) == (1.0, 4)
+    assert wild.max_stable_lr == pytest.approx(0.4)  # of the 4 updates before the climb, the last
+    assert found(2.0, 2.5, 1.1, 1.0, 0.9, 1.4, 1.2).max_stable_lr == 1.0  # it came back at a higher rate
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_lowest_loss_its_step_and_the_rate_borne_on_the_way_up():
     ],
 )
 def test_the_exponent_is_bisected(tried, chosen, new):
-    assert refinement(tried, chosen) == new
+    assert refined_values(tried, chosen) == new
 
 
 # ------------------------------------------------------------ real runs
@@ -185,7 +185,7 @@ def test_a_run_is_what_torch_does_on_the_same_batches():
             optimizer.step()
             losses.append(float(loss.detach()))
             val_losses.append(measured(own))
-        run = found.runs[1][repeat]
+        run = found.histories[1][repeat]
         np.testing.assert_allclose(run.train_loss, losses, rtol=1e-4)
         np.testing.assert_allclose(run.val_loss, val_losses, rtol=1e-4)
         np.testing.assert_allclose(run.lr, schedule.lr(range(steps)))
@@ -276,13 +276,13 @@ def test_runs_that_diverge_are_not_chosen():
     assert np.isinf(found.loss[1]).all()
     assert np.isfinite(found.loss[0]).all()
     assert found.suggest().value == 0
-    assert found.borne_lr[1] < found.borne_lr[0] == found.max_lr
+    assert found.max_stable_lr[1] < found.max_stable_lr[0] == found.max_lr
 
 
 def test_runs_can_be_diagnosed():
     model, loss_fn, loader, val = regression(60, 1.0)
     found = find_weight_decay(model, loss_fn, loader, val_loader=val, grid=(0, 1e-3), max_lr=0.03, refine=False)
-    assert "overfitting" in [diagnosis.name for diagnosis in clrfast.diagnose(found.runs[0][0])]
+    assert "overfitting" in [diagnosis.name for diagnosis in clrfast.diagnose(found.histories[0][0])]
 
 
 @pytest.mark.parametrize("max_lr", [0.01, None])

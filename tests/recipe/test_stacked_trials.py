@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from clrfast import find_momentum, find_weight_decay
-from clrfast.recipe import _runner as runner
-from clrfast.recipe import _stacked_runs as copies
+from clrfast.recipe import _stacked_trials as copies
+from clrfast.recipe import _trial_runner as runner
 from clrfast.training import StepOptions
 from tests.helpers.problems import blobs, blobs_without_dropout
 from tests.helpers.state import full_state
@@ -18,66 +18,66 @@ OPTIONS = {"max_lr": 0.3, "steps": 24}
 
 
 @pytest.fixture
-def together(monkeypatch):
-    """Runs are made together from now on; the calls are noted."""
+def stacked_calls(monkeypatch):
+    """Trials are stacked from now on. Records the number of trials in each call."""
     calls = []
 
     def noted(model, compute_loss, schedules, *others):
         calls.append(len(schedules))
-        return copies.recorded_together(model, compute_loss, schedules, *others)
+        return copies.run_stacked(model, compute_loss, schedules, *others)
 
-    monkeypatch.setattr(runner, "may_be_together", lambda device, options: True)
-    monkeypatch.setattr(runner, "recorded_together", noted)
+    monkeypatch.setattr(runner, "can_stack", lambda device, options: True)
+    monkeypatch.setattr(runner, "run_stacked", noted)
     return calls
 
 
 def same(found, expected):
     """But for rounding: vmap adds up in another order; the tolerance is that of test_replicas."""
     assert found.values.tolist() == expected.values.tolist()
-    for runs, of in zip(found.runs, expected.runs, strict=True):
+    for runs, of in zip(found.histories, expected.histories, strict=True):
         for one, other in zip(runs, of, strict=True):
             assert one.val_steps.tolist() == other.val_steps.tolist()
             for name in ("train_loss", "val_loss", "lr"):
                 np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=2e-4, atol=2e-5)
 
 
-def test_together_they_are_what_they_are_one_by_one(together, monkeypatch):
+def test_together_they_are_what_they_are_one_by_one(stacked_calls, monkeypatch):
     """The same batches and weights; vmap draws the random numbers of dropout in another way."""
     model, loss_fn, loader = blobs_without_dropout()
     given = {"val_loader": blobs()[2], "grid": (1e-1, 1e-2, 0), "refine": False, **OPTIONS}
     unused = torch.optim.SGD(model.parameters(), lr=1.0)
     before = full_state(model, unused)
     found = find_weight_decay(model, loss_fn, loader, **given)
-    assert together == [3, 3]  # all values at once, for each repeat
+    assert stacked_calls == [3, 3]  # all values at once, for each repeat
     assert full_state(model, unused) == before
-    monkeypatch.setattr(runner, "may_be_together", lambda device, options: False)
+    monkeypatch.setattr(runner, "can_stack", lambda device, options: False)
     same(found, find_weight_decay(model, loss_fn, loader, **given))
 
 
-def test_momenta_are_tried_together_and_the_cycle_alone(together):
+def test_momenta_are_tried_together_and_the_cycle_alone(stacked_calls):
     model, loss_fn, loader = blobs()
     found = find_momentum(model, loss_fn, loader, val_loader=blobs()[2], values=(0.5, 0.9), **OPTIONS)
-    assert together == [2, 2]
+    assert stacked_calls == [2, 2]
     assert len(found.cyclical) == 2
 
 
-def test_a_run_that_diverges_ends_alone(together):
+def test_a_run_that_diverges_ends_alone(stacked_calls):
     model, loss_fn, loader = blobs()
     given = {"val_loader": blobs()[2], "grid": (1e4, 1e-2, 0), "refine": False, **OPTIONS}
     found = find_weight_decay(model, loss_fn, loader, **given)
     assert np.isinf(found.loss[-1]).all()
     assert np.isfinite(found.loss[:-1]).all()
-    assert len(found.runs[-1][0].train_loss) < OPTIONS["steps"] == len(found.runs[0][0].train_loss)
+    assert len(found.histories[-1][0].train_loss) < OPTIONS["steps"] == len(found.histories[0][0].train_loss)
 
 
-def test_dropout_draws_the_same_for_all(together):
+def test_dropout_draws_the_same_for_all(stacked_calls):
     model, loss_fn, loader = blobs()
     given = {"val_loader": blobs()[2], "grid": (1e-9, 0), "refine": False, **OPTIONS}
     found = find_weight_decay(model, loss_fn, loader, **given)
-    np.testing.assert_allclose(found.runs[0][0].train_loss, found.runs[1][0].train_loss, rtol=1e-3)
+    np.testing.assert_allclose(found.histories[0][0].train_loss, found.histories[1][0].train_loss, rtol=1e-3)
 
 
-def test_a_model_that_vmap_cannot_run_is_tried_once(together, monkeypatch):
+def test_a_model_that_vmap_cannot_run_is_tried_once(stacked_calls, monkeypatch):
     class Branching(nn.Module):
         def __init__(self):
             super().__init__()
@@ -91,13 +91,13 @@ def test_a_model_that_vmap_cannot_run_is_tried_once(together, monkeypatch):
     model = Branching()
     given = {"val_loader": blobs()[2], "grid": (1e-2, 0), "refine": False, **OPTIONS}
     found = find_weight_decay(model, loss_fn, loader, **given)
-    assert together == [2]
-    monkeypatch.setattr(runner, "may_be_together", lambda device, options: False)
+    assert stacked_calls == [2]
+    monkeypatch.setattr(runner, "can_stack", lambda device, options: False)
     same(found, find_weight_decay(model, loss_fn, loader, **given))
 
 
 @pytest.mark.parametrize(
-    ("options", "together"),
+    ("options", "expected"),
     [
         ({}, True),
         ({"accumulate": 1, "autocast": None, "snapshot_device": "cpu"}, True),
@@ -107,9 +107,9 @@ def test_a_model_that_vmap_cannot_run_is_tried_once(together, monkeypatch):
         ({"graph": False}, False),
     ],
 )
-def test_where_runs_may_be_made_together(options, together):
-    assert copies.may_be_together(torch.device("cuda"), StepOptions(**options)) == together
-    assert not copies.may_be_together(torch.device("cpu"), StepOptions(**options))
+def test_where_runs_may_be_made_together(options, expected):
+    assert copies.can_stack(torch.device("cuda"), StepOptions(**options)) == expected
+    assert not copies.can_stack(torch.device("cpu"), StepOptions(**options))
 
 
 def test_a_momentum_may_be_a_list():
@@ -123,8 +123,8 @@ def test_on_a_gpu_they_are_made_together_and_are_the_same(monkeypatch):
     calls = []
     monkeypatch.setattr(
         runner,
-        "recorded_together",
-        lambda *given: calls.append(len(given[2])) or copies.recorded_together(*given),
+        "run_stacked",
+        lambda *given: calls.append(len(given[2])) or copies.run_stacked(*given),
     )
     model, loss_fn, loader = blobs_without_dropout()
     given = {"val_loader": blobs()[2], "grid": (1e-1, 1e-2, 0), "refine": False, **OPTIONS}

@@ -13,7 +13,7 @@ from torch.utils.data import Subset, TensorDataset
 _CONTAINERS = (Tensor, np.ndarray, tuple, list, Mapping)
 
 
-def require_apart(loader: Any, val_loader: Any) -> None:
+def require_disjoint(loader: Any, val_loader: Any) -> None:
     """Raise ValueError unless both loaders can be iterated repeatedly and, as far as visible, share no data."""
     if val_loader is None:
         raise ValueError(

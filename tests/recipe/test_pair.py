@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from clrfast import History, NoSuggestionError
-from clrfast.recipe import Pairs, find_pair
-from clrfast.recipe._pair_search import DECAYS, FIRST_DECAY, LARGE, LEAST_RUNS, RATE_STEP, _Search
+from clrfast.recipe import PairTrials, find_pair
+from clrfast.recipe._lattice import DECAYS, FIRST_DECAY, LARGE_DECAY, RATE_RATIO, pair_at
+from clrfast.recipe._sampler import MIN_TRIALS, PairSampler
 from tests.helpers.problems import regression
 from tests.helpers.state import full_state
 
@@ -27,11 +28,11 @@ def history(loss, steps=100, initial=START):
 
 
 def searched(loss, runs=12, initial=START):
-    """The search on ``loss(log10 of the rate, log10 of the decay)``, from the rate 1."""
-    search = _Search(1.0, 100, 100 * runs)
-    while (place := search.next()) is not None:
-        search.runs[place] = history(loss(*np.log10(search.pair(place))), initial=initial)
-    return search.pairs()
+    """The trials that the sampler places on ``loss(log10 of the rate, log10 of the decay)``, from the rate 1."""
+    sampler = PairSampler(1.0, 100, 100 * runs)
+    while (point := sampler.next_point()) is not None:
+        sampler.histories[point] = history(loss(*np.log10(pair_at(point, 1.0))), initial=initial)
+    return sampler.results
 
 
 @pytest.mark.parametrize(
@@ -77,12 +78,12 @@ def test_a_loss_that_is_not_finite_at_the_start_is_no_hindrance(initial):
 @pytest.mark.parametrize("runs", [3, 5, 8])
 def test_it_keeps_to_the_steps_allowed(runs):
     found = searched(lambda a, b: (a - 2) ** 2 + (b - 2) ** 2, runs)
-    assert len(found.runs) == runs
+    assert len(found.histories) == runs
 
 
 def test_what_a_run_that_diverged_did_not_make_is_left_for_others():
     found = searched(lambda a, b: math.inf if a > -1.1 else (a + 2) ** 2 + (b + 3) ** 2, 8)
-    made = [np.size(run.train_loss) for run in found.runs]
+    made = [np.size(run.train_loss) for run in found.histories]
     assert made[:3] == [10, 10, 100]
     assert 700 < sum(made) <= 800
     assert len(made) > 8
@@ -90,7 +91,7 @@ def test_what_a_run_that_diverged_did_not_make_is_left_for_others():
 
 def test_it_ends_where_no_more_is_expected():
     found = searched(lambda a, b: (a - 0.5) ** 2 + 0.3 * (b + 3) ** 2, 1000)
-    assert LEAST_RUNS < len(found.runs) < 40
+    assert MIN_TRIALS < len(found.histories) < 40
 
 
 def test_no_pair_is_tried_twice_and_all_are_of_the_lattice():
@@ -98,8 +99,8 @@ def test_no_pair_is_tried_twice_and_all_are_of_the_lattice():
     places = list(zip(found.max_lr, found.weight_decay, strict=True))
     assert len(set(places)) == len(places)
     assert places[0] == (1.0, FIRST_DECAY)
-    assert set(found.weight_decay) <= {decay for decay in DECAYS if decay <= LARGE}
-    steps = np.log(found.max_lr) / math.log(RATE_STEP)
+    assert set(found.weight_decay) <= {decay for decay in DECAYS if decay <= LARGE_DECAY}
+    steps = np.log(found.max_lr) / math.log(RATE_RATIO)
     assert steps == pytest.approx(np.round(steps), abs=1e-9)
 
 
@@ -108,7 +109,7 @@ def test_no_pair_is_tried_twice_and_all_are_of_the_lattice():
 
 def made(losses, rates=(0.1, 0.1, 0.3)):
     runs = tuple(history(loss, initial=2.0) for loss in losses)
-    return Pairs(np.array(rates), np.array([1e-4, 1e-3, 1e-2]), 100, runs)
+    return PairTrials(np.array(rates), np.array([1e-4, 1e-3, 1e-2]), 100, runs)
 
 
 def test_the_lowest_is_taken():
@@ -124,15 +125,15 @@ def test_the_lowest_is_taken():
 
 def test_what_is_near_a_failing_rate_is_expected_to_fail_with_that_chance():
     found = made([0.5, 0.9, 1.3], rates=(0.2, 0.1, 0.4))  # 2 at the start: above 1.25 it has failed
-    assert found.failing_lr.tolist() == pytest.approx([0.4, 0.4, 0.4 * RATE_STEP])
-    assert found.expected.tolist() == pytest.approx([0.5 + 1.5 / 32, 0.9 + 1.1 / 512, 1.3 + 0.7 / 200])
+    assert found.failing_lr.tolist() == pytest.approx([0.4, 0.4, 0.4 * RATE_RATIO])
+    assert found.expected_loss.tolist() == pytest.approx([0.5 + 1.5 / 32, 0.9 + 1.1 / 512, 1.3 + 0.7 / 200])
     assert found.best == 0
 
 
 def test_what_is_above_all_that_was_tried_may_fail():
     found = made([0.5, 0.9, 1.2], rates=(0.2, 0.1, 0.4))
-    assert found.failing_lr.tolist() == pytest.approx([0.4 * RATE_STEP] * 3)
-    assert found.expected.tolist() == pytest.approx([0.5 + 1.5 / 16 / 200, 0.9 + 1.1 / 256 / 200, 1.2 + 0.8 / 200])
+    assert found.failing_lr.tolist() == pytest.approx([0.4 * RATE_RATIO] * 3)
+    assert found.expected_loss.tolist() == pytest.approx([0.5 + 1.5 / 16 / 200, 0.9 + 1.1 / 256 / 200, 1.2 + 0.8 / 200])
 
 
 @pytest.mark.parametrize(
@@ -181,8 +182,8 @@ def test_real_runs_leave_all_as_it_was():
     )
     assert full_state(model, shown) == before
     assert torch.equal(loader.generator.get_state(), order)
-    assert [np.size(run.train_loss) for run in found.runs] == [100] * 7
-    for run, lr, decay in zip(found.runs, found.max_lr, found.weight_decay, strict=True):
+    assert [np.size(run.train_loss) for run in found.histories] == [100] * 7
+    for run, lr, decay in zip(found.histories, found.max_lr, found.weight_decay, strict=True):
         assert max(run.lr) == pytest.approx(lr, rel=0.05)
         assert run.weight_decay == decay
     assert [done for done, _ in told] == sorted(done for done, _ in told)
@@ -195,14 +196,16 @@ def test_it_goes_on_from_what_was_found():
         return find_pair(model, loss_fn, loader, val_loader=val, max_lr=0.01, steps=40, **options)
 
     kept = []
-    whole = find(max_steps=280, keep=kept.append)
-    assert [len(found.runs) for found in kept] == list(range(1, 8))
+    whole = find(max_steps=280, save=kept.append)
+    assert [len(found.histories) for found in kept] == list(range(1, 8))
     assert kept[-1].table() == whole.table()
-    assert find(max_steps=280, found=kept[3]).table() == whole.table()
-    assert find(max_steps=280, found=whole).table() == whole.table()
-    assert len(find(max_steps=320, found=whole).runs) == 8
-    with pytest.raises(ValueError, match=r"found: got runs of 40 steps from a max_lr of 0.01 on, where these are 50"):
-        find_pair(MODEL, LOSS_FN, LOADER, val_loader=VAL, max_lr=0.01, steps=50, max_steps=400, found=whole)
+    assert find(max_steps=280, finished=kept[3]).table() == whole.table()
+    assert find(max_steps=280, finished=whole).table() == whole.table()
+    assert len(find(max_steps=320, finished=whole).histories) == 8
+    with pytest.raises(
+        ValueError, match=r"finished: got runs of 40 steps from a max_lr of 0.01 on, where these are 50"
+    ):
+        find_pair(MODEL, LOSS_FN, LOADER, val_loader=VAL, max_lr=0.01, steps=50, max_steps=400, finished=whole)
 
 
 @pytest.mark.parametrize(
