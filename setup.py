@@ -1,9 +1,9 @@
-"""Builds the native backends in ``clrfast._C`` with ninja: parallel, incremental, without torch or a GPU.
+"""Builds the native backends, ``clrfast._C``, with ninja: parallel, incremental, without torch or a GPU.
 
 Environment:
-    CLRFAST_CPP=0      leave the native backends out; =1: fail where they cannot be built (default: build if possible)
-    CLRFAST_CUDA=0     leave the CUDA kernels out; =1: fail where there is no nvcc (default: build them if there is one)
-    CLRFAST_CUDA_TARGETS   for example "90": compute capabilities to build for instead of all (quicker in development)
+    CLRFAST_CPP=0      leave out the native backends; =1: fail if they cannot be built (default: build if possible)
+    CLRFAST_CUDA=0     leave out the CUDA kernels; =1: fail if there is no nvcc (default: build them if there is one)
+    CLRFAST_CUDA_TARGETS   compute capabilities to build for instead of all, for example "90" (faster in development)
     CUDA_HOME, CUDA_PATH   where the CUDA toolkit is, if not in PATH or /usr/local/cuda
     CLRFAST_WERROR=1   compiler warnings are errors
     CXX                the C++17 compiler to use
@@ -23,7 +23,7 @@ from setuptools.command.build_ext import build_ext
 INCLUDE = "csrc"
 SOURCES = ["csrc/bindings.cpp", "csrc/cpu/sgd.cpp"]
 CUDA_SOURCE = "csrc/cuda/sgd.cu"
-# Each generation's own machine code where this nvcc knows it, and PTX of the newest for those that come after.
+# Machine code for each generation that this nvcc knows, and PTX of the newest for later generations.
 CUDA_TARGETS = ("75", "80", "86", "89", "90", "100", "120")
 
 
@@ -33,7 +33,7 @@ def cxx_compiler() -> str | None:
 
 
 def why_not_buildable() -> str | None:
-    """What stands in the way of a native build, and how to remove it; None if nothing does."""
+    """Return why a native build is impossible, and the remedy; None if it is possible."""
     if os.environ.get("CLRFAST_CPP") == "0":
         return "CLRFAST_CPP=0 asks for none; unset it to build it."
     if sys.platform == "win32":
@@ -46,16 +46,16 @@ def why_not_buildable() -> str | None:
 
 
 def nvcc() -> str | None:
-    """The CUDA compiler to use; None where CUDA is left out.
+    """Return the CUDA compiler to use; None if CUDA is left out.
 
     Raises:
-        SystemExit: CLRFAST_CUDA=1 or CUDA_HOME, and there is none.
+        SystemExit: CLRFAST_CUDA=1 or CUDA_HOME is set, and there is no compiler.
     """
     wanted = os.environ.get("CLRFAST_CUDA", "")
     if wanted == "0":
         return None
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
-    if home:  # nothing else will do: it may be set for the sake of an older driver
+    if home:  # no other compiler is used: an older driver may need this one
         path = shutil.which("nvcc", path=os.path.join(home, "bin"))
         if path is None:
             raise SystemExit(f"clrfast: CUDA_HOME is {home}, but there is no bin/nvcc in it; correct it, or unset it")
@@ -70,7 +70,7 @@ def nvcc() -> str | None:
 
 
 def cuda_targets(compiler: str) -> list[str]:
-    """The compute capabilities to build for, oldest first."""
+    """Return the compute capabilities to build for, oldest first."""
     try:
         listed = subprocess.run([compiler, "--list-gpu-arch"], check=True, capture_output=True, text=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
@@ -84,7 +84,7 @@ def cuda_targets(compiler: str) -> list[str]:
 
 
 class NinjaBuild(build_ext):
-    """Writes ``build.ninja`` and runs it; a missing toolchain leaves a pure-torch install and a warning."""
+    """Writes ``build.ninja`` and runs it. Without a toolchain, the install is pure torch, and a warning says so."""
 
     def run(self) -> None:
         reason = why_not_buildable()
@@ -93,7 +93,7 @@ class NinjaBuild(build_ext):
         elif "1" in (os.environ.get("CLRFAST_CPP"), os.environ.get("CLRFAST_CUDA")):
             raise SystemExit(f"clrfast: CLRFAST_CPP=1 or CLRFAST_CUDA=1 asks for a native backend, but {reason}")
         else:
-            for ext in self.extensions:  # of an earlier build in this tree
+            for ext in self.extensions:  # left by an earlier build in this tree
                 Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)
             self.extensions = []
             self.warn(
@@ -128,7 +128,7 @@ class NinjaBuild(build_ext):
             flags.append(f"""'-DCLRFAST_CUDA="{_listed(targets)}"'""")
             codes = [f"-gencode arch=compute_{t},code=sm_{t}" for t in targets]
             codes.append(f"-gencode arch=compute_{targets[-1]},code=compute_{targets[-1]}")
-            # No fused multiply-adds: all backends agree bit for bit (csrc/rules/sgd.h).
+            # Without fused multiply-adds, all backends agree bit for bit (csrc/rules/sgd.h).
             cudaflags = [
                 *("-std=c++17", "-O3", "-fmad=false", "-Xcompiler", "-fPIC,-fvisibility=hidden,-Wall,-Wextra"),
                 *(["-Werror all-warnings"] if strict else []),
@@ -136,7 +136,7 @@ class NinjaBuild(build_ext):
                 *("--threads 0", "-Xfatbin -compress-all", "-ccbin $cxx", *codes),
             ]
             sources.append(CUDA_SOURCE)
-            # nvcc links its own runtime statically: the module loads on machines without CUDA, too.
+            # nvcc links its runtime statically, so the module loads on machines without CUDA.
             rules = [
                 f"nvcc = {_escaped(shlex.quote(cuda))}",
                 f"cudaflags = {' '.join(cudaflags)}",
@@ -173,7 +173,7 @@ def _listed(targets: list[str]) -> str:
 
 
 def _escaped(path: object) -> str:
-    """``path`` as ninja reads it."""
+    """Return ``path`` with ninja's special characters escaped."""
     return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
 
 

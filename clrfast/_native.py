@@ -1,4 +1,4 @@
-"""The only import of the compiled module ``clrfast._C``."""
+"""Imports the compiled module ``clrfast._C``; nothing else does."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from types import ModuleType
 
-# First, because clrfast._C looks up the OpenMP pool that torch has loaded.
+# Before clrfast._C, which uses the OpenMP threads of torch.
 import torch  # noqa: F401
 
 HOW_TO_BUILD = (
@@ -20,8 +20,11 @@ HERE = Path(__file__).resolve().parent
 
 
 def hidden_build() -> Path | None:
-    """Another clrfast on ``sys.path`` that has the compiled module; None for none. ``python -m``, pytest and torchrun
-    import the checkout that they are started in, and so hide what ``pip install .`` has built."""
+    """Return the folder of another clrfast on ``sys.path`` that has the compiled module; None if there is none.
+
+    ``python -m``, pytest and torchrun import the checkout that they are started in, which hides the one that
+    ``pip install .`` has built.
+    """
     for entry in sys.path:
         folder = Path(entry).resolve() / "clrfast"
         if folder != HERE and any((folder / f"_C{suffix}").exists() for suffix in EXTENSION_SUFFIXES):
@@ -31,7 +34,7 @@ def hidden_build() -> Path | None:
 
 _C: ModuleType | None
 why_missing: str | None = None
-"""Why the compiled module is not here; None if it is."""
+"""The reason why the compiled module is missing; None if it is there."""
 
 try:
     from . import _C  # type: ignore[attr-defined,no-redef]
@@ -46,7 +49,7 @@ except ImportError as error:
 
 
 def load() -> ModuleType:
-    """The compiled module.
+    """Return the compiled module.
 
     Raises:
         RuntimeError: it is missing; the message says how to build it.

@@ -1,4 +1,4 @@
-"""The part of a fused optimizer that does not depend on its update rule: schedule, step, hooks, saving."""
+"""The part of an optimizer that does not depend on its update rule: schedule, step, hooks, saving, copying."""
 
 from __future__ import annotations
 
@@ -35,13 +35,14 @@ _COPIED = (
     "momentum_flags",
     "state_requested",
 )
-"""The attributes that a pickled or copied optimizer keeps beside torch's own."""
+"""The attributes that a pickled or copied optimizer has beside torch's own."""
 
 
 class FusedOptimizer(torch.optim.Optimizer):
-    """Base class of the optimizers that update all parameters in one call and can follow a schedule on the device.
+    """Base class of optimizers that update all parameters in one call and can follow a schedule on the device.
 
-    A subclass defines its update rule: its options, the state of a parameter, and ``step``'s formula in the backends.
+    A subclass adds what depends on its update rule: the options of a group and the state of a parameter. The backends
+    hold the rule itself. A subclass sets the three attributes below and then calls ``_begin`` and ``super().__init__``.
     """
 
     master_weights: bool
@@ -49,7 +50,7 @@ class FusedOptimizer(torch.optim.Optimizer):
     _expects_schedule: bool
 
     def _begin(self) -> None:
-        """Set what an optimizer without any step has."""
+        """Set the attributes of an optimizer that has made no step."""
         self.follower: ScheduleFollower | None = None
         self.momentum_flags = MomentumFlags()
         self.state_requested = False
@@ -150,7 +151,7 @@ class FusedOptimizer(torch.optim.Optimizer):
             raise
         self.forget_updates()
 
-    # ------------------------------------------------------------------------------------------------------ the state
+    # ------------------------------------------------------------------------------------------------ the update rule
 
     def _check_options(self, options: dict[str, Any]) -> None:
         """Raise ValueError unless the update rule can use the options of a group."""
@@ -166,13 +167,13 @@ class FusedOptimizer(torch.optim.Optimizer):
 
     def uses_momentum(self, group: int) -> bool:
         """Return whether parameters of this group need a momentum buffer, now or later in the schedule."""
-        if self.follower is not None:
-            return self.follower.control.uses_momentum[group]
-        return bool(self.param_groups[group]["momentum"] != 0)
+        raise NotImplementedError
 
     def tracks_first_update(self, group: int) -> bool:
         """Return whether the first update of a buffer in this group differs from later ones."""
-        return bool(self.param_groups[group]["dampening"] != 0)
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------------------------------------------ the state
 
     def keeps_master(self, param: Tensor) -> bool:
         """Return whether ``param`` has float32 master weights."""

@@ -31,22 +31,22 @@ def layer_groups(
 
         lr of group i = max_lr / factor ** (n_groups - 1 - i)        i = 0: the layers nearest to the input
 
-    Layers are the modules that own parameters, in the order in which the model registers them; the groups get equally
-    many of them (the later ones one more where that does not come out even).
+    Layers are the modules that own parameters, in the order in which the model registers them. All groups get the same
+    number of layers; if the layers cannot be divided evenly, later groups get one more.
 
     Args:
-        model: any module with trainable parameters; a parameter that several layers share counts for the first.
+        model: any module with trainable parameters. A parameter that several layers share belongs to the first.
         max_lr: the rate of the last group, > 0.
-        n_groups: >= 1, at most as many as there are layers with trainable parameters.
-        factor: ratio of neighbouring groups' rates, >= 1.
-        weight_decay: for all groups; None leaves it to the optimizer.
-        decay_norm_and_bias: False puts the parameters of normalisation layers and all biases into groups of their own,
-            with weight decay 0: each depth then has up to two groups, the decayed one first.
+        n_groups: >= 1, at most the number of layers with trainable parameters.
+        factor: ratio of the rates of neighbouring groups, >= 1.
+        weight_decay: of all groups, >= 0; None leaves it to the optimizer.
+        decay_norm_and_bias: False puts the parameters of normalisation layers and all biases into groups with weight
+            decay 0. Each depth then has up to two groups, the decayed one first.
     Returns:
-        Parameter groups for any optimizer: dicts with "params", "lr" and, where decided here, "weight_decay".
-        ``schedule.for_groups(groups)`` keeps their ratios over a schedule.
+        Parameter groups for any optimizer: dicts with "params", "lr" and, where an argument sets it, "weight_decay".
+        ``schedule.for_groups(groups)`` keeps the ratios of their rates over a schedule.
     Raises:
-        ValueError: an argument outside of its range.
+        ValueError: an argument is out of range.
 
     Source: Howard and Ruder 2018, "Universal Language Model Fine-tuning for Text Classification", section 3.2
     (discriminative fine-tuning, and its factor of 2.6).
@@ -85,7 +85,7 @@ def layer_groups(
 
 
 def _layers(model: nn.Module) -> list[tuple[nn.Module, list[tuple[str, nn.Parameter]]]]:
-    """The modules that own trainable parameters, with these; each parameter once."""
+    """Return the modules that own trainable parameters, each with its own; every parameter appears once."""
     seen: set[int] = set()
     layers = []
     for module in model.modules():

@@ -126,6 +126,16 @@ class SGD(FusedOptimizer):
         elif tracked:
             self.momentum_flags.track(state["momentum_buffer"])
 
+    def uses_momentum(self, group: int) -> bool:
+        """Return whether parameters of this group need a momentum buffer, now or later in the schedule."""
+        if self.follower is not None:
+            return self.follower.control.uses_momentum[group]
+        return bool(self.param_groups[group]["momentum"] != 0)
+
+    def tracks_first_update(self, group: int) -> bool:
+        """Return whether the first update of a buffer in this group differs from later ones: under dampening."""
+        return bool(self.param_groups[group]["dampening"] != 0)
+
     def lacks_state(self, group: int, param: Tensor) -> bool:
         """Return whether ``ensure_state`` would have to make something."""
         state = self.state.get(param, {})
@@ -137,6 +147,6 @@ class SGD(FusedOptimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        for group in self.param_groups:  # which an old torch.optim.SGD may have saved without them
+        for group in self.param_groups:  # an old torch.optim.SGD has saved them without these
             for name in ("nesterov", "maximize"):
                 group.setdefault(name, False)
