@@ -22,6 +22,7 @@ import clrfast
 from clrfast import _native
 from tests.cuda_on_cpu import build
 from tests.cuda_on_cpu.emulated_device import cuda_by_default
+from tests.helpers.default_device import default_device
 from tests.helpers.optimizers import NO_NATIVE
 from tests.helpers.task_modules import OWN_TASK, SOURCES
 
@@ -60,9 +61,8 @@ def _device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
             return
         if not torch.cuda.is_available():
             pytest.skip("no CUDA device")
-        torch.set_default_device("cuda:0")
-        yield
-        torch.set_default_device(None)
+        with default_device("cuda:0"):
+            yield
         return
     # The emulated module holds the CPU's loops as well; watched by sanitizers, it stands in for them.
     watched = ("cuda", "cpp") if build.SANITIZED else ("cuda",)

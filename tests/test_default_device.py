@@ -19,6 +19,7 @@ from clrfast.training import _train as training
 from tests.cuda_on_cpu.emulated_device import cuda_by_default
 from tests.helpers.batch_sizes import holding, samples
 from tests.helpers.captured import static_training
+from tests.helpers.default_device import default_device
 from tests.helpers.problems import blobs, blobs_without_dropout
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -140,11 +141,8 @@ CALLS = {
 
 @contextlib.contextmanager
 def meta_by_default(patch):
-    torch.set_default_device("meta")
-    try:
+    with default_device("meta"):
         yield
-    finally:
-        torch.set_default_device(None)
 
 
 @pytest.mark.parametrize("by_default", [cuda_by_default, meta_by_default])

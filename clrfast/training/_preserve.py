@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parameter import UninitializedParameter
+from torch.nn.parameter import is_lazy
 
 from ._distributed_model import reshard
 from ._joined_optimizer import split_optimizer
@@ -112,7 +112,7 @@ def _collect_parameters(modules: Any, optimizer: torch.optim.Optimizer | None) -
     params = {id(param): param for module in modules for param in module.parameters(recurse=False)}
     for group in [] if optimizer is None else optimizer.param_groups:
         params.update({id(param): param for param in group["params"]})
-    if any(isinstance(param, UninitializedParameter) for param in params.values()):
+    if any(map(is_lazy, params.values())):
         raise ValueError("model: it has parameters without a shape yet (lazy modules); run one batch through it first")
     return list(params.values())
 

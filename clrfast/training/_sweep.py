@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedParameter
+from torch.nn.parameter import is_lazy
 
 from .._progress import Progress, show_progress
 from ..optim._control import require_divergence_limits
@@ -127,7 +127,7 @@ def _make_models(make_model: Any, seeds: Any, n: int) -> list[nn.Module]:
     for model in models:
         if not isinstance(model, nn.Module):
             raise ValueError(f"make_model: it returned {type(model).__name__}; return a torch.nn.Module")
-        if any(isinstance(param, UninitializedParameter) for param in model.parameters()):
+        if any(map(is_lazy, model.parameters())):
             raise ValueError("make_model: it returned lazy modules; run one batch through the model first")
         if not any(param.requires_grad for param in model.parameters()):
             raise ValueError("make_model: it returned a model without trainable parameters")

@@ -21,6 +21,7 @@ from clrfast.optim import _capture as capture
 from clrfast.optim._backends import cuda, reference
 from clrfast.training import _graph_cache as graphs
 from tests.cuda_on_cpu import emulated_graphs
+from tests.helpers.default_device import reset_default_device
 
 CUDA = torch.device("cuda:0")
 
@@ -237,4 +238,4 @@ def cuda_by_default(patch: pytest.MonkeyPatch) -> Iterator[None]:
         with CudaByDefault():
             yield
     finally:
-        torch.set_default_device(None)
+        reset_default_device()
