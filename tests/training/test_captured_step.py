@@ -36,9 +36,9 @@ def captured(**options):
     return CapturedStep(step, optimizer), optimizer, step
 
 
-def test_replays_show_the_next_row():
+def test_each_replay_shows_the_next_row_of_the_schedule():
     graph, optimizer, _ = captured(schedule=clrfast.one_cycle(0.1, 10))
-    optimizer.control.host_step = 0  # the stand-in has executed what a capture only records
+    optimizer.control.host_step = 0  # the emulated capture has executed the step
     optimizer.follower.show_next_row(optimizer.param_groups)
     for _ in range(3):
         assert graph.replay() == "what step returned"
@@ -46,7 +46,7 @@ def test_replays_show_the_next_row():
     assert optimizer.param_groups[0]["lr"] == pytest.approx(optimizer.control.host_table[3, 0, 0])
 
 
-def test_two_captures_over_one_optimizer_both_stay_valid():
+def test_two_captures_of_one_optimizer_both_stay_valid():
     graph, optimizer, step = captured(lr=0.1)
     other = CapturedStep(step, optimizer)
     for one in (graph, other, graph):
@@ -55,7 +55,7 @@ def test_two_captures_over_one_optimizer_both_stay_valid():
 
 
 def test_all_captures_of_a_thread_share_a_stream():
-    """For libraries keep a workspace of every stream; another thread's work must not get into a capture."""
+    """Libraries keep a workspace for every stream. A second thread needs its own, or its work would be captured."""
     device = torch.device("cpu")
     with ThreadPoolExecutor(1) as pool:
         other = pool.submit(capture_stream, device).result()
@@ -63,7 +63,7 @@ def test_all_captures_of_a_thread_share_a_stream():
     assert GraphCache(device)._stream is GraphCache(device)._stream is capture_stream(device)
 
 
-def test_the_warm_up_leaves_no_gradient_behind():
+def test_the_warm_up_leaves_no_gradient():
     params = make_params([(3,), (2,)])
     optimizer = clrfast.SGD(params, lr=0.1, momentum=0.9, backend="torch")
     calls = []
@@ -90,7 +90,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_stale_capture_is_refused(name):
+def test_a_replay_is_refused_after_the_optimizer_changed(name):
     graph, optimizer, _ = captured(lr=0.1)
     CHANGES[name](optimizer)
     with pytest.raises(RuntimeError, match="capture it again"):
@@ -98,7 +98,7 @@ def test_a_stale_capture_is_refused(name):
     assert graph._graph._graph.replays == 0
 
 
-def test_a_hand_written_rate_or_a_new_watch_is_not_ignored():
+def test_a_replay_is_refused_after_a_rate_or_the_divergence_watch_changed():
     graph, optimizer, _ = captured(schedule=clrfast.one_cycle(0.1, 10))
     graph.replay()
     optimizer.param_groups[0]["lr"] = 5.0
@@ -111,7 +111,7 @@ def test_a_hand_written_rate_or_a_new_watch_is_not_ignored():
         graph.replay()
 
 
-def test_a_capture_without_its_optimizer_is_refused():
+def test_a_replay_is_refused_when_the_optimizer_no_longer_exists():
     graph, optimizer, step = captured(lr=0.1)
     del optimizer, step
     gc.collect()

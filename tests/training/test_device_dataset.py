@@ -22,7 +22,7 @@ def numbered(n, device):
 
 
 @pytest.mark.parametrize(("n", "batch_size", "drop_last", "sizes"), [(10, 4, False, [4, 4, 2]), (10, 4, True, [4, 4])])
-def test_an_epoch_has_every_sample_once_in_batches(device, n, batch_size, drop_last, sizes):
+def test_an_epoch_has_every_sample_once(device, n, batch_size, drop_last, sizes):
     for shuffle in (False, True):
         data = DeviceDataset(numbered(n, device), batch_size, shuffle=shuffle, drop_last=drop_last)
         batches = list(data)
@@ -36,7 +36,7 @@ def test_an_epoch_has_every_sample_once_in_batches(device, n, batch_size, drop_l
             assert inputs.device.type == device
 
 
-def test_every_epoch_has_another_order_that_the_seed_decides(device):
+def test_the_seed_decides_the_order_and_every_epoch_has_another(device):
     def orders(seed):
         data = DeviceDataset(torch.arange(50, device=device), 50, shuffle=True, seed=seed)
         return [next(iter(data)).tolist() for _ in range(3)]
@@ -46,7 +46,7 @@ def test_every_epoch_has_another_order_that_the_seed_decides(device):
     assert len({tuple(order) for order in orders(0)}) == 3
 
 
-def test_a_range_test_leaves_the_order_of_the_next_epoch(device):
+def test_a_range_test_preserves_the_order_of_the_next_epoch(device):
     generator = torch.Generator(device).manual_seed(0)
     inputs = torch.randn(64, 4, generator=generator, device=device)
     data = DeviceDataset((inputs, inputs.sum(1, keepdim=True)), 16, shuffle=True)
@@ -57,7 +57,7 @@ def test_a_range_test_leaves_the_order_of_the_next_epoch(device):
         assert torch.equal(a, b)
 
 
-def test_augmentation_is_of_the_first_tensor_and_draws_from_the_generator(device):
+def test_augmentation_changes_the_first_tensor_and_draws_from_the_generator(device):
     def noisy(inputs, generator):
         return inputs + torch.rand(inputs.shape, generator=generator, device=inputs.device)
 
@@ -74,7 +74,7 @@ def test_augmentation_is_of_the_first_tensor_and_draws_from_the_generator(device
 
 
 def test_crops_are_windows_of_the_padded_image(device):
-    """Every pixel names its place, so that a crop tells where it begins and whether it is mirrored."""
+    """The value of every pixel is its position, which shows where a crop starts and whether it is mirrored."""
     n, channels, height, width, padding = 400, 2, 5, 6, 2
     places = 1 + torch.arange(channels * height * width, device=device).view(channels, height, width)
     images = places.expand(n, -1, -1, -1).contiguous()
@@ -97,7 +97,7 @@ def test_crops_are_windows_of_the_padded_image(device):
     assert {mirrored for *_, mirrored in seen} == {False, True}
 
 
-def test_without_padding_images_are_mirrored_only(device):
+def test_without_padding_images_are_only_mirrored(device):
     images = torch.randn(64, 1, 4, 4, device=device)
     crops = crop_and_flip(0)(images, torch.Generator(device).manual_seed(0))
     mirrored = [torch.equal(crop, image.flip(2)) for crop, image in zip(crops, images, strict=True)]
@@ -125,6 +125,6 @@ def test_without_padding_images_are_mirrored_only(device):
         (lambda: crop_and_flip()(torch.zeros(3, 4), torch.Generator()), r"images: got shape \(3, 4\)"),
     ],
 )
-def test_bad_input_is_named(make, told):
+def test_an_argument_out_of_range_is_refused_by_its_name(make, told):
     with pytest.raises(ValueError, match=told):
         make()

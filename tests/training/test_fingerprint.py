@@ -1,4 +1,4 @@
-"""Fingerprint: what it sees, and what it leaves to the slow walk."""
+"""Which changes a Fingerprint sees, and which modules it cannot compare."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def modules_of(model):
 
 
 def replaced(tensor):
-    """The same values in other memory."""
+    """Return a tensor of the same values in other memory."""
     return tensor.detach().clone()
 
 
@@ -32,7 +32,7 @@ def in_place(tensor, value):
 
 
 def with_other_attributes(module):
-    """All of its attributes in another dict, with a dict of parameters of its own."""
+    """Replace the dict of the module's attributes and its dict of parameters by copies."""
     module.__dict__ = {**vars(module), "_parameters": dict(module._parameters)}
 
 
@@ -65,7 +65,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_change_of_a_model_is_seen(name):
+def test_a_fingerprint_sees_every_change_of_a_model(name):
     model = net()
     fingerprint = Fingerprint(modules_of(model))
     assert fingerprint.matches()
@@ -74,7 +74,7 @@ def test_a_change_of_a_model_is_seen(name):
     assert Fingerprint(modules_of(model)).matches()
 
 
-def test_what_a_training_does_is_no_change():
+def test_training_does_not_change_the_fingerprint():
     model = net()
     fingerprint = Fingerprint(modules_of(model))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -106,7 +106,7 @@ def fingerprint_of(state):
 
 
 @pytest.mark.parametrize("name", STATE_CHANGES)
-def test_a_change_of_a_state_is_seen(name):
+def test_a_fingerprint_sees_every_change_of_an_optimizer_state(name):
     values = state()
     fingerprint = fingerprint_of(values)
     assert fingerprint.matches()
@@ -115,7 +115,7 @@ def test_a_change_of_a_state_is_seen(name):
     assert fingerprint_of(values).matches()
 
 
-def test_an_entry_that_goes_over_to_the_next_dict_is_seen():
+def test_a_fingerprint_sees_an_entry_that_moves_to_the_next_dict():
     first, second = {"x": 1, "y": 2}, {"z": 3}
     fingerprint = Fingerprint(dicts=[first, second])
     moved = first.pop("y")
@@ -126,8 +126,8 @@ def test_an_entry_that_goes_over_to_the_next_dict_is_seen():
     assert not fingerprint.matches()
 
 
-def test_a_tensor_that_is_gone_is_not_taken_for_one_in_its_place():
-    """What is remembered is kept alive: another tensor cannot have its identity or its memory."""
+def test_a_new_tensor_at_the_address_of_a_freed_one_is_a_change():
+    """The fingerprint keeps its tensors alive, so no other tensor can have their identity or memory."""
     values = {"buffer": torch.zeros(1000)}
     fingerprint = Fingerprint(dicts=[values])
     for _ in range(20):
@@ -137,7 +137,7 @@ def test_a_tensor_that_is_gone_is_not_taken_for_one_in_its_place():
 
 
 class Read(nn.Module):
-    """Its parameters are not those of its own dict."""
+    """A module whose buffers do not lie in its own dict."""
 
     @property
     def _buffers(self):
@@ -170,7 +170,7 @@ def holding(tensor):
 
 @pytest.mark.parametrize("name", UNKNOWN)
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")
-def test_what_cannot_be_compared_quickly_never_matches(name):
+def test_modules_that_cannot_be_compared_quickly_never_match(name):
     assert not Fingerprint([UNKNOWN[name]()]).matches()
 
 
@@ -181,7 +181,7 @@ def test_without_the_native_module_nothing_matches(monkeypatch):
     assert not Fingerprint(modules_of(net())).matches()
 
 
-def test_flags_are_told_one_by_one_and_only_bools():
+def test_training_flags_are_read_one_by_one_and_only_if_they_are_bools():
     model = net()
     model[1].eval()
     model[0].weight.requires_grad_(False)
@@ -199,7 +199,7 @@ def test_locations_must_have_a_row_for_each_tensor():
             _native.load().read_locations_([torch.zeros(1)], np.zeros(shape, np.int64))
 
 
-def test_gradients_are_shown_only_as_many_as_there_are_parameters():
+def test_gradients_are_shown_only_if_there_is_one_for_each_parameter():
     params = [nn.Parameter(torch.zeros(2)) for _ in range(3)]
     grads = [torch.ones(2), None, torch.ones(2)]
     groups = [{"params": params[:1]}, {"params": params[1:]}]

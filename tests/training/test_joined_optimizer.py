@@ -1,4 +1,4 @@
-"""Several optimizers, each for its part of a model, in one sweep; the GAN of the README."""
+"""Several optimizers that train one model together, such as those of the GAN in the README."""
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ def optimizers(model, kind="adam"):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_keeps_its_ratio_and_is_put_back(kind):
+def test_each_optimizer_keeps_the_ratio_of_its_rate_and_is_restored(kind):
     model = gan()
     made, rates = optimizers(model, kind), []
     compute_loss(model, real(1)[0]).backward()
@@ -52,8 +52,8 @@ def test_each_keeps_its_ratio_and_is_put_back(kind):
     assert [full_state(model, optimizer) for optimizer in made] == before
 
 
-def test_several_step_as_one_over_all_groups():
-    """The same losses as with one optimizer that has both as its groups."""
+def test_a_joined_optimizer_steps_all_groups():
+    """The losses equal those of one optimizer with both as its groups."""
     model = gan()
     one = torch.optim.Adam([group for each in optimizers(model) for group in each.param_groups])
     given = {"loader": real(), "compute_loss": compute_loss, "steps": 20, "max_lr": 0.1}
@@ -68,7 +68,7 @@ def test_a_list_of_one_is_that_optimizer():
     assert curve.momentum == 0.5
 
 
-def test_the_losses_of_the_readme_train_each_network_by_its_own():
+def test_the_losses_of_the_readme_train_each_network_with_its_own_loss():
     model, batch = gan(), real(1)[0]
     torch.manual_seed(1)
     compute_loss(model, batch).backward()
@@ -82,7 +82,7 @@ def test_the_losses_of_the_readme_train_each_network_by_its_own():
             torch.testing.assert_close(param.grad, grad)
 
 
-def test_skipped_updates_and_monitors_take_several_as_well():
+def test_a_scaler_and_a_monitor_take_several_optimizers():
     model = gan()
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**100, growth_interval=1000)
     given = {"loader": real(), "compute_loss": compute_loss, "optimizer": optimizers(model), "max_lr": 0.1}
@@ -127,7 +127,7 @@ def test_skipped_updates_and_monitors_take_several_as_well():
         ),
     ],
 )
-def test_what_cannot_be_stepped_together_is_refused(make, named):
+def test_optimizers_that_cannot_be_joined_are_refused(make, named):
     model = gan()
     with pytest.raises(ValueError, match=named):
         range_test(model, loader=real(), compute_loss=compute_loss, optimizer=make(model))

@@ -1,4 +1,4 @@
-"""The order in which a loader's next batches come, put back wherever it lies."""
+"""The order of a loader's next batches is restored, wherever the loader keeps it."""
 
 import random
 from collections import deque
@@ -24,7 +24,7 @@ def shuffled(seed=3):
 
 
 class Holding:
-    """Passes over what it holds, found by ``batches``."""
+    """A loader that iterates ``batches(held)``."""
 
     def __init__(self, held, batches):
         self.held, self.batches = held, batches
@@ -44,7 +44,7 @@ class InSlots:
 
 
 class Permuted(IterableDataset):
-    """A data set that decides on its order itself, by a generator of any kind."""
+    """A dataset that shuffles itself with a generator of any kind."""
 
     def __init__(self, permutation, *held):
         self.permutation, self.held = permutation, held
@@ -54,7 +54,7 @@ class Permuted(IterableDataset):
 
 
 class Noisy(Dataset):
-    """A data set that adds noise of its own to its samples."""
+    """A dataset that adds noise to its samples."""
 
     def __init__(self):
         self.transform = partial(self.with_noise, generator=generator())
@@ -125,7 +125,7 @@ LOADERS = {
 
 
 @pytest.mark.parametrize("make", LOADERS.values(), ids=LOADERS)
-def test_the_next_batches_are_those_that_would_have_come(make):
+def test_the_next_batches_are_the_same_as_without_the_block(make):
     def passes(loader, n):
         return [str(batch) for _ in range(n) for batch in loader]
 
@@ -133,11 +133,11 @@ def test_the_next_batches_are_those_that_would_have_come(make):
     passes(loader, 1), passes(other, 1)
     with preserve_rng_and_loaders(loader):
         inside = passes(loader, 2)
-        assert len(set(inside)) > len(inside) // 2  # the order goes on from pass to pass
+        assert len(set(inside)) > len(inside) // 2  # the order differs from pass to pass
     assert passes(loader, 2) == passes(other, 2) == inside
 
 
-def test_others_that_hold_a_generator_see_it_put_back():
+def test_a_generator_is_restored_for_all_its_holders():
     mine = generator()
     before = mine.get_state()
     with preserve_rng_and_loaders(Holding([mine], lambda held: held)):
@@ -163,14 +163,14 @@ def test_properties_are_not_called():
 
 
 def test_samples_are_not_searched():
-    """What lies in large containers stays as it is, and takes no time."""
+    """The content of large containers is not restored, and takes no time."""
     mine = generator()
     with preserve_rng_and_loaders(Holding([mine] * (MAX_ITEMS + 1), lambda held: held)):
         torch.rand(3, generator=mine)
     assert not torch.equal(mine.get_state(), generator().get_state())
 
 
-def test_what_a_loader_of_ones_own_counts_stays_counted():
+def test_the_counters_of_a_custom_loader_are_not_restored():
     class Counting:
         passes = 0
 
@@ -188,7 +188,7 @@ def test_what_a_loader_of_ones_own_counts_stays_counted():
 
 
 class GradientState:
-    """Of all loaders together: those that are being passed over."""
+    """The state that all loaders share: those that are being iterated."""
 
     shared: dict = {}  # noqa: RUF012
 
@@ -204,7 +204,7 @@ class GradientState:
 
 
 class SeedableRandomSampler(RandomSampler):
-    """Each epoch has a seed of its own."""
+    """A sampler with another seed in each epoch."""
 
     def __init__(self, data):
         super().__init__(data)
@@ -222,7 +222,7 @@ class SeedableRandomSampler(RandomSampler):
 
 
 class DataLoaderShard:
-    """With the structure of Accelerate's, and its way to have the class of the loader that it wraps."""
+    """Has the structure of Accelerate's wrapper, which reports the class of the wrapped loader as its own."""
 
     end_of_dataloader, remainder = False, -1
 
@@ -276,7 +276,7 @@ def with_seeded_epochs():
 
 @pytest.mark.parametrize("make", [with_a_generator, with_seeded_epochs])
 @pytest.mark.parametrize("steps", [5, 15])  # in the first pass, and in a later one
-def test_loaders_of_accelerate_are_as_before(make, steps):
+def test_loaders_of_accelerate_are_restored(make, steps):
     def training(find):
         GradientState.shared.clear()
         loader = make()
@@ -289,7 +289,7 @@ def test_loaders_of_accelerate_are_as_before(make, steps):
     assert training(find=True) == training(find=False)
 
 
-def test_the_real_accelerate():
+def test_loaders_of_the_installed_accelerate_are_restored():
     accelerate = pytest.importorskip("accelerate")
 
     def training(find):

@@ -1,4 +1,4 @@
-"""The parameters of a loss, wherever it holds them, are trained and put back like the model's."""
+"""The parameters of a loss are trained and restored like those of the model, wherever the loss keeps them."""
 
 import functools
 
@@ -15,7 +15,7 @@ from tests.helpers.problems import blobs
 
 
 class Scaled(nn.Module):
-    """Cross entropy whose temperature is learned; its value at every call is in ``SEEN``."""
+    """Cross entropy with a learned temperature, which is appended to ``SEEN`` at every call."""
 
     def __init__(self):
         super().__init__()
@@ -27,7 +27,7 @@ class Scaled(nn.Module):
 
 
 class Holder:
-    """A loss that is no module."""
+    """A loss that is not a module."""
 
     def __init__(self, scaled):
         self.parts = {"first": scaled}
@@ -66,7 +66,7 @@ def _nothing_seen():
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_loss_with_parameters_is_trained_in_the_sweep_and_put_back(place):
+def test_a_loss_with_parameters_is_trained_in_the_ramp_and_restored(place):
     model, _, loader = blobs()
     scaled = GLOBAL if place == "a global" else Scaled()
     range_test(model, PLACES[place](scaled), loader, steps=20, max_lr=0.5)
@@ -74,13 +74,13 @@ def test_a_loss_with_parameters_is_trained_in_the_sweep_and_put_back(place):
     assert scaled.scale == 1
 
 
-def test_a_parameter_outside_of_modules_is_found_too():
+def test_a_parameter_outside_of_modules_is_found():
     scale = nn.Parameter(torch.ones(()))
     (found,) = find_loss_modules(lambda outputs, targets: (outputs * scale).mean())
     assert list(found.parameters()) == [scale]
 
 
-def test_frozen_modules_and_torch_functions_hold_nothing_to_train():
+def test_frozen_modules_and_torch_functions_have_no_trainable_parameters():
     teacher = nn.Linear(2, 2).requires_grad_(False)
     assert find_loss_modules(lambda o, t: nn.functional.mse_loss(o, teacher(t)), nn.CrossEntropyLoss(), None) == ()
 
@@ -101,7 +101,7 @@ def monitor(model, loss_fn, loader):
 
 
 @pytest.mark.parametrize("run", [short_runs, trials, monitor])
-def test_everything_that_makes_an_optimizer_trains_the_loss_as_well(run):
+def test_every_function_that_makes_an_optimizer_trains_the_loss(run):
     model, _, loader = blobs()
     scaled = Scaled()
     run(model, scaled, loader)
@@ -109,13 +109,13 @@ def test_everything_that_makes_an_optimizer_trains_the_loss_as_well(run):
     assert scaled.scale == 1
 
 
-def test_a_training_trains_the_loss_and_keeps_it():
+def test_train_keeps_the_trained_loss():
     model, _, loader = blobs()
     scaled = Scaled()
     train(Task(model, scaled, loader), clrfast.constant(0.1, 5))
     assert scaled.scale != 1
 
 
-def test_copies_do_not_share_a_loss_with_parameters():
+def test_a_sweep_refuses_a_loss_with_parameters():
     with pytest.raises(ValueError, match=r"a loss with parameters of its own \(Scaled\)"):
         clrfast.sweep(lambda: blobs()[0], Scaled(), blobs()[2], schedules=[clrfast.constant(0.1, 5)])

@@ -1,4 +1,4 @@
-"""Plain attributes that a module writes while it is trained are put back, and those that would not last are named."""
+"""Attributes that ``forward`` writes are restored, and warnings name those that would break a long training."""
 
 import contextlib
 import warnings
@@ -17,7 +17,7 @@ from tests.helpers.optimizers import NO_NATIVE
 
 
 class Writer(nn.Module):
-    """Calls ``write(self, h)`` in every forward."""
+    """Calls ``write(self, h)`` in every forward pass."""
 
     def __init__(self, write, **held):
         super().__init__()
@@ -84,7 +84,7 @@ def unwarned():
 
 
 def plain(value):
-    """As values that compare with ==."""
+    """Return ``value`` with its tensors and arrays as lists, which == compares."""
     if isinstance(value, dict):
         return {key: plain(each) for key, each in value.items()}
     if isinstance(value, list | deque | tuple):
@@ -93,7 +93,7 @@ def plain(value):
 
 
 @pytest.mark.parametrize("case", WRITES)
-def test_what_forward_writes_is_as_before_and_every_sweep_begins_with_it(case):
+def test_attributes_that_forward_writes_are_restored_before_every_ramp_and_at_the_end(case):
     write, make = WRITES[case]
     state = make()
     model, held = Writer(write, state=state), plain(state)
@@ -106,7 +106,7 @@ def test_what_forward_writes_is_as_before_and_every_sweep_begins_with_it(case):
         np.testing.assert_array_equal(range_test(model, nn.functional.mse_loss, loader(), steps=10).loss, first.loss)
 
 
-def test_an_attribute_on_the_graph_is_named():
+def test_a_warning_names_an_attribute_that_keeps_the_autograd_graph():
     def hang(module, h):
         module.state = [h]
 
@@ -115,7 +115,7 @@ def test_an_attribute_on_the_graph_is_named():
 
 
 @pytest.mark.parametrize("kind", ["list", "tensor"])
-def test_an_attribute_that_grows_is_named(kind):
+def test_a_warning_names_an_attribute_that_grows(kind):
     def grow(module, h):
         if kind == "list":
             module.state.append(h.detach())
@@ -128,14 +128,14 @@ def test_an_attribute_that_grows_is_named(kind):
 
 
 @pytest.mark.parametrize("write", [replaced, added])
-def test_a_state_of_one_size_is_nothing_to_warn_of(write):
+def test_an_attribute_of_constant_size_gives_no_warning(write):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", NO_NATIVE)
         range_test(Writer(write, state=torch.zeros(1, 4)), nn.functional.mse_loss, loader(), steps=10)
 
 
-def test_large_tensors_are_not_copied_and_named_where_they_are_written(monkeypatch):
+def test_a_warning_names_a_large_tensor_that_was_written_and_not_copied(monkeypatch):
     monkeypatch.setattr(attributes, "MAX_BYTES", 100)
     model = Writer(written, state=torch.zeros(8, 4), small=torch.zeros(2))
 
@@ -150,7 +150,7 @@ def test_large_tensors_are_not_copied_and_named_where_they_are_written(monkeypat
     assert not model.small.any()
 
 
-def test_parameters_and_buffers_in_lists_are_left_to_others():
+def test_parameters_and_buffers_in_lists_are_not_saved_as_attributes():
     model = Writer(replaced, state=None)
     model.all = [model.layer.weight]
     kept = ModuleAttributes(dict(model.named_modules()))
@@ -160,7 +160,7 @@ def test_parameters_and_buffers_in_lists_are_left_to_others():
     assert (model.layer.weight == 3).all()
 
 
-def test_attributes_of_torchs_own_modules_are_not_touched():
+def test_attributes_of_torch_modules_are_not_restored():
     layer = nn.Linear(2, 2)
     kept = ModuleAttributes({"": layer})
     layer.note = 1

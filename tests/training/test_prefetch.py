@@ -1,4 +1,4 @@
-"""prefetch: on the CPU its order of events, with stand-ins for streams; marked ``gpu`` the real copies."""
+"""The order of events in ``prefetch``, with emulated streams; and, marked ``gpu``, the real copies."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from clrfast.training import _prefetch as staging
 from clrfast.training import prefetch
 
 
-def test_other_devices_get_the_batches_themselves():
+def test_other_devices_get_the_same_batches():
     batches = [(torch.zeros(2), {"a": torch.ones(1)}), "anything"]
     assert [got is given for got, given in zip(prefetch(batches, "cpu"), batches, strict=True)] == [True, True]
 
 
 @pytest.fixture
 def events(monkeypatch):
-    """What happens on the stand-ins for CUDA's streams and events, in order."""
+    """Replace CUDA's streams and events, and return the list of what happens on them, in order."""
     happened = []
 
     class Stream:
@@ -57,7 +57,7 @@ def events(monkeypatch):
         return tensor
 
     def moved(batch, device):
-        assert len(current) == 2  # aside
+        assert len(current) == 2  # on the copying stream
         happened.append("copy")
         return batch
 
@@ -100,7 +100,7 @@ def test_no_batch_is_read_before_it_is_asked_for(events):
 
 
 class OnDevice(torch.Tensor):
-    """Says so, and notes its ``record_stream``."""
+    """A tensor that claims to be on a CUDA device and notes calls of ``record_stream``."""
 
     device = torch.device("cuda")
     recorded: ClassVar[list[tuple[torch.Tensor, object]]] = []
@@ -116,14 +116,14 @@ def recorded():
 
 
 class Encoding(UserDict):
-    """A batch as tokenisers give them."""
+    """A batch of the kind that tokenizers return."""
 
     def to(self, device):
         return self
 
 
 @pytest.mark.parametrize("batch", [Encoding, lambda values: [Encoding(values), 1], dict, lambda values: (values,)])
-def test_the_memory_of_every_tensor_is_kept_for_the_consumer(events, recorded, batch):
+def test_the_memory_of_every_tensor_is_recorded_on_the_consumers_stream(events, recorded, batch):
     current = torch.cuda.current_stream()
     tensors = [torch.zeros(2).as_subclass(OnDevice) for _ in range(2)]
     for _ in prefetch([batch({"a": tensors[0], "b": {"c": tensors[1]}})], "cuda"):
@@ -143,7 +143,7 @@ beta = pytest.mark.filterwarnings("ignore:Sparse .* tensor support is in beta")
 
 @beta
 @sparse_layouts
-def test_the_memory_of_a_sparse_tensor_is_that_of_its_parts(events, recorded, layout):
+def test_the_parts_of_a_sparse_tensor_are_recorded(events, recorded, layout):
     make, parts = SPARSE[layout]
     sparse = make(torch.eye(4))
     held = {name: getattr(sparse, name)().as_subclass(OnDevice) for name in parts}
@@ -159,7 +159,7 @@ def test_the_memory_of_a_sparse_tensor_is_that_of_its_parts(events, recorded, la
 
 @pytest.mark.gpu
 def test_an_expanded_tensor_arrives():
-    """It cannot be pinned."""
+    """An expanded tensor cannot be pinned."""
     expanded = torch.arange(3.0, device="cpu").expand(4, 3)
     for arrived in prefetch([expanded], "cuda"):
         assert torch.equal(arrived.cpu(), expanded)
@@ -176,7 +176,7 @@ def test_a_sparse_tensor_arrives(layout):
         assert torch.equal(arrived.cpu().to_dense(), sparse.to_dense())
 
 
-def test_errors_of_the_loader_pass(events):
+def test_an_error_of_the_loader_is_raised(events):
     def loader():
         yield torch.zeros(1)
         raise OSError("disk")
@@ -188,7 +188,7 @@ def test_errors_of_the_loader_pass(events):
 
 
 @pytest.mark.gpu
-def test_batches_arrive_as_they_were():
+def test_batches_arrive_unchanged():
     generator = torch.Generator("cpu").manual_seed(0)
     batches = [
         {"x": torch.randn(257, 33, generator=generator, device="cpu"), "y": (torch.tensor(i, device="cpu"), "kept")}

@@ -53,7 +53,7 @@ def disturb(model, optimizer):
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("error", [None, ValueError, KeyboardInterrupt])
-def test_everything_is_put_back(optimizer, error):
+def test_everything_is_restored(optimizer, error):
     model, made = make(optimizer)
     before = full_state(model, made)
 
@@ -72,7 +72,7 @@ def test_everything_is_put_back(optimizer, error):
     assert full_state(model, made) == before
 
 
-def test_what_cannot_be_put_back_does_not_keep_the_rest():
+def test_an_error_while_restoring_does_not_stop_the_rest():
     model, optimizer = make()
     model.register_buffer("overlapping", torch.ones(1).expand(8))
     before = [p.tolist() for p in model.parameters()]
@@ -88,7 +88,7 @@ def test_what_cannot_be_put_back_does_not_keep_the_rest():
 
 
 def test_gradients_that_are_views_into_other_memory_keep_their_values():
-    """As those of a DistributedDataParallel with ``gradient_as_bucket_view``, which writes all gradients there."""
+    """A DistributedDataParallel with ``gradient_as_bucket_view`` writes all gradients into such memory."""
     model, bucket = nn.Linear(4, 1, bias=False), torch.arange(8.0)
     model.weight.grad = bucket[4:].view(1, 4)
     with preserve_all(model):
@@ -97,7 +97,7 @@ def test_gradients_that_are_views_into_other_memory_keep_their_values():
     assert bucket.tolist() == [0.0, 0.0, 0.0, 0.0, 4.0, 5.0, 6.0, 7.0]
 
 
-def test_overlapping_buffers_that_nobody_writes_are_fine():
+def test_overlapping_buffers_that_are_not_written_are_accepted():
     model, optimizer = make()
     model.register_buffer("overlapping", torch.ones(1).expand(8))
     with preserve_all(model, optimizer):
@@ -105,7 +105,7 @@ def test_overlapping_buffers_that_nobody_writes_are_fine():
     assert model.overlapping.tolist() == [1.0] * 8
 
 
-def test_training_goes_on_as_if_nothing_had_been():
+def test_training_continues_as_if_the_block_had_not_run():
     def train(disturbed):
         model, optimizer = make("clrfast scheduled")
         if disturbed:
@@ -122,7 +122,7 @@ def test_training_goes_on_as_if_nothing_had_been():
 
 
 @pytest.mark.parametrize("where", ["loader", "sampler"])
-def test_order_of_the_next_epoch(where):
+def test_the_order_of_the_next_epoch_is_restored(where):
     data, generator = TensorDataset(torch.arange(10)), torch.Generator().manual_seed(3)
     if where == "loader":
         loader = DataLoader(data, batch_size=2, shuffle=True, generator=generator)

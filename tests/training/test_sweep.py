@@ -39,7 +39,7 @@ def frozen():
 
 
 class Tied(nn.Module):
-    """One weight used twice."""
+    """A model that uses one weight twice."""
 
     def __init__(self):
         super().__init__()
@@ -75,7 +75,7 @@ def same(a, b, rtol=2e-4, atol=2e-5):
 
 @pytest.mark.parametrize("make_model", [mlp, batch_norm, frozen, Tied])
 @pytest.mark.parametrize("seeds", [0, [3, 1, 4, 1]])
-def test_together_and_in_sequence_are_equal(make_model, seeds):
+def test_vectorized_and_sequential_training_are_equal(make_model, seeds):
     together, in_sequence = both(make_model, seeds=seeds)
     assert together.sequential_reason is None
     assert in_sequence.sequential_reason == "vectorize=False was given"
@@ -86,7 +86,7 @@ def test_together_and_in_sequence_are_equal(make_model, seeds):
 
 @pytest.mark.parametrize("device", ["emulated", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("make_model", [mlp, batch_norm])
-def test_captured_copies_are_the_eager_ones(make_model, device, monkeypatch):
+def test_captured_and_eager_stacked_steps_are_equal(make_model, device, monkeypatch):
     options = {"generator": torch.Generator("cpu").manual_seed(0), "device": "cpu"}
     batches = [(torch.randn(16, 6, **options), torch.randint(3, (16,), **options)) for _ in range(5)]
 
@@ -109,7 +109,7 @@ def test_captured_copies_are_the_eager_ones(make_model, device, monkeypatch):
             assert torch.equal(a, b)
 
 
-def test_each_run_is_an_ordinary_training():
+def test_each_copy_is_trained_as_by_a_plain_loop():
     found = clrfast.sweep(mlp, LOSS, data(), SCHEDULES, seeds=[5, 6, 7, 8], vectorize=True)
     for index, schedule in enumerate(SCHEDULES):
         torch.manual_seed(5 + index)
@@ -132,7 +132,7 @@ def test_each_run_is_an_ordinary_training():
 
 
 @pytest.mark.parametrize("vectorize", [True, False])
-def test_a_copy_that_diverges_stops_and_the_others_go_on(vectorize):
+def test_a_copy_that_diverges_stops_and_the_others_continue(vectorize):
     schedules = [constant(0.05, STEPS), constant(1e4, STEPS), constant(0.01, STEPS)]
     found = clrfast.sweep(mlp, LOSS, data(), schedules, vectorize=vectorize)
     alone = clrfast.sweep(mlp, LOSS, data(), schedules[::2], vectorize=vectorize)
@@ -145,11 +145,11 @@ def test_a_copy_that_diverges_stops_and_the_others_go_on(vectorize):
     assert all(param.isfinite().all() for param in found.models[1].parameters())
 
 
-def test_together_and_in_sequence_stop_at_the_same_step():
+def test_vectorized_and_sequential_training_stop_at_the_same_step():
     same(*both(mlp, [constant(0.05, STEPS), constant(30.0, STEPS), constant(1e30, STEPS)]), rtol=1e-2)
 
 
-def test_a_range_test_for_each_weight_decay():
+def test_a_sweep_runs_a_range_test_for_each_weight_decay():
     decays = [0.0, 1e-3, 1e-1]
     schedules = [Schedule(lr=clrfast.lr_ramp(1e-4, 1.0, 30).lr, weight_decay=decay, total_steps=30) for decay in decays]
     together, in_sequence = both(mlp, schedules)
@@ -157,7 +157,7 @@ def test_a_range_test_for_each_weight_decay():
     assert not torch.equal(together.losses[0], together.losses[2])
 
 
-def test_a_model_that_vmap_cannot_run_is_trained_in_sequence():
+def test_a_model_that_vmap_cannot_run_is_trained_sequentially():
     class Branching(nn.Module):
         def __init__(self):
             super().__init__()
@@ -174,7 +174,7 @@ def test_a_model_that_vmap_cannot_run_is_trained_in_sequence():
         clrfast.sweep(Branching, LOSS, data(), SCHEDULES, vectorize=True)
 
 
-def test_auto_takes_one_of_both_and_tells_why():
+def test_auto_chooses_one_way_and_says_why():
     found = clrfast.sweep(mlp, LOSS, data(), SCHEDULES)
     assert found.sequential_reason is None or "times as fast as vectorized" in found.sequential_reason
     same(found, clrfast.sweep(mlp, LOSS, data(), SCHEDULES, vectorize=False))
@@ -183,7 +183,7 @@ def test_auto_takes_one_of_both_and_tells_why():
 
 @pytest.mark.parametrize("make_model", [mlp, batch_norm, frozen])
 @pytest.mark.parametrize("faster", ["_train_stacked", "_train_sequentially"])
-def test_the_steps_that_are_tried_both_ways_count(make_model, faster, monkeypatch):
+def test_the_timed_steps_count_as_training(make_model, faster, monkeypatch):
     tried, finish = [], getattr(sweep_module, faster)
 
     def seconds(train, batches, untimed, device):
@@ -204,7 +204,7 @@ def test_the_steps_that_are_tried_both_ways_count(make_model, faster, monkeypatc
 
 
 @pytest.mark.parametrize("vectorize", [True, False, "auto"])
-def test_the_loader_goes_on_as_after_one_run(vectorize):
+def test_the_loader_continues_as_after_one_run(vectorize):
     orders = []
     for run in (True, False):
         loader = data()
@@ -218,7 +218,7 @@ def test_the_loader_goes_on_as_after_one_run(vectorize):
     assert orders[0] == orders[1]
 
 
-def test_own_losses_and_dict_batches():
+def test_custom_losses_and_dict_batches_are_accepted():
     x = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
     batches = [{"x": part, "name": ["a"]} for part in x.split(8)]
     found = [
@@ -234,7 +234,7 @@ def test_own_losses_and_dict_batches():
     same(*found)
 
 
-def test_progress_is_told():
+def test_progress_counts_the_steps():
     told = []
     for vectorize in (True, False):
         clrfast.sweep(
@@ -263,19 +263,19 @@ def test_progress_is_told():
         ({"stop_factor": 1.0, "vectorize": True}, "stop_factor: got 1"),
     ],
 )
-def test_bad_input_is_named(changes, named):
+def test_an_argument_out_of_range_is_refused_by_its_name(changes, named):
     arguments = {"make_model": mlp, "loss_fn": LOSS, "loader": data(), "schedules": SCHEDULES, **changes}
     with pytest.raises(ValueError, match=named):
         clrfast.sweep(**arguments)
 
 
-def test_one_model_for_all_is_refused():
+def test_returning_the_same_model_again_is_refused():
     model = mlp()
     with pytest.raises(ValueError, match="make_model: it returned the same model again"):
         clrfast.sweep(lambda: model, LOSS, data(), SCHEDULES)
 
 
-def test_one_network_in_several_models_is_refused_and_a_frozen_one_is_not():
+def test_a_shared_network_is_refused_unless_it_is_frozen():
     network = mlp()
     with pytest.raises(ValueError, match="make_model: it returned models that share parameters"):
         clrfast.sweep(lambda: nn.Sequential(network, nn.Linear(3, 3)), LOSS, data(), SCHEDULES)
@@ -284,7 +284,7 @@ def test_one_network_in_several_models_is_refused_and_a_frozen_one_is_not():
     assert found.steps.tolist() == [STEPS] * len(SCHEDULES)
 
 
-def test_random_numbers_outside_go_on():
+def test_a_sweep_preserves_the_random_states():
     torch.manual_seed(0)
     before = torch.get_rng_state()
     clrfast.sweep(mlp, LOSS, [next(iter(data()))], SCHEDULES, vectorize=True)

@@ -30,7 +30,7 @@ class OfDicts(nn.Linear):
         return {"loss": super().forward(inputs).sum() * 0 + 1.5}
 
 
-def test_train_takes_exactly_the_schedules_steps():
+def test_train_makes_exactly_the_steps_of_the_schedule():
     task, told = make(), []
     losses = train(task, clrfast.one_cycle(0.5, 7), progress=lambda done, total, shown: told.append((done, total)))
     assert told == [(step, 7) for step in range(1, 8)]
@@ -52,7 +52,7 @@ def test_train_equals_a_plain_loop():
         torch.testing.assert_close(ours, theirs)
 
 
-def test_evaluate_classification():
+def test_evaluate_returns_loss_and_accuracy_of_a_classification():
     model = nn.Linear(3, 2, bias=False)
     with torch.no_grad():
         model.weight.copy_(torch.tensor([[-1.0, 0, 0], [1.0, 0, 0]]))
@@ -63,7 +63,7 @@ def test_evaluate_classification():
     assert score.loss == pytest.approx(nn.functional.cross_entropy(outputs, targets).item(), rel=1e-6)
 
 
-def test_evaluate_other_tasks():
+def test_evaluate_returns_no_accuracy_for_other_tasks():
     regression = make(model=nn.Linear(3, 1), loss_fn=nn.MSELoss(), val_loader=[(X, X[:, :1])])
     assert evaluate(regression).accuracy is None
     assert evaluate(make(val_loader=None)) is None
@@ -73,7 +73,7 @@ def test_evaluate_other_tasks():
     assert evaluate(returned).loss == 1.5
 
 
-def test_evaluate_without_batches():
+def test_evaluate_refuses_an_empty_loader():
     with pytest.raises(ValueError, match="val_loader: it is empty"):
         evaluate(make(val_loader=[]))
 
@@ -86,5 +86,5 @@ class Stream(torch.utils.data.IterableDataset):
 @pytest.mark.parametrize(
     "batches", [BATCHES, (b for b in BATCHES), torch.utils.data.DataLoader(Stream(), batch_size=None)]
 )
-def test_steps_per_epoch(batches):
+def test_steps_per_epoch_counts_the_batches(batches):
     assert steps_per_epoch(make(train_loader=batches)) == 2
