@@ -1,3 +1,3 @@
-"""The version: read by the build without importing the package."""
+"""The version of the package. The build reads it here without importing anything."""
 
 __version__ = "0.1.0"

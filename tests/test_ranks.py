@@ -4,6 +4,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -56,11 +57,16 @@ OWN = """
 """
 
 
+def write_modules(folder):
+    (folder / "own.py").write_text(textwrap.dedent(OWN))
+    # Pictures for the reports take seconds, and no test here looks at them.
+    (folder / "matplotlib.py").write_text("raise ModuleNotFoundError(name='matplotlib.figure')")
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    (tmp_path / "own.py").write_text(textwrap.dedent(OWN))
-    # Pictures for the reports take seconds, and nothing is told by them here.
-    (tmp_path / "matplotlib.py").write_text("raise ModuleNotFoundError(name='matplotlib.figure')")
+    """The current folder, with the module ``own``."""
+    write_modules(tmp_path)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -84,18 +90,24 @@ two_ranks = pytest.mark.skipif(
 )
 
 
-@two_ranks
-def test_two_ranks_agree_on_results_and_failures(folder, capsys):
-    """All that two ranks do together, in one job, for its start takes seconds."""
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    """The results of ``jobs/recipe_on_ranks.py`` on both ranks: one job, because a start takes seconds."""
+    folder = tmp_path_factory.mktemp("job")
+    write_modules(folder)
     finished = torchrun(folder, str(HERE / "jobs" / "recipe_on_ranks.py"), str(folder))
     assert finished.returncode == 0, finished.stderr
     first, second = (json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1))
+    return SimpleNamespace(folder=folder, stdout=finished.stdout, first=first, second=second, both=(first, second))
 
+
+def find_weight_decay_alone():
+    """Run the job's search in this process; return values and losses, and the number of losses computed."""
     import own
 
-    made = []
-    task = own.make_task(0, lambda: made.append(0))
-    alone = clrfast.find_weight_decay(
+    losses = []
+    task = own.make_task(0, lambda: losses.append(0))
+    found = clrfast.find_weight_decay(
         task.model,
         task.loss_fn,
         task.train_loader,
@@ -104,58 +116,83 @@ def test_two_ranks_agree_on_results_and_failures(folder, capsys):
         steps=20,
         grid=GRID,
     )
-    expected = [alone.values.tolist(), alone.loss.tolist()]
-    for came in (first, second):
-        assert came["shared_out"]["found"] == expected
-        assert came["shared_out"]["updates"] == pytest.approx(len(made) / 2, abs=2)  # losses, those after the runs too
-        assert came["broadcast"] == [7, [0, 1]]
-    told = [done for done, _ in first["shared_out"]["told"]]
-    assert told == sorted(told)
-    assert told[-1] == 20 * 2 * len(alone.values)
-    assert second["shared_out"]["told"] == []
-    assert first["without_group"] == "not called"
-    assert second["without_group"] == expected
+    return [found.values.tolist(), found.loss.tolist()], len(losses)
 
-    long_ones = clrfast.find_recipe(own.make_task(0), 700, planned_steps=100).study.pair_trials.table()
-    for came in (first, second):
-        assert came["long_runs"]["found"] == [list(row) for row in long_ones]
-    assert second["long_runs"]["updates"] == 0  # they follow from each other, and are the first rank's
 
-    told_first = ["RankError", "rank 1 failed: OSError: no such disk"]
+@two_ranks
+def test_short_runs_shared_by_two_ranks_equal_those_of_one_process(job, folder):
+    expected, n_losses = find_weight_decay_alone()
+    for results in job.both:
+        assert results["shared_out"]["found"] == expected
+        assert results["shared_out"]["updates"] == pytest.approx(n_losses / 2, abs=2)  # with the losses after the runs
+        assert results["broadcast"] == [7, [0, 1]]
+    done = [steps for steps, _ in job.first["shared_out"]["told"]]
+    assert done == sorted(done)
+    assert done[-1] == 20 * 2 * len(expected[0])
+    assert job.second["shared_out"]["told"] == []  # only the first rank reports progress
+    assert job.first["without_group"] == "not called"
+    assert job.second["without_group"] == expected
+    in_grid = [loss for value, loss in zip(*expected, strict=True) if value in GRID]
+    assert job.first["not_in_the_group"][1] == in_grid
+
+
+@two_ranks
+def test_long_runs_are_made_by_the_first_rank_alone(job, folder):
+    import own
+
+    expected = clrfast.find_recipe(own.make_task(0), 700, planned_steps=100).study.pair_trials.table()
+    for results in job.both:
+        assert results["long_runs"]["found"] == [list(row) for row in expected]
+    assert job.second["long_runs"]["updates"] == 0  # each follows from those before it, so they cannot be shared
+
+
+@two_ranks
+def test_an_error_on_one_rank_is_a_rank_error_on_the_other(job):
+    rank_error = ["RankError", "rank 1 failed: OSError: no such disk"]
     for name in ("a_rank_that_raises", "a_rank_that_raises_at_the_end"):
-        assert (first[name], second[name]) == (told_first, ["OSError", "no such disk"])
-    assert first["the_first_rank_raises"] == ["ValueError", "saved: missing0 is no folder; make it first"]
-    assert second["the_first_rank_raises"] == [
+        assert (job.first[name], job.second[name]) == (rank_error, ["OSError", "no such disk"])
+    assert job.first["the_first_rank_raises"] == ["ValueError", "saved: missing0 is no folder; make it first"]
+    assert job.second["the_first_rank_raises"] == [
         "RankError",
-        f"rank 0 failed: {': '.join(first['the_first_rank_raises'])}",
+        f"rank 0 failed: {': '.join(job.first['the_first_rank_raises'])}",
     ]
-    assert second["what_cannot_be_pickled"][0] == "RankError"
-    assert second["what_cannot_be_pickled"][1].startswith("rank 0 failed: ")
-    assert first["not_in_the_group"][1] == [loss for value, loss in zip(*expected, strict=True) if value in GRID]
-    assert second["not_in_the_group"][1].startswith("group: this process is not in it")
-    for came in (first, second):
-        for name, kind, text in (
-            ("all_raise", "ValueError", "val_loader: got None"),
-            ("other_models", "ValueError", "group: the ranks differ in model, and"),
-            (
-                "other_data_and_random_numbers",
-                "ValueError",
-                "group: the ranks differ in random numbers, train_loader, val",
-            ),
-            ("other_calls", "RankError", "the ranks came to different places: short runs with [("),
-            ("wrapped", "ValueError", "model: got a DistributedDataParallel"),
-        ):
-            assert came[name][0] == kind
-            assert came[name][1].startswith(text)
+    assert job.second["what_cannot_be_pickled"][0] == "RankError"
+    assert job.second["what_cannot_be_pickled"][1].startswith("rank 0 failed: ")
+    assert job.second["not_in_the_group"][1].startswith("group: this process is not in it")
 
-    assert (first["command"], second["command"]) == (0, 0)
-    told = [line.partition(": ")[0] for line in finished.stdout.splitlines()]
-    assert told.count("weight decay") == told.count("written") == 1  # by the first alone
-    assert not (folder / "two1.json").exists()
+
+@two_ranks
+@pytest.mark.parametrize(
+    ("case", "kind", "text"),
+    [
+        ("all_raise", "ValueError", "val_loader: got None"),
+        ("other_models", "ValueError", "group: the ranks differ in model, and"),
+        (
+            "other_data_and_random_numbers",
+            "ValueError",
+            "group: the ranks differ in random numbers, train_loader, val",
+        ),
+        ("other_calls", "RankError", "the ranks came to different places: short runs with [("),
+        ("wrapped", "ValueError", "model: got a DistributedDataParallel"),
+    ],
+)
+def test_an_error_of_all_ranks_is_raised_on_all(job, case, kind, text):
+    for results in job.both:
+        assert results[case][0] == kind
+        assert results[case][1].startswith(text)
+
+
+@two_ranks
+def test_the_command_on_two_ranks_prints_and_writes_once_what_one_process_does(job, folder, capsys):
+    assert (job.first["command"], job.second["command"]) == (0, 0)
+    printed = [line.partition(": ")[0] for line in job.stdout.splitlines()]
+    assert printed.count("weight decay") == printed.count("written") == 1
+    assert not (job.folder / "two1.json").exists()
     assert cli.main(["recipe", "own:make_task", "--budget", "464", "--out", "one.json"]) == 0
-    assert (folder / "two0.json").read_text() == (folder / "one.json").read_text()
+    assert (job.folder / "two0.json").read_text() == (folder / "one.json").read_text()
     assert Recipe.load("one.json").complete
-    assert (folder / "two0.html").read_text().replace("two0.json", "one.json") == (folder / "one.html").read_text()
+    report = (job.folder / "two0.html").read_text()
+    assert report.replace("two0.json", "one.json") == (folder / "one.html").read_text()
 
 
 @two_ranks
@@ -163,9 +200,9 @@ def test_a_killed_rank_ends_all_and_one_process_continues(folder, capsys):
     arguments = ["recipe", "own:killed_once", "--budget", "464", "--out"]
     finished = torchrun(folder, "-m", "clrfast", *arguments, "two.json")
     assert finished.returncode != 0
-    (told,) = (line for line in finished.stderr.splitlines() if line.startswith("clrfast: "))
-    assert "another rank has ended" in told or "SIGTERM" in told  # whichever is noticed first
-    assert told.endswith("what was found is in two.json and two.html; the same command goes on from there")
+    (message,) = (line for line in finished.stderr.splitlines() if line.startswith("clrfast: "))
+    assert "another rank has ended" in message or "SIGTERM" in message  # whichever is noticed first
+    assert message.endswith("what was found is in two.json and two.html; the same command goes on from there")
     found = Recipe.load("two.json")
     assert not found.complete
     assert len(found.study.range_tests) == 1

@@ -17,7 +17,7 @@ posix = pytest.mark.skipif(os.name != "posix", reason="permissions and links of 
 
 @pytest.fixture
 def full_disk(monkeypatch):
-    """A disk that takes half of every file's data and is then full, as the kernel tells it on the last flush."""
+    """A disk that becomes full after half of every file; the kernel reports it on the last flush."""
 
     def fsync(descriptor):
         os.truncate(descriptor, os.fstat(descriptor).st_size // 2)
@@ -170,6 +170,6 @@ def test_a_picture_has_the_format_of_its_suffix(name, begins, tmp_path):
 def test_a_full_disk_is_one_line_and_exit_code_1(arguments, name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert cli.main(arguments) == 1
-    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("clrfast: ")]
-    assert told == [f"clrfast: {name}: not written (No space left on device)"]
+    printed = [line for line in capsys.readouterr().err.splitlines() if line.startswith("clrfast: ")]
+    assert printed == [f"clrfast: {name}: not written (No space left on device)"]
     assert list(tmp_path.iterdir()) == []

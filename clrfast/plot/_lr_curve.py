@@ -54,7 +54,9 @@ def lr_curve(
         ax, slope_ax = new_figure(4.8).subplots(2, sharex=True, height_ratios=(3.4, 1))
         title = title or "Learning-rate range test"
     assert ax is not None
-    held_out = curve.metric if metric and curve.metric is not None and np.isfinite(curve.metric).any() else None
+    held_out = curve.metric if metric else None
+    if held_out is not None and not np.isfinite(held_out).any():
+        held_out = None
     limits = loss_limits(curve, held_out if curve.metric_is_loss else None)
     set_scales(ax, [curve], limits)
     ax.set_ylabel("loss" if curve.metric_is_loss and held_out is not None else "training loss")
@@ -64,9 +66,8 @@ def lr_curve(
     if suggestion is not None:
         entries += _draw_suggestion(ax, curve, suggestion, limits)
     if curve.divergence_lr is not None:
-        mark = _draw_mark(ax, curve, curve.divergence_lr, limits, color=DIVERGENCE_COLOR, marker="X")
-        mark.set_label(f"diverged at {curve.divergence_lr:.2g}")
-        entries.append(mark)
+        entries.append(_draw_mark(ax, curve, curve.divergence_lr, limits, color=DIVERGENCE_COLOR, marker="X"))
+        entries[-1].set_label(f"diverged at {curve.divergence_lr:.2g}")
     style_axes(ax)
     add_legend(ax, entries, title)
     if slope_ax is None:

@@ -56,9 +56,7 @@ def pairs(
     ax.set(xlabel=LOG_RATE_LABEL, ylabel="weight decay (log scale)")
     style_axes(ax)
     if predict is not None:
-        rates, decays = (np.geomspace(*limits, N_GRID) for limits in (rate_limits, decay_limits))
-        points = np.log10(np.stack(np.meshgrid(rates, decays), axis=-1).reshape(-1, 2))
-        ax.contourf(rates, decays, predict(points).reshape(N_GRID, N_GRID), N_SHADES, cmap="Blues_r", alpha=0.6)
+        _draw_predictions(ax, predict, rate_limits, decay_limits)
     fell = loss < initial_loss
     kinds: list[tuple[Any, dict[str, Any]]] = [
         (fell, {"marker": "o", "color": "black", "s": 22, "label": "loss after the run"}),
@@ -76,3 +74,12 @@ def pairs(
             ax.annotate(f"{value:#.3g}", (x, y), (0, 8), textcoords="offset points", ha="center", fontsize=8, zorder=6)
     add_legend(ax, entries, title)
     return ax
+
+
+def _draw_predictions(
+    ax: Any, predict: Callable[[Floats], Floats], rate_limits: tuple[float, float], decay_limits: tuple[float, float]
+) -> None:
+    """Shade the area of the axes by the predicted loss."""
+    rates, decays = (np.geomspace(*limits, N_GRID) for limits in (rate_limits, decay_limits))
+    points = np.log10(np.stack(np.meshgrid(rates, decays), axis=-1).reshape(-1, 2))
+    ax.contourf(rates, decays, predict(points).reshape(N_GRID, N_GRID), N_SHADES, cmap="Blues_r", alpha=0.6)

@@ -223,8 +223,8 @@ def test_an_interrupted_recipe_names_its_files_and_continues(own_task, monkeypat
 
         patched.setattr(_stages, "find_weight_decay", interrupted)
         assert cli.main(arguments) == 130
-        told = "what was found is in a.json and a.html; the same command goes on from there"
-        assert capsys.readouterr().err.endswith(f"clrfast: interrupted: {told}\n")
+        message = "what was found is in a.json and a.html; the same command goes on from there"
+        assert capsys.readouterr().err.endswith(f"clrfast: interrupted: {message}\n")
         assert not Recipe.load("a.json").complete
         assert "It was interrupted" in (own_task / "a.html").read_text()
         patched.setattr(_search, "range_test", interrupted)

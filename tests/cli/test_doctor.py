@@ -32,12 +32,12 @@ def test_a_missing_native_backend_is_explained(monkeypatch):
 
 @pytest.mark.skipif(_native.why_missing is not None, reason="no native backend")
 @pytest.mark.parametrize(
-    ("has_api", "told"),
+    ("has_api", "named"),
     [(True, "DLPack exchange API"), (False, "Python (this torch has no exchange API: slower)")],
 )
-def test_the_access_to_the_tensors_memory_is_named(monkeypatch, has_api, told):
+def test_the_access_to_the_tensors_memory_is_named(monkeypatch, has_api, named):
     monkeypatch.setattr(native, "has_exchange_api", has_api)
-    assert line("native backends") == f"  native backends find the tensors' memory by: {told}"
+    assert line("native backends") == f"  native backends find the tensors' memory by: {named}"
 
 
 @pytest.mark.skipif(_native.why_missing is not None, reason="no native backend")
@@ -57,14 +57,14 @@ def test_a_checkout_that_hides_an_installed_build_is_named(tmp_path, built):
     paths = [str(installed.parent), *others]
     # Without the site module, by which an editable install would take part.
     command = [sys.executable, "-S", "-c", "import sys; from clrfast.cli import main; sys.exit(main(['doctor']))"]
-    told = subprocess.run(
+    printed = subprocess.run(
         command, cwd=checkout.parent, env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)}, capture_output=True
     ).stdout.decode()
-    assert f"imported from {checkout}" in told
+    assert f"imported from {checkout}" in printed
     hides = f"this clrfast, in {checkout}, was not built, and it hides the one in {installed}, which was"
     advice = "start Python in another folder, or build the checkout, too: pip install -e ."
-    assert (f"{hides}; {advice}" in told) == built
-    assert ("clrfast._C was not built; install a C++17 compiler" in told) == (not built)
+    assert (f"{hides}; {advice}" in printed) == built
+    assert ("clrfast._C was not built; install a C++17 compiler" in printed) == (not built)
 
 
 def test_missing_cuda_is_explained(monkeypatch):

@@ -41,7 +41,7 @@ def test_timms_lr_scale_is_a_factor_of_its_group():
 
 
 def test_an_added_group_keeps_its_ratio_to_the_initial_rates():
-    """To the rates that the groups were made with, not to what the schedule shows when it comes."""
+    """Not to the rates of the schedule at that step."""
     optimizer = torch.optim.AdamW(groups_of(1e-2), lr=1e-2)
     scheduler = as_lr_scheduler(optimizer, PLAN)
     rates_of(optimizer, scheduler, 5)

@@ -37,8 +37,8 @@ def test_a_step_past_the_end_warns_once(follow_updates):
     optimizer = torch.optim.SGD(groups_of(0.1))
     scheduler = as_lr_scheduler(optimizer, PLAN, follow_updates=follow_updates)
     assert warned(lambda: rates_of(optimizer, scheduler, 20)) == []
-    (told,) = warned(lambda: rates_of(optimizer, scheduler, 30))
-    assert told.startswith("the schedule has ended: its total_steps are 20")
+    (message,) = warned(lambda: rates_of(optimizer, scheduler, 30))
+    assert message.startswith("the schedule has ended: its total_steps are 20")
 
 
 def test_an_extended_schedule_continues_without_a_warning():
@@ -75,8 +75,8 @@ def train(optimizer, scheduler, updates_per_step):
 def test_a_step_per_epoch_warns_once(make, follow_updates):
     optimizer = make(groups_of(0.1))
     scheduler = as_lr_scheduler(optimizer, cosine_annealing(0.1, 5 * 20), follow_updates=follow_updates)
-    (told,) = warned(lambda: train(optimizer, scheduler, [20] * 5))
-    assert "call it after every optimizer.step(), not once per epoch" in told
+    (message,) = warned(lambda: train(optimizer, scheduler, [20] * 5))
+    assert "call it after every optimizer.step(), not once per epoch" in message
 
 
 @pytest.mark.parametrize(
@@ -137,8 +137,10 @@ def cycles(total_steps, up_steps=10):
 )
 def test_a_schedule_that_ends_in_mid_cycle_warns_when_it_is_made(schedule, is_whole):
     optimizer = torch.optim.SGD(groups_of(0.1), momentum=0.9)
-    told = warned(lambda: lr_scheduler_of(optimizer, schedule))
-    assert [text[: text.index(" after")] for text in told] == ([] if is_whole else ["the schedule ends in mid-cycle"])
+    messages = warned(lambda: lr_scheduler_of(optimizer, schedule))
+    assert [text[: text.index(" after")] for text in messages] == (
+        [] if is_whole else ["the schedule ends in mid-cycle"]
+    )
 
 
 def lr_scheduler_of(optimizer, schedule):

@@ -1,49 +1,14 @@
+"""The picture of one range test."""
+
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from clrfast import History, WeightDecayTrials
-from clrfast.finder import RateRecord
-from clrfast.plot import lr_curve, lr_curves, rates
-from clrfast.recipe import PairTrials
+from clrfast.plot import lr_curve, lr_curves
 from tests.helpers.curves import make_curve
-
-LOSS = np.array([2.0, 1.9, 1.5, 1.0, 0.9, 3.0, 8.0])
-
-
-def joined(**changes):
-    """Points as of a coarse ramp and a fine one: denser to the right."""
-    lr = np.concatenate((np.geomspace(1e-6, 1e-2, 12), np.geomspace(1.2e-2, 10, 60)))
-    loss = 2.0 - 1.5 / (1 + (5e-2 / lr) ** 2) + lr**2
-    return make_curve(**{"lr": lr, "loss": loss, **changes})
-
-
-def measured(name, values=None, lr=7):
-    metric = np.full(lr, np.nan)
-    metric[1::2] = np.linspace(0.1, 0.9, lr // 2) if values is None else values
-    return make_curve(metric=metric, metric_name=name)
-
-
-def labels(axes):
-    return [text.get_text() for text in axes.get_legend().get_texts()]
-
-
-def span(patch):
-    """From where to where along x, whichever class of patch this matplotlib draws."""
-    extents = patch.get_path().get_extents(patch.get_patch_transform())
-    return extents.x0, extents.x1
-
-
-def drawn(axes, label):
-    (line,) = (line for line in axes.get_lines() if line.get_label() == label)
-    return line
-
-
-def laid_out(axes):
-    axes.figure.draw_without_rendering()
-    return axes
+from tests.helpers.figures import LOSS, drawn, joined, labels, laid_out, measured, span
 
 
 @pytest.mark.parametrize(
@@ -77,10 +42,10 @@ def test_suggestion_and_divergence_are_marked():
     suggestion = curve.suggest()
     axes = curve.plot(suggestion=suggestion)
     low, high = f"{suggestion.low:.2g}", f"{suggestion.high:.2g}"
-    told = f"suggested {suggestion.max_lr:.2g}" + (f" ({low} to {high})" if low != high else "")
+    suggested = f"suggested {suggestion.max_lr:.2g}" + (f" ({low} to {high})" if low != high else "")
     base, diverged = f"base_lr {suggestion.base_lr:.2g}", f"diverged at {curve.divergence_lr:.2g}"
-    assert labels(axes) == ["loss per batch", "smoothed", told, base, diverged]
-    assert drawn(axes, told).get_xdata() == suggestion.max_lr
+    assert labels(axes) == ["loss per batch", "smoothed", suggested, base, diverged]
+    assert drawn(axes, suggested).get_xdata() == suggestion.max_lr
     assert drawn(axes, base).get_xdata() == suggestion.base_lr
     assert drawn(axes, diverged).get_xdata() == curve.divergence_lr
 
@@ -200,160 +165,6 @@ def test_the_descent_fills_the_panel_of_slopes():
     assert low < deepest < 0.7 * low
     assert 0 < high < -low
     assert slim.get_xlabel()
-
-
-def test_several_curves_are_listed_with_their_suggestions():
-    one, none = joined(), make_curve(lr=joined().lr, loss=np.linspace(2, 3, 72))
-    axes = laid_out(lr_curves({"one": one, "none": none}))
-    main, listed = axes.figure.axes
-    assert main is axes
-    assert [text.get_text() for text in listed.get_yticklabels()] == ["one", "none"]
-    found = one.suggest()
-    assert [text.get_text() for text in listed.texts] == [f"{found.max_lr:.2g}", "no suggestion"]
-    (mark,) = (line for line in main.get_lines() if line.get_marker() == "o")
-    assert mark.get_xdata() == found.max_lr
-    assert mark.get_color() == drawn(main, "one").get_color() != drawn(main, "none").get_color()
-
-
-def test_in_given_axes_the_legend_has_the_suggestions():
-    axes = Figure().subplots()
-    curves = {"a": joined(), "b": joined()}
-    assert lr_curves(curves, axes, suggestions={"a": joined().suggest()}) is axes
-    assert labels(axes) == [f"a: {joined().suggest().max_lr:.2g}", "b: no suggestion"]
-    assert labels(lr_curves(curves, suggestions=False)) == ["a", "b"]
-
-
-def test_many_curves_have_distinct_styles():
-    axes = lr_curves({str(i): joined() for i in range(14)}, suggestions=False)
-    looks = {(drawn(axes, str(i)).get_color(), drawn(axes, str(i)).get_linestyle()) for i in range(14)}
-    assert len(looks) == 14
-    ordered = lr_curves({str(i): joined() for i in range(14)}, suggestions=False, ordered=True)
-    light = [sum(drawn(ordered, str(i)).get_color()[:3]) for i in range(14)]
-    assert light == sorted(light, reverse=True)
-
-
-def test_curves_without_names_are_refused():
-    with pytest.raises(ValueError, match="curves: got list; give a dict of curves"):
-        lr_curves([make_curve()])
-
-
-def test_empty_arguments_are_refused():
-    with pytest.raises(ValueError, match="curves: got none; give at least one"):
-        lr_curves({})
-    with pytest.raises(ValueError, match="history: it is empty"):
-        rates([])
-
-
-def record(epoch, lr=0.1, curve=None, found=True):
-    curve = joined() if curve is None else curve
-    return RateRecord(epoch, curve, curve.suggest() if found else None, "because", lr)
-
-
-def test_rates_are_drawn_over_the_epochs():
-    above, below = laid_out(rates([record(0), record(5, found=False), record(10, 0.05)]).axes[0]).figure.axes
-    assert set(labels(above)) == {"suggested, with its interval", "diverged at", "in use", "no suggestion"}
-    assert list(drawn(above, "in use").get_ydata()) == [0.1, 0.1, 0.05]
-    assert list(drawn(above, "no suggestion").get_xdata()) == [5]
-    assert labels(below) == ["epoch 0", "epoch 5", "epoch 10"]
-
-
-@pytest.mark.parametrize(
-    "history",
-    [
-        [record(0, None, found=False, curve=make_curve(loss=LOSS[:5], lr=np.geomspace(1e-3, 1, 5)))],
-        [record(0, 0.0, found=False, curve=make_curve(loss=LOSS - 20, initial_loss=-18.0))],
-        [record(0, None, found=False, curve=make_curve(loss=np.full(7, np.nan), stopped="non-finite"))],
-        [record(epoch) for epoch in range(30)],
-    ],
-)
-def test_every_history_can_be_drawn(history):
-    figure = rates(history)
-    laid_out(figure.axes[0])
-    assert len(labels(figure.axes[1])) <= 6
-    assert labels(figure.axes[1])[-1] == f"epoch {history[-1].epoch}"
-
-
-def decays(*losses):
-    """Two short runs of each weight decay, which end with these losses."""
-    histories = [[History(np.ones(20), [2.0, 1.5, x], [0, 10, 20]) for x in row] for row in losses]
-    return WeightDecayTrials(np.array([0.0, 1e-3, 1e-2]), tuple(map(tuple, histories)), 0.1)
-
-
-@pytest.mark.parametrize(
-    "losses",
-    [
-        ([1.0, 1.1], [0.5, 0.6], [1.4, 1.3]),
-        ([1.0, 1.1], [0.5, 0.6], [np.inf, 1.3]),
-        ([1.0, 1.0], [1.0, 1.0], [1e9, np.nan]),
-        ([1.0, 1.0], [1.0, 1.0], [1.0, 1.0]),
-        ([np.inf, np.inf], [np.inf, np.inf], [np.inf, np.inf]),  # no answer
-    ],
-)
-def test_all_short_runs_can_be_drawn(losses):
-    axes = laid_out(decays(*losses).plot())
-    assert labels(axes) == ["0", "0.001", "0.01"]
-    low, high = axes.get_ylim()
-    assert low < 1.5 < 2.0 < high < 10
-    assert len(axes.figure.axes) == 2
-    assert axes.figure.axes[1].get_xlabel() == "value"
-
-
-def test_the_choice_and_values_as_good_are_marked():
-    below = decays([1.0, 1.1], [0.5, 0.6], [0.55, 0.52]).plot().figure.axes[1]
-    assert [text.get_text() for text in below.texts] == ["chosen: 0.01"]
-    (shaded,) = below.patches
-    assert span(shaded) == pytest.approx((0.7, 2.3))
-    own = Figure().subplots()
-    assert decays([1.0, 1.1], [0.5, 0.6], [1.4, 1.3]).plot(own) is own
-    assert own.figure.axes == [own]
-
-
-def long_runs(*losses):
-    """From a loss of 2 on."""
-    histories = [History(np.ones(20), [2.0, x], [0, 20]) for x in losses]
-    rates, decays = np.array([0.1, 0.1, 0.3, 1e-5]), np.array([1e-3, 1e-2, 1e-3, 1e-3])
-    return PairTrials(rates[: len(losses)], decays[: len(losses)], 20, tuple(histories))
-
-
-@pytest.mark.parametrize(
-    ("losses", "told"),
-    [
-        ((0.5,), ["loss after the run", "chosen: 0.1, 0.001"]),
-        ((0.5, 0.4, np.inf), ["loss after the run", "diverged, or above its start", "chosen: 0.1, 0.01"]),
-        ((0.5, 0.5, 0.5, 0.5), ["loss after the run", "chosen: 1e-05, 0.001"]),
-        ((np.inf, 2.5, 2.0), ["diverged, or above its start"]),  # no answer, and nothing to expect from it
-    ],
-)
-def test_all_pairs_can_be_drawn(losses, told):
-    found = long_runs(*losses)
-    axes = laid_out(found.plot())
-    assert labels(axes) == told
-    assert [text.get_text() for text in axes.texts] == [f"{loss:#.3g}" for loss in losses if np.isfinite(loss)]
-    n_marks = sum(len(marks.get_offsets()) for marks in axes.collections if marks.get_label() in told)
-    assert n_marks == len(losses) + ("chosen" in told[-1])
-    for limits, values in ((axes.get_xlim(), found.max_lr), (axes.get_ylim(), found.weight_decay)):
-        assert limits[0] < values.min()
-        assert values.max() < limits[1]
-    own = Figure().subplots()
-    assert found.plot(own) is own
-
-
-def test_a_schedule_draws_the_quantities_that_it_sets():
-    from clrfast.schedules import Schedule, one_cycle
-
-    figure = one_cycle(0.5, 20).plot()
-    assert [axes.get_ylabel() for axes in figure.axes] == ["learning rate", "momentum"]
-    lr = figure.axes[0].get_lines()[0].get_ydata()
-    np.testing.assert_array_equal(lr, one_cycle(0.5, 20).table()[:, 0, 0])
-
-    figure = Schedule([0.1, 0.2], weight_decay=1e-4).plot(total_steps=5)
-    assert [axes.get_ylabel() for axes in figure.axes] == ["learning rate", "weight decay"]
-    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["group 0", "group 1"]
-    assert all(axes.get_ylim()[0] == 0 for axes in figure.axes)
-    assert one_cycle(0.5, 20).plot().axes[0].get_ylim()[0] == 0
-
-
-# --- linear ramps and long curves ------------------------------------------------------------------------------------
 
 
 def linear(n=40):
