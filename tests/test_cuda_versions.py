@@ -1,5 +1,5 @@
-"""csrc's CUDA sources compile with every CUDA from 12.1 on: the host's side with each version's own headers, the
-kernels with its NVRTC.
+"""csrc's CUDA sources compile with every CUDA from 12.1 on: the host code with each version's headers, the kernels with
+its NVRTC.
 
 CLRFAST_CUDA_WHEELS names a folder with one folder for each version; ``tests/cuda_versions/install`` fills it.
 """
@@ -28,7 +28,7 @@ def version(request):
 
 @pytest.fixture
 def cuda(version):
-    """The folder with a version's headers and libraries."""
+    """Return the folder with a version's headers and libraries."""
     folder = Path(os.environ.get("CLRFAST_CUDA_WHEELS", os.devnull), version)
     if not folder.is_dir():
         if "CLRFAST_CUDA_WHEELS" in os.environ:
@@ -56,7 +56,7 @@ def test_the_hosts_side_compiles_with_the_headers(cuda):
 
 
 def kernels(version):
-    """As they are launched: arguments of more than 4 KB need CUDA 13."""
+    """Return the names of the kernels that a version launches; arguments above 4 KB need CUDA 13."""
     sizes = [4096] if version.startswith("12") else [4096, 8192, 32764]
     launches = [
         (value, metadata, n)

@@ -28,7 +28,7 @@ COMPILER = shutil.which(os.environ.get("CXX", "c++"))
 FLAGS = [
     *("-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off"),
     *("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"),
-    # Values of any type are read from memory that other code has written as another.
+    # Memory is read as another type than the one that other code has written.
     "-fno-strict-aliasing",
     '-DCLRFAST_CUDA="emulated"',
     *(f"-I{path}" for path in (HERE / "include", ROOT / "csrc")),
@@ -39,7 +39,7 @@ SANITIZED = os.environ.get("CLRFAST_SANITIZE") == "1"  # needs the sanitizers' l
 
 
 def build(folder: Path, cudart_version: int = 13000) -> tuple[ModuleType, ModuleType]:
-    """The module as ``clrfast._C`` and the emulation's own controls; built again only where a source has changed."""
+    """Return the module that replaces ``clrfast._C`` and the controls of the emulation; build only what has changed."""
     flags = [*FLAGS, f"-DEMULATED_CUDART_VERSION={cudart_version}"]
     headers = [*ROOT.glob("csrc/**/*.h"), *HERE.glob("include/*.h")]
     text = "".join(path.read_text() for path in [*SOURCES, *sorted(headers)]) + f"{flags} {SANITIZED} {pybind11}"
@@ -55,8 +55,8 @@ def build(folder: Path, cudart_version: int = 13000) -> tuple[ModuleType, Module
 
 
 def compiled(*arguments: str | Path, to: Path) -> None:
-    """Run the compiler, for ``to``."""
-    # The bindings are slow to compile with sanitizers, and what these look for is in the other sources.
+    """Run the compiler; ``to`` is its output."""
+    # The bindings compile slowly with sanitizers, and the memory accesses to check are in the other sources.
     sanitize = SANITIZE if SANITIZED and not to.stem.endswith(("bindings", "controls", "variants")) else []
     environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
     command = [str(COMPILER), *sanitize, *map(str, arguments), "-o", str(to)]
@@ -65,7 +65,7 @@ def compiled(*arguments: str | Path, to: Path) -> None:
 
 
 def _loaded(name: str, path: Path) -> ModuleType:
-    # The prefix tells builds apart, for pybind11 makes a module only once per name.
+    # pybind11 makes a module only once per name, so each build has a prefix.
     spec = importlib.util.spec_from_file_location(f"{path.stem}.{name}", path)
     assert spec is not None
     assert spec.loader is not None
@@ -75,7 +75,7 @@ def _loaded(name: str, path: Path) -> ModuleType:
 
 
 def install(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let backend "cuda" run ``module`` on tensors in the CPU's memory."""
+    """Have backend "cuda" run ``module`` on tensors in the CPU's memory."""
     if _torch_compat.EXCHANGE_API is not None:
         module.set_exchange_api_(torch.Tensor, _torch_compat.EXCHANGE_API)
     monkeypatch.setattr(_native, "_C", module)

@@ -1,4 +1,4 @@
-// What the tests need beside the bindings: the launch planner by itself, and the emulation's own state.
+// Python access to the launch planner, and to the state of the emulation.
 #include <cuda_runtime.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>

@@ -1,5 +1,7 @@
-"""The kernels of csrc/cuda/kernels.h against the reference, bit for bit: run on the CPU over every block and thread,
-and on a GPU where there is one. What all backends have in common is tested in test_native, test_sgd and test_control.
+"""The kernels of csrc/cuda/kernels.h equal the reference bit for bit.
+
+They run on the CPU over every block and thread, and on a GPU where there is one. tests/optim tests what all backends
+have in common.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ SIZES = [0, 1, 3, 4, 1023, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 2 * CHUNK + 1
 
 @pytest.fixture
 def emulation(request):
-    """What can be seen and decided only where the kernels run on the CPU."""
+    """What only the emulation shows and decides."""
     if "gpu" in request.keywords:
         pytest.skip("of the emulation")
     controls = request.getfixturevalue("emulated")[1]
@@ -43,13 +45,13 @@ def emulation(request):
 
 @pytest.fixture(params=[True, False], ids=["merged", "two launches"])
 def merged(request, monkeypatch):
-    """Whether the schedule's step is part of the update's launch, however large that is."""
+    """Whether an update launch of any size advances the schedule itself."""
     monkeypatch.setattr(cuda, "MAX_MERGED_CHUNKS", 2**31 if request.param else 0)
     return request.param
 
 
 class Arena:
-    """Tensors inside of one block of memory, at chosen distances from a 16-byte boundary, with guards between them."""
+    """A block of memory for tensors at chosen distances from a 16-byte boundary, with guards between them."""
 
     GUARD = 64
 
@@ -59,7 +61,7 @@ class Arena:
         self.free = torch.ones(len(self.memory), dtype=torch.bool)
 
     def place(self, values: torch.Tensor, offset: int) -> torch.Tensor:
-        """A copy of ``values``, ``offset`` elements behind a boundary."""
+        """Return a copy of ``values`` that begins ``offset`` elements after a boundary."""
         begin = self.end + self.GUARD + offset * values.element_size()
         length = values.numel() * values.element_size()
         self.free[begin : begin + length] = False
@@ -137,7 +139,7 @@ def test_gradients_and_buffers_may_have_other_dtypes(backend, types):
         assert_same(ours, mixed(*types, "torch", nesterov=nesterov)[0])
 
 
-# Up to each number another size of the argument suffices.
+# Each number of tensors is the most that one size of the argument holds.
 @pytest.mark.parametrize(
     ("n_tensors", "launches"), [(1, 1), (118, 1), (119, 1), (246, 1), (247, 1), (1015, 1), (1016, 2), (3000, 3)]
 )
@@ -193,8 +195,8 @@ def test_groups_are_updated_with_their_own_options(backend, merged, n_groups, sc
 @pytest.mark.parametrize("ascending", [False, True])
 @pytest.mark.parametrize("scheduled", [False, True])
 def test_dampening_leaves_out_the_first_update(backend, emulation, merged, ascending, scheduled):
-    """All chunks of a tensor agree on which update is the first, in whatever order they run: also after skipped ones,
-    with a late gradient, and when the state goes from one optimizer to another."""
+    """All chunks of a tensor agree on which update is the first, in any order: also after skipped updates, with a late
+    gradient, and when the state moves from one optimizer to another."""
     emulation.ascending(ascending)
     schedule = clrfast.one_cycle(0.1, 10) if scheduled else None
 
@@ -235,7 +237,7 @@ def test_stop_freezes_everything(backend, merged):
 
 
 def test_a_schedule_advances_once_over_several_kernels(backend, emulation, merged):
-    """The first launch takes the schedule's step, and the others read its row."""
+    """The first launch advances the schedule, and the others read its row."""
 
     def run(chosen):
         params = [
@@ -253,7 +255,7 @@ def test_a_schedule_advances_once_over_several_kernels(backend, emulation, merge
         return optimizer, [*params, optimizer.control.losses, optimizer.control.row]
 
     (optimizer, ours), (_, theirs) = run(backend), run("torch")
-    assert emulation.launches() == 0  # the reference's
+    assert emulation.launches() == 0  # by the reference
     assert_same(ours, theirs)
     assert int(optimizer.control.step) == 3
     assert int(optimizer.control.blocks_done) == 0
@@ -304,7 +306,7 @@ def test_master_weights_equal_the_reference(backend, dtype, options, offset):
             if step == 2:
                 with torch.no_grad():
                     for param in params:
-                        param[::2] = 1.5  # from outside: counts, element by element
+                        param[::2] = 1.5  # an external write overrides the master weights, element by element
             optimizer.step()
         states = [state[name] for state in optimizer.state.values() for name in sorted(state)]
         assert all(state.dtype == (torch.float64 if dtype == torch.float64 else torch.float32) for state in states)
@@ -388,7 +390,7 @@ def test_a_capture_with_a_missing_gradient_is_refused(backend, capturing):
 
 
 def test_a_step_at_a_rate_of_0_is_captured(backend, capturing):
-    """Its gradients must not be looked at, though a distributed checkpoint takes such steps of its own."""
+    """Its gradients must not be read, although a distributed checkpoint takes such steps as well."""
     params, optimizer, _ = prepared(backend, schedule=clrfast.Schedule(lr=Linear(0.0, 0.1, 3), total_steps=4))
     for param in params:
         param.grad = torch.zeros_like(param)
@@ -420,12 +422,12 @@ def test_a_graph_keeps_alive_what_it_points_at(backend, capturing, emulation):
     del wanted, params, param, optimizer, control, loss
     gc.collect()
     assert not any(reference.expired() for reference in memory)
-    emulation.end_graph()  # the interpreter lets go at its next opportunity: nobody calls the library
+    emulation.end_graph()  # the interpreter drops the references without another call of the library
     assert all(reference.expired() for reference in memory)
 
 
 def test_a_graph_may_end_while_others_hold_many_objects(backend, capturing, emulation):
-    """The interpreter's queue for such news is short."""
+    """The interpreter's queue of pending calls is short."""
     alive = []
     for _ in range(100):
         thing = torch.zeros(1)
@@ -478,7 +480,7 @@ def test_a_missing_backend_is_an_error_that_names_the_parameter(backend, monkeyp
 
 
 def test_older_toolkits_use_small_arguments(backend, emulation, pytestconfig, monkeypatch):
-    """Before CUDA 13 an argument has 4 KB: more launches, the same numbers."""
+    """Before CUDA 13 an argument has 4 KB, so there are more launches with the same numbers."""
     module, controls = build.build(pytestconfig.cache.mkdir("cuda_on_cpu"), cudart_version=12080)
     build.install(module, monkeypatch)
     assert module.tensors_per_launch < 128

@@ -1,4 +1,4 @@
-"""The launch planner by itself: every element of every tensor is covered exactly once, within the limits."""
+"""The launch plans cover every element of every tensor exactly once, within the limits."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-// For g++ in the place of nvcc's front end: the CUDA headers of one version as they are for nvcc, so that g++ reads
-// csrc/cuda/sgd.cu with all that they declare. Only the mathematical functions are left out, for g++ has its own.
+// Lets g++ replace nvcc's front end: includes the CUDA headers of one version as nvcc does, so that g++ compiles
+// csrc/cuda/sgd.cu with their declarations. The mathematical functions are left out, because g++ has its own.
 #pragma once
 
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <memory>  // whose __noinline__ CUDA takes for a macro
+#include <memory>  // before CUDA defines __noinline__ as a macro
 
 template <class A, class B>
 auto max(A a, B b) -> decltype(a + b) {

@@ -1,4 +1,4 @@
-"""Compiles kernels by the NVRTC of one CUDA version, in a process of its own: the library changes the locale.
+"""Compiles kernels with the NVRTC of one CUDA version. It is its own program, because the library changes the locale.
 
     python nvrtc.py FOLDER ARCHITECTURE KERNEL...      FOLDER: see test_cuda_versions.py
 
@@ -18,7 +18,7 @@ OPTIONS = ("--std=c++17", "-fmad=false", "-default-device")
 
 
 class Program:
-    """A source for NVRTC, with csrc's headers and stand-ins for C++'s own."""
+    """A source for NVRTC, with csrc's headers and substitutes for those of C++'s library."""
 
     def __init__(self, nvrtc: ctypes.CDLL, source: str, names: list[str]):
         self._nvrtc = nvrtc
@@ -34,7 +34,7 @@ class Program:
             self._call("AddNameExpression", self._handle, f"&{name}".encode())
 
     def compiled(self, *options: str) -> str:
-        """Its PTX."""
+        """Return the PTX of the program."""
         try:
             self._call("CompileProgram", self._handle, len(options), _strings(options))
         except RuntimeError as error:
@@ -69,7 +69,7 @@ def _library(folder: Path, name: str) -> ctypes.CDLL:
 
 
 def main(folder: str, architecture: str, *kernels: str) -> None:
-    _library(Path(folder), "libnvrtc-builtins.so")  # which NVRTC itself does not find everywhere
+    _library(Path(folder), "libnvrtc-builtins.so")  # NVRTC does not find it everywhere
     program = Program(_library(Path(folder), "libnvrtc.so"), SOURCE, list(kernels))
     print(program.version())
     print(program.compiled(f"--gpu-architecture=compute_{architecture}", *OPTIONS))

@@ -1,4 +1,4 @@
-// What the kernels use of C++'s library: NVRTC has none of its own.
+// The parts of C++'s library that the kernels use; NVRTC has none.
 #pragma once
 
 using int8_t = signed char;

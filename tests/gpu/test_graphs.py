@@ -90,7 +90,7 @@ def test_without_a_schedule_a_replay_reads_a_rate_that_is_a_tensor():
 
 
 def test_two_graphs_move_one_schedule():
-    """Of two batch sizes, say; both move the one schedule on."""
+    """Two graphs, for example for two batch sizes, advance the same schedule."""
     net, optimizer, step, warm_up, _ = static_training(CYCLE)
     small, targets = (tensor[:4] for tensor in image_batch(5))
 
@@ -126,7 +126,7 @@ def test_replay_without_its_optimizer_is_an_error():
     captured = CapturedStep(step, optimizer)
     captured.replay()
     before = [param.clone() for param in net.parameters()]
-    del optimizer, step, warm_up  # all that refers to it
+    del optimizer, step, warm_up  # all references to it
     gc.collect()
     with pytest.raises(RuntimeError, match="the optimizer of this captured step is gone"):
         captured.replay()
@@ -147,7 +147,7 @@ def test_replay_of_a_stale_step_is_an_error():
 
 @pytest.mark.hardware
 def test_a_plain_graph_keeps_what_it_points_at():
-    """Nothing of ours stands between the user and torch's own graph: its memory must outlive the optimizer."""
+    """With torch's own graph, the memory it points at must outlive the optimizer."""
     params = make_params([(1000,)])
     give_grads(params, 0)
     optimizer = clrfast.SGD(params, schedule=clrfast.one_cycle(0.1, 50))
@@ -166,7 +166,7 @@ def test_a_plain_graph_keeps_what_it_points_at():
 
     assert not row.expired()
     graph.reset()
-    for _ in range(100):  # the driver tells of the end on a thread of its own
+    for _ in range(100):  # the driver reports the end on a thread of its own
         if row.expired():
             return
         time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""What nvcc makes of the CUDA kernels: registers, memory accesses and instructions, read from the machine code."""
+"""The machine code that nvcc makes of the CUDA kernels: registers, memory accesses and instructions."""
 
 import importlib.util
 import os
@@ -18,7 +18,7 @@ SOURCE = CSRC / "cuda" / "sgd.cu"
 TARGETS = ["80", "90", "100"]
 FLAGS = ["-std=c++17", "-O3", "-fmad=false", f"-I{CSRC}"]  # as in setup.py
 
-# Each kernel, and how to know it by its mangled name.
+# Each kernel, with a pattern for its mangled name.
 SIZES = {("float", "TensorMetadata"): (4096, 8192, 32764)}
 UPDATES = {
     f"update<{kind}, {metadata}, {size}>": rf"update_kernelINS_\d+UpdateArgumentI{kind[0]}NS_\d+{metadata}ELm{size}E"
@@ -28,9 +28,9 @@ UPDATES = {
 }
 KERNELS = {**UPDATES, "advance": "advance_kernel"}
 
-# The least 128-bit (loads, stores): those of one pass of each aligned loop in the source. A type has two loops, plain
-# (reads p, g; writes p) and with momentum (reads p, g, b; writes p, b), over two vectors a thread. With master weights
-# it is one vector of 16-bit p and g, for which the float32 b and m take two each.
+# The fewest 128-bit (loads, stores): one pass of each aligned loop in the source. A dtype has two loops, plain (reads
+# p, g; writes p) and with momentum (reads p, g, b; writes p, b), over two vectors per thread. With master weights a
+# thread has one vector of 16-bit p and g, and two vectors each of float32 b and m.
 LOADS, STORES = 2 * (2 + 3), 2 * (1 + 2)
 MASTERED_LOADS, MASTERED_STORES = (2 + 2) + (2 + 4), (1 + 2) + (1 + 4)
 VECTORS = {
@@ -40,17 +40,17 @@ VECTORS = {
     "update<double, FullTensorMetadata": (LOADS, STORES),
 }
 
-# Of a multiprocessor, on every target; a warp of 32 threads gets its registers in units.
+# Limits of a multiprocessor, the same on every target. A warp of 32 threads gets its registers in units.
 REGISTERS, REGISTER_UNIT, MOST_THREADS = 65536, 256, 2048
 
-# ptxas fuses no operation whose rounding is spelled out. Only PTX shows this: divisions, there still one operation,
-# become fused multiply-adds in machine code.
+# ptxas fuses no operation with an explicit rounding mode. Only PTX shows this: a division is one operation there, and
+# fused multiply-adds in machine code.
 ROUNDED = {f"{name}.rn.{kind}" for name in ("add", "sub", "mul", "div", "rcp") for kind in ("f32", "f64")}
 
 
 class Code(NamedTuple):
     ptx: str
-    logs: dict[str, str]  # of ptxas, by kernel
+    logs: dict[str, str]  # what ptxas prints, by kernel
     instructions: dict[str, list[str]]
     """Without address and encoding: ``@!P0 LDG.E R2, [R2.64]``."""
 
@@ -63,7 +63,7 @@ def opcode_of(instruction: str) -> str:
 
 
 def tool_path() -> str:
-    """Where to look for the CUDA tools: in a toolkit, or in pip's packages nvidia-cuda-*."""
+    """Return the search path for the CUDA tools: a toolkit, or pip's packages nvidia-cuda-*."""
     homes = [os.path.join(os.environ[name], "bin") for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
     nvidia = importlib.util.find_spec("nvidia")
     roots = (nvidia and nvidia.submodule_search_locations) or []
@@ -83,13 +83,13 @@ def run(tool: str, *arguments: object) -> str:
 
 
 def sections(text: str, mark: str) -> dict[str, str]:
-    """The parts of ``text`` that begin with ``mark`` and a mangled name, by kernel."""
+    """Split ``text`` into the parts that begin with ``mark`` and a mangled name; return them by kernel."""
     parts = text.split(mark)[1:]
     return {next((k for k, name in KERNELS.items() if re.match(rf"\S*{name}", p)), p.split()[0]): p for p in parts}
 
 
 def operations(ptx: str) -> set[str]:
-    """The floating-point arithmetic in ``ptx``."""
+    """Return the floating-point operations in ``ptx``."""
     return set(re.findall(r"\b(?:fma|mad|add|sub|mul|div|rcp|sqrt)\S*\.\w*f\d\w*", ptx))
 
 
@@ -122,7 +122,7 @@ def test_no_register_is_spilled(code, kernel):
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_all_memory_accesses_are_global_or_constant(code, kernel):
-    """Neither local nor by generic addresses: the argument is read where it lies, in the constant bank."""
+    """No access is local or generic: the argument is read from the constant bank."""
     bases = {opcode.split(".")[0] for opcode in code.opcodes(kernel)}
     constant = {"LDC", "ULDC", "LDCU"}
     assert {base for base in bases if re.match("U?LD|ST|ATOM", base)} <= constant | {"LDG", "STG", "ATOMG"}
@@ -131,7 +131,7 @@ def test_all_memory_accesses_are_global_or_constant(code, kernel):
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_float64_is_computed_only_for_float64(code, kernel):
-    """Many devices compute it at 1/64 of float32's rate. The kernels that need it show that the pattern finds it."""
+    """Many devices compute float64 at 1/64 of float32's rate. The kernels that need it prove that the pattern works."""
     found = {opcode for opcode in code.opcodes(kernel) if re.match(r"D(?!EPBAR)|.*F64|.*64H", opcode)}
     assert bool(found) == ("double" in kernel), found
 
@@ -156,7 +156,7 @@ def test_half_of_the_threads_are_resident(code, kernel):
 
 
 def test_advance_waits_for_memory_twice(code):
-    """All of the state is loaded before the barrier, without a branch between these loads; then a row of the table."""
+    """It loads all of the state before the barrier, without a branch in between, and a row of the table after it."""
     instructions = code.instructions["advance"]
     opcodes = [opcode_of(instruction).split(".")[0] for instruction in instructions]
     barrier = opcodes.index("BAR")
@@ -169,16 +169,16 @@ def test_advance_waits_for_memory_twice(code):
 
 @pytest.mark.parametrize("kernel", UPDATES)
 def test_a_block_waits_for_its_argument_twice(code, kernel):
-    """To know its tensor's addresses it loads numbers of its segment, then its metadata: two loads from the constant
-    bank that depend on one another. The row of the only group needs none."""
+    """It loads the numbers of its segment, then its tensor's metadata: two loads from the constant bank, the second
+    depending on the first. The row of a single group depends on none."""
     depths = constant_loads_before(code.instructions[kernel])
     assert min(depths) == 0
     assert max(depths) == 2
 
 
 def constant_loads_before(instructions: list[str]) -> list[int]:
-    """Of each 128-bit load from global memory: how many loads from the constant bank, each of which needs the one
-    before, lead to its address. Every instruction is looked at once, in the order in which it stands."""
+    """Return, for each 128-bit load from global memory, how many loads from the constant bank its address depends on,
+    one after another. The instructions are read once, in their order in the code."""
     depth: dict[str, int] = {}
     found = []
     for instruction in instructions:
@@ -207,7 +207,7 @@ def test_each_operation_rounds_by_itself(code):
 @pytest.mark.skipif(not hasattr(_native._C, "cuda_targets"), reason="built without CUDA")
 def test_the_extension_has_the_targets_that_it_names():
     path, targets = _native._C.__file__, _native._C.cuda_targets.split(", ")
-    # By kernels instead of --list-elf: the linker adds an empty file for the toolkit's default target.
+    # Not by --list-elf, because the linker adds an empty file for the toolkit's default target.
     files = [part.split(maxsplit=1) for part in run("cuobjdump", "-symbols", path).split("arch = ")[1:]]
     kernels = Counter(target for target, symbols in files for name in KERNELS.values() if re.search(name, symbols))
     assert kernels == dict.fromkeys(targets, len(KERNELS))

@@ -1,4 +1,4 @@
-"""The native backends against the reference, bit for bit; the CUDA one with its kernels on the CPU, see conftest.py."""
+"""The native backends equal the reference bit for bit. The CUDA one runs its kernels on the CPU; see conftest.py."""
 
 import copy
 import os
@@ -31,8 +31,7 @@ from tests.helpers.optimizers import (
 
 pytestmark = pytest.mark.parametrize("backend", NATIVE)
 
-# Around the kernel's chunk of 4,096 elements, the CPU's of 65,536 and its serial limit of 32,768, and what 128-bit
-# loads could get wrong.
+# Sizes around the limits: chunks of 4,096 elements in the kernel and of 65,536 on the CPU, ends of 128-bit loads.
 SHAPES = [(0,), (), (1,), (3,), (4,), (1023,), (4095,), (4096,), (4097,), (12293,), (65537,), (7, 5, 3)]
 
 
@@ -84,7 +83,7 @@ def test_the_update_equals_the_reference_when_scaled_and_skipped(backend, dtype)
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_every_16_bit_pattern_survives_and_rounds_as_in_torch(backend, dtype):
-    """p - 0 * g keeps every pattern, and p - lr * g rounds as torch's conversion from float32 does."""
+    """p - 0 * g keeps every pattern, and p - lr * g rounds like torch's conversion from float32."""
     patterns = torch.arange(2**16).to(torch.uint16).view(dtype)
     param = nn.Parameter(patterns.clone())
     param.grad = torch.ones_like(param)
@@ -111,7 +110,7 @@ def test_the_result_does_not_depend_on_the_number_of_threads(backend, n_threads)
 
 
 def test_every_layout_of_memory_is_updated(backend):
-    """Transposed, strided, expanded-like, channels-last parameters, and gradients laid out unlike their parameter."""
+    """Transposed, strided and channels-last parameters, and gradients with another layout than their parameter."""
     base, images = randn([(6, 8), (2, 3, 4, 5)], 0)
 
     def make():
@@ -168,7 +167,7 @@ CHANGES = {
 
 
 def drop_flags_without_momentum(optimizer):
-    """As in a state of torch's own, loaded before momentum is switched on."""
+    """Such a state comes from torch's SGD, loaded before momentum is switched on."""
     optimizer.momentum_flags.by_buffer.clear()
     optimizer.param_groups[0]["momentum"] = 0.0
     optimizer.step()
@@ -191,7 +190,7 @@ def swap_in_group(optimizer, params):
 
 
 def swap_states(optimizer, params):
-    """Each parameter gets the other one's state, and the states are in the same order as before."""
+    """Swap the states of two parameters; the order of the states stays."""
     first, second = (optimizer.state.pop(param) for param in params)
     optimizer.state[params[1]] = first
     optimizer.state[params[0]] = second
@@ -232,7 +231,7 @@ def test_state_belongs_to_its_parameter_wherever_its_memory_moves(backend, chang
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_change_made_between_steps_is_noticed(backend, name):
-    """What is kept from step to step must never be used when it is stale."""
+    """Nothing that was cached in an earlier step is used after it has changed."""
 
     def before(step, optimizer, params):
         if step == 2:
@@ -251,7 +250,7 @@ def test_a_change_made_between_steps_is_noticed(backend, name):
 
 
 def test_a_gradient_that_needs_the_reference_is_applied_once(backend):
-    """A parameter that C++ cannot update must not be updated again by the gradient of an earlier step."""
+    """C++ must not apply the gradient of an earlier step to a parameter that the reference updates."""
 
     def before(step, optimizer, params):
         if step == 0:
@@ -284,7 +283,7 @@ def test_rearranged_groups_are_updated_with_their_own_options(backend):
 
 
 class Doubling(nn.Parameter):
-    """Its gradient is an attribute that Python computes."""
+    """A parameter whose gradient is a property in Python."""
 
     @property
     def grad(self):
@@ -297,7 +296,7 @@ class Doubling(nn.Parameter):
 
 
 def test_the_gradient_is_read_from_the_attribute(backend):
-    """Parameters of several types, one after the other in a group."""
+    """A group may mix parameters of several classes."""
     results = []
     for b in ("torch", backend):
         values = [param.detach() for param in make_params([(4, 3)] * 5)]
@@ -313,7 +312,7 @@ def test_the_gradient_is_read_from_the_attribute(backend):
 
 @past_the_end
 def test_without_the_exchange_api_the_result_is_the_same(backend, monkeypatch):
-    """torch before it had DLPack's exchange API; the option grid stands for all."""
+    """Older versions of torch have no exchange API of DLPack."""
     expected, _ = run_steps(lambda p: clrfast.SGD(p, schedule=clrfast.one_cycle(0.1, 5), backend="torch"), 6, SHAPES)
     slow = SimpleNamespace(**vars(_native.load()))
     slow.TensorCollector = lambda *_: SimpleNamespace(collect=lambda *_: None)
@@ -343,7 +342,7 @@ def test_gradients_are_held_while_the_update_runs(backend, monkeypatch):
 
 @pytest.mark.hardware
 def test_gradients_may_be_replaced_and_steps_taken_by_other_threads(backend):
-    """As torch.optim.SGD bears it: which gradient is used is open, and nothing is read that is gone."""
+    """torch.optim.SGD allows it. Either gradient may be used, but no freed memory."""
     params = make_params([(50_000,)] * 8)
     for param in params:
         param.grad = torch.ones_like(param)
@@ -380,7 +379,7 @@ def negated(tensor):
 @pytest.mark.parametrize("what", ["param", "grad", "buffer", "param in place", "buffer in place"])
 @pytest.mark.parametrize("shape", [(1,), (3, 4)])
 def test_negated_tensors_are_updated(backend, what, shape):
-    """Such are the imaginary parts of conjugates."""
+    """The imaginary part of a conjugate is such a tensor."""
 
     def run(chosen):
         (param,) = make_params([shape])
@@ -389,7 +388,7 @@ def test_negated_tensors_are_updated(backend, what, shape):
         optimizer = clrfast.SGD([param], lr=0.1, momentum=0.9, backend=chosen)
         for step in range(4):
             give_grads([param], step)
-            if what == "grad" and step > 1:  # after steps in which all was as usual
+            if what == "grad" and step > 1:  # after ordinary steps
                 param.grad = negated(param.grad)
             if what == "buffer" and step == 2:
                 optimizer.state[param]["momentum_buffer"] = negated(optimizer.state[param]["momentum_buffer"])
@@ -403,7 +402,7 @@ def test_negated_tensors_are_updated(backend, what, shape):
 
 
 class Unwrapped(torch.Tensor):
-    """Stands for a tensor that it holds, and shows none of its memory."""
+    """A wrapper around a tensor, without memory."""
 
     @staticmethod
     def __new__(cls, held):
@@ -426,7 +425,7 @@ class Unwrapped(torch.Tensor):
 @pytest.mark.hardware
 @pytest.mark.parametrize("what", ["param", "buffer"])
 def test_tensors_that_become_wrappers_in_place_are_updated(backend, what):
-    """As torch.utils.swap_tensors does it, with which modules can convert their parameters."""
+    """torch.utils.swap_tensors does this, by which modules can convert their parameters."""
 
     def run(chosen):
         (param,) = make_params([(3, 4)])
@@ -446,7 +445,7 @@ def test_tensors_that_become_wrappers_in_place_are_updated(backend, what):
 
 
 def test_parameters_that_share_memory_are_updated_one_after_the_other(backend):
-    """As torch.optim.SGD does it: none of the updates is lost."""
+    """No update is lost, as with torch.optim.SGD."""
 
     def run(chosen):
         params = make_params([(60_000,), (60_000,), (7,)])
@@ -489,7 +488,7 @@ def test_a_control_whose_memory_was_changed_in_place_is_refused(backend, name, c
 
 
 def test_a_step_ends_in_a_child_forked_during_a_step(backend):
-    """The thread that was in its turn does not exist there."""
+    """The thread that holds the lock does not exist in the child."""
     if backend != "cpp" or not hasattr(os, "fork"):
         pytest.skip("of fork")
     script = """
@@ -521,7 +520,7 @@ raise SystemExit(any(codes))
 
 
 def test_a_step_ends_in_a_forked_child(backend):
-    """OpenMP's threads do not follow into it."""
+    """OpenMP's threads do not exist in the child."""
     if backend != "cpp" or not hasattr(os, "fork"):
         pytest.skip("of OpenMP and fork")
     script = """
@@ -544,7 +543,7 @@ raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 def test_state_moved_to_shared_memory_in_place_is_updated(backend):
-    """As Hogwild and torch.multiprocessing do it: the tensors stay, their memory is another."""
+    """Hogwild and torch.multiprocessing do this: the tensors stay, and their memory moves."""
 
     def run(chosen, moves):
         params = make_params([(9,), (5,)])
@@ -606,7 +605,7 @@ def test_the_control_equals_the_reference(backend, name, watch):
             control.advance(None if loss is None else torch.tensor(loss), found_inf)
         for attribute in ("step", "losses", "average", "stop", "row"):
             assert_same([getattr(pair[0], attribute)], [getattr(pair[1], attribute)])
-        if pair[0].step.device.type == "cuda":  # the host has not been told of the skipped update
+        if pair[0].step.device.type == "cuda":  # the host does not know of the skipped update
             assert pair[0].host_step == pair[1].host_step == step + 1
         else:
             assert pair[0].host_step == pair[1].host_step == int(pair[0].step)
@@ -659,7 +658,7 @@ def test_parameters_without_a_gradient_are_left_alone(backend):
 
 
 def test_gradients_may_change_their_layout_between_steps(backend):
-    """Some updates of a parameter are the native backend's, others the reference's; the first is one of both."""
+    """The native backend applies some updates of a parameter and the reference others, the first one included."""
 
     def before(step, optimizer, params):
         if step % 2:
@@ -688,7 +687,7 @@ def test_memory_between_the_elements_is_not_written(backend):
 
 
 @pytest.mark.hardware
-@pytest.mark.skipif(_torch_compat.EXCHANGE_API is None, reason="it is the exchange API that tells")
+@pytest.mark.skipif(_torch_compat.EXCHANGE_API is None, reason="only the exchange API shows the device")
 def test_parameters_on_other_devices_are_left_out(backend):
     params = make_params([(3,), (4,)])
     give_grads(params, 0)

@@ -1,4 +1,4 @@
-"""The first links of the chain of trust: hand-written values, then torch.optim.SGD."""
+"""The reference equals hand-computed values, then torch.optim.SGD: the first links of the chain of trust."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ NOTHING = {"momentum": 0.0, "weight_decay": 0.0, "dampening": 0.0, "nesterov": F
     ],
 )
 def test_one_update_gives_the_hand_computed_values(options, started, expected_p, expected_b):
-    """From p = 2, g = 3, b = 8 with lr = 0.5."""
+    """All cases begin at p = 2, g = 3, b = 8 and use lr = 0.5."""
     p, g, b = torch.tensor([2.0]), torch.tensor([3.0]), torch.tensor([8.0])
     flag = torch.tensor(int(started))
     update_(p, g, b, flag, lr=0.5, **{**NOTHING, **options})

@@ -28,7 +28,7 @@ def test_a_step_written_into_the_groups_moves_the_schedule(all_of_the_group):
     train(model, optimizer, 0, 3)
     optimizer.param_groups[0]["schedule_step"] = 20
     table = SCHEDULE.table()[:, 0]
-    if all_of_the_group:  # as tools do
+    if all_of_the_group:  # checkpoint tools write them all
         optimizer.param_groups[0].update(zip(("lr", "momentum", "weight_decay"), table[20].tolist(), strict=True))
     train(model, optimizer, 3, 4)
     assert optimizer.control.synchronize() == 21
@@ -89,7 +89,7 @@ def test_written_steps_that_differ_between_groups_are_refused():
 
 @pytest.mark.parametrize("schedule", [SCHEDULE, clrfast.Schedule(lr=0.05, momentum=0.9, total_steps=STEPS)])
 def test_a_run_continues_with_groups_that_are_made_again(schedule):
-    """A checkpoint loaded with assign=True replaces all parameters in the middle of a run."""
+    """Loading a checkpoint with assign=True replaces all parameters in the middle of a run."""
 
     def run(replaces):
         model, optimizer = made(schedule=schedule)
@@ -115,7 +115,7 @@ def test_groups_with_curves_of_their_own_can_be_made_again():
     optimizer = clrfast.SGD([{"params": first}, {"params": second}], schedule=schedule)
     train(model, optimizer, 0, 2)
     optimizer.param_groups.clear()
-    train(model, optimizer, 2, 3)  # nothing to update, so the schedule stays where it is
+    train(model, optimizer, 2, 3)  # nothing is updated, so the schedule does not move
     optimizer.add_param_group({"params": first})
     with pytest.raises(RuntimeError, match="there are 1, and the schedule has curves for 2; add the missing groups"):
         train(model, optimizer, 2, 3)
@@ -168,7 +168,7 @@ def remove_last_group(optimizer):
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
 @pytest.mark.parametrize("schedule", [SCHEDULE, clrfast.Schedule(lr=0.05, momentum=0.9, total_steps=STEPS)])
 def test_a_copy_made_after_a_group_was_removed_saves_and_loads(backend, copied, schedule):
-    """Between the removal and the copy there is no step in which the schedule could follow the groups."""
+    """No step between the removal and the copy lets the schedule follow the groups."""
 
     def run(change):
         model = network()

@@ -52,7 +52,7 @@ options = st.fixed_dictionaries(
 @settings(deadline=None, max_examples=60)
 @given(shapes=shapes, options=options, dtype=st.sampled_from(DTYPES), late=st.integers(0, 4), data=st.data())
 def test_the_numbers_are_torchs_on_random_models(backend, shapes, options, dtype, late, data):
-    """Random options, shapes and dtypes; one parameter gets its first gradient late, another is frozen at times."""
+    """Options, shapes and dtypes are random. One parameter gets its first gradient late, another is frozen at times."""
     frozen = data.draw(st.sets(st.integers(0, 4)))
     if options["momentum"] and not options["dampening"]:
         options = {**options, "nesterov": data.draw(st.booleans())}
@@ -180,7 +180,7 @@ def test_the_state_dict_is_torchs(backend, momentum, direction):
 
 @pytest.mark.parametrize("dampening", [0.0, 0.5])
 def test_the_state_of_a_skipped_first_step_is_not_exported(backend, dampening):
-    """torch would take a buffer of zeros for a momentum, and dampen the first gradient."""
+    """torch would take the buffer of zeros for a momentum and dampen the first gradient."""
     params = make_params([(3,)])
     optimizer = clrfast.SGD(params, lr=0.1, momentum=0.9, dampening=dampening, backend=backend)
     give_grads(params, 0)
@@ -236,7 +236,7 @@ def test_torch_schedulers_work_on_top(backend, name):
 
 
 def test_a_grad_scaler_skips_the_first_step_and_later_ones(backend):
-    """GradScaler halves the scale and skips; the first applied update then starts the momentum."""
+    """GradScaler halves the scale and skips. The first applied update initializes the momentum."""
     param = nn.Parameter(torch.tensor([1.0]))
     optimizer = clrfast.SGD([param], lr=0.5, momentum=0.9, dampening=0.5, backend=backend)
     scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=1000)
@@ -335,23 +335,23 @@ def test_losses_are_recorded(backend):
     optimizer.step(loss=torch.tensor(2.5))
     optimizer.step(lambda: torch.tensor(1.5, requires_grad=True))
     optimizer.step()
-    optimizer.step(loss=9.0)  # past the table: no slot, and none is written
+    optimizer.step(loss=9.0)  # past the table: nothing is recorded
     assert optimizer.control.losses.tolist()[:2] == [2.5, 1.5]
     assert optimizer.control.losses[2].isnan()
 
 
 def warned_after(optimizer, params, steps):
-    """The steps, counted from 1, at which a warning came."""
-    told = []
+    """Return the steps, counted from 1, at which a warning came."""
+    warned_at = []
     for step in range(steps):
         give_grads(params, step)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             optimizer.step()
-        told += [step + 1] * len(caught)
+        warned_at += [step + 1] * len(caught)
         assert all(str(each.message).startswith("the schedule has ended") for each in caught)
         assert all(each.filename == __file__ for each in caught)
-    return told
+    return warned_at
 
 
 def test_the_first_update_past_the_end_warns_and_no_other(backend):
@@ -375,7 +375,7 @@ def test_skipped_updates_are_not_past_the_end(backend):
     params = make_params([(2,)])
     optimizer = clrfast.SGD(params, schedule=clrfast.one_cycle(0.1, 2), backend=backend)
     optimizer.found_inf = torch.ones(())
-    if backend == "cuda":  # the host learns of the skipped ones there when somebody waits
+    if backend == "cuda":  # the host learns of skipped updates only by waiting
         assert warned_after(optimizer, params, 2) == []
         optimizer.control.synchronize()
     else:
@@ -514,7 +514,7 @@ def test_total_steps_of_zero_is_refused(backend):
 
 
 def test_writing_into_a_scheduled_group_is_refused(backend):
-    """The schedule would overwrite it, silently: a torch LR scheduler on top, for example."""
+    """The schedule would silently overwrite the value, for example that of a torch LR scheduler."""
     params = make_params([(2,)])
     give_grads(params, 0)
     before = params[0].detach().clone()
@@ -607,7 +607,7 @@ def test_the_state_of_another_model_is_refused(backend):
 
 
 def test_negated_gradients_are_applied(backend):
-    """Complex arithmetic leaves a real gradient that is a view with the opposite sign."""
+    """Complex arithmetic can leave a real gradient that is a negated view."""
     a, b = (nn.Parameter(torch.tensor(1.0)) for _ in range(2))
     (torch.complex(a, b).conj() * (1 + 2j)).real.backward()
     assert b.grad.is_neg()
@@ -629,7 +629,7 @@ def test_a_checkpoint_with_numpy_numbers_loads_as_weights_only(backend):
 
 
 def test_wrappers_without_memory_are_updated(backend):
-    """Of the kind of DTensor: a native loop over their memory would silently do nothing."""
+    """DTensor is such a wrapper. A native loop over its memory would silently do nothing."""
     two_tensor = pytest.importorskip("torch.testing._internal.two_tensor")
     results = []
     for chosen in ("torch", backend):
@@ -644,7 +644,7 @@ def test_wrappers_without_memory_are_updated(backend):
 
 
 def test_a_model_may_be_moved_before_its_first_step(backend):
-    """The control follows the parameters, whenever they were moved."""
+    """The control follows the parameters to their device."""
     params = make_params([(3,)])
     give_grads(params, 0)
     expected = [params[0].detach() - torch.tensor(0.1) * params[0].grad]
@@ -668,7 +668,7 @@ def test_dampening_may_be_switched_on_after_skipped_updates(backend):
 
 
 def test_the_step_count_continues_when_the_schedule_changes(backend):
-    """Buffers remember by number which update was their first."""
+    """The flag of a buffer holds the number of its first update."""
 
     def run(chosen):
         params = make_params([(5,), (3,)])

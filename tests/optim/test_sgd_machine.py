@@ -1,4 +1,4 @@
-"""Whatever is done to an optimizer between steps: a native backend goes on like the reference, bit for bit.
+"""After any sequence of changes between steps, a native backend equals the reference bit for bit.
 
 100 sequences in every run, 2,000 with ``-m slow``.
 """
@@ -174,7 +174,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(way=st.sampled_from(["copy", "pickle", "send"]))
     def become_a_copy(self, way):
-        """What is sent, as to another process, moves into shared memory."""
+        """Sending, as to another process, moves the tensors into shared memory."""
 
         def do(side):
             if way == "copy":

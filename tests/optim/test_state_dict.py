@@ -65,7 +65,7 @@ def test_a_run_continues_from_a_distributed_state_dict(one_rank, name, prepared,
 @pytest.mark.parametrize("name", OPTIONS)
 @pytest.mark.parametrize("dampening", [0.0, 0.3])
 def test_a_run_continues_from_a_distributed_checkpoint_on_disk(one_rank, tmp_path, name, dampening):
-    """The target of the load is a fresh optimizer's state, so that has to have all the entries of a saved one."""
+    """The load writes into the state of a fresh optimizer, which must have all entries of a saved one."""
     options = OPTIONS[name]
     make = functools.partial(made, dampening=dampening)
     wanted = train(*make(), 0, STEPS)
@@ -87,7 +87,7 @@ def test_a_run_continues_from_a_distributed_checkpoint_on_disk(one_rank, tmp_pat
 
 
 def test_asking_a_fresh_optimizer_for_its_state_does_not_move_its_schedule():
-    """For that, torch.distributed.checkpoint takes a step with a rate of 0 and zeros as gradients."""
+    """torch.distributed.checkpoint asks by a step with a rate of 0 and zero gradients."""
     for schedule in (SCHEDULE, SCHEDULE.with_warm_up(3)):  # the second one begins at a rate of 0
         model, optimizer = made(schedule=schedule)
         wanted = train(*made(schedule=schedule), 0, 5)
@@ -97,7 +97,7 @@ def test_asking_a_fresh_optimizer_for_its_state_does_not_move_its_schedule():
 
 
 def test_a_run_continues_under_a_zero_redundancy_optimizer(one_rank):
-    """It loads by writing into the parameter groups."""
+    """ZeroRedundancyOptimizer loads by writing into the parameter groups."""
     from torch.distributed.optim import ZeroRedundancyOptimizer
 
     def make():
@@ -223,7 +223,7 @@ def test_torchs_sgd_loads_a_scheduled_state():
 @pytest.mark.skipif(torch.__version__ < (2, 6), reason="torch takes named parameters from 2.6 on")
 @pytest.mark.parametrize("mastered", [False, True])
 def test_master_weights_and_momentum_follow_what_a_load_hook_returns(mastered):
-    """As torch's documentation reorders a state by the parameters' names."""
+    """torch's documentation shows such a hook, which reorders a state by the parameters' names."""
     values = {"first": 1.0, "second": 5.0, "third": 7.0}
 
     def named(order):

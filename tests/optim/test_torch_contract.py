@@ -1,4 +1,4 @@
-"""The optimizer behaves as torch's own: keywords, defaults, hooks, scalers, compilation, other processes."""
+"""The optimizer behaves like torch's own: keywords, defaults, hooks, scalers, compilation, other processes."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_the_defaults_make_the_same_optimizer(options):
 
 
 class Wrapper:
-    """Calls ``step`` as frameworks do, without a loss."""
+    """A wrapper that calls ``step`` without a loss, as frameworks do."""
 
     def __init__(self, optimizer):
         self.optimizer = optimizer
@@ -97,7 +97,7 @@ def test_the_loss_is_recorded_in_float32_as_it_was():
     optimizer = clrfast.SGD(params, schedule=SCHEDULE)
     loss = torch.tensor(8.0)
     optimizer.control.record(loss)
-    loss /= 4  # as accumulation does
+    loss /= 4  # gradient accumulation does this
     optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))]})
     params[0].grad = torch.zeros(2)
     optimizer.step()
@@ -119,7 +119,7 @@ def test_hooks_see_the_arguments_of_step_and_no_others():
 
 @pytest.mark.parametrize("fused", [None, False, True])
 def test_the_same_party_unscales_as_with_torchs_sgd(fused):
-    """Wrappers see a skipped step because GradScaler does not call ``step``; ``fused=True`` gives that up."""
+    """Wrappers notice a skipped step because GradScaler does not call ``step``, except with ``fused=True``."""
     ours, theirs = (kind([nn.Parameter(torch.ones(2))], lr=0.1, fused=fused) for kind in (clrfast.SGD, torch.optim.SGD))
     seen = {}
     for optimizer in (ours, theirs):
@@ -167,7 +167,7 @@ def step_in_another_process(optimizer, queue):
 
 
 def test_an_optimizer_sent_to_another_process_continues_in_both():
-    """Sending moves its tensors into shared memory, in place: both processes see one run."""
+    """Sending moves the tensors into shared memory in place, so both processes see one run."""
     params = [nn.Parameter(torch.ones(size)) for size in (5, 300)]
     optimizer = clrfast.SGD(params, schedule=clrfast.one_cycle(0.1, 6))
 
