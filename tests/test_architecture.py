@@ -16,6 +16,50 @@ GRAPH = import_graph(ROOT / "clrfast")
 PUBLIC_MODULES = {"clrfast.tasks.cifar10", "clrfast.tasks.digits"}
 """Modules that users import beside the packages."""
 
+PUBLIC_NAMES = {
+    "clrfast": """
+        BatchSizes Diagnosis History LRCurve MomentumTrials NoSuggestionError NotWrittenError RankError
+        RateMonitor Recipe SGD Schedule SettingSuggestion StepControl StepOptions Suggestion SweepResult
+        Task Trials WeightDecayTrials __version__ as_lr_scheduler constant diagnose find_batch_size
+        find_momentum find_recipe find_weight_decay layer_groups lr_ramp one_cycle range_test schedules
+        sweep trial_cycles
+    """,
+    "clrfast.cli": """
+        main
+    """,
+    "clrfast.finder": """
+        LRCurve NoSuggestionError RateMonitor RateRecord Suggestion Trials clr_bounds edge minimum_tenth
+        range_test slide steepest trial_cycles valley
+    """,
+    "clrfast.optim": """
+        SGD StepControl layer_groups
+    """,
+    "clrfast.plot": """
+        Chosen Curve RateRecord Suggestion ValLosses lr_curve lr_curves pairs rates schedule short_runs
+    """,
+    "clrfast.recipe": """
+        BatchSizes Diagnosis History MomentumTrials OutOfTimeError PairSuggestion PairTrials Recipe
+        SettingSuggestion SettingTrials StepCost Study WeightDecayTrials diagnose find_batch_size
+        find_momentum find_pair find_recipe find_weight_decay
+    """,
+    "clrfast.schedules": """
+        Clipped Constant Cosine CosineRestarts Curve CurveLike Exponential ExponentialDecay FollowLR
+        Function InverseSqrt Joined Linear POLICIES Polynomial QUANTITIES Repeated Scaled Schedule
+        ScheduleLR Shifted Stretched Tabulated Triangular as_lr_scheduler constant cosine_annealing
+        cosine_restarts exp_range exponential_decay flat_cosine inverse_sqrt lr_ramp one_cycle one_cycle_cos
+        one_cycle_fastai one_cycle_linear one_cycle_three_phase polynomial_decay step_decay triangular
+        triangular2
+    """,
+    "clrfast.tasks": """
+        BUILT_IN Task TaskError find_maker make_task
+    """,
+    "clrfast.training": """
+        CapturedStep DeviceDataset Score StepOptions SweepResult TrainStep crop_and_flip evaluate prefetch
+        steps_per_epoch sweep train
+    """,
+}
+"""All that each package exports."""
+
 
 def test_every_module_stands_on_a_floor():
     assert {floor(name) for name in PATHS} <= {name for names in TOWER for name in names}
@@ -57,6 +101,18 @@ def test_modules_that_users_do_not_import_begin_with_an_underscore():
     packages = {f"clrfast.{name}" for names in TOWER for name in names} - {"clrfast.base", "clrfast.top"}
     public = {name for name in PATHS if not any(part.startswith("_") for part in name.split("."))}
     assert public - {"clrfast"} == packages | PUBLIC_MODULES
+
+
+@pytest.mark.parametrize("package", PUBLIC_NAMES)
+def test_a_package_exports_the_names_in_the_table_and_no_others(package):
+    module = importlib.import_module(package)
+    assert set(module.__all__) == set(PUBLIC_NAMES[package].split())
+    assert all(hasattr(module, name) for name in module.__all__)
+
+
+def test_the_table_of_public_names_has_all_packages():
+    packages = {name for name, path in PATHS.items() if path.name == "__init__.py"}
+    assert PUBLIC_NAMES.keys() == {name for name in packages if "._" not in name}
 
 
 @pytest.mark.parametrize("name", [name for name in PATHS if "." in name and name != "clrfast.__main__"])
