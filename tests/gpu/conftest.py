@@ -1,6 +1,6 @@
 """Tests of what only a CUDA device can show; `pytest -m gpu` runs them.
 
-That the kernels compute the reference's numbers is tested in tests/optim/test_native.py and
+That the kernels compute the reference's numbers is tested in tests/optim/test_native_update.py and
 tests/cuda_on_cpu/test_kernels.py, whose tests run on a device as well.
 """
 

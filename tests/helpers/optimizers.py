@@ -36,6 +36,9 @@ DTYPES = list(ULPS_PER_STEP)
 SHAPES = [(3, 4), (5,), (), (0,), (4097,), (70_001,)]
 """Scalars, empty tensors, and sizes of one chunk of a kernel and of several."""
 
+LIMITS = [(0,), (), (1,), (3,), (4,), (1023,), (4095,), (4096,), (4097,), (12293,), (65537,), (7, 5, 3)]
+"""Sizes around the limits: chunks of 4,096 elements in the kernel and of 65,536 on the CPU, ends of 128-bit loads."""
+
 OPTIONS = [
     {"momentum": m, "dampening": d, "weight_decay": w, "nesterov": n, "maximize": x}
     for m, d, w, n, x in itertools.product((0.0, 0.9), (0.0, 0.3), (0.0, 0.05), (False, True), (False, True))
@@ -99,3 +102,8 @@ def assert_near(ours: Iterable[Tensor], theirs: Iterable[Tensor], steps: int) ->
             limit = steps * ULPS_PER_STEP[b.dtype] * torch.finfo(b.dtype).eps * scale
             difference = (a.detach().double() - b.detach().double()).abs().max().item()
             assert difference <= limit, f"tensor {index}: differs by {difference}, allowed {limit}"
+
+
+def momentum_buffers(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """Return the momentum buffers of an optimizer, in the order of its state."""
+    return [state["momentum_buffer"] for state in optimizer.state.values() if "momentum_buffer" in state]

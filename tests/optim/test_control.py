@@ -1,4 +1,4 @@
-"""StepControl against hand-computed values; test_native.py compares the backends."""
+"""StepControl against hand-computed values; test_native_control.py compares the backends."""
 
 import math
 
