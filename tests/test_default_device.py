@@ -1,4 +1,4 @@
-"""A default device set by the user changes nothing, and no test for a GPU fails by its own preparations."""
+"""A default device of the user's changes no result, and the preparations of the GPU's tests work under one."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_what_cuda_refuses_is_refused(monkeypatch, what):
-    do, told = REFUSED[what]
-    with cuda_by_default(monkeypatch), pytest.raises((RuntimeError, TypeError), match=told):
+def test_the_emulated_device_refuses_what_cuda_refuses(monkeypatch, what):
+    do, message = REFUSED[what]
+    with cuda_by_default(monkeypatch), pytest.raises((RuntimeError, TypeError), match=message):
         do()
 
 
-def test_what_cuda_takes_is_taken(monkeypatch):
+def test_the_emulated_device_accepts_what_cuda_accepts(monkeypatch):
     with cuda_by_default(monkeypatch):
         generator = torch.Generator("cuda")
         assert torch.randn(3, generator=generator).device == torch.device("cuda:0")
@@ -84,9 +84,9 @@ def curve(**options):
     return [found.loss, [] if found.metric is None else found.metric]
 
 
-def replicas(together):
+def sweep_losses(vectorize):
     schedules = [clrfast.one_cycle(lr, 12) for lr in (0.1, 0.3)]
-    return clrfast.sweep(network, LOSS, batches(), schedules, vectorize=together).losses.tolist()
+    return clrfast.sweep(network, LOSS, batches(), schedules, vectorize=vectorize).losses.tolist()
 
 
 def weight_decays():
@@ -127,8 +127,8 @@ def batch_sizes():
 CALLS = {
     "range_test": curve,
     "range_test with a measure": lambda: curve(val_loader=batches(2), metric=lambda outputs, targets: 0.5),
-    "sweep together": lambda: replicas(True),
-    "sweep in sequence": lambda: replicas(False),
+    "sweep, vectorized": lambda: sweep_losses(True),
+    "sweep, sequential": lambda: sweep_losses(False),
     "find_weight_decay": weight_decays,
     "find_batch_size": batch_sizes,
     "TrainStep": scaled_steps,
