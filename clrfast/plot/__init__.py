@@ -1,15 +1,15 @@
-"""Pictures of range tests, short runs and schedules; needs matplotlib (``pip install "clrfast[plot]"``).
+"""Pictures of range tests, trials and schedules; needs matplotlib (``pip install "clrfast[plot]"``).
 
 This package draws arrays, and objects with the attributes that its protocols name. It imports none of the others.
 """
 
 from ._lr_curve import lr_curve
 from ._lr_curves import lr_curves
-from ._pairs import pairs
+from ._pair_trials import pair_trials
 from ._protocols import Curve, RateRecord, Suggestion
 from ._rates import rates
 from ._schedule import schedule
-from ._short_runs import Chosen, ValLosses, short_runs
+from ._setting_trials import Chosen, ValLosses, setting_trials
 
 __all__ = [
     "Chosen",
@@ -19,8 +19,8 @@ __all__ = [
     "ValLosses",
     "lr_curve",
     "lr_curves",
-    "pairs",
+    "pair_trials",
     "rates",
     "schedule",
-    "short_runs",
+    "setting_trials",
 ]

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..finder._noise import Floats
 from ..finder._suggestion import NoSuggestionError
-from ..plot import pairs
+from ..plot import pair_trials
 from ._gaussian_process import GaussianProcess, log_regret
 from ._lattice import DECAYS, MIN_RATE_EXPONENT, RATE_RATIO
 from ._trials import Repeats, final_losses
@@ -141,7 +141,7 @@ class PairTrials:
         return list(zip(*(column.tolist() for column in columns), strict=True))
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw the trials over rate and weight decay; see ``clrfast.plot.pairs``.
+        """Draw the trials over rate and weight decay; see ``clrfast.plot.pair_trials``.
 
         The posterior mean of ``gaussian_process`` is shaded, unless the validation loss fell in no trial.
         """
@@ -150,7 +150,7 @@ class PairTrials:
             best, process = self.best, self.gaussian_process
         predict = None if process is None else lambda points: process.posterior(points)[0]
         columns = self.max_lr, self.weight_decay, self.loss
-        return pairs(*columns, ax, initial_loss=self.initial_loss, best=best, predict=predict)
+        return pair_trials(*columns, ax, initial_loss=self.initial_loss, best=best, predict=predict)
 
     def __str__(self) -> str:
         rows = [f"{'rate':>8}  {'decay':>8}  {'loss after':>10}"]

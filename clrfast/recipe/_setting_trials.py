@@ -11,7 +11,7 @@ import numpy as np
 
 from ..finder._noise import ROUNDING_FRAC, Floats
 from ..finder._suggestion import NoSuggestionError
-from ..plot import Chosen, ValLosses, short_runs
+from ..plot import Chosen, ValLosses, setting_trials
 from ._history import History
 from ._trials import Repeats, final_losses
 
@@ -150,7 +150,7 @@ class SettingTrials:
         return BestRange(best, low, high, reason)
 
     def plot(self, ax: Axes | None = None, *, title: str | None = None) -> Axes:
-        """Draw the validation losses over the steps; see ``clrfast.plot.short_runs``."""
+        """Draw the validation losses over the steps; see ``clrfast.plot.setting_trials``."""
         try:
             suggestion = self.suggest()
         except NoSuggestionError:
@@ -161,7 +161,7 @@ class SettingTrials:
             [ValLosses(np.asarray(history.val_steps), np.asarray(history.val_loss)) for history in repeats]
             for repeats in self.histories
         ]
-        return short_runs(self.values, losses, ax, chosen=chosen, title=title)
+        return setting_trials(self.values, losses, ax, chosen=chosen, title=title)
 
     def table(self) -> list[tuple[float, ...]]:
         """Return a row for each value: value, mean final loss, ``min_loss``, ``min_loss_step``, ``max_stable_lr``."""

@@ -1,4 +1,4 @@
-"""The picture of long runs with pairs of a rate and a weight decay."""
+"""The picture of long trials with pairs of a rate and a weight decay."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MARGIN_DECADES = 0.5
-"""Distance from the outermost runs to the ends of the axes, in decades."""
+"""Distance from the outermost trials to the ends of the axes, in decades."""
 
 N_SHADES = 8
 N_GRID = 80
 """Points of the shading along each axis."""
 
 
-def pairs(
+def pair_trials(
     max_lr: Floats,
     weight_decay: Floats,
     loss: Floats,
@@ -32,14 +32,14 @@ def pairs(
     predict: Callable[[Floats], Floats] | None = None,
     title: str | None = None,
 ) -> Axes:
-    """Draw runs over learning rate and weight decay, each with its loss, on the losses predicted around them.
+    """Draw trials over learning rate and weight decay, each with its loss, on the losses predicted around them.
 
     Args:
-        max_lr, weight_decay: ``[n]``, above 0, of each run.
-        loss: ``[n]``, the validation loss after each run.
+        max_lr, weight_decay: ``[n]``, above 0, of each trial.
+        loss: ``[n]``, the validation loss after each trial.
         ax: where to draw; None makes a figure of 6.4 x 4.4 inches.
-        initial_loss: the validation loss before the runs. A run that does not end below it is marked as diverged.
-        best: index of the run to mark as chosen.
+        initial_loss: the validation loss before the trials. A trial that does not end below it is marked as diverged.
+        best: index of the trial to mark as chosen.
         predict: maps points ``[m, 2]`` (log10 of rate and weight decay) to ``[m]`` predictions, drawn as shades: the
             lower, the darker. None draws none.
         title: text above the legend. None: "Rate and weight decay" in a figure of its own, else no title.

@@ -1,4 +1,4 @@
-"""The picture of short runs."""
+"""The picture of short trials."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from tests.helpers.figures import labels, laid_out, span
 
 
 def decays(*losses):
-    """Two short runs for each weight decay, with these losses at the end."""
+    """Two short trials for each weight decay, with these losses at the end."""
     histories = [[History(np.ones(20), [2.0, 1.5, x], [0, 10, 20]) for x in row] for row in losses]
     return WeightDecayTrials(np.array([0.0, 1e-3, 1e-2]), tuple(map(tuple, histories)), 0.1)
 

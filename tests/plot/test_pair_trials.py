@@ -1,4 +1,4 @@
-"""The picture of long runs with pairs of a rate and a weight decay."""
+"""The picture of long trials with pairs of a rate and a weight decay."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The picture of short runs with several values of one setting."""
+"""The picture of short trials with several values of one setting."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ValLosses:
-    """Validation losses of one run.
+    """Validation losses of one trial.
 
     Attributes:
         steps: ``[m]``, the number of updates before each measurement, ascending from 0.
@@ -42,22 +42,22 @@ class Chosen:
     high: float
 
 
-def short_runs(
+def setting_trials(
     values: Floats,
-    runs: Sequence[Sequence[ValLosses]],
+    trials: Sequence[Sequence[ValLosses]],
     ax: Axes | None = None,
     *,
     chosen: Chosen | None = None,
     title: str | None = None,
 ) -> Axes:
-    """Draw the validation loss over the steps, a line for each run, from the smallest value (light) to the largest.
+    """Draw the validation loss over the steps, a line for each trial, from the smallest value (light) to the largest.
 
-    A figure of its own has a panel below with the losses after the runs, over the values, where the choice is marked
+    A figure of its own has a panel below with the losses after the trials, over the values, where the choice is marked
     and the values that are as good are shaded.
 
     Args:
         values: ``[k]``, ascending.
-        runs: for each value its runs, at least one, as many for each.
+        trials: for each value its trials, at least one, as many for each.
         ax: axes for the losses over the steps; None makes a figure of 6.4 x 5.4 inches with both panels.
         chosen: marked if given.
         title: text above the legend. None: "Short runs" in a figure of its own, else no title.
@@ -70,32 +70,32 @@ def short_runs(
         title = title or "Short runs"
     assert ax is not None
     entries = []
-    for value, repeats, color in zip(values, runs, line_colors(len(values), ordered=True), strict=True):
-        for run in repeats:
-            (line,) = ax.plot(*run.finite(), color=color, lw=1.4)
+    for value, repeats, color in zip(values, trials, line_colors(len(values), ordered=True), strict=True):
+        for trial in repeats:
+            (line,) = ax.plot(*trial.finite(), color=color, lw=1.4)
         line.set_label(f"{value:g}")
         entries.append(line)
-    ax.set(ylim=_loss_limits(runs), xlabel="step", ylabel="validation loss")
+    ax.set(ylim=_loss_limits(trials), xlabel="step", ylabel="validation loss")
     style_axes(ax)
     add_legend(ax, entries, title)
     if final_ax is not None:
-        _draw_final_losses(final_ax, values, runs, chosen)
+        _draw_final_losses(final_ax, values, trials, chosen)
     return ax
 
 
-def _loss_limits(runs: Sequence[Sequence[ValLosses]]) -> tuple[float, float]:
-    """Return limits that cut off exploding runs and show the loss before the first step, which all runs share."""
-    losses = np.concatenate([run.finite()[1] for repeats in runs for run in repeats])
-    start = float(runs[0][0].loss[0])
+def _loss_limits(trials: Sequence[Sequence[ValLosses]]) -> tuple[float, float]:
+    """Return limits that cut off exploding losses and show the loss before the first step, which all trials share."""
+    losses = np.concatenate([trial.finite()[1] for repeats in trials for trial in repeats])
+    start = float(trials[0][0].loss[0])
     low, high = float(losses.min()), min(float(losses.max()), max(start, 3 * float(np.median(losses))))
     pad = 0.05 * (high - low) or 1e-3 * abs(high) or 1.0
     return low - pad, high + pad
 
 
-def _draw_final_losses(ax: Any, values: Floats, runs: Sequence[Sequence[ValLosses]], chosen: Chosen | None) -> None:
-    """Draw the losses after the runs, over equidistant places for the values, because a value may be 0."""
+def _draw_final_losses(ax: Any, values: Floats, trials: Sequence[Sequence[ValLosses]], chosen: Chosen | None) -> None:
+    """Draw the losses after the trials, over equidistant places for the values, because a value may be 0."""
     places = np.arange(len(values))
-    final = np.array([[float(run.loss[-1]) for run in repeats] for repeats in runs])
+    final = np.array([[float(trial.loss[-1]) for trial in repeats] for repeats in trials])
     loss = np.where(np.isfinite(final), final, np.nan)
     ax.plot(places, loss, "o", color=RAW_COLOR, ms=4)
     mean = loss.mean(axis=1)
