@@ -35,7 +35,7 @@ PUBLIC_NAMES = {
         SGD StepControl layer_groups
     """,
     "clrfast.plot": """
-        Chosen Curve RateRecord Suggestion ValLosses lr_curve lr_curves pairs rates schedule short_runs
+        Chosen ValLosses lr_curve lr_curves pair_trials rates schedule setting_trials
     """,
     "clrfast.recipe": """
         BatchSizes Diagnosis History MomentumTrials OutOfTimeError PairSuggestion PairTrials Recipe

@@ -7,20 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from ._protocols import Curve, Floats, Suggestion
+from ._protocols import Floats, LossCurve, RateSuggestion
 from ._style import LINE_COLORS, LOG_RATE_LABEL
 
 MAX_LINE_POINTS = 4_000
 """Maximum number of points of a drawn line: more than a picture has pixels across."""
 
 
-def rate_axis(curves: Collection[Curve]) -> tuple[str, str]:
+def rate_axis(curves: Collection[LossCurve]) -> tuple[str, str]:
     """Return scale and label of the axis of the rate: linear if the rates of all curves are."""
     linear = all(curve.spacing == "linear" for curve in curves)
     return ("linear", "learning rate") if linear else ("log", LOG_RATE_LABEL)
 
 
-def set_scales(ax: Any, curves: Collection[Curve], loss_limits: tuple[float, float]) -> None:
+def set_scales(ax: Any, curves: Collection[LossCurve], loss_limits: tuple[float, float]) -> None:
     ax.set(xscale=rate_axis(curves)[0], ylim=loss_limits)
     ax.ticklabel_format(axis="y", useOffset=False)
     ends = {(curve.lr[0], curve.lr[-1]) for curve in curves if len(curve.lr)}
@@ -30,12 +30,12 @@ def set_scales(ax: Any, curves: Collection[Curve], loss_limits: tuple[float, flo
         ax.set_xlim(rate / 10, rate * 10)
 
 
-def common_loss_limits(curves: Collection[Curve]) -> tuple[float, float]:
+def common_loss_limits(curves: Collection[LossCurve]) -> tuple[float, float]:
     limits = [loss_limits(curve) for curve in curves]
     return min(low for low, _ in limits), max(high for _, high in limits)
 
 
-def loss_limits(curve: Curve, val_loss: Floats | None = None) -> tuple[float, float]:
+def loss_limits(curve: LossCurve, val_loss: Floats | None = None) -> tuple[float, float]:
     """Return the ends of the axis of the loss.
 
     They include all of the smoothed loss and of the descent, and of ``val_loss`` until its minimum. An explosion of
@@ -59,7 +59,7 @@ def loss_limits(curve: Curve, val_loss: Floats | None = None) -> tuple[float, fl
 
 
 def draw_line(
-    ax: Any, curve: Curve, lr: Floats, values: Floats, fmt: str = "-", *, alpha: float = 1.0, **style: Any
+    ax: Any, curve: LossCurve, lr: Floats, values: Floats, fmt: str = "-", *, alpha: float = 1.0, **style: Any
 ) -> Any:
     """Draw ``values`` over ``lr`` and return the line; past the curve's divergence it is faint."""
     last_lr = np.inf if curve.divergence_lr is None else curve.divergence_lr
@@ -73,8 +73,8 @@ def draw_line(
 
 def draw_smoothed(
     ax: Any,
-    curves: Mapping[str, Curve],
-    suggestions: Mapping[str, Suggestion | None],
+    curves: Mapping[str, LossCurve],
+    suggestions: Mapping[str, RateSuggestion | None],
     limits: tuple[float, float],
     colors: Sequence[Any],
 ) -> list[Any]:
@@ -91,7 +91,7 @@ def draw_smoothed(
     return lines
 
 
-def smoothed_at(curve: Curve, lr: float, limits: tuple[float, float]) -> float:
+def smoothed_at(curve: LossCurve, lr: float, limits: tuple[float, float]) -> float:
     """Return the smoothed loss at ``lr``, clipped to ``limits``."""
     smooth = np.nan_to_num(curve.smoothed, nan=limits[1])
     if curve.spacing == "linear":

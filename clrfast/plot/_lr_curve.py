@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ._loss_axes import draw_line, loss_limits, rate_axis, set_scales, smoothed_at
-from ._protocols import Curve, Floats, Suggestion
+from ._protocols import Floats, LossCurve, RateSuggestion
 from ._style import (
     DIVERGENCE_COLOR,
     METRIC_COLOR,
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 
 def lr_curve(
-    curve: Curve,
+    curve: LossCurve,
     ax: Axes | None = None,
     *,
-    suggestion: Suggestion | None = None,
+    suggestion: RateSuggestion | None = None,
     metric: bool = True,
     title: str | None = None,
 ) -> Axes:
@@ -77,7 +77,7 @@ def lr_curve(
     return ax
 
 
-def _draw_losses(ax: Any, curve: Curve) -> list[Any]:
+def _draw_losses(ax: Any, curve: LossCurve) -> list[Any]:
     """Draw the raw and the smoothed loss, and the smoothed losses of the repeats; return the legend's entries."""
     entries = [
         draw_line(ax, curve, curve.lr, curve.loss, color=RAW_COLOR, lw=0.9, alpha=0.8, label="loss per batch"),
@@ -91,7 +91,7 @@ def _draw_losses(ax: Any, curve: Curve) -> list[Any]:
     return entries
 
 
-def _draw_metric(ax: Any, curve: Curve, held_out: Floats) -> Any:
+def _draw_metric(ax: Any, curve: LossCurve, held_out: Floats) -> Any:
     """Draw the metric with a marker at each measurement, on axes of its own unless it is a loss; return its line."""
     metric_ax = ax if curve.metric_is_loss else ax.twinx()
     at = ~np.isnan(held_out)
@@ -108,7 +108,7 @@ def _draw_metric(ax: Any, curve: Curve, held_out: Floats) -> Any:
     return line
 
 
-def _draw_suggestion(ax: Any, curve: Curve, suggestion: Suggestion, limits: tuple[float, float]) -> list[Any]:
+def _draw_suggestion(ax: Any, curve: LossCurve, suggestion: RateSuggestion, limits: tuple[float, float]) -> list[Any]:
     """Draw the suggestion, its interval and its ``base_lr``; return the legend's entries."""
     ax.axvspan(suggestion.low, suggestion.high, color=SUGGESTION_COLOR, alpha=0.15, lw=0)
     mark = _draw_mark(ax, curve, suggestion.max_lr, limits, color=SUGGESTION_COLOR, marker="o")
@@ -132,7 +132,7 @@ def _draw_suggestion(ax: Any, curve: Curve, suggestion: Suggestion, limits: tupl
     return [mark, base]
 
 
-def _draw_mark(ax: Any, curve: Curve, lr: float, limits: tuple[float, float], *, color: str, marker: str) -> Any:
+def _draw_mark(ax: Any, curve: LossCurve, lr: float, limits: tuple[float, float], *, color: str, marker: str) -> Any:
     """Draw a vertical line at ``lr`` and a marker on the smoothed loss; return the marker."""
     ax.axvline(lr, color=color, lw=1.2, ls="--")
     height = smoothed_at(curve, lr, limits)
@@ -141,7 +141,7 @@ def _draw_mark(ax: Any, curve: Curve, lr: float, limits: tuple[float, float], *,
     return mark
 
 
-def _draw_slope(ax: Any, curve: Curve, suggestion: Suggestion | None) -> None:
+def _draw_slope(ax: Any, curve: LossCurve, suggestion: RateSuggestion | None) -> None:
     """Draw the change of the loss with the rate, with the marks of the panel above."""
     if curve.spacing == "linear":
         unit = 10 ** np.floor(np.log10(curve.lr[-1] - curve.lr[0]))

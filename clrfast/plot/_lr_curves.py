@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ._loss_axes import common_loss_limits, draw_smoothed, rate_axis, set_scales
-from ._protocols import Curve, Suggestion
+from ._protocols import LossCurve, RateSuggestion
 from ._style import add_legend, line_colors, new_figure, style_axes
 
 if TYPE_CHECKING:
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def lr_curves(
-    curves: Mapping[str, Curve],
+    curves: Mapping[str, LossCurve],
     ax: Axes | None = None,
     *,
-    suggestions: bool | Mapping[str, Suggestion | None] = True,
+    suggestions: bool | Mapping[str, RateSuggestion | None] = True,
     ordered: bool = False,
     title: str | None = None,
 ) -> Axes:
@@ -66,12 +66,12 @@ def lr_curves(
 
 
 def _find_suggestions(
-    curves: Mapping[str, Curve], suggestions: bool | Mapping[str, Suggestion | None]
-) -> dict[str, Suggestion | None]:
+    curves: Mapping[str, LossCurve], suggestions: bool | Mapping[str, RateSuggestion | None]
+) -> dict[str, RateSuggestion | None]:
     """Return the suggestions by name; empty if none are to be drawn."""
     if not isinstance(suggestions, bool):
         return {name: suggestions.get(name) for name in curves}
-    found: dict[str, Suggestion | None] = {}
+    found: dict[str, RateSuggestion | None] = {}
     for name, curve in curves.items() if suggestions else ():
         try:
             found[name] = curve.suggest()
@@ -80,7 +80,7 @@ def _find_suggestions(
     return found
 
 
-def _label_with_suggestions(lines: Sequence[Any], found: Mapping[str, Suggestion | None]) -> None:
+def _label_with_suggestions(lines: Sequence[Any], found: Mapping[str, RateSuggestion | None]) -> None:
     for line in lines:
         name = line.get_label()
         if name in found:
@@ -88,7 +88,7 @@ def _label_with_suggestions(lines: Sequence[Any], found: Mapping[str, Suggestion
             line.set_label(f"{name}: {'no suggestion' if suggestion is None else f'{suggestion.max_lr:.2g}'}")
 
 
-def _draw_suggestions(ax: Any, found: Mapping[str, Suggestion | None], lines: Sequence[Any], xlabel: str) -> None:
+def _draw_suggestions(ax: Any, found: Mapping[str, RateSuggestion | None], lines: Sequence[Any], xlabel: str) -> None:
     """Draw a row for each curve: its name with a sample of its line, its suggestion and the interval."""
     across = ax.get_yaxis_transform()
     for row, (suggestion, line) in enumerate(zip(found.values(), lines, strict=True)):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 
-class Suggestion(Protocol):
+class RateSuggestion(Protocol):
     """A suggested rate and its interval; ``clrfast.Suggestion`` is one."""
 
     @property
@@ -27,7 +27,7 @@ class Suggestion(Protocol):
     def high(self) -> float: ...
 
 
-class Curve(Protocol):
+class LossCurve(Protocol):
     """A range test's loss over the learning rate, as arrays of ``n`` points; ``clrfast.LRCurve`` is one."""
 
     @property
@@ -57,19 +57,19 @@ class Curve(Protocol):
         """Whether the metric is drawn on the axis of the loss."""
 
     @property
-    def repeats(self) -> Sequence[Curve]: ...
-    def suggest(self) -> Suggestion:
+    def repeats(self) -> Sequence[LossCurve]: ...
+    def suggest(self) -> RateSuggestion:
         """Raise a ValueError if the curve has no answer."""
 
 
-class RateRecord(Protocol):
+class EpochRecord(Protocol):
     """A range test at the end of an epoch; ``clrfast.finder.RateRecord`` is one."""
 
     @property
     def epoch(self) -> int: ...
     @property
-    def curve(self) -> Curve: ...
+    def curve(self) -> LossCurve: ...
     @property
-    def suggestion(self) -> Suggestion | None: ...
+    def suggestion(self) -> RateSuggestion | None: ...
     @property
     def lr(self) -> float | None: ...

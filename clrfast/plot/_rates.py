@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ._loss_axes import common_loss_limits, draw_smoothed, rate_axis, set_scales
-from ._protocols import Curve, RateRecord
+from ._protocols import EpochRecord, LossCurve
 from ._style import (
     DIVERGENCE_COLOR,
     RAW_COLOR,
@@ -26,7 +26,7 @@ MAX_LEGEND_ENTRIES = 6
 """Maximum number of epochs in the legend of the curves."""
 
 
-def rates(history: Sequence[RateRecord]) -> Figure:
+def rates(history: Sequence[EpochRecord]) -> Figure:
     """Draw what a ``RateMonitor`` measured: the suggested rate over the epochs with its interval, and the curves.
 
     Args:
@@ -44,7 +44,7 @@ def rates(history: Sequence[RateRecord]) -> Figure:
     return above.figure
 
 
-def _draw_rates(ax: Any, history: Sequence[RateRecord]) -> None:
+def _draw_rates(ax: Any, history: Sequence[EpochRecord]) -> None:
     """Draw the suggested rate, the rate of divergence and the optimizer's rate over the epochs."""
     entries = []
     suggested = [(record.epoch, record.suggestion) for record in history if record.suggestion is not None]
@@ -76,7 +76,7 @@ def _draw_rates(ax: Any, history: Sequence[RateRecord]) -> None:
     add_legend(ax, entries, "Learning rate while training goes on")
 
 
-def _draw_curves(ax: Any, history: Sequence[RateRecord]) -> None:
+def _draw_curves(ax: Any, history: Sequence[EpochRecord]) -> None:
     """Draw the smoothed loss of each epoch's range test over the learning rate."""
     curves = {f"epoch {record.epoch}": record.curve for record in history}
     suggestions = {f"epoch {record.epoch}": record.suggestion for record in history}
@@ -91,7 +91,7 @@ def _draw_curves(ax: Any, history: Sequence[RateRecord]) -> None:
     add_legend(ax, [lines[i] for i in labelled], None)
 
 
-def _log_loss_limits(curves: Collection[Curve]) -> tuple[float, float] | None:
+def _log_loss_limits(curves: Collection[LossCurve]) -> tuple[float, float] | None:
     """Return the ends of a logarithmic axis of the loss; None if a loss is not positive."""
     finite = [smooth[np.isfinite(smooth)] for smooth in (curve.smoothed for curve in curves)]
     low, high = min(smooth.min(initial=np.inf) for smooth in finite), common_loss_limits(curves)[1]
