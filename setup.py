@@ -20,7 +20,7 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-INCLUDE = "csrc"
+INCLUDE = Path("csrc").resolve()
 SOURCES = ["csrc/bindings.cpp", "csrc/cpu/sgd.cpp"]
 CUDA_SOURCE = "csrc/cuda/sgd.cu"
 # Machine code for each generation that this nvcc knows, and PTX of the newest for later generations.
@@ -104,61 +104,12 @@ class NinjaBuild(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         import ninja
-        import pybind11
 
         build_dir = Path(self.build_temp).resolve()
         build_dir.mkdir(parents=True, exist_ok=True)
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
         target.parent.mkdir(parents=True, exist_ok=True)
-        root = Path(INCLUDE).resolve()
-        includes = [sysconfig.get_path("include"), pybind11.get_include()]
-        strict = os.environ.get("CLRFAST_WERROR") == "1"
-        flags = [
-            *("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wextra"),
-            *(["-Werror"] if strict else []),
-            f"-I{_escaped(shlex.quote(str(root)))}",
-            *(f"-isystem {_escaped(shlex.quote(path))}" for path in includes),
-        ]
-        link = ["-undefined dynamic_lookup"] if sys.platform == "darwin" else ["-ldl"]
-        rules = ["rule link\n  command = $cxx $in $ldflags -o $out"]
-        sources = list(ext.sources)
-        cuda = nvcc()
-        if cuda is not None:
-            targets = cuda_targets(cuda)
-            flags.append(f"""'-DCLRFAST_CUDA="{_listed(targets)}"'""")
-            codes = [f"-gencode arch=compute_{t},code=sm_{t}" for t in targets]
-            codes.append(f"-gencode arch=compute_{targets[-1]},code=compute_{targets[-1]}")
-            # Without fused multiply-adds, all backends agree bit for bit (csrc/rules/sgd.h).
-            cudaflags = [
-                *("-std=c++17", "-O3", "-fmad=false", "-Xcompiler", "-fPIC,-fvisibility=hidden,-Wall,-Wextra"),
-                *(["-Werror all-warnings"] if strict else []),
-                f"-I{_escaped(shlex.quote(str(root)))}",
-                *("--threads 0", "-Xfatbin -compress-all", "-ccbin $cxx", *codes),
-            ]
-            sources.append(CUDA_SOURCE)
-            # nvcc links its runtime statically, so the module loads on machines without CUDA.
-            rules = [
-                f"nvcc = {_escaped(shlex.quote(cuda))}",
-                f"cudaflags = {' '.join(cudaflags)}",
-                "rule compile_cuda\n  command = $nvcc $cudaflags -MD -MF $out.d -c $in -o $out\n"
-                "  depfile = $out.d\n  deps = gcc",
-                "rule link\n  command = $nvcc -shared -cudart static -ccbin $cxx $in -o $out",
-            ]
-        objects = {source: f"{'_'.join(Path(source).with_suffix('').parts[1:])}.o" for source in sources}
-        lines = [
-            f"cxx = {_escaped(shlex.quote(cxx_compiler() or ''))}",
-            f"cxxflags = {' '.join(flags)}",
-            f"ldflags = -shared {' '.join(link)}",
-            "rule compile\n  command = $cxx $cxxflags -MMD -MF $out.d -c $in -o $out\n  depfile = $out.d\n  deps = gcc",
-            *rules,
-            *(
-                f"build {o}: {'compile_cuda' if s == CUDA_SOURCE else 'compile'} {_escaped(Path(s).resolve())}"
-                for s, o in objects.items()
-            ),
-            f"build {_escaped(target)}: link {' '.join(objects.values())}",
-            "",
-        ]
-        (build_dir / "build.ninja").write_text("\n".join(lines))
+        (build_dir / "build.ninja").write_text("\n".join(ninja_lines(ext.sources, target, nvcc())) + "\n")
         try:
             subprocess.run([str(Path(ninja.BIN_DIR, "ninja")), "-C", str(build_dir)], check=True)
         except subprocess.CalledProcessError as error:
@@ -166,6 +117,63 @@ class NinjaBuild(build_ext):
                 "clrfast: the native backends did not compile (see above). CLRFAST_CUDA=0 installs without the CUDA "
                 "kernels, CLRFAST_CPP=0 without any."
             ) from error
+
+
+def ninja_lines(sources: list[str], target: Path, cuda: str | None) -> list[str]:
+    """Return ``build.ninja`` for ``target``; ``cuda`` is the CUDA compiler, or None."""
+    targets = [] if cuda is None else cuda_targets(cuda)
+    link = ["-undefined dynamic_lookup"] if sys.platform == "darwin" else ["-ldl"]
+    rules = ["rule link\n  command = $cxx $in $ldflags -o $out"]
+    if cuda is not None:
+        sources = [*sources, CUDA_SOURCE]
+        # nvcc links its runtime statically, so the module loads on machines without CUDA.
+        rules = [
+            f"nvcc = {_escaped(shlex.quote(cuda))}",
+            f"cudaflags = {' '.join(cuda_flags(targets))}",
+            "rule compile_cuda\n  command = $nvcc $cudaflags -MD -MF $out.d -c $in -o $out\n"
+            "  depfile = $out.d\n  deps = gcc",
+            "rule link\n  command = $nvcc -shared -cudart static -ccbin $cxx $in -o $out",
+        ]
+    objects = {source: f"{'_'.join(Path(source).with_suffix('').parts[1:])}.o" for source in sources}
+    return [
+        f"cxx = {_escaped(shlex.quote(cxx_compiler() or ''))}",
+        f"cxxflags = {' '.join(cxx_flags(targets))}",
+        f"ldflags = -shared {' '.join(link)}",
+        "rule compile\n  command = $cxx $cxxflags -MMD -MF $out.d -c $in -o $out\n  depfile = $out.d\n  deps = gcc",
+        *rules,
+        *(
+            f"build {o}: {'compile_cuda' if s == CUDA_SOURCE else 'compile'} {_escaped(Path(s).resolve())}"
+            for s, o in objects.items()
+        ),
+        f"build {_escaped(target)}: link {' '.join(objects.values())}",
+    ]
+
+
+def cxx_flags(targets: list[str]) -> list[str]:
+    """Return the flags of the C++ compiler; ``targets`` are the compute capabilities of the CUDA kernels."""
+    import pybind11
+
+    includes = [sysconfig.get_path("include"), pybind11.get_include()]
+    return [
+        *("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wextra"),
+        *(["-Werror"] if os.environ.get("CLRFAST_WERROR") == "1" else []),
+        f"-I{_escaped(shlex.quote(str(INCLUDE)))}",
+        *(f"-isystem {_escaped(shlex.quote(path))}" for path in includes),
+        *([f"""'-DCLRFAST_CUDA="{_listed(targets)}"'"""] if targets else []),
+    ]
+
+
+def cuda_flags(targets: list[str]) -> list[str]:
+    """Return the flags of the CUDA compiler."""
+    codes = [f"-gencode arch=compute_{t},code=sm_{t}" for t in targets]
+    codes.append(f"-gencode arch=compute_{targets[-1]},code=compute_{targets[-1]}")
+    # Without fused multiply-adds, all backends agree bit for bit (csrc/rules/sgd.h).
+    return [
+        *("-std=c++17", "-O3", "-fmad=false", "-Xcompiler", "-fPIC,-fvisibility=hidden,-Wall,-Wextra"),
+        *(["-Werror all-warnings"] if os.environ.get("CLRFAST_WERROR") == "1" else []),
+        f"-I{_escaped(shlex.quote(str(INCLUDE)))}",
+        *("--threads 0", "-Xfatbin -compress-all", "-ccbin $cxx", *codes),
+    ]
 
 
 def _listed(targets: list[str]) -> str:
