@@ -131,7 +131,7 @@ def find_batch_size(
     samples differ in size.
 
     Args:
-        model, loss_fn, compute_loss, optimizer: as of ``range_test``. ``model`` may be a ``Task``, whose
+        model, loss_fn, compute_loss, optimizer: see ``range_test``. ``model`` may be a ``Task``, whose
             ``train_loader`` is then a DataLoader and takes the place of ``dataset``.
         dataset: a map-style dataset (with ``__len__`` and ``__getitem__``), which is shuffled with a fixed seed; or a
             DataLoader over one, whose sampler and ``collate_fn`` are used, but not its workers. A batch holds no

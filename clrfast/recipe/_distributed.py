@@ -44,12 +44,12 @@ def require_same_start(ranks: Ranks, model: nn.Module, **loaders: Any) -> None:
         return
     devices = {param.device for param in model.parameters() if param.device.type == "cuda"}
     states = [torch.get_rng_state(), *map(torch.cuda.get_rng_state, devices)]
-    told = {"model": _digest(model.state_dict()), "random numbers": _digest(states)}
+    digests = {"model": _digest(model.state_dict()), "random numbers": _digest(states)}
     for name, loader in loaders.items():
         with preserve_rng_and_loaders(loader):
-            told[name] = _digest(next(iter(loader), None))
-    everyone = ranks.all_gather("the start", told)
-    differ = [name for name in told if len({each[name] for each in everyone}) > 1]
+            digests[name] = _digest(next(iter(loader), None))
+    everyone = ranks.all_gather("the start", digests)
+    differ = [name for name in digests if len({each[name] for each in everyone}) > 1]
     if differ:
         raise ValueError(
             f"group: the ranks differ in {', '.join(differ)}, and their runs could not be compared; make them with "

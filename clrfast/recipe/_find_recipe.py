@@ -18,10 +18,11 @@ from ..training._step_options import StepKeywords, resolve_options
 from ._batch_size import checked_loader
 from ._data_overlap import require_disjoint
 from ._distributed import Group, joined_ranks, require_no_ddp, require_same_start
+from ._plans import MIN_BUDGET, MIN_TRIAL_STEPS, SMALL_GRID
 from ._recipe import Recipe, conclude
 from ._search import Search
 from ._stages import run_stages
-from ._step_budget import MIN_BUDGET, MIN_TRIAL_STEPS, SMALL_GRID, Budget, StepBudget
+from ._step_budget import Budget, StepBudget
 from ._study_file import StudyFile
 from ._time_budget import TimeBudget
 from ._trial_runner import TRIAL_REPEATS
@@ -83,7 +84,7 @@ def find_recipe(
             reports progress.
         progress: ``progress(done, total, shown)`` with the budget as the total, which need not be reached. True shows a
             bar for each stage with tqdm. The log "clrfast.recipe" gets the result of each stage.
-        options, step_options: as of ``range_test``.
+        options, step_options: see ``range_test``.
     Returns:
         The recipe; train with ``recipe.optimizer(model, total_steps)``.
     Raises:

@@ -170,7 +170,7 @@ def format_bytes(n_bytes: float) -> str:
 
 
 def _storages(values: Any) -> Iterator[torch.UntypedStorage]:
-    """The storages of the tensors among ``values``. A sparse gradient, as of embeddings, has two."""
+    """The storages of the tensors among ``values``. A sparse gradient, such as an embedding's, has two."""
     for value in tree_leaves(values):
         if isinstance(value, Tensor) and value.layout is torch.strided:
             yield value.untyped_storage()

@@ -110,7 +110,7 @@ def find_momentum(
 
     Args:
         model, loss_fn, loader, compute_loss, val_loader, max_lr, repeats, max_seconds, group, finished, save,
-            progress, options, step_options: as of ``find_weight_decay``.
+            progress, options, step_options: see ``find_weight_decay``.
         values: momenta to try, in [0, 1), at least 2.
         weight_decay: of all trials, >= 0.
         steps: length of each trial, >= 20. A momentum needs several times ``1 / (1 - momentum)`` steps to show its
@@ -118,7 +118,7 @@ def find_momentum(
     Returns:
         The results of all trials; ``suggest()`` returns the best constant value, ``cycle`` the range to cycle in.
     Raises:
-        TypeError, ValueError, NoSuggestionError, OutOfTimeError, RankError: as of ``find_weight_decay``.
+        TypeError, ValueError, NoSuggestionError, OutOfTimeError, RankError: see ``find_weight_decay``.
 
     Source: Smith 2018, "A disciplined approach to neural network hyper-parameters: Part 1", sections 4.3 and 5.
     """

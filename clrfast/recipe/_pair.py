@@ -55,7 +55,7 @@ def find_pair(
     restored, as after ``range_test``.
 
     Args:
-        model, loss_fn, loader, compute_loss, val_loader, momentum, progress, options, step_options: as of
+        model, loss_fn, loader, compute_loss, val_loader, momentum, progress, options, step_options: see
             ``find_weight_decay``.
         max_lr: highest rate of the first trial, such as the suggestion of ``range_test``; > 0.
         steps: length of each trial, >= 40. It should be as long as the training, at least a quarter of it.

@@ -17,7 +17,7 @@ from ._conclusions import (
     diagnose_best,
 )
 from ._diagnosis import Diagnosis
-from ._step_budget import is_complete
+from ._plans import is_complete
 from ._study import Study
 
 

@@ -12,10 +12,7 @@ from ._deadline import OutOfTimeError
 from ._momentum import DEFAULT_MOMENTUM, find_momentum
 from ._pair import find_pair
 from ._pair_trials import PairTrials
-from ._recipe import conclude
-from ._sampler import MIN_TRIALS
-from ._search import Search
-from ._step_budget import (
+from ._plans import (
     GRID_TRIALS,
     MIN_BUDGET,
     RANGE_TEST_STEPS,
@@ -25,6 +22,9 @@ from ._step_budget import (
     plan_momenta,
     retest_is_due,
 )
+from ._recipe import conclude
+from ._sampler import MIN_TRIALS
+from ._search import Search
 from ._study import Study
 from ._trials import PendingTrials, count_steps
 from ._weight_decay import find_weight_decay

@@ -14,7 +14,8 @@ from ..tasks import Task
 from ..training import StepOptions
 from . import _deadline as clock
 from ._momentum import MOMENTUM_VALUES
-from ._step_budget import MIN_TRIAL_STEPS, RANGE_TEST_STEPS, SMALL_GRID, RangeTest
+from ._plans import MIN_TRIAL_STEPS, RANGE_TEST_STEPS, SMALL_GRID
+from ._step_budget import RangeTest
 from ._study import Study
 from ._trial_runner import TRIAL_REPEATS, trial_validation
 from ._weight_decay import GRID

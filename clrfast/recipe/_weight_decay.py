@@ -119,7 +119,7 @@ def find_weight_decay(
     regularises too, so the range test may suggest another rate with another weight decay.
 
     Args:
-        model, loss_fn, loader, compute_loss: as of ``range_test``; ``model`` may be a ``Task``. The loader can be
+        model, loss_fn, loader, compute_loss: see ``range_test``; ``model`` may be a ``Task``. The loader can be
             iterated repeatedly.
         val_loader: samples that are not in ``loader``; None: the task's. The first batches are used, at most a tenth as
             many as a trial has steps. The last validation loss of a trial counts: the lowest one is where early
@@ -146,7 +146,7 @@ def find_weight_decay(
             those that start. Only the first rank of a group calls it.
         progress: ``progress(done, total, shown)``; the total includes one round of refinement, and grows with more.
             True shows a bar with tqdm. Only the first rank of a group calls it.
-        options, step_options: as of ``range_test``.
+        options, step_options: see ``range_test``.
     Returns:
         The results of all trials; ``suggest()`` returns the weight decay to train with.
     Raises:

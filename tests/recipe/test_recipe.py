@@ -17,8 +17,8 @@ import clrfast
 from clrfast import Diagnosis, NoSuggestionError, Recipe, Task, find_recipe
 from clrfast.recipe import PairTrials, _search, _stages
 from clrfast.recipe._momentum import DEFAULT_MOMENTUM
+from clrfast.recipe._plans import MIN_BUDGET, RANGE_TEST_STEPS, SMALL_GRID, pair_steps, plan_grid
 from clrfast.recipe._recipe import conclude
-from clrfast.recipe._step_budget import MIN_BUDGET, RANGE_TEST_STEPS, SMALL_GRID, pair_steps, plan_grid
 from clrfast.recipe._study import Study
 from clrfast.recipe._weight_decay import DEFAULT_WEIGHT_DECAY, GRID
 from tests.helpers.problems import clouds
