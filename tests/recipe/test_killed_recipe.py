@@ -40,7 +40,7 @@ def read(version, path):
     return Study.read(path)
 
 
-def test_every_kill_costs_the_run_that_it_ended_and_no_other(versions, sgd_updates, tmp_path):
+def test_a_kill_costs_only_the_trial_that_it_ended(versions, sgd_updates, tmp_path):
     path, budget = tmp_path / "recipe.json", 2600
     whole = find_recipe(clouds(), budget, planned_steps=2000, saved=path)
     n_decays, n_momenta = (
@@ -60,7 +60,7 @@ def test_every_kill_costs_the_run_that_it_ended_and_no_other(versions, sgd_updat
         np.testing.assert_array_equal(resumed.study.weight_decay_trials.loss, whole.study.weight_decay_trials.loss)
 
 
-def test_a_kill_in_each_part_goes_on_with_the_runs_that_ended(versions, sgd_updates, tmp_path):
+def test_a_killed_stage_continues_with_its_finished_trials(versions, sgd_updates, tmp_path):
     path = tmp_path / "recipe.json"
     whole = find_recipe(clouds(), 2600, planned_steps=2000, saved=path)
     for ended, name in ((3, "weight_decay_trials"), (5, "momentum_trials")):
@@ -82,7 +82,7 @@ def test_a_kill_in_each_part_goes_on_with_the_runs_that_ended(versions, sgd_upda
         np.testing.assert_array_equal(getattr(resumed, name).loss, getattr(whole.study, name).loss)
 
 
-def test_long_runs_that_a_kill_ended_are_charged(versions, sgd_updates, tmp_path):
+def test_a_pair_trial_that_a_kill_ended_is_charged(versions, sgd_updates, tmp_path):
     path = tmp_path / "recipe.json"
     whole = find_recipe(clouds(), 800, planned_steps=100, saved=path)
     steps = whole.study.pair_trials.steps
@@ -95,7 +95,7 @@ def test_long_runs_that_a_kill_ended_are_charged(versions, sgd_updates, tmp_path
     assert resumed.study.pair_trials.table() == whole.study.pair_trials.table()[:7]
 
 
-def test_an_exception_is_charged_with_nothing(tmp_path):
+def test_a_trial_that_an_exception_ended_is_not_charged(tmp_path):
     path = tmp_path / "recipe.json"
 
     def interrupted(done, total, shown):
@@ -108,7 +108,7 @@ def test_an_exception_is_charged_with_nothing(tmp_path):
     assert (study.steps, study.started_steps, len(study.pending_trials.histories)) == (RANGE_TEST_STEPS + 80, 0, 2)
 
 
-def test_a_second_interruption_in_the_midst_of_the_first_changes_nothing(tmp_path, monkeypatch):
+def test_a_second_interruption_during_the_first_changes_nothing(tmp_path, monkeypatch):
     path, real, broken = tmp_path / "recipe.json", os.replace, []
 
     def interrupted(done, total, shown):
@@ -128,7 +128,7 @@ def test_a_second_interruption_in_the_midst_of_the_first_changes_nothing(tmp_pat
     assert Study.read(path).started_steps == 0
 
 
-def test_a_search_that_is_killed_again_and_again_still_ends_with_an_answer(versions, sgd_updates, tmp_path):
+def test_a_search_that_is_killed_repeatedly_still_ends_with_a_recipe(versions, sgd_updates, tmp_path):
     """Each kill after one more run: the grid is made in full, and what was lost is taken from what comes after it."""
     path = tmp_path / "recipe.json"
     find_recipe(clouds(), MIN_BUDGET, saved=path)
@@ -146,7 +146,7 @@ def test_a_search_that_is_killed_again_and_again_still_ends_with_an_answer(versi
     assert resumed.steps == RANGE_TEST_STEPS + (6 + 5) * 40
 
 
-def test_a_command_that_sigkill_ended_goes_on(own_task, capsys):
+def test_a_command_continues_after_sigkill(own_task, capsys):
     """With the real signal, while a run with a weight decay is under way."""
     (own_task / "killed.py").write_text(
         textwrap.dedent("""

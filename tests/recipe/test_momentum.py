@@ -33,7 +33,7 @@ def quadratic(curvature, noise, start):
     }
 
 
-def test_a_stiff_bowl_wants_much_momentum():
+def test_a_stiff_quadratic_gets_a_large_momentum():
     """At the rate that the steep direction allows, the flat one gets nowhere without it."""
     found = find_momentum(**quadratic([1.0, 1e4], 0.0, [1.0, 1e-3]), max_lr=1e-4)
     assert found.suggest().value == 0.99
@@ -41,7 +41,7 @@ def test_a_stiff_bowl_wants_much_momentum():
     assert (np.diff(found.loss.mean(axis=1)) < 0).all()
 
 
-def test_a_noisy_bowl_wants_little():
+def test_a_noisy_quadratic_gets_a_small_momentum():
     """Without noise the first few steps are enough; then the noise of each step stays for 1 / (1 - momentum) steps."""
     found = find_momentum(**quadratic([1.0] * 50, 1.0, [1.0] * 50), max_lr=0.1)
     assert found.suggest().value == 0.9
@@ -49,7 +49,7 @@ def test_a_noisy_bowl_wants_little():
     assert (np.diff(found.loss.mean(axis=1)) > 0).all()
 
 
-def test_the_cycle_is_tried_too_and_goes_into_a_schedule():
+def test_the_cycle_is_tried_and_fits_into_a_schedule():
     found = find_momentum(**quadratic([1.0] * 50, 1.0, [1.0] * 50), max_lr=0.1, steps=60)
     assert len(found.cyclical) == 2
     assert f"cycling from {found.cycle[0]:g} to 0.85 it ends at " in found.suggest().reason
@@ -69,14 +69,14 @@ def test_the_cycle_is_tried_too_and_goes_into_a_schedule():
         ((0.5, 0.8, 0.9), (1.0, 1.0, 1.0), 0.9, (0.9, 0.85)),  # alike: the nearest to the usual one
     ],
 )
-def test_choice_and_cycle(values, losses, chosen, cycle):
+def test_the_best_momentum_is_suggested_with_its_cycle(values, losses, chosen, cycle):
     runs = tuple(tuple(History(np.ones(20), [2.0, loss], [0, 20]) for _ in range(2)) for loss in losses)
     found = MomentumTrials(np.array(values), runs, 0.1)
     assert found.suggest().value == chosen
     assert found.cycle == cycle
 
 
-def test_without_an_answer_the_runs_are_returned():
+def test_trials_without_a_suggestion_are_returned():
     """Far beyond the edge of stability nothing gets better."""
     found = find_momentum(**quadratic([1.0], 0.0, [1.0]), max_lr=1e4, steps=20)
     assert found.cyclical == ()
@@ -85,7 +85,7 @@ def test_without_an_answer_the_runs_are_returned():
         found.suggest()
 
 
-def test_weight_decay_and_momentum_are_those_of_a_run_by_torch():
+def test_a_trial_equals_a_training_by_torch_with_its_momentum_and_weight_decay():
     model, loss_fn, loader, val = regression(100, 0.5, features=10)
     batches, held = list(loader), list(val)
     found = find_momentum(
@@ -104,7 +104,7 @@ def test_weight_decay_and_momentum_are_those_of_a_run_by_torch():
         assert found.loss[1, 0] == pytest.approx(float(loss_fn(own(held[0][0]), held[0][1])), rel=1e-4)
 
 
-def test_all_is_as_before_and_the_same_comes_again():
+def test_everything_is_restored_and_a_second_search_gives_the_same():
     model, loss_fn, loader, val = regression(100, 0.5)
     shown = torch.optim.SGD(model.parameters(), lr=0.1)
     before, order = full_state(model, shown), loader.generator.get_state()
@@ -115,7 +115,7 @@ def test_all_is_as_before_and_the_same_comes_again():
     assert [run.val_loss.tolist() for run in first.cyclical] == [run.val_loss.tolist() for run in again.cyclical]
 
 
-def test_progress_covers_the_cycle_too():
+def test_progress_covers_the_trials_of_the_cycle():
     told = []
     options = {"max_lr": 0.1, "steps": 20, "progress": lambda *args: told.append(args[:2])}
     find_momentum(**quadratic([1.0] * 5, 0.1, [1.0] * 5), **options)
@@ -135,6 +135,6 @@ def test_progress_covers_the_cycle_too():
         ({"steps": 5}, "steps: got 5"),
     ],
 )
-def test_bad_input_is_named(options, named):
+def test_a_bad_argument_is_refused_by_name(options, named):
     with pytest.raises(ValueError, match=named):
         find_momentum(**{**quadratic([1.0], 0.0, [1.0]), "max_lr": 0.1, **options})

@@ -41,7 +41,7 @@ def same(found, expected):
                 np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=2e-4, atol=2e-5)
 
 
-def test_together_they_are_what_they_are_one_by_one(stacked_calls, monkeypatch):
+def test_stacked_trials_equal_single_ones(stacked_calls, monkeypatch):
     """The same batches and weights; vmap draws the random numbers of dropout in another way."""
     model, loss_fn, loader = blobs_without_dropout()
     given = {"val_loader": blobs()[2], "grid": (1e-1, 1e-2, 0), "refine": False, **OPTIONS}
@@ -54,14 +54,14 @@ def test_together_they_are_what_they_are_one_by_one(stacked_calls, monkeypatch):
     same(found, find_weight_decay(model, loss_fn, loader, **given))
 
 
-def test_momenta_are_tried_together_and_the_cycle_alone(stacked_calls):
+def test_momenta_are_stacked_and_the_cycle_is_not(stacked_calls):
     model, loss_fn, loader = blobs()
     found = find_momentum(model, loss_fn, loader, val_loader=blobs()[2], values=(0.5, 0.9), **OPTIONS)
     assert stacked_calls == [2, 2]
     assert len(found.cyclical) == 2
 
 
-def test_a_run_that_diverges_ends_alone(stacked_calls):
+def test_a_stacked_trial_that_diverges_does_not_end_the_others(stacked_calls):
     model, loss_fn, loader = blobs()
     given = {"val_loader": blobs()[2], "grid": (1e4, 1e-2, 0), "refine": False, **OPTIONS}
     found = find_weight_decay(model, loss_fn, loader, **given)
@@ -70,14 +70,14 @@ def test_a_run_that_diverges_ends_alone(stacked_calls):
     assert len(found.histories[-1][0].train_loss) < OPTIONS["steps"] == len(found.histories[0][0].train_loss)
 
 
-def test_dropout_draws_the_same_for_all(stacked_calls):
+def test_stacked_trials_share_their_dropout_masks(stacked_calls):
     model, loss_fn, loader = blobs()
     given = {"val_loader": blobs()[2], "grid": (1e-9, 0), "refine": False, **OPTIONS}
     found = find_weight_decay(model, loss_fn, loader, **given)
     np.testing.assert_allclose(found.histories[0][0].train_loss, found.histories[1][0].train_loss, rtol=1e-3)
 
 
-def test_a_model_that_vmap_cannot_run_is_tried_once(stacked_calls, monkeypatch):
+def test_a_model_that_vmap_does_not_support_is_stacked_once(stacked_calls, monkeypatch):
     class Branching(nn.Module):
         def __init__(self):
             super().__init__()
@@ -107,19 +107,19 @@ def test_a_model_that_vmap_cannot_run_is_tried_once(stacked_calls, monkeypatch):
         ({"graph": False}, False),
     ],
 )
-def test_where_runs_may_be_made_together(options, expected):
+def test_trials_are_stacked_on_cuda_with_default_options(options, expected):
     assert copies.can_stack(torch.device("cuda"), StepOptions(**options)) == expected
     assert not copies.can_stack(torch.device("cpu"), StepOptions(**options))
 
 
-def test_a_momentum_may_be_a_list():
+def test_a_momentum_cycle_may_be_a_list():
     model, loss_fn, loader = blobs_without_dropout()
     given = {"val_loader": blobs()[2], "grid": (1e-2, 0), "refine": False, **OPTIONS}
     same(*(find_weight_decay(model, loss_fn, loader, momentum=m, **given) for m in ([0.95, 0.85], (0.95, 0.85))))
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_they_are_made_together_and_are_the_same(monkeypatch):
+def test_trials_are_stacked_on_a_gpu_and_equal_single_ones(monkeypatch):
     calls = []
     monkeypatch.setattr(
         runner,

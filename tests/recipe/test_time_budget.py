@@ -62,7 +62,7 @@ def fake(monkeypatch):
 
 
 @pytest.mark.parametrize("look", [0.0, 0.05])
-def test_it_ends_in_time_and_uses_it(look, fake, tmp_path):
+def test_a_search_uses_its_time_and_ends_within_it(look, fake, tmp_path):
     fake.look = look
     begin = fake.now
     recipe = find_recipe(clouds(), timedelta(seconds=27), planned_steps=2000, saved=tmp_path / "x.json")
@@ -74,7 +74,7 @@ def test_it_ends_in_time_and_uses_it(look, fake, tmp_path):
     assert json.loads((tmp_path / "x.json").read_text())["seconds_per_step"] == recipe.study.seconds_per_step
 
 
-def test_less_time_is_for_the_small_grid(fake):
+def test_little_time_is_for_the_small_grid(fake):
     begin = fake.now
     recipe = find_recipe(clouds(), timedelta(seconds=5))
     assert fake.now - begin <= 5
@@ -85,7 +85,7 @@ def test_less_time_is_for_the_small_grid(fake):
     assert "for that takes 1000 steps, and" in recipe.evidence["momentum"]
 
 
-def test_too_little_time_is_told_with_what_it_takes_and_the_rate_is_kept(fake, tmp_path):
+def test_too_little_time_is_an_error_that_names_the_minimum_and_keeps_the_rate(fake, tmp_path):
     path = tmp_path / "x.json"
     message = (
         r"budget: got 2 s; an update takes about 10 ms here, .* about (4\.\d) s; less says nothing, so give more "
@@ -107,7 +107,7 @@ def test_too_little_time_is_told_with_what_it_takes_and_the_rate_is_kept(fake, t
         find_recipe(clouds(), timedelta(seconds=0.9 * needed))
 
 
-def test_a_search_for_steps_goes_on_for_a_time(fake, tmp_path, monkeypatch):
+def test_a_search_for_steps_can_continue_for_a_time(fake, tmp_path, monkeypatch):
     path = tmp_path / "x.json"
     real = _stages.find_weight_decay
     monkeypatch.setattr(_stages, "find_weight_decay", lambda **options: 1 / 0)
@@ -120,7 +120,7 @@ def test_a_search_for_steps_goes_on_for_a_time(fake, tmp_path, monkeypatch):
     assert recipe.study.seconds_per_step == pytest.approx(0.01, rel=0.1)
 
 
-def test_updates_that_become_slow_end_the_search_early(fake, tmp_path, monkeypatch):
+def test_steps_that_become_slow_end_the_search_early(fake, tmp_path, monkeypatch):
     path = tmp_path / "x.json"
     real = _stages.find_weight_decay
 
@@ -146,7 +146,7 @@ def test_updates_that_become_slow_end_the_search_early(fake, tmp_path, monkeypat
     assert {len(runs) for runs in recipe.study.weight_decay_trials.histories} == {2}
 
 
-def test_momenta_that_come_too_late_are_left_out(fake, monkeypatch, tmp_path):
+def test_momenta_are_left_out_if_no_time_remains(fake, monkeypatch, tmp_path):
     real = _stages.find_momentum
 
     def slow(**options):
@@ -163,7 +163,7 @@ def test_momenta_that_come_too_late_are_left_out(fake, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("slower", [1.0, 1.5])
-def test_long_runs_end_in_time_too(slower, fake, monkeypatch):
+def test_pairs_end_within_the_time(slower, fake, monkeypatch):
     real = _stages.find_pair
 
     def found(**options):
@@ -178,7 +178,7 @@ def test_long_runs_end_in_time_too(slower, fake, monkeypatch):
     assert 0.7 < (fake.now - begin) / 9 <= 1
 
 
-def test_a_search_that_ended_with_long_runs_needs_no_more_time(fake, tmp_path):
+def test_a_search_complete_with_pairs_needs_no_more_time(fake, tmp_path):
     path = tmp_path / "x.json"
     ended = find_recipe(clouds(), timedelta(seconds=9), planned_steps=100, saved=path)
     assert ended.study.pair_trials is not None
@@ -186,7 +186,7 @@ def test_a_search_that_ended_with_long_runs_needs_no_more_time(fake, tmp_path):
     assert (again.steps, again.max_lr, again.weight_decay) == (ended.steps, ended.max_lr, ended.weight_decay)
 
 
-def test_what_an_update_takes_besides(fake):
+def test_the_overhead_of_a_step_is_its_share_of_validation_and_loading(fake):
     fake.look, fake.load = 0.06, 0.001
     task = clouds()
     task.train_loader = DataLoader(Slow(task.train_loader.dataset), 20)
@@ -196,7 +196,7 @@ def test_what_an_update_takes_besides(fake):
 
 
 @pytest.mark.parametrize("find", [find_weight_decay, find_momentum])
-def test_the_parts_end_in_time_too(find, fake):
+def test_searches_of_one_setting_end_within_max_seconds(find, fake):
     task = clouds()
     given = {"val_loader": task.val_loader, "max_lr": 0.1, "steps": 20, "repeats": 2}
     begin = fake.now
@@ -210,7 +210,7 @@ def test_the_parts_end_in_time_too(find, fake):
             find(task.model, task.loss_fn, task.train_loader, **given, max_seconds=wrong)
 
 
-def test_a_run_begins_only_if_it_would_end_in_time(fake):
+def test_a_deadline_allows_a_run_only_if_it_would_end_before(fake):
     until = Deadline(10.0)
     fake.now += 9.0
     assert until.allows_another()  # nothing tells yet what one takes
@@ -224,13 +224,13 @@ def test_a_run_begins_only_if_it_would_end_in_time(fake):
     assert until.elapsed == pytest.approx(9.0)
 
 
-def test_many_ranks_are_as_fast_as_their_turns():
+def test_the_speedup_of_ranks_is_the_number_of_their_turns():
     stages = ((6,), (8, 4), (8, 2))
     assert [speedup(n, stages) for n in (1, 2, 3, 4)] == [1, 2, 2.4, 3]
 
 
 @pytest.mark.parametrize("budget", [timedelta(0), timedelta(seconds=-1)])
-def test_no_time_is_refused(budget):
+def test_a_time_of_zero_or_less_is_refused(budget):
     with pytest.raises(ValueError, match=r"budget: got .*; give a time above 0, as datetime\.timedelta"):
         find_recipe(clouds(), budget)
 
@@ -246,11 +246,11 @@ def test_no_time_is_refused(budget):
         ("-3", -3),  # which `find_recipe` refuses
     ],
 )
-def test_budgets_of_the_command_line(text, budget):
+def test_the_command_line_takes_steps_or_a_time(text, budget):
     assert _budget(text) == budget
 
 
 @pytest.mark.parametrize("text", ["", "s", "5m", "1e3s", "x", "-5s", "1,5h"])
-def test_other_budgets_are_refused(text):
+def test_the_command_line_refuses_other_budgets(text):
     with pytest.raises(argparse.ArgumentTypeError, match="give updates, as 600, or a time"):
         _budget(text)

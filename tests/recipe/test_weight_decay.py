@@ -15,16 +15,13 @@ from tests.helpers.state import full_state
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-# ------------------------------------------------------------ what is made of the losses
-
-
 def made(losses, values=(0.0, 1e-4, 1e-3), initial=2.0):
     """Repeats that end with ``losses`` [k][repeats]."""
     runs = tuple(tuple(History(np.ones(20), [initial, x], [0, 20], lr=np.ones(20)) for x in row) for row in losses)
     return WeightDecayTrials(np.array(values), runs, 1.0)
 
 
-def test_what_other_batches_alone_would_change():
+def test_the_noise_tolerance_is_the_difference_that_other_batches_would_make():
     # Distances from the means: 0, then 0.1, then 0.2, each twice; for each value with those of all better ones.
     found = made([[1.1, 1.3], [1.0, 1.0], [1.4, 1.8]])
     medians = np.array([0.05, 0.0, 0.1])
@@ -49,12 +46,12 @@ def test_what_other_batches_alone_would_change():
         ([[math.nan, 1.0], [1.2, 1.21], [math.inf, 1.0]], 1e-4, 1e-4, 1e-4),
     ],
 )
-def test_choice(losses, low, chosen, high):
+def test_the_best_weight_decay_is_suggested_or_the_default_if_inconclusive(losses, low, chosen, high):
     choice = made(losses).suggest()
     assert (choice.low, choice.value, choice.high) == (low, chosen, high)
 
 
-def test_the_reason_tells_when_all_is_alike_and_when_the_end_was_reached():
+def test_the_reason_says_if_trials_are_inconclusive_or_the_grid_too_small():
     alike = made([[1.0, 1.1], [1.1, 1.2], [1.05, 1.16]])
     assert "all that was tried is alike" in alike.suggest().reason
     assert "do not tell what a longer training needs, and 0.0001, the usual value, is taken" in alike.suggest().reason
@@ -71,21 +68,21 @@ def test_the_reason_tells_when_all_is_alike_and_when_the_end_was_reached():
     assert str(alike).count("\n") == 1 + len(alike.values)
 
 
-def test_the_search_goes_on_above_what_is_as_good():
+def test_refinement_continues_above_values_that_are_as_good():
     assert made([[1.0, 1.1], [1.1, 1.2], [1.05, 1.16]]).refinement_center == 1e-3
     assert made([[1.9, 1.91], [1.0, 1.1], [1.05, 1.16]]).refinement_center == 1e-4
     assert made([[1.0, 1.0], [1.2, 1.21], [1.4, 1.41]]).refinement_center == 0
 
 
 @pytest.mark.parametrize("losses", [[[2.0, 2.1], [3.0, 3.0]], [[math.inf, math.inf], [math.inf, math.nan]]])
-def test_nothing_that_falls_is_no_answer(losses):
+def test_there_is_no_suggestion_if_no_loss_falls(losses):
     found = made(losses, values=(0.0, 1e-3))
     with pytest.raises(NoSuggestionError, match="in no short run"):
         found.suggest()
     assert "no suggestion" in str(found)
 
 
-def test_lowest_loss_its_step_and_the_rate_borne_on_the_way_up():
+def test_min_loss_its_step_and_max_stable_lr_are_read_off_the_history():
     lr = np.concatenate((np.linspace(0.1, 1.0, 10), np.linspace(0.9, 0.0, 10)))
 
     def found(*val):
@@ -113,14 +110,11 @@ def test_lowest_loss_its_step_and_the_rate_borne_on_the_way_up():
         ([1.0, 0.1], 1.0, [0.3, 3.0]),
     ],
 )
-def test_the_exponent_is_bisected(tried, chosen, new):
+def test_refined_values_bisect_the_exponent(tried, chosen, new):
     assert refined_values(tried, chosen) == new
 
 
-# ------------------------------------------------------------ real runs
-
-
-def test_few_noisy_samples_want_much_decay():
+def test_few_noisy_samples_get_a_large_weight_decay():
     """60 samples for 50 weights: least squares fits the noise, and shrinking the weights is most of what helps."""
     model, loss_fn, loader, val = regression(60, 1.0)
     found = find_weight_decay(model, loss_fn, loader, val_loader=val, max_lr=0.03)
@@ -130,7 +124,7 @@ def test_few_noisy_samples_want_much_decay():
     assert mean[0.0] > 1.3 * mean[0.1]
 
 
-def test_plenty_of_clean_samples_want_little():
+def test_many_clean_samples_get_a_small_weight_decay():
     model, loss_fn, loader, val = regression(2000, 0.02, features=10)
     found = find_weight_decay(
         model, loss_fn, loader, val_loader=val, grid=(0.3, 0.1, 0.01, 0), max_lr=0.03, refine=False
@@ -141,7 +135,7 @@ def test_plenty_of_clean_samples_want_little():
 
 
 @pytest.mark.parametrize(("max_steps", "values"), [(240, 6), (239, 4)])
-def test_refinement_ends_within_the_steps_allowed(max_steps, values):
+def test_refinement_keeps_within_max_steps(max_steps, values):
     model, loss_fn, loader, val = regression(200, 0.1, features=10)
     grid = (1e-7, 1e-8, 1e-9, 1)  # all but the last alike
     found = find_weight_decay(
@@ -150,7 +144,7 @@ def test_refinement_ends_within_the_steps_allowed(max_steps, values):
     assert len(found.values) == values
 
 
-def test_decay_without_any_effect_is_told():
+def test_the_reason_says_that_a_decay_has_no_effect():
     model, loss_fn, loader, val = regression(200, 0.1, features=10)
     found = find_weight_decay(
         model, loss_fn, loader, val_loader=val, grid=(1e-9, 0), max_lr=0.01, steps=20, refine=False
@@ -158,7 +152,7 @@ def test_decay_without_any_effect_is_told():
     assert "all that was tried is alike" in found.suggest().reason
 
 
-def test_a_run_is_what_torch_does_on_the_same_batches():
+def test_a_trial_equals_a_training_by_torch_on_the_same_batches():
     model, loss_fn, loader, val = regression(100, 0.5, features=10)
     batches, held = list(loader), list(val)
     decay, steps = 0.1, 20
@@ -193,7 +187,7 @@ def test_a_run_is_what_torch_does_on_the_same_batches():
         assert run.weight_decay == decay
 
 
-def test_all_values_see_the_same_batches_and_the_repeats_others():
+def test_values_share_their_batches_and_repeats_do_not():
     seen = []
 
     def compute_loss(model, batch):
@@ -225,7 +219,7 @@ def test_all_values_see_the_same_batches_and_the_repeats_others():
 
 
 @pytest.mark.parametrize("max_lr", [0.05, None])
-def test_all_is_as_before_and_the_same_comes_again(max_lr):
+def test_everything_is_restored_and_a_second_search_gives_the_same(max_lr):
     model, loss_fn, loader = blobs()  # with dropout and batch normalisation
     x = torch.randn(64, 5, generator=torch.Generator().manual_seed(1))
     val = DataLoader(
@@ -251,7 +245,7 @@ def test_all_is_as_before_and_the_same_comes_again(max_lr):
     assert len(np.unique(first.loss)) == 4
 
 
-def test_all_is_as_before_after_an_interruption():
+def test_everything_is_restored_after_an_interruption():
     model, loss_fn, loader, val = regression(100, 0.1)
     shown = torch.optim.SGD(model.parameters(), lr=0.1)
     before, order = full_state(model, shown), loader.generator.get_state()
@@ -269,7 +263,7 @@ def test_all_is_as_before_after_an_interruption():
     assert torch.equal(loader.generator.get_state(), order)
 
 
-def test_runs_that_diverge_are_not_chosen():
+def test_a_value_whose_trials_diverge_is_not_suggested():
     """With decay 200 at rate 0.1 the weights grow by a factor of about -20 a step."""
     model, loss_fn, loader, val = regression(400, 0.1, features=10)
     found = find_weight_decay(model, loss_fn, loader, val_loader=val, grid=(0, 200), max_lr=0.1, steps=60, refine=False)
@@ -279,14 +273,14 @@ def test_runs_that_diverge_are_not_chosen():
     assert found.max_stable_lr[1] < found.max_stable_lr[0] == found.max_lr
 
 
-def test_runs_can_be_diagnosed():
+def test_histories_of_trials_can_be_diagnosed():
     model, loss_fn, loader, val = regression(60, 1.0)
     found = find_weight_decay(model, loss_fn, loader, val_loader=val, grid=(0, 1e-3), max_lr=0.03, refine=False)
     assert "overfitting" in [diagnosis.name for diagnosis in clrfast.diagnose(found.histories[0][0])]
 
 
 @pytest.mark.parametrize("max_lr", [0.01, None])
-def test_progress_covers_all_of_it(max_lr):
+def test_progress_covers_the_range_test_and_all_trials(max_lr):
     told = []
     model, loss_fn, loader, val = regression(100, 0.1)
     find_weight_decay(
@@ -305,7 +299,7 @@ def test_progress_covers_all_of_it(max_lr):
     assert told[-1][0] == told[-1][1] >= 80
 
 
-def test_progress_expects_a_round_of_refinement_and_ends_with_what_was_done():
+def test_progress_expects_a_round_of_refinement_and_ends_complete():
     told = []
     model, loss_fn, loader, val = regression(100, 0.1)
     given = {"max_lr": 0.01, "steps": 20, "grid": (0, 1e-2, 1e-3)}
@@ -314,7 +308,7 @@ def test_progress_expects_a_round_of_refinement_and_ends_with_what_was_done():
     assert told[-1][0] == told[-1][1]
 
 
-def test_disjoint_parts_of_one_dataset_are_fine():
+def test_disjoint_parts_of_one_dataset_are_accepted():
     model, loss_fn, loader, _ = regression(100, 0.1)
     data = loader.dataset
     for train, val in (
@@ -372,7 +366,7 @@ PART = DataLoader(Subset(Subset(LOADER.dataset, range(50)), [7, 8]), 2)
         ({"accumulate": 0}, "accumulate: got 0"),
     ],
 )
-def test_bad_input_is_named(options, named):
+def test_a_bad_argument_is_refused_by_name(options, named):
     given = {"loader": LOADER, "val_loader": VAL, "max_lr": 0.01, "steps": 20, **options}
     with pytest.raises(ValueError, match=named):
         find_weight_decay(MODEL, LOSS_FN, **given)
