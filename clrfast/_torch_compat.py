@@ -29,6 +29,7 @@ __all__ = [
     "forget_step",
     "found_inf_tensors",
     "has_step_hooks",
+    "has_stepped",
     "increment_version",
     "is_profiling",
     "is_view",
@@ -57,6 +58,10 @@ compiler together with the module that uses it. Since 2.1; required."""
 # ----------------------------------------------------------------------------------------------------------- optimizers
 # torch also reads one private name that clrfast defines: ``Optimizer._step_supports_amp_scaling``. GradScaler hands
 # `grad_scale` and `found_inf` to an optimizer that has it, and waits for the device otherwise. Since 2.0.
+#
+# ``ScheduleLR`` and ``FollowLR`` override or set names of torch's ``LRScheduler`` that have no public form:
+# ``_initial_step``, ``_step_count``, ``_last_lr``, and ``_get_closed_form_lr``, which ``SequentialLR`` calls for the
+# rates at a step that it names. All supported versions have them; required.
 
 
 def has_step_hooks(optimizer: Optimizer) -> bool:
@@ -80,6 +85,15 @@ def remove_step_post_hooks(optimizer: Optimizer) -> None:
     it, such hooks would run.
     """
     optimizer._optimizer_step_post_hooks = OrderedDict()
+
+
+def has_stepped(optimizer: Optimizer) -> bool:
+    """Whether the optimizer has made a step since a scheduler of torch was attached to it.
+
+    A rate other than the initial one is then the end of an earlier scheduler, and before that a warm-up's first rate.
+    Since 2.4; without it, only the optimizer's state says so, which plain SGD does not have.
+    """
+    return getattr(optimizer, "_opt_called", False)
 
 
 def is_profiling() -> bool:

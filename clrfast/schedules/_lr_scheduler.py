@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from .._torch_compat import has_stepped
 from ._follow_lr import FollowLR
 from ._group_values import external_factor, initial_factor, record_initial, record_scheduled
 from ._schedule import Schedule
@@ -126,7 +127,7 @@ class ScheduleLR(LRScheduler):
         """Return the rates of the current row, and write its momentum and weight decay into the groups."""
         if self.last_epoch > 0:
             return self._rates([external_factor(group) for group in self.optimizer.param_groups])
-        has_begun = bool(self.optimizer.state) or getattr(self.optimizer, "_opt_called", False)
+        has_begun = bool(self.optimizer.state) or has_stepped(self.optimizer)
         return self._rates([1.0 if has_begun else initial_factor(group) for group in self.optimizer.param_groups])
 
     def _get_closed_form_lr(self) -> list[float | Tensor]:
