@@ -1,4 +1,4 @@
-"""Draws the pictures of docs/schedules.md.
+"""Draw the pictures of docs/schedules.md.
 
 python docs/pictures.py
 """
