@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 KIB = 1024
 PER_SAMPLE = 64 * KIB
-"""What each sample takes in tests of a budget; all else together takes less than SLACK."""
+"""Bytes of each sample in tests of a budget. Everything else takes less than SLACK."""
 SLACK = 32 * KIB
 
 OUT_OF_MEMORY = {
@@ -41,11 +41,11 @@ def _few_timed_steps(monkeypatch):
 
 
 class Noted(list):
-    """What a test sees: a plain list of a module is put back."""
+    """A list that the search does not restore, unlike a plain list in a module."""
 
 
 class Guarded(nn.Module):
-    """A small network of which ``at(size)`` is asked before each forward pass."""
+    """A small network that calls ``at(size)`` before each forward pass."""
 
     def __init__(self, at=lambda size: None):
         super().__init__()
@@ -69,7 +69,7 @@ def failing_above(capacity, error):
 
 
 def largest_on_grid(capacity):
-    """The largest size up to ``capacity`` that is a power of two and a number of eighths of it."""
+    """The largest size up to ``capacity`` that is a power of two plus some eighths of it."""
     power = 2 ** (capacity.bit_length() - 1)
     step = max(1, power // 8)
     return capacity // step * step
@@ -99,7 +99,7 @@ def test_the_reason_names_the_smallest_size_that_failed():
 
 
 class Partial(torch.optim.Adam):
-    """Repeats out of memory in an update, with the state of some parameters made and of others not."""
+    """An optimizer that runs out of memory in an update when only some parameters have a state."""
 
     def step(self, closure=None):
         if self.too_much():
@@ -160,7 +160,7 @@ def test_everything_is_restored(optimizer, error):
 
 
 def test_nothing_of_a_failed_step_stays_alive():
-    """Not even what an error that keeps itself alive has in the variables of its frames."""
+    """Not even the local variables in the frames of an error that keeps itself alive."""
     alive, kept = [], []
 
     def at(size):
@@ -184,7 +184,7 @@ def test_nothing_of_a_failed_step_stays_alive():
 
 
 def test_memory_is_freed_before_the_model_is_restored(monkeypatch):
-    """On a full device, nothing could be."""
+    """On a full device nothing could be restored."""
     alive, at_restore = [], []
 
     def at(size):
@@ -245,8 +245,8 @@ def test_the_reason_names_the_memory_that_the_next_size_would_take():
 @pytest.mark.parametrize(
     "n_bytes",
     [
-        lambda size: size * size * KIB,  # as a loss over all pairs takes
-        lambda size: max(2 * 1024 * KIB, size * PER_SAMPLE),  # at first something else takes more
+        lambda size: size * size * KIB,  # like a loss over all pairs of samples
+        lambda size: max(2 * 1024 * KIB, size * PER_SAMPLE),  # something else takes more at first
     ],
     ids=["square", "constant, then linear"],
 )
@@ -287,7 +287,7 @@ def test_a_step_that_unexpectedly_exceeds_the_budget_is_interrupted():
 @pytest.mark.parametrize("optimizer", [None, "adam"])
 @pytest.mark.parametrize("scaled", [False, True])
 def test_optimizer_state_is_in_memory_during_the_measured_step(optimizer, scaled):
-    """From the beginning of the measured step, also if a scaler skips the first updates."""
+    """From the start of the measured step, also if a scaler skips the first updates."""
     model, loss_fn = nn.Linear(4, 2), nn.CrossEntropyLoss()
     made = None if optimizer is None else torch.optim.Adam(model.parameters())
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127) if scaled else None
@@ -308,13 +308,13 @@ def test_optimizer_state_is_in_memory_during_the_measured_step(optimizer, scaled
 
 
 def test_the_growth_of_the_process_counts_if_the_machine_is_the_limit(monkeypatch):
-    """Of 80 % of what is free."""
+    """The limit is 80 % of the free memory."""
     held = [10**9]
     monkeypatch.setattr(memory, "available_memory", lambda: 50 * PER_SAMPLE + SLACK)
     monkeypatch.setattr(memory, "resident_memory", lambda: held[0])
 
     def at(size):
-        held[0] = 10**9 + size * PER_SAMPLE  # by something else than tensors
+        held[0] = 10**9 + size * PER_SAMPLE  # something other than tensors
 
     model = Guarded(at)
     found = find_batch_size(model, nn.CrossEntropyLoss(), samples())
@@ -385,7 +385,7 @@ def test_samples_come_from_the_loaders_sampler_and_collate_fn():
 
 
 def test_a_dataset_is_shuffled_once():
-    """Its first samples may be the shortest; and a larger batch has the samples of the smaller one, and more."""
+    """The first samples may be the shortest ones. A larger batch contains the samples of the smaller one."""
     batches = []
 
     def compute_loss(model, batch):
@@ -563,7 +563,7 @@ def test_available_memory_works_on_this_machine():
 @pytest.mark.gpu
 @pytest.mark.hardware
 def test_the_largest_size_on_a_gpu_fits_its_memory():
-    """A process may be given a part of a device; what is cached goes back to it afterwards."""
+    """The process may use a fraction of the device. Cached memory goes back to the device afterwards."""
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.empty_cache()
     reserved = torch.cuda.memory_reserved()

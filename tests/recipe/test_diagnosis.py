@@ -23,12 +23,12 @@ T = np.linspace(0, 1, N)
 
 
 def curve(*points):
-    """Straight from point to point ``(fraction of the steps, loss)``, ``[N]``."""
+    """A loss that is linear between points ``(fraction of the steps, loss)``, ``[N]``."""
     return np.interp(T, *zip(*points, strict=True))
 
 
 def history(train, val=None, noise=0.0, seed=0, **settings):
-    """``val`` (None: as train) at every fifth step; noise of the given size on both."""
+    """A history with ``val`` (None: ``train``) at every fifth step, and Gaussian noise on both losses."""
     random = np.random.default_rng(seed)
     val_steps = np.arange(N // M, N + 1, N // M)
     val = (train if val is None else val)[val_steps - 1]
@@ -199,7 +199,7 @@ def test_a_run_whose_rate_decays_at_once_is_judged_in_its_first_half():
 def test_the_loss_may_still_fall_at_the_beginning_of_a_longer_training():
     beginning = 0.3 + 2 * np.exp(-1.5 * T)
     assert names(history(beginning, total_steps=N)) == ["underfitting"]
-    # The last third of an exponential with so many decay times: 0.19 with 1.5, 0.13 with 2.25, 0.09 with 3.
+    # Fall of an exponential in its last third: 0.19 with 1.5 decay times, 0.13 with 2.25, 0.09 with 3.
     assert names(history(beginning, total_steps=N * 3 // 2)) == ["underfitting"]
     assert names(history(beginning, total_steps=2 * N)) == []
     assert names(history(EVEN, total_steps=10 * N)) == ["underfitting"]
@@ -247,7 +247,12 @@ def changed(loss, at, value):
     [
         (changed(QUICK, 100, math.nan), QUICK, 100, "the training loss is nan at step 100 (lr 1)"),
         (changed(QUICK, 100, -math.inf), QUICK, 100, "the training loss is -inf at step 100 (lr 1)"),
-        (QUICK, changed(QUICK, 99, math.inf), 100, "the validation loss is inf at step 100 (lr 1)"),  # of updates
+        (
+            QUICK,
+            changed(QUICK, 99, math.inf),
+            100,
+            "the validation loss is inf at step 100 (lr 1)",
+        ),  # after 100 updates
         (changed(QUICK, 50, math.nan), changed(QUICK, 99, math.nan), 50, "the training loss is nan at step 50"),
         (changed(QUICK, 150, math.nan), changed(QUICK, 99, math.nan), 100, "the validation loss is nan at step 100"),
         (

@@ -45,13 +45,13 @@ def test_all_stages_run_in_the_order_of_the_report(stage_calls, sgd_updates):
     expected += ["find_weight_decay"] + ["range_test"] * (recipe.weight_decay >= 1e-3) + ["find_momentum"]
     assert stage_calls.names == expected
     assert recipe.steps <= 2600
-    sized = sum(20 for _ in study.batch_sizes.costs) * 2  # those of the batch sizes come on top
+    sized = sum(20 for _ in study.batch_sizes.costs) * 2  # not part of the budget
     assert len(sgd_updates) <= recipe.steps + sized + 10
     assert recipe.batch_size == study.batch_sizes.fastest
     assert recipe.momentum == study.momentum_trials.cycle
     assert stage_calls[-1][1]["weight_decay"] == recipe.weight_decay
     assert stage_calls[-1][1]["max_lr"] == recipe.max_lr
-    assert task.train_loader.batch_size == 20  # the user's is not changed
+    assert task.train_loader.batch_size == 20  # the user's loader is unchanged
 
 
 def test_the_rate_is_tested_again_after_a_large_weight_decay(stage_calls, monkeypatch):
@@ -89,7 +89,7 @@ class OwnLoss(nn.Sequential):
 
 
 def test_dict_batches_own_losses_and_accumulation_work():
-    """Dicts for a model with a loss of its own; a user's loss, two batches to an update."""
+    """Dicts for a model that returns its loss; a compute_loss with two batches per update."""
     task = clouds()
     dicts = [[{"x": x, "y": y} for x, y in loader] for loader in (task.train_loader, task.val_loader)]
     recipe = find_recipe(Task(OwnLoss(*task.model), None, *dicts), MIN_BUDGET)
@@ -105,7 +105,7 @@ def test_a_training_shorter_than_the_search_raises_a_warning(monkeypatch):
     told = f"planned_steps: got 66, and the search itself needs {MIN_BUDGET} updates"
     with pytest.warns(UserWarning, match=told), pytest.raises(RuntimeError, match=f"^{MIN_BUDGET}$"):
         find_recipe(clouds(), planned_steps=66)
-    with pytest.raises(RuntimeError, match=f"^{MIN_BUDGET}$"):  # whoever gives the budget knows it
+    with pytest.raises(RuntimeError, match=f"^{MIN_BUDGET}$"):  # no warning if the budget is given
         find_recipe(clouds(), MIN_BUDGET, planned_steps=66)
 
 
@@ -186,7 +186,7 @@ def test_a_first_range_test_without_a_suggestion_is_an_error():
 def test_a_validation_loss_that_never_falls_raises_a_warning():
     task = clouds()
     x, y = next(iter(task.val_loader))
-    task.val_loader = [(x, 1 - y)]  # the opposite of what is learnt
+    task.val_loader = [(x, 1 - y)]  # the opposite of the training targets
     recipe = find_recipe(task, 2600, planned_steps=2000)
     assert recipe.weight_decay == DEFAULT_WEIGHT_DECAY
     assert recipe.study.momentum_trials is None

@@ -1,6 +1,6 @@
-"""A search that was killed goes on from its last finished run, and the budget is charged with what was lost.
+"""A killed search continues from its last finished trial, and the budget is charged with the lost steps.
 
-What a kill leaves is the file as it was written last. So each version of the file stands for all kills until the next.
+A kill leaves the file as it was written last, so each version of the file stands for all kills before the next one.
 """
 
 import os
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture
 def versions(monkeypatch):
-    """The contents of every file that is written, in order."""
+    """The contents of all written files, in order."""
     written, real = [], saving.write_bytes
 
     def recorded(path, content):
@@ -48,7 +48,7 @@ def test_a_kill_costs_only_the_trial_that_it_ended(versions, sgd_updates, tmp_pa
     )
     kills = list(versions)
     under_way = [bool(read(version, path).started_steps) for version in kills]
-    # Before each run, after the range test, and at the end of both stages.
+    # Before each trial, after the range test, and at the end of both stages.
     assert under_way == [False, *[True] * n_decays, False, *[True] * (n_momenta + 2), False]
     for version in kills[1 :: len(kills) // 7]:
         before = read(version, path)
@@ -129,14 +129,14 @@ def test_a_second_interruption_during_the_first_changes_nothing(tmp_path, monkey
 
 
 def test_a_search_that_is_killed_repeatedly_still_ends_with_a_recipe(versions, sgd_updates, tmp_path):
-    """Each kill after one more run: the grid is made in full, and what was lost is taken from what comes after it."""
+    """Each kill comes one trial later. The grid is complete, and later stages get fewer steps."""
     path = tmp_path / "recipe.json"
     find_recipe(clouds(), MIN_BUDGET, saved=path)
     path.write_bytes(versions[0])
     for made in range(1, 6):
         del versions[:]
         find_recipe(clouds(), MIN_BUDGET, saved=path)
-        begun = read(versions[1], path).pending_trials  # one more run has ended, and the next is under way
+        begun = read(versions[1], path).pending_trials  # one more trial has finished, and the next has started
         assert len(begun.histories) == made
     assert Study.read(path).steps == RANGE_TEST_STEPS + (5 + 4) * 40
     resumed = find_recipe(clouds(), MIN_BUDGET, saved=path)
@@ -147,7 +147,7 @@ def test_a_search_that_is_killed_repeatedly_still_ends_with_a_recipe(versions, s
 
 
 def test_a_command_continues_after_sigkill(own_task, capsys):
-    """With the real signal, while a run with a weight decay is under way."""
+    """With the real signal, during a trial with a weight decay."""
     (own_task / "killed.py").write_text(
         textwrap.dedent("""
         import os, signal, sys

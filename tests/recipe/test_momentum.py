@@ -34,7 +34,7 @@ def quadratic(curvature, noise, start):
 
 
 def test_a_stiff_quadratic_gets_a_large_momentum():
-    """At the rate that the steep direction allows, the flat one gets nowhere without it."""
+    """At a rate that the steep direction allows, the flat direction needs momentum to make progress."""
     found = find_momentum(**quadratic([1.0, 1e4], 0.0, [1.0, 1e-3]), max_lr=1e-4)
     assert found.suggest().value == 0.99
     assert found.cycle == (0.99, 0.85)
@@ -42,7 +42,7 @@ def test_a_stiff_quadratic_gets_a_large_momentum():
 
 
 def test_a_noisy_quadratic_gets_a_small_momentum():
-    """Without noise the first few steps are enough; then the noise of each step stays for 1 / (1 - momentum) steps."""
+    """A few steps reach the minimum; after that the noise of each step persists for 1 / (1 - momentum) steps."""
     found = find_momentum(**quadratic([1.0] * 50, 1.0, [1.0] * 50), max_lr=0.1)
     assert found.suggest().value == 0.9
     assert found.cycle == (0.9, 0.85)
@@ -64,9 +64,9 @@ def test_the_cycle_is_tried_and_fits_into_a_schedule():
         ((0.9, 0.95, 0.99), (1.2, 1.0, 1.4), 0.95, (0.95, 0.85)),
         ((0.8, 0.85, 0.99), (1.2, 1.0, 1.4), 0.85, (0.85, 0.8)),
         ((0.5, 0.7), (1.0, 1.2), 0.5, (0.5, 0.5)),
-        ((0.9, 0.95, 0.99), (1.0, 1.0, 1.4), 0.95, (0.95, 0.85)),  # alike: the usual one
+        ((0.9, 0.95, 0.99), (1.0, 1.0, 1.4), 0.95, (0.95, 0.85)),  # equally good: the default
         ((0.9, 0.95, 0.99), (1.0, 1.0, 1.0), 0.95, (0.95, 0.85)),
-        ((0.5, 0.8, 0.9), (1.0, 1.0, 1.0), 0.9, (0.9, 0.85)),  # alike: the nearest to the usual one
+        ((0.5, 0.8, 0.9), (1.0, 1.0, 1.0), 0.9, (0.9, 0.85)),  # equally good: the nearest to the default
     ],
 )
 def test_the_best_momentum_is_suggested_with_its_cycle(values, losses, chosen, cycle):
@@ -77,7 +77,7 @@ def test_the_best_momentum_is_suggested_with_its_cycle(values, losses, chosen, c
 
 
 def test_trials_without_a_suggestion_are_returned():
-    """Far beyond the edge of stability nothing gets better."""
+    """Far beyond the edge of stability the loss never falls."""
     found = find_momentum(**quadratic([1.0], 0.0, [1.0]), max_lr=1e4, steps=20)
     assert found.cyclical == ()
     assert len(found.histories) == 4

@@ -15,8 +15,10 @@ MODEL, LOSS_FN, LOADER, VAL = regression(100, 0.1)
 
 
 def test_few_noisy_samples_get_a_large_weight_decay():
-    """60 samples for 50 weights: least squares fits the noise, and shrinking the weights is most of what helps. Low
-    rates help, too, but less: the search goes on to the decay only then."""
+    """With 60 samples for 50 weights, least squares fits the noise, and shrinking the weights helps most.
+
+    Low rates help less; the search tries them first.
+    """
     model, loss_fn, loader, val = regression(60, 1.0)
     found = find_pair(model, loss_fn, loader, val_loader=val, max_lr=0.01, steps=100, max_steps=3000)
     assert found.suggest().weight_decay == 1.0

@@ -26,7 +26,7 @@ def searched(loss, runs=12, initial=START):
 )
 @pytest.mark.parametrize(("scale", "shift"), [(1.0, 0.0), (1e-3, -5.0)])
 def test_the_sampler_comes_near_the_lowest_loss(rate, decay, scale, shift):
-    """Within a half decade of the rate and of the decay in 12 runs of 77."""
+    """Within half a decade of the rate and of the decay, in 12 trials of 77 points."""
 
     def loss(a, b):
         return scale * ((a - rate) ** 2 + 0.3 * (b - decay) ** 2) + shift
@@ -37,7 +37,7 @@ def test_the_sampler_comes_near_the_lowest_loss(rate, decay, scale, shift):
 
 
 def test_the_sampler_follows_a_ridge():
-    """The higher the rate the less decay is wanted, as where both shrink the weights."""
+    """The best decay falls with the rate, because both shrink the weights."""
     found = searched(lambda a, b: (a + b + 3) ** 2 + 0.1 * (a - 1) ** 2).suggest()
     assert found.max_lr >= 3
     assert found.weight_decay <= 1e-3

@@ -1,4 +1,4 @@
-"""Short runs that copies of the model make together, as on a CUDA device."""
+"""Trials at once, as stacked copies of the model, as on a CUDA device."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def stacked_calls(monkeypatch):
 
 
 def same(found, expected):
-    """But for rounding: vmap adds up in another order; the tolerance is that of test_replicas."""
+    """Equal up to rounding: vmap adds in another order. The tolerance is that of the tests of sweeps."""
     assert found.values.tolist() == expected.values.tolist()
     for runs, of in zip(found.histories, expected.histories, strict=True):
         for one, other in zip(runs, of, strict=True):
@@ -42,7 +42,7 @@ def same(found, expected):
 
 
 def test_stacked_trials_equal_single_ones(stacked_calls, monkeypatch):
-    """The same batches and weights; vmap draws the random numbers of dropout in another way."""
+    """The batches and weights are the same; the model has no dropout, for which vmap draws other random numbers."""
     model, loss_fn, loader = blobs_without_dropout()
     given = {"val_loader": blobs()[2], "grid": (1e-1, 1e-2, 0), "refine": False, **OPTIONS}
     unused = torch.optim.SGD(model.parameters(), lr=1.0)

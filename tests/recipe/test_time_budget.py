@@ -1,4 +1,4 @@
-"""A budget that is a time, by a clock that goes on with the work and not by itself."""
+"""A budget that is a time, measured by a fake clock that only work advances."""
 
 import argparse
 import json
@@ -24,13 +24,13 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Clock:
-    """Seconds of an update, of a look at the validation data, and of a batch that is loaded."""
+    """A clock, and the seconds that an update, a validation and the loading of a sample take."""
 
     def __init__(self, monkeypatch):
-        self.now, self.update, self.look, self.load = 1000.0, 0.01, 0.0, 0.0
+        self.now, self.update, self.validation, self.load = 1000.0, 0.01, 0.0, 0.0
         monkeypatch.setattr(clock, "now", lambda: self.now)
         self._goes_on(monkeypatch, clrfast.SGD, "step", "update")
-        self._goes_on(monkeypatch, Validation, "total", "look")  # which every look ends in
+        self._goes_on(monkeypatch, Validation, "total", "validation")  # every validation calls it
         self._goes_on(monkeypatch, Slow, "__getitem__", "load")
 
     def _goes_on(self, monkeypatch, owner, name, what):
@@ -44,7 +44,7 @@ class Clock:
 
 
 class Slow:
-    """A dataset whose samples take time."""
+    """A dataset whose samples take time to load."""
 
     def __init__(self, data):
         self.data = data
@@ -61,15 +61,17 @@ def fake(monkeypatch):
     return Clock(monkeypatch)
 
 
-@pytest.mark.parametrize("look", [0.0, 0.05])
-def test_a_search_uses_its_time_and_ends_within_it(look, fake, tmp_path):
-    fake.look = look
+@pytest.mark.parametrize("validation", [0.0, 0.05])
+def test_a_search_uses_its_time_and_ends_within_it(validation, fake, tmp_path):
+    fake.validation = validation
     begin = fake.now
     recipe = find_recipe(clouds(), timedelta(seconds=27), planned_steps=2000, saved=tmp_path / "x.json")
     assert 0.5 < (fake.now - begin) / 27 <= 1
     assert recipe.complete
-    assert (recipe.study.momentum_trials is None) == (look > 0)
-    assert recipe.study.seconds_per_step == pytest.approx(0.01 + look / 2, rel=0.1)  # a look every second update
+    assert (recipe.study.momentum_trials is None) == (validation > 0)
+    assert recipe.study.seconds_per_step == pytest.approx(
+        0.01 + validation / 2, rel=0.1
+    )  # a validation every second update
     assert Recipe.load(tmp_path / "x.json").complete
     assert json.loads((tmp_path / "x.json").read_text())["seconds_per_step"] == recipe.study.seconds_per_step
 
@@ -97,7 +99,7 @@ def test_too_little_time_is_an_error_that_names_the_minimum_and_keeps_the_rate(f
     assert found.steps == RANGE_TEST_STEPS
     assert not found.complete
     begin = fake.now
-    recipe = find_recipe(clouds(), timedelta(seconds=3.6), saved=path)  # that of the first range test is not needed now
+    recipe = find_recipe(clouds(), timedelta(seconds=3.6), saved=path)  # the first range test needs no time now
     assert recipe.complete
     assert fake.now - begin <= 3.6
     assert recipe.steps <= RANGE_TEST_STEPS + 360
@@ -135,7 +137,7 @@ def test_steps_that_become_slow_end_the_search_early(fake, tmp_path, monkeypatch
     begin = fake.now
     with pytest.raises(ValueError, match=r"budget: the time is up, .*sufficed for 0 of 3 weight decays\) \(what was"):
         find_recipe(clouds(), timedelta(seconds=5), saved=path)
-    assert fake.now - begin <= 5 + 1.0 * 79  # by one run, of at most so many updates with the small grid
+    assert fake.now - begin <= 5 + 1.0 * 79  # exceeded by at most one trial of the small grid
     assert not Recipe.load(path).complete
     fake.update = 0.01
     monkeypatch.setattr(_stages, "find_weight_decay", slower(1.5))
@@ -187,10 +189,10 @@ def test_a_search_complete_with_pairs_needs_no_more_time(fake, tmp_path):
 
 
 def test_the_overhead_of_a_step_is_its_share_of_validation_and_loading(fake):
-    fake.look, fake.load = 0.06, 0.001
+    fake.validation, fake.load = 0.06, 0.001
     task = clouds()
     task.train_loader = DataLoader(Slow(task.train_loader.dataset), 20)
-    # A look at the only batch every second step of 40; 20 samples to a batch, which a second repeat passes over.
+    # One batch, validated every second step of 40; a batch has 20 samples, which the second repeat skips.
     assert _overhead_per_step(task, 40, StepOptions()) == pytest.approx(0.06 / 2 + 20 * 0.001 / 2)
     assert _overhead_per_step(task, 200, StepOptions(accumulate=3)) == pytest.approx(0.06 / 10 + 3 * 20 * 0.001 / 2)
 
@@ -200,7 +202,7 @@ def test_searches_of_one_setting_end_within_max_seconds(find, fake):
     task = clouds()
     given = {"val_loader": task.val_loader, "max_lr": 0.1, "steps": 20, "repeats": 2}
     begin = fake.now
-    found = find(task.model, task.loss_fn, task.train_loader, **given, max_seconds=1.1)  # 5 runs of 20 updates
+    found = find(task.model, task.loss_fn, task.train_loader, **given, max_seconds=1.1)  # 5 trials of 20 steps
     assert len(found.values) == 2
     assert fake.now - begin <= 1.1
     with pytest.raises(OutOfTimeError, match=r"max_seconds: 0\.5 sufficed for 1 of 4"):
@@ -213,7 +215,7 @@ def test_searches_of_one_setting_end_within_max_seconds(find, fake):
 def test_a_deadline_allows_a_run_only_if_it_would_end_before(fake):
     until = Deadline(10.0)
     fake.now += 9.0
-    assert until.allows_another()  # nothing tells yet what one takes
+    assert until.allows_another()  # the length of a run is unknown
     until = Deadline(10.0)
     answers = []
     for seconds in (3.0, 2.0, 2.0, 1.0, 1.0):

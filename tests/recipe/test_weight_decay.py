@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def made(losses, values=(0.0, 1e-4, 1e-3), initial=2.0):
-    """Repeats that end with ``losses`` [k][repeats]."""
+    """Trials that end with ``losses`` [k][repeats]."""
     runs = tuple(tuple(History(np.ones(20), [initial, x], [0, 20], lr=np.ones(20)) for x in row) for row in losses)
     return WeightDecayTrials(np.array(values), runs, 1.0)
 
@@ -36,9 +36,9 @@ def test_the_noise_tolerance_is_the_difference_that_other_batches_would_make():
     [
         ([[1.0, 1.0], [1.2, 1.21], [1.4, 1.41]], 0.0, 0.0, 0.0),
         ([[1.4, 1.41], [1.2, 1.21], [1.0, 1.0]], 1e-3, 1e-3, 1e-3),
-        ([[1.0, 1.1], [0.98, 1.13], [1.9, 1.91]], 0.0, 1e-4, 1e-4),  # no gain shows: the usual value
-        ([[1.0, 1.1], [1.1, 1.2], [1.05, 1.16]], 0.0, 1e-4, 1e-3),  # all alike
-        ([[1.9, 1.91], [1.0, 1.1], [1.05, 1.16]], 1e-4, 1e-4, 1e-3),  # a gain shows: the best
+        ([[1.0, 1.1], [0.98, 1.13], [1.9, 1.91]], 0.0, 1e-4, 1e-4),  # inconclusive: the default
+        ([[1.0, 1.1], [1.1, 1.2], [1.05, 1.16]], 0.0, 1e-4, 1e-3),  # all equally good
+        ([[1.9, 1.91], [1.0, 1.1], [1.05, 1.16]], 1e-4, 1e-4, 1e-3),  # decay helps: the best
         ([[1.9, 1.91], [1.05, 1.16], [1.0, 1.1]], 1e-4, 1e-3, 1e-3),
         ([[1.0, 1.01], [1.5, 1.52], [1.0, 1.02]], 0.0, 0.0, 0.0),  # a worse one in between separates them
         ([[1.0, 1.0], [1.2, 1.21], [math.inf, 1.0]], 0.0, 0.0, 0.0),  # it diverged once
@@ -89,17 +89,17 @@ def test_min_loss_its_step_and_max_stable_lr_are_read_off_the_history():
         return WeightDecayTrials(np.zeros(1), ((History(np.ones(20), val, [0, 2, 4, 6, 8, 12, 20], lr=lr),),), 1.0)
 
     calm, wild = found(2.0, 1.5, 1.1, 1.15, 1.1, 1.4, 1.2), found(2.0, 1.5, 1.0, 1.5, 1.6, 1.1, 1.2)
-    assert (calm.min_loss, calm.min_loss_step, calm.max_stable_lr) == (1.1, 4, 1.0)  # a climb by 0.05 is no matter
+    assert (calm.min_loss, calm.min_loss_step, calm.max_stable_lr) == (1.1, 4, 1.0)  # a climb by 0.05 is small
     assert (wild.min_loss, wild.min_loss_step) == (1.0, 4)
     assert wild.max_stable_lr == pytest.approx(0.4)  # of the 4 updates before the climb, the last
-    assert found(2.0, 2.5, 1.1, 1.0, 0.9, 1.4, 1.2).max_stable_lr == 1.0  # it came back at a higher rate
+    assert found(2.0, 2.5, 1.1, 1.0, 0.9, 1.4, 1.2).max_stable_lr == 1.0  # the loss recovered at a higher rate
 
 
 @pytest.mark.parametrize(
     ("tried", "chosen", "new"),
     [
         ([1e-3, 1e-4, 1e-5, 0.0], 1e-4, [3e-5, 3e-4]),
-        ([1e-3, 1e-4, 1e-5, 0.0], 1e-3, [3e-4, 3e-3]),  # and on above the largest
+        ([1e-3, 1e-4, 1e-5, 0.0], 1e-3, [3e-4, 3e-3]),  # also above the largest
         ([1e-3, 1e-4, 1e-5, 0.0], 1e-5, [3e-5]),  # nothing between it and 0
         ([1e-3, 1e-4, 1e-5, 0.0], 0.0, []),
         ([1e-3, 1e-4, 1e-5], 1e-5, [3e-6, 3e-5]),
@@ -115,10 +115,10 @@ def test_refined_values_bisect_the_exponent(tried, chosen, new):
 
 
 def test_few_noisy_samples_get_a_large_weight_decay():
-    """60 samples for 50 weights: least squares fits the noise, and shrinking the weights is most of what helps."""
+    """With 60 samples for 50 weights, least squares fits the noise, and shrinking the weights helps most."""
     model, loss_fn, loader, val = regression(60, 1.0)
     found = find_weight_decay(model, loss_fn, loader, val_loader=val, max_lr=0.03)
-    assert 0.1 in found.values  # it went on above the grid's 1e-3
+    assert 0.1 in found.values  # refinement continued above the grid's 1e-3
     assert found.suggest().value >= 0.03
     mean = dict(zip(found.values, found.loss.mean(axis=1), strict=True))
     assert mean[0.0] > 1.3 * mean[0.1]
@@ -264,7 +264,7 @@ def test_everything_is_restored_after_an_interruption():
 
 
 def test_a_value_whose_trials_diverge_is_not_suggested():
-    """With decay 200 at rate 0.1 the weights grow by a factor of about -20 a step."""
+    """With decay 200 and rate 0.1 each step multiplies the weights by about -20."""
     model, loss_fn, loader, val = regression(400, 0.1, features=10)
     found = find_weight_decay(model, loss_fn, loader, val_loader=val, grid=(0, 200), max_lr=0.1, steps=60, refine=False)
     assert np.isinf(found.loss[1]).all()
