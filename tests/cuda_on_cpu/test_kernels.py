@@ -6,48 +6,17 @@ have in common.
 
 from __future__ import annotations
 
-import copy
-import gc
 import itertools
-import weakref
 
 import pytest
 import torch
 from torch import nn
-from torch.multiprocessing.reductions import StorageWeakRef
 
 import clrfast
-from clrfast import _native
-from clrfast.optim import _capture as capture
-from clrfast.optim._backends import cuda
-from clrfast.schedules import Linear
+from tests.helpers.kernels import CHUNK, SIZES
 from tests.helpers.optimizers import DTYPES, KERNELS, assert_same, give_grads, make_params, randn
 
-from . import build
-
 pytestmark = pytest.mark.parametrize("backend", KERNELS)
-
-CHUNK = 4096
-SIZES = [0, 1, 3, 4, 1023, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 2 * CHUNK + 1, 3 * CHUNK + 5]
-
-
-@pytest.fixture
-def emulation(request):
-    """What only the emulation shows and decides."""
-    if "gpu" in request.keywords:
-        pytest.skip("of the emulation")
-    controls = request.getfixturevalue("emulated")[1]
-    controls.launches()
-    yield controls
-    controls.ascending(False)
-    controls.capturing(False)
-
-
-@pytest.fixture(params=[True, False], ids=["merged", "two launches"])
-def merged(request, monkeypatch):
-    """Whether an update launch of any size advances the schedule itself."""
-    monkeypatch.setattr(cuda, "MAX_MERGED_CHUNKS", 2**31 if request.param else 0)
-    return request.param
 
 
 class Arena:
@@ -139,37 +108,6 @@ def test_gradients_and_buffers_may_have_other_dtypes(backend, types):
         assert_same(ours, mixed(*types, "torch", nesterov=nesterov)[0])
 
 
-# Each number of tensors is the most that one size of the argument holds.
-@pytest.mark.parametrize(
-    ("n_tensors", "launches"), [(1, 1), (118, 1), (119, 1), (246, 1), (247, 1), (1015, 1), (1016, 2), (3000, 3)]
-)
-def test_many_tensors_take_the_expected_number_of_launches(backend, emulation, merged, n_tensors, launches):
-    shapes = [(1 + index % 7,) for index in range(n_tensors)]
-    results = []
-    for chosen in ("torch", backend):
-        params = make_params(shapes)
-        optimizer = clrfast.SGD(params, schedule=clrfast.one_cycle(0.1, 4), backend=chosen)
-        for step in range(2):
-            give_grads(params, step)
-            emulation.launches()
-            optimizer.step(loss=torch.tensor(1.0))
-        results.append(params)
-    assert emulation.launches() == (0 if merged else 1) + launches
-    assert_same(*results)
-
-
-def test_a_step_without_a_schedule_is_one_launch(backend, emulation):
-    params = make_params([(3,)] * 5)
-    give_grads(params, 0)
-    optimizer = clrfast.SGD(params, lr=0.1, momentum=0.9, backend=backend)
-    optimizer.step()
-    assert emulation.launches() == 1
-    for param in params:
-        param.grad = None
-    optimizer.step()
-    assert emulation.launches() == 0
-
-
 @pytest.mark.parametrize("scheduled", [False, True])
 @pytest.mark.parametrize("n_groups", [2, 40, 600])
 def test_groups_are_updated_with_their_own_options(backend, merged, n_groups, scheduled):
@@ -236,41 +174,6 @@ def test_stop_freezes_everything(backend, merged):
     assert int(optimizer.control.step) == 2
 
 
-def test_a_schedule_advances_once_over_several_kernels(backend, emulation, merged):
-    """The first launch advances the schedule, and the others read its row."""
-
-    def run(chosen):
-        params = [
-            *make_params([(5,), (3 * CHUNK,)], torch.bfloat16),
-            *make_params([(7,), (2 * CHUNK + 1,)]),
-            *make_params([(CHUNK + 1,)], torch.float64),
-        ]
-        schedule = clrfast.one_cycle(0.1, 5)
-        optimizer = clrfast.SGD(params, schedule=schedule, dampening=0.3, master_weights=True, backend=chosen)
-        for step in range(4):
-            give_grads(params, step)
-            optimizer.found_inf = torch.tensor(float(step == 1))
-            emulation.launches()
-            optimizer.step(loss=torch.tensor(1.0))
-        return optimizer, [*params, optimizer.control.losses, optimizer.control.row]
-
-    (optimizer, ours), (_, theirs) = run(backend), run("torch")
-    assert emulation.launches() == 0  # by the reference
-    assert_same(ours, theirs)
-    assert int(optimizer.control.step) == 3
-    assert int(optimizer.control.blocks_done) == 0
-
-
-@pytest.mark.parametrize("n_chunks", [1, 3, 4])
-def test_a_small_update_advances_the_schedule_itself(backend, emulation, monkeypatch, n_chunks):
-    monkeypatch.setattr(cuda, "MAX_MERGED_CHUNKS", 3)
-    params = make_params([(1,)] * (n_chunks - 1) + [(CHUNK,)])
-    give_grads(params, 0)
-    optimizer = clrfast.SGD(params, schedule=clrfast.one_cycle(0.1, 4), backend=backend)
-    optimizer.step()
-    assert emulation.launches() == (1 if n_chunks <= 3 else 2)
-
-
 def test_the_rate_may_be_a_tensor_on_the_device(backend):
     for dtype, lr_type in itertools.product(
         (torch.float32, torch.float64), (torch.float32, torch.float64, torch.bfloat16)
@@ -286,210 +189,3 @@ def test_the_rate_may_be_a_tensor_on_the_device(backend):
                 lr *= 0.5
             results.append(params)
         assert_same(*results)
-
-
-# ------------------------------------------------------------------------------------------------------- master weights
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("options", [{}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}])
-@pytest.mark.parametrize("offset", [0, 1])
-def test_master_weights_equal_the_reference(backend, dtype, options, offset):
-    def run(chosen):
-        params = [
-            nn.Parameter(p.detach().repeat(2)[offset : offset + p.numel()])
-            for p in make_params([(s,) for s in SIZES], dtype)
-        ]
-        optimizer = clrfast.SGD(params, lr=0.01, master_weights=True, backend=chosen, **options)
-        for step in range(4):
-            give_grads(params, step)
-            if step == 2:
-                with torch.no_grad():
-                    for param in params:
-                        param[::2] = 1.5  # an external write overrides the master weights, element by element
-            optimizer.step()
-        states = [state[name] for state in optimizer.state.values() for name in sorted(state)]
-        assert all(state.dtype == (torch.float64 if dtype == torch.float64 else torch.float32) for state in states)
-        return optimizer, [*params, *states]
-
-    (optimizer, ours), (_, theirs) = run(backend), run("torch")
-    assert_same(ours, theirs)
-    assert not optimizer._updates[0]._left_to_reference
-    assert ("master_param" in optimizer.state_dict()["state"].get(1, {})) == (dtype in (torch.float16, torch.bfloat16))
-
-
-def test_small_updates_add_up_in_master_weights(backend):
-    for mastered in (False, True):
-        param = nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
-        optimizer = clrfast.SGD([param], lr=1e-4, master_weights=mastered, backend=backend)
-        for _ in range(100):
-            param.grad = torch.ones_like(param)
-            optimizer.step()
-        expected = torch.tensor(0.99).bfloat16() if mastered else 1.0
-        assert (param == expected).all()
-
-
-def test_master_weights_survive_a_checkpoint(backend):
-    def make(params):
-        return clrfast.SGD(params, lr=1e-3, momentum=0.9, master_weights=True, backend=backend)
-
-    params = make_params([(50,)], torch.bfloat16)
-    optimizer = make(params)
-    for step in range(6):
-        if step == 3:
-            saved = copy.deepcopy(optimizer.state_dict())
-            params = [nn.Parameter(param.detach().clone()) for param in params]
-            resumed = make(params)
-            resumed.load_state_dict(saved)
-            before, optimizer = optimizer, resumed
-        give_grads(params, step)
-        optimizer.step()
-    uninterrupted = before.param_groups[0]["params"]
-    for step in range(3, 6):
-        give_grads(uninterrupted, step)
-        before.step()
-    assert_same(params, uninterrupted)
-    assert_same(optimizer.state_dict()["state"][0].values(), before.state_dict()["state"][0].values())
-
-
-# ------------------------------------------------------------------------------------------------------------- capture
-
-
-@pytest.fixture
-def capturing(emulation, monkeypatch):
-    monkeypatch.setattr(capture, "is_capturing", lambda devices: True)
-    emulation.capturing(True)
-
-
-def prepared(backend, **options):
-    params = make_params([(3,), (4, 2)])
-    give_grads(params, 0)
-    optimizer = clrfast.SGD(params, lr=0.1, backend=backend, **options)
-    return params, optimizer, [param.detach().clone() for param in params]
-
-
-def test_a_capture_without_preparation_is_refused(backend, capturing):
-    params, optimizer, before = prepared(backend, momentum=0.9)
-    with pytest.raises(RuntimeError, match=r"init_state\(\) before"):
-        optimizer.step()
-    assert_same(params, before)
-    assert not optimizer.state
-
-
-def test_a_capture_with_a_missing_gradient_is_refused(backend, capturing):
-    params, optimizer, before = prepared(backend, schedule=clrfast.one_cycle(0.1, 4))
-    optimizer.init_state()
-    params[1].grad = None
-    with pytest.raises(RuntimeError, match=r"parameter 1 \(group 0, shape \(4, 2\)\) has no gradient.*requires_grad_"):
-        optimizer.step()
-    assert int(optimizer.control.step) == 0
-    params[1].requires_grad_(False)
-    optimizer.step()
-    assert_same(params[1:], before[1:])
-    assert not torch.equal(params[0], before[0])
-
-
-def test_a_step_at_a_rate_of_0_is_captured(backend, capturing):
-    """Its gradients must not be read, although a distributed checkpoint takes such steps as well."""
-    params, optimizer, _ = prepared(backend, schedule=clrfast.Schedule(lr=Linear(0.0, 0.1, 3), total_steps=4))
-    for param in params:
-        param.grad = torch.zeros_like(param)
-    optimizer.init_state()
-    optimizer.step()
-    assert int(optimizer.control.step) == 1
-
-
-def test_a_capture_with_a_missing_state_is_refused(backend, capturing):
-    params, optimizer, before = prepared(backend, momentum=0.9)
-    optimizer.init_state()
-    optimizer.state.clear()
-    with pytest.raises(RuntimeError, match=r"parameter 0 \(group 0, shape \(3,\)\) has no momentum buffer.*init_state"):
-        optimizer.step()
-    assert_same(params, before)
-
-
-def test_a_graph_keeps_alive_what_it_points_at(backend, capturing, emulation):
-    params, optimizer, _ = prepared(backend, schedule=clrfast.one_cycle(0.1, 4), dampening=0.3)
-    optimizer.init_state()
-    loss, control = torch.tensor(1.0), optimizer.control
-    optimizer.step(loss=loss)
-    wanted = [*params, *(p.grad for p in params), *control.tensors(), control.blocks_done, control.step_count, loss]
-    wanted += optimizer.state_tensors()
-    assert len(optimizer.state_tensors()) == 4  # buffers, and flags of their first updates
-    memory = [StorageWeakRef(tensor.untyped_storage()) for tensor in wanted]
-    for param in params:
-        param.grad = None
-    del wanted, params, param, optimizer, control, loss
-    gc.collect()
-    assert not any(reference.expired() for reference in memory)
-    emulation.end_graph()  # the interpreter drops the references without another call of the library
-    assert all(reference.expired() for reference in memory)
-
-
-def test_a_graph_may_end_while_others_hold_many_objects(backend, capturing, emulation):
-    """The interpreter's queue of pending calls is short."""
-    alive = []
-    for _ in range(100):
-        thing = torch.zeros(1)
-        alive.append(weakref.ref(thing))
-        _native.load().hold_for_graph(0, [thing])
-        emulation.end_graph()
-        del thing
-    assert all(reference() is None for reference in alive)
-
-
-# --------------------------------------------------------------------------------------------------------------- errors
-
-
-def test_a_refused_launch_is_an_error_and_changes_nothing(backend, emulation):
-    params, optimizer, before = prepared(backend, schedule=clrfast.one_cycle(0.1, 4))
-    emulation.fail_next_launch()
-    with pytest.raises(
-        RuntimeError, match=r"CUDA: an emulated error .*an earlier kernel failed; CUDA_LAUNCH_BLOCKING=1"
-    ):
-        optimizer.step()
-    assert_same(params, before)
-    assert int(optimizer.control.step) == optimizer.control.host_step == 0
-    optimizer.step()
-    assert int(optimizer.control.step) == 1
-
-
-def test_a_refused_update_names_its_first_parameter(backend, emulation):
-    params, optimizer, before = prepared(backend, momentum=0.9)
-    params[0].grad = None
-    emulation.fail_next_launch()
-    with pytest.raises(RuntimeError, match=r"parameter 1 \(group 0, shape \(4, 2\)\) and those .* an emulated error"):
-        optimizer.step()
-    assert_same(params, before)
-
-
-def test_a_few_tensors_of_both_kinds_share_a_launch(backend, emulation):
-    params = [*make_params([(3,)], torch.bfloat16), *make_params([(4,)])]
-    give_grads(params, 0)
-    optimizer = clrfast.SGD(params, lr=0.1, master_weights=True, backend=backend)
-    optimizer.step()
-    assert emulation.launches() == 1
-
-
-def test_a_missing_backend_is_an_error_that_names_the_parameter(backend, monkeypatch):
-    monkeypatch.setattr(cuda, "why_not", lambda device: "there is no driver")
-    params = make_params([(2,), (3, 4)])
-    message = r"backend: 'cuda' cannot update parameter 0 \(group 0, shape \(2,\)\) on \w+.*: there is no driver"
-    with pytest.raises(RuntimeError, match=message):
-        clrfast.SGD(params, lr=0.1, backend="cuda")
-
-
-def test_older_toolkits_use_small_arguments(backend, emulation, pytestconfig, monkeypatch):
-    """Before CUDA 13 an argument has 4 KB, so there are more launches with the same numbers."""
-    module, controls = build.build(pytestconfig.cache.mkdir("cuda_on_cpu"), cudart_version=12080)
-    build.install(module, monkeypatch)
-    assert module.tensors_per_launch < 128
-    results = []
-    for chosen in ("torch", backend):
-        params = make_params([(index,) for index in range(300)])
-        give_grads(params, 0)
-        controls.launches()
-        clrfast.SGD(params, lr=0.1, momentum=0.9, backend=chosen).step()
-        results.append(params)
-    assert controls.launches() == -(-299 // module.tensors_per_launch)
-    assert_same(*results)

@@ -1,0 +1,88 @@
+"""What a CUDA graph capture requires of a step, and what the graph keeps alive."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+
+import clrfast
+from clrfast import _native
+from clrfast.schedules import Linear
+from tests.helpers.kernels import prepared
+from tests.helpers.optimizers import KERNELS, assert_same
+
+pytestmark = pytest.mark.parametrize("backend", KERNELS)
+
+
+def test_a_capture_without_preparation_is_refused(backend, capturing):
+    params, optimizer, before = prepared(backend, momentum=0.9)
+    with pytest.raises(RuntimeError, match=r"init_state\(\) before"):
+        optimizer.step()
+    assert_same(params, before)
+    assert not optimizer.state
+
+
+def test_a_capture_with_a_missing_gradient_is_refused(backend, capturing):
+    params, optimizer, before = prepared(backend, schedule=clrfast.one_cycle(0.1, 4))
+    optimizer.init_state()
+    params[1].grad = None
+    with pytest.raises(RuntimeError, match=r"parameter 1 \(group 0, shape \(4, 2\)\) has no gradient.*requires_grad_"):
+        optimizer.step()
+    assert int(optimizer.control.step) == 0
+    params[1].requires_grad_(False)
+    optimizer.step()
+    assert_same(params[1:], before[1:])
+    assert not torch.equal(params[0], before[0])
+
+
+def test_a_step_at_a_rate_of_0_is_captured(backend, capturing):
+    """Its gradients must not be read, although a distributed checkpoint takes such steps as well."""
+    params, optimizer, _ = prepared(backend, schedule=clrfast.Schedule(lr=Linear(0.0, 0.1, 3), total_steps=4))
+    for param in params:
+        param.grad = torch.zeros_like(param)
+    optimizer.init_state()
+    optimizer.step()
+    assert int(optimizer.control.step) == 1
+
+
+def test_a_capture_with_a_missing_state_is_refused(backend, capturing):
+    params, optimizer, before = prepared(backend, momentum=0.9)
+    optimizer.init_state()
+    optimizer.state.clear()
+    with pytest.raises(RuntimeError, match=r"parameter 0 \(group 0, shape \(3,\)\) has no momentum buffer.*init_state"):
+        optimizer.step()
+    assert_same(params, before)
+
+
+def test_a_graph_keeps_alive_what_it_points_at(backend, capturing, emulation):
+    params, optimizer, _ = prepared(backend, schedule=clrfast.one_cycle(0.1, 4), dampening=0.3)
+    optimizer.init_state()
+    loss, control = torch.tensor(1.0), optimizer.control
+    optimizer.step(loss=loss)
+    wanted = [*params, *(p.grad for p in params), *control.tensors(), control.blocks_done, control.step_count, loss]
+    wanted += optimizer.state_tensors()
+    assert len(optimizer.state_tensors()) == 4  # buffers, and flags of their first updates
+    memory = [StorageWeakRef(tensor.untyped_storage()) for tensor in wanted]
+    for param in params:
+        param.grad = None
+    del wanted, params, param, optimizer, control, loss
+    gc.collect()
+    assert not any(reference.expired() for reference in memory)
+    emulation.end_graph()  # the interpreter drops the references without another call of the library
+    assert all(reference.expired() for reference in memory)
+
+
+def test_a_graph_may_end_while_others_hold_many_objects(backend, capturing, emulation):
+    """The interpreter's queue of pending calls is short."""
+    alive = []
+    for _ in range(100):
+        thing = torch.zeros(1)
+        alive.append(weakref.ref(thing))
+        _native.load().hold_for_graph(0, [thing])
+        emulation.end_graph()
+        del thing
+    assert all(reference() is None for reference in alive)
