@@ -137,7 +137,7 @@ def find_batch_size(
             DataLoader over one, whose sampler and ``collate_fn`` are used, but not its workers. A batch holds no
             sample twice unless the sampler repeats it.
         max_batch_size: the largest size to try, >= 1.
-        memory: bytes that batch, activations, gradients and optimizer state may take joined_ranks, > 0. On the CPU the
+        memory: bytes that batch, activations, gradients and optimizer state may take together, > 0. On the CPU the
             process may grow by up to 1.6 times as much, because it keeps some freed memory. None: on a CUDA device all
             of its memory; elsewhere 80 % of the machine's free memory, within the limits of the process's control
             groups. There the growth of the whole process counts (on Linux).

@@ -9,10 +9,10 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from ..finder._suggestion import NoSuggestionError, Suggestion
-from ._diagnosis import MIN_VALIDATIONS, Diagnosis, diagnose
+from ._diagnosis import MIN_VAL_LOSSES, Diagnosis, diagnose
 from ._history import History
 from ._lattice import RATE_RATIO
-from ._momentum import DEFAULT_MOMENTUM
+from ._momentum import DEFAULT_MOMENTUM_CYCLE
 from ._plans import GRID_TRIALS, MIN_MOMENTUM_STEPS, MOMENTUM_TRIALS, RANGE_TEST_STEPS
 from ._study import Study
 from ._trials import count_steps
@@ -121,27 +121,27 @@ def conclude_weight_decay(study: Study) -> Conclusion[float]:
 
 def conclude_momentum(study: Study) -> Conclusion[tuple[float, float]]:
     """Return the cycle of the trials with momenta, or else the default."""
-    upper, lower = DEFAULT_MOMENTUM
+    upper, lower = DEFAULT_MOMENTUM_CYCLE
     usual = f"{upper:g} to {lower:g} is the usual cycle, and the result is seldom sensitive to it"
     trials = study.momentum_trials
     if study.pair_trials is not None:
         reason = f"not tested, for the budget went into long runs with rates and weight decays; {usual}"
-        return Conclusion(DEFAULT_MOMENTUM, reason)
+        return Conclusion(DEFAULT_MOMENTUM_CYCLE, reason)
     if trials is None:
         needed, remaining = MOMENTUM_TRIALS * MIN_MOMENTUM_STEPS, study.remaining_steps
         missed = study.pending_trials is None and remaining < needed
         cause = f", for that takes {needed} steps, and {remaining} were left" if missed else ""
-        return Conclusion(DEFAULT_MOMENTUM, f"not tested{cause}; {usual}")
+        return Conclusion(DEFAULT_MOMENTUM_CYCLE, f"not tested{cause}; {usual}")
     try:
         return Conclusion(trials.cycle, trials.suggest().reason)
     except NoSuggestionError as error:
-        return Conclusion(DEFAULT_MOMENTUM, f"no answer, and {usual}: {error}", (f"momentum: {error}",))
+        return Conclusion(DEFAULT_MOMENTUM_CYCLE, f"no answer, and {usual}: {error}", (f"momentum: {error}",))
 
 
 def diagnose_best(study: Study, weight_decay: float) -> tuple[Diagnosis, ...]:
     """Return the diagnoses of the trial with the chosen settings, as the beginning of the planned training."""
     best = _best_history(study, weight_decay)
-    if best is None or np.size(best.val_loss) < MIN_VALIDATIONS:
+    if best is None or np.size(best.val_loss) < MIN_VAL_LOSSES:
         return ()
     return tuple(diagnose(replace(best, total_steps=max(count_steps([best]), study.planned_steps))))
 

@@ -14,7 +14,7 @@ from ._smoothed_history import MIN_SIGMAS, SmoothedHistory
 
 DiagnosisName = Literal["divergence", "over-regularisation", "overfitting", "underfitting", "plateau"]
 
-MIN_VALIDATIONS = 9
+MIN_VAL_LOSSES = 9
 """Minimum number of validation losses: three for each third of a run. Fewer cannot separate a trend from noise."""
 
 SLOW_FALL_FRAC = 0.1
@@ -73,7 +73,7 @@ def diagnose(history: History) -> list[Diagnosis]:
     The list is empty if there is nothing to say.
 
         divergence           a loss explodes or is not finite; nothing else is judged then
-        over-regularisation  both losses rise joined_ranks by 0.25, or stop joined_ranks above half of their start
+        over-regularisation  both losses rise together by 0.25, or stop together above half of their start
                              (underfitting if the weight decay is known to be too weak for that)
         overfitting          in the last third of the steps the validation loss is 0.02 or more above its lowest, and
                              the training loss has not risen since then
@@ -100,13 +100,13 @@ def diagnose(history: History) -> list[Diagnosis]:
     diverged = _divergence(history)
     if diverged is not None:
         return [diverged]
-    if np.size(history.val_loss) < MIN_VALIDATIONS:
+    if np.size(history.val_loss) < MIN_VAL_LOSSES:
         raise ValueError(
-            f"val_loss: got {np.size(history.val_loss)} values, and at least {MIN_VALIDATIONS} are needed to tell a "
+            f"val_loss: got {np.size(history.val_loss)} values, and at least {MIN_VAL_LOSSES} are needed to tell a "
             "trend; look at the validation data more often, or diagnose later"
         )
     run = SmoothedHistory(history)
-    # Each of these explains what the next ones would find; only overfitting and underfitting may occur joined_ranks.
+    # Each of these explains what the next ones would find; only overfitting and underfitting may occur together.
     for rules in ((_joint_rise,), (_stuck,), (_overfitting, _underfitting), (_plateau,)):
         found = [diagnosis for rule in rules if (diagnosis := rule(run))]
         if found:

@@ -1,4 +1,4 @@
-"""Ranks that search joined_ranks: each makes a part of the short runs, and all learn of every result and failure.
+"""Ranks that search together: each makes a part of the short runs, and all learn of every result and failure.
 
 All ranks make the same calls in the same order. The first rank alone makes range tests, reads the clock and reads the
 file, and broadcasts the results, so that rounding cannot make the ranks differ. The short runs are distributed, one per
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 Group = Union["ProcessGroup", "Ranks", None]
-"""A process group whose ranks search joined_ranks; None for a single process; ``Ranks`` within such a search."""
+"""A process group whose ranks search together; None for a single process; ``Ranks`` within such a search."""
 
 TIMEOUT = timedelta(hours=3)
 """Maximum time for which a rank of ``torchrun`` waits for the others, which may be in a range test or a run. The end of

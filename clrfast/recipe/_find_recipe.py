@@ -18,14 +18,13 @@ from ..training._step_options import StepKeywords, resolve_options
 from ._batch_size import checked_loader
 from ._data_overlap import require_disjoint
 from ._distributed import Group, joined_ranks, require_no_ddp, require_same_start
-from ._plans import MIN_BUDGET, MIN_TRIAL_STEPS, SMALL_GRID
+from ._plans import MIN_BUDGET, MIN_TRIAL_STEPS, SMALL_GRID_TRIALS
 from ._recipe import Recipe, conclude
 from ._search import Search
 from ._stages import run_stages
 from ._step_budget import Budget, StepBudget
 from ._study_file import StudyFile
 from ._time_budget import TimeBudget
-from ._trial_runner import TRIAL_REPEATS
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -137,8 +136,7 @@ def _checked_budget(budget: Any, planned_steps: Any) -> tuple[Budget, int, int]:
     if isinstance(budget, timedelta):
         return TimeBudget(budget), MIN_BUDGET, planned_steps
     steps = max(planned_steps // DEFAULT_BUDGET_DIVISOR, MIN_BUDGET) if budget is None else budget
-    n_trials = len(SMALL_GRID) * TRIAL_REPEATS
-    reason = f"two range tests and {n_trials} runs of {MIN_TRIAL_STEPS} updates; fewer say nothing"
+    reason = f"two range tests and {SMALL_GRID_TRIALS} runs of {MIN_TRIAL_STEPS} updates; fewer say nothing"
     _require_steps("budget", steps, MIN_BUDGET, reason)
     return StepBudget(), int(steps), planned_steps
 

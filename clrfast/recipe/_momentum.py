@@ -20,7 +20,7 @@ from ._arguments import checked_values, require_repeats, resolve_arguments
 from ._deadline import OutOfTimeError, parse_deadline
 from ._distributed import Group, joined_ranks
 from ._setting_trials import SettingSuggestion, SettingTrials
-from ._trial_runner import TRIAL_REPEATS, TRIAL_STEPS, TrialRunner
+from ._trial_runner import DEFAULT_REPEATS, DEFAULT_STEPS, TrialRunner
 from ._trials import FinishedTrials, Repeats, SaveTrials, final_losses
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 MOMENTUM_VALUES = (0.9, 0.95, 0.97, 0.99)
 """Momenta to try, from Smith's report."""
 
-DEFAULT_MOMENTUM = (0.95, 0.85)
+DEFAULT_MOMENTUM_CYCLE = (0.95, 0.85)
 """Cycle of the momentum if none was measured, from Smith's report. The result depends little on the lower bound."""
 
 LOWER_MOMENTUM, LOWER_MOMENTUM_OF_SMALL = 0.85, 0.8
@@ -68,9 +68,9 @@ class MomentumTrials(SettingTrials):
         """
         _, low, high, reason = self.best_range()
         good = self.values[low : high + 1]
-        value = float(good[np.abs(good - DEFAULT_MOMENTUM[0]).argmin()])
+        value = float(good[np.abs(good - DEFAULT_MOMENTUM_CYCLE[0]).argmin()])
         if low < high:
-            reason += f"; {value:g}, of these the nearest to the usual {DEFAULT_MOMENTUM[0]:g}, is taken"
+            reason += f"; {value:g}, of these the nearest to the usual {DEFAULT_MOMENTUM_CYCLE[0]:g}, is taken"
         upper, lower = _cycle_below(value)
         if self.cyclical and upper > lower:
             reason += f"; cycling from {upper:g} to {lower:g} it ends at {final_losses(self.cyclical).mean():.4g}"
@@ -86,8 +86,8 @@ def find_momentum(
     values: Sequence[float] = MOMENTUM_VALUES,
     max_lr: float | None = None,
     weight_decay: float = 0.0,
-    steps: int = TRIAL_STEPS,
-    repeats: int = TRIAL_REPEATS,
+    steps: int = DEFAULT_STEPS,
+    repeats: int = DEFAULT_REPEATS,
     max_seconds: float | None = None,
     group: Group = None,
     finished: FinishedTrials | None = None,

@@ -18,7 +18,7 @@ from ._arguments import resolve_arguments
 from ._deadline import parse_deadline
 from ._lattice import pair_at
 from ._pair_trials import PairTrials
-from ._sampler import MIN_TRIALS, PairSampler
+from ._sampler import MIN_PAIR_TRIALS, PairSampler
 from ._trial_runner import TRIAL_VALIDATIONS, TrialRunner
 
 if TYPE_CHECKING:
@@ -100,10 +100,10 @@ def _require_limits(max_lr: Any, steps: Any, max_steps: Any, finished: PairTrial
     least = 2 * TRIAL_VALIDATIONS
     if not is_whole(steps) or steps < least:
         raise ValueError(f"steps: got {steps!r}; give a whole number of updates for each run, at least {least}")
-    if not is_whole(max_steps) or max_steps < MIN_TRIALS * steps:
+    if not is_whole(max_steps) or max_steps < MIN_PAIR_TRIALS * steps:
         raise ValueError(
-            f"max_steps: got {max_steps!r}; give at least {MIN_TRIALS} times the {steps} steps of a run, for the first "
-            f"{MIN_TRIALS}"
+            f"max_steps: got {max_steps!r}; give at least {MIN_PAIR_TRIALS} times the {steps} steps of a run, for the "
+            f"first {MIN_PAIR_TRIALS}"
         )
     if finished is not None and (finished.max_lr[0], finished.steps) != (max_lr, steps):
         raise ValueError(

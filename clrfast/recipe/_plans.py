@@ -8,7 +8,7 @@ from ..finder._suggestion import NoSuggestionError
 from ._momentum import MOMENTUM_VALUES
 from ._setting_trials import SettingTrials
 from ._study import Study
-from ._trial_runner import TRIAL_REPEATS, TRIAL_STEPS, TRIAL_VALIDATIONS
+from ._trial_runner import DEFAULT_REPEATS, DEFAULT_STEPS, TRIAL_VALIDATIONS
 from ._weight_decay import GRID
 
 RANGE_TEST_STEPS = 112
@@ -18,13 +18,16 @@ charged with all of them, although most tests diverge earlier."""
 SMALL_GRID = (1e-3, 1e-4, 0.0)
 """Weight decays for a budget that is too small for ``GRID``."""
 
-GRID_TRIALS = (len(GRID) + 2) * TRIAL_REPEATS
+GRID_TRIALS = (len(GRID) + 2) * DEFAULT_REPEATS
 """Number of trials with weight decays: those of ``GRID``, and two values that bisect the exponent."""
 
 MIN_TRIAL_STEPS = 40
 """Minimum length of a trial with a weight decay: enough for the validations that a trend needs."""
 
-MIN_BUDGET = 2 * RANGE_TEST_STEPS + len(SMALL_GRID) * TRIAL_REPEATS * MIN_TRIAL_STEPS
+SMALL_GRID_TRIALS = len(SMALL_GRID) * DEFAULT_REPEATS
+"""Number of trials with the weight decays of ``SMALL_GRID``."""
+
+MIN_BUDGET = 2 * RANGE_TEST_STEPS + SMALL_GRID_TRIALS * MIN_TRIAL_STEPS
 """Minimum budget, 464 steps: two range tests and the small grid."""
 
 RETEST_DECAY = 1e-3
@@ -33,11 +36,12 @@ RETEST_DECAY = 1e-3
 MIN_MOMENTUM_STEPS = 100
 """Minimum length of a trial with a momentum, for the momentum to show its effect."""
 
-MOMENTUM_TRIALS = (len(MOMENTUM_VALUES) + 1) * TRIAL_REPEATS
+MOMENTUM_TRIALS = (len(MOMENTUM_VALUES) + 1) * DEFAULT_REPEATS
 """Number of trials with momenta: those of ``MOMENTUM_VALUES``, and the cycle."""
 
-MIN_PAIR_TRIALS = 8
-"""Minimum number of trials with pairs of rate and weight decay: usually enough to come near the best pair."""
+PLANNED_PAIR_TRIALS = 8
+"""Number of trials with pairs of rate and weight decay that decides their length: usually enough to come near the best
+pair."""
 
 MIN_PAIR_FRAC = 0.25
 """The shortest trial with a pair, as a fraction of the training, whose final loss predicts that of the training."""
@@ -64,7 +68,7 @@ def plan_grid(steps: int, planned_steps: int) -> GridPlan:
     If the budget allows trials with momenta too, these get their share.
     """
     if steps < GRID_TRIALS * MIN_TRIAL_STEPS:
-        return GridPlan(SMALL_GRID, steps // (len(SMALL_GRID) * TRIAL_REPEATS), False)
+        return GridPlan(SMALL_GRID, steps // SMALL_GRID_TRIALS, False)
     with_momentum = steps // (GRID_TRIALS + MOMENTUM_TRIALS)
     each = with_momentum if with_momentum >= MIN_MOMENTUM_STEPS else steps // GRID_TRIALS
     return GridPlan(GRID, min(each, _max_trial_steps(planned_steps)), True)
@@ -80,7 +84,7 @@ def plan_momenta(study: Study) -> MomentumPlan:
 
 def pair_steps(study: Study) -> int:
     """Return the length of a trial with a pair; 0 if the rest of the budget is too small for long trials."""
-    steps = min(study.planned_steps, study.remaining_steps // MIN_PAIR_TRIALS)
+    steps = min(study.planned_steps, study.remaining_steps // PLANNED_PAIR_TRIALS)
     return steps if steps >= max(MIN_PAIR_FRAC * study.planned_steps, 2 * TRIAL_VALIDATIONS) else 0
 
 
@@ -112,7 +116,7 @@ def is_complete(study: Study) -> bool:
 
 
 def _max_trial_steps(planned_steps: int) -> int:
-    return max(TRIAL_STEPS, planned_steps // 10)
+    return max(DEFAULT_STEPS, planned_steps // 10)
 
 
 def _suggested_value(trials: SettingTrials) -> float | None:

@@ -22,7 +22,7 @@ from ._lattice import (
 from ._pair_trials import PairTrials
 from ._trials import count_steps
 
-MIN_TRIALS = 3
+MIN_PAIR_TRIALS = 3
 """Minimum number of trials. Fewer give no answer."""
 
 MIN_IMPROVEMENT = 0.01
@@ -36,7 +36,7 @@ class PairSampler:
         first_lr: rate of the first trial.
         steps: length of each trial.
         max_steps: limit on the steps of all trials together.
-        deadline: no trial starts that would end after it, except the first ``MIN_TRIALS``.
+        deadline: no trial starts that would end after it, except the first ``MIN_PAIR_TRIALS``.
         finished: results of an earlier search with the same ``first_lr`` and ``steps``.
     Attributes:
         histories: the finished trials' histories by their points; add to it after each trial.
@@ -71,7 +71,7 @@ class PairSampler:
     def next_point(self) -> LatticePoint | None:
         """Return the point of the next trial; None if no improvement is expected or no more trials are allowed."""
         in_time = self._deadline is None or self._deadline.allows_another()
-        if len(self.histories) >= MIN_TRIALS and not (in_time and self.done_steps + self.steps <= self.max_steps):
+        if len(self.histories) >= MIN_PAIR_TRIALS and not (in_time and self.done_steps + self.steps <= self.max_steps):
             return None
         if not self.histories:
             return 0, FIRST_DECAY
@@ -84,7 +84,7 @@ class PairSampler:
             return None
         places = np.log10([pair_at(point, self.first_lr) for point in free])
         improvement = results.gaussian_process.expected_improvement(places)
-        if len(self.histories) >= MIN_TRIALS and improvement.max() < MIN_IMPROVEMENT:
+        if len(self.histories) >= MIN_PAIR_TRIALS and improvement.max() < MIN_IMPROVEMENT:
             return None
         return free[improvement.argmax()]
 

@@ -9,7 +9,7 @@ import numpy as np
 from ..finder._noise import ROUNDING_FRAC, Floats, estimate_noise, smooth
 from ._history import History
 
-SMOOTHING_FRAC = 0.03
+TREND_WIDTH_FRAC = 0.03
 """Width of the smoothing, as a fraction of the points. At the ends of an even fall the smoothed loss lags by a fortieth
 of the run, which is little beside the thirds that are compared."""
 
@@ -85,10 +85,10 @@ class SmoothedHistory:
 def _trend(loss: Floats) -> tuple[Floats, float, float]:
     """The loss without spikes and noise, its standard error, and how far it fell: 0 if by no more than noise."""
     padded = np.concatenate((loss[:1], loss, loss[-1:]))
-    trend = smooth(np.median(np.lib.stride_tricks.sliding_window_view(padded, 3), axis=1), SMOOTHING_FRAC)
+    trend = smooth(np.median(np.lib.stride_tricks.sliding_window_view(padded, 3), axis=1), TREND_WIDTH_FRAC)
     single = max(estimate_noise(loss), ROUNDING_FRAC * np.abs(loss).max())
     # At the ends the weights reach to one side only: as good as sqrt(pi) * width points of equal weight.
-    error = single / math.sqrt(max(1.0, math.sqrt(math.pi) * SMOOTHING_FRAC * len(loss)))
+    error = single / math.sqrt(max(1.0, math.sqrt(math.pi) * TREND_WIDTH_FRAC * len(loss)))
     # A steep fall shows in the first of these, a slow one beneath the noise in the second.
     falls = ((loss[0] - trend.min(), single), (trend[0] - trend.min(), error))
     return trend, error, max(float(fall) if fall > MIN_SIGMAS * sigma else 0.0 for fall, sigma in falls)

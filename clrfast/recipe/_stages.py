@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from ._batch_size import find_batch_size
 from ._deadline import OutOfTimeError
-from ._momentum import DEFAULT_MOMENTUM, find_momentum
+from ._momentum import DEFAULT_MOMENTUM_CYCLE, find_momentum
 from ._pair import find_pair
 from ._pair_trials import PairTrials
 from ._plans import (
@@ -23,7 +23,7 @@ from ._plans import (
     retest_is_due,
 )
 from ._recipe import conclude
-from ._sampler import MIN_TRIALS
+from ._sampler import MIN_PAIR_TRIALS
 from ._search import Search
 from ._study import Study
 from ._trials import PendingTrials, count_steps
@@ -129,7 +129,7 @@ class RateAndWeightDecay(Stage):
             steps, max_lr, done = finished.steps, float(finished.max_lr[0]), count_steps(finished.histories)
         if not steps:
             return None
-        if finished is not None and done + remaining < MIN_TRIALS * steps:  # the budget is smaller than it was
+        if finished is not None and done + remaining < MIN_PAIR_TRIALS * steps:  # the budget is smaller than it was
             return Measured(0, {"pair_trials_complete": True})
 
         def save(trials: PairTrials) -> None:
@@ -141,7 +141,7 @@ class RateAndWeightDecay(Stage):
             find_pair,
             **search.arguments(done),
             max_lr=max_lr,
-            momentum=DEFAULT_MOMENTUM,
+            momentum=DEFAULT_MOMENTUM_CYCLE,
             steps=steps,
             max_steps=done + remaining,
             max_seconds=search.budget.remaining_seconds,
@@ -170,7 +170,7 @@ class WeightDecay(Stage):
             trials = find_weight_decay(
                 **search.trial_arguments(pending),
                 grid=pending.values,
-                momentum=DEFAULT_MOMENTUM,
+                momentum=DEFAULT_MOMENTUM_CYCLE,
                 refine=pending.refine,
                 max_steps=min(GRID_TRIALS * pending.steps, pending.finished_steps + max_steps),
             )

@@ -14,22 +14,19 @@ from ..tasks import Task
 from ..training import StepOptions
 from . import _deadline as clock
 from ._momentum import MOMENTUM_VALUES
-from ._plans import MIN_TRIAL_STEPS, RANGE_TEST_STEPS, SMALL_GRID
+from ._plans import MIN_TRIAL_STEPS, RANGE_TEST_STEPS, SMALL_GRID_TRIALS
 from ._step_budget import RangeTest
 from ._study import Study
-from ._trial_runner import TRIAL_REPEATS, trial_validation
+from ._trial_runner import DEFAULT_REPEATS, trial_validation
 from ._weight_decay import GRID
 
 TIMED_BATCHES = 10
 """Number of batches that are loaded to time the loading of one."""
 
-MIN_TRIALS = len(SMALL_GRID) * TRIAL_REPEATS
-"""Minimum number of trials of a search: those of ``SMALL_GRID``."""
-
 TRIALS_AT_ONCE = (
-    (MIN_TRIALS,),
-    (len(GRID) * TRIAL_REPEATS, 2 * TRIAL_REPEATS),
-    (len(MOMENTUM_VALUES) * TRIAL_REPEATS, TRIAL_REPEATS),
+    (SMALL_GRID_TRIALS,),
+    (len(GRID) * DEFAULT_REPEATS, 2 * DEFAULT_REPEATS),
+    (len(MOMENTUM_VALUES) * DEFAULT_REPEATS, DEFAULT_REPEATS),
 )
 """For each stage that ranks share: the numbers of independent trials, one after the other."""
 
@@ -66,14 +63,14 @@ class TimeBudget:
 
     def require_enough(self, study: Study, n_ranks: int, hint: str) -> None:
         """Raise ValueError if too little is left for a range test and the small grid; ``hint`` ends the message."""
-        if self.remaining_steps(study, n_ranks) >= RANGE_TEST_STEPS + MIN_TRIALS * MIN_TRIAL_STEPS:
+        if self.remaining_steps(study, n_ranks) >= RANGE_TEST_STEPS + SMALL_GRID_TRIALS * MIN_TRIAL_STEPS:
             return
         assert study.seconds_per_step is not None
-        needed_steps = RANGE_TEST_STEPS + MIN_TRIALS * MIN_TRIAL_STEPS / speedup(n_ranks, TRIALS_AT_ONCE)
+        needed_steps = RANGE_TEST_STEPS + SMALL_GRID_TRIALS * MIN_TRIAL_STEPS / speedup(n_ranks, TRIALS_AT_ONCE)
         needed = self._deadline.elapsed + needed_steps * study.seconds_per_step
         raise ValueError(
             f"budget: got {self._deadline.seconds:.3g} s; an update takes about {1000 * study.seconds_per_step:.2g} ms "
-            f"here, with the looks at the validation data, and so two range tests and {MIN_TRIALS} runs of "
+            f"here, with the looks at the validation data, and so two range tests and {SMALL_GRID_TRIALS} runs of "
             f"{MIN_TRIAL_STEPS} updates about {needed:.2g} s; less says nothing, so give more{hint}"
         )
 
@@ -121,7 +118,7 @@ def _overhead_per_step(task: Task, steps: int, options: StepOptions) -> float:
             step(*islice(batches, accumulate))  # the first step is slow, and so is the first validation
             seconds = min(_seconds(lambda: float(validation.mean(step))) for _ in range(2))
         loading = _seconds(lambda: list(islice(batches, TIMED_BATCHES))) / TIMED_BATCHES
-    return seconds / validation.every + accumulate * loading * (TRIAL_REPEATS - 1) / 2
+    return seconds / validation.every + accumulate * loading * (DEFAULT_REPEATS - 1) / 2
 
 
 def speedup(n_ranks: int, trials_at_once: Iterable[Sequence[int]]) -> float:

@@ -29,7 +29,7 @@ from ._history import History
 from ._stacked_trials import MAX_COPIES, can_stack, run_stacked
 from ._trials import FinishedTrials, Repeats, SaveTrials, Trial
 
-TRIAL_STEPS, TRIAL_REPEATS = 200, 2
+DEFAULT_STEPS, DEFAULT_REPEATS = 200, 2
 """Default length of a trial and number of trials for each value. Beside 2,000 steps of a small network on few digits,
 100 steps were too few to show overfitting, and 200 to 300 were enough."""
 

@@ -21,7 +21,7 @@ from ._arguments import checked_values, require_repeats, resolve_arguments
 from ._deadline import OutOfTimeError, parse_deadline
 from ._distributed import Group, joined_ranks
 from ._setting_trials import SettingSuggestion, SettingTrials
-from ._trial_runner import TRIAL_REPEATS, TRIAL_STEPS, TrialRunner
+from ._trial_runner import DEFAULT_REPEATS, DEFAULT_STEPS, TrialRunner
 from ._trials import FinishedTrials, Repeats, SaveTrials
 
 if TYPE_CHECKING:
@@ -95,8 +95,8 @@ def find_weight_decay(
     grid: Sequence[float] = GRID,
     max_lr: float | None = None,
     momentum: Momentum = (0.95, 0.85),
-    steps: int = TRIAL_STEPS,
-    repeats: int = TRIAL_REPEATS,
+    steps: int = DEFAULT_STEPS,
+    repeats: int = DEFAULT_REPEATS,
     refine: bool = True,
     max_steps: int | None = None,
     max_seconds: float | None = None,

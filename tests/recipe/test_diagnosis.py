@@ -11,7 +11,7 @@ from clrfast.recipe._diagnosis import (
     JOINT_RISE_FRAC,
     LEVEL_FRAC,
     MIN_DECAY_EXPONENT,
-    MIN_VALIDATIONS,
+    MIN_VAL_LOSSES,
     PLATEAU_FRAC,
     SLOW_FALL_FRAC,
     STUCK_FRAC,
@@ -92,7 +92,7 @@ def test_diagnoses_depend_on_neither_unit_nor_offset_of_the_loss(train, val, exp
     assert [diagnosis.size for diagnosis in moved] == pytest.approx([diagnosis.size for diagnosis in plain])
 
 
-@pytest.mark.parametrize("n_validations", [MIN_VALIDATIONS, 30, N])
+@pytest.mark.parametrize("n_validations", [MIN_VAL_LOSSES, 30, N])
 def test_pure_noise_is_underfitting_or_over_regularisation(n_validations):
     random = np.random.default_rng(0)
     found = []
@@ -167,10 +167,10 @@ def test_a_change_within_the_noise_is_no_evidence():
 
 
 def test_too_few_validations_are_refused_unless_the_run_diverged():
-    few = np.linspace(2, 1, MIN_VALIDATIONS)
+    few = np.linspace(2, 1, MIN_VAL_LOSSES)
     assert names(History(few, few)) == ["underfitting"]
     with pytest.raises(
-        ValueError, match=rf"^val_loss: got {MIN_VALIDATIONS - 1} values, and at least {MIN_VALIDATIONS} are"
+        ValueError, match=rf"^val_loss: got {MIN_VAL_LOSSES - 1} values, and at least {MIN_VAL_LOSSES} are"
     ):
         diagnose(History(few, few[1:]))
     assert names(History([2.0, math.nan], [2.0])) == ["divergence"]

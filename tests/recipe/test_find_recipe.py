@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Subset
 
 from clrfast import NoSuggestionError, Task, find_recipe
 from clrfast.recipe import _search, _stages
-from clrfast.recipe._momentum import DEFAULT_MOMENTUM
+from clrfast.recipe._momentum import DEFAULT_MOMENTUM_CYCLE
 from clrfast.recipe._plans import MIN_BUDGET, RANGE_TEST_STEPS, SMALL_GRID
 from clrfast.recipe._weight_decay import DEFAULT_WEIGHT_DECAY
 from tests.helpers.problems import clouds
@@ -27,7 +27,7 @@ def test_a_small_budget_is_kept_and_the_momentum_is_the_default(stage_calls, sgd
     assert recipe.batch_size == 20
     assert recipe.low <= recipe.max_lr <= recipe.high
     assert 1e-3 < recipe.max_lr < 10
-    assert recipe.momentum == DEFAULT_MOMENTUM
+    assert recipe.momentum == DEFAULT_MOMENTUM_CYCLE
     assert recipe.weight_decay in SMALL_GRID
     assert stage_calls[1][1]["grid"] == SMALL_GRID
     assert "1000 steps, and" in recipe.evidence["momentum"]
@@ -75,7 +75,7 @@ def test_a_budget_of_several_trainings_goes_into_pairs(stage_calls, sgd_updates,
     assert recipe.complete
     assert (recipe.max_lr, recipe.weight_decay) == (pairs.suggest().max_lr, pairs.suggest().weight_decay)
     assert recipe.low < recipe.max_lr < recipe.high
-    assert recipe.momentum == DEFAULT_MOMENTUM
+    assert recipe.momentum == DEFAULT_MOMENTUM_CYCLE
     assert "the range test suggested" in recipe.evidence["learning rate"]
     assert "long runs with rates and weight decays" in recipe.evidence["momentum"]
     again = find_recipe(clouds(), 8 * 100, planned_steps=100, saved=path)

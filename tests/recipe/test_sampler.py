@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from clrfast.recipe._lattice import DECAYS, FIRST_DECAY, LARGE_DECAY, RATE_RATIO, pair_at
-from clrfast.recipe._sampler import MIN_TRIALS, PairSampler
+from clrfast.recipe._sampler import MIN_PAIR_TRIALS, PairSampler
 from tests.helpers.histories import ending_history
 
 START = 9.0
@@ -77,7 +77,7 @@ def test_steps_that_a_diverged_trial_saved_go_to_others():
 
 def test_the_sampler_ends_if_no_improvement_is_expected():
     found = searched(lambda a, b: (a - 0.5) ** 2 + 0.3 * (b + 3) ** 2, 1000)
-    assert MIN_TRIALS < len(found.histories) < 40
+    assert MIN_PAIR_TRIALS < len(found.histories) < 40
 
 
 def test_every_pair_is_on_the_lattice_and_tried_once():

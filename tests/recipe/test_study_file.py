@@ -7,7 +7,7 @@ from torch import nn
 
 from clrfast import Recipe, find_recipe
 from clrfast.recipe import _search, _stages
-from clrfast.recipe._momentum import DEFAULT_MOMENTUM
+from clrfast.recipe._momentum import DEFAULT_MOMENTUM_CYCLE
 from clrfast.recipe._plans import MIN_BUDGET, RANGE_TEST_STEPS
 from clrfast.recipe._recipe import conclude
 from clrfast.recipe._study import Study
@@ -53,7 +53,7 @@ def test_a_search_continues_after_ctrl_c_in_short_trials(stopped, tmp_path, stag
     found = Recipe.load(path)
     assert not found.complete
     assert any("the search was interrupted" in warning for warning in found.warnings)
-    assert found.momentum == DEFAULT_MOMENTUM
+    assert found.momentum == DEFAULT_MOMENTUM_CYCLE
     if stopped == "find_weight_decay":
         assert found.weight_decay == DEFAULT_WEIGHT_DECAY
     resumed = find_recipe(task, 2600, planned_steps=2000, saved=path)

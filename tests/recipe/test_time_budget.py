@@ -14,7 +14,7 @@ from clrfast.finder._validation import Validation
 from clrfast.recipe import OutOfTimeError, _stages
 from clrfast.recipe import _deadline as clock
 from clrfast.recipe._deadline import Deadline
-from clrfast.recipe._momentum import DEFAULT_MOMENTUM
+from clrfast.recipe._momentum import DEFAULT_MOMENTUM_CYCLE
 from clrfast.recipe._plans import RANGE_TEST_STEPS, SMALL_GRID
 from clrfast.recipe._time_budget import _overhead_per_step, speedup
 from clrfast.training import StepOptions
@@ -82,7 +82,7 @@ def test_little_time_is_for_the_small_grid(fake):
     assert fake.now - begin <= 5
     assert set(recipe.study.weight_decay_trials.values) == set(SMALL_GRID)
     assert recipe.study.momentum_trials is None
-    assert recipe.momentum == DEFAULT_MOMENTUM
+    assert recipe.momentum == DEFAULT_MOMENTUM_CYCLE
     assert recipe.complete
     assert "for that takes 1000 steps, and" in recipe.evidence["momentum"]
 
@@ -158,7 +158,7 @@ def test_momenta_are_left_out_if_no_time_remains(fake, monkeypatch, tmp_path):
     monkeypatch.setattr(_stages, "find_momentum", slow)
     recipe = find_recipe(clouds(), timedelta(seconds=27), planned_steps=2000, saved=tmp_path / "x.json")
     assert recipe.study.momentum_trials is None
-    assert recipe.momentum == DEFAULT_MOMENTUM
+    assert recipe.momentum == DEFAULT_MOMENTUM_CYCLE
     assert recipe.complete
     assert "not tested" in recipe.evidence["momentum"]
     assert Recipe.load(tmp_path / "x.json").complete
