@@ -11,7 +11,7 @@ from pathlib import Path
 
 from clrfast import Schedule, constant, one_cycle, range_test
 from clrfast.tasks.digits import make_task
-from clrfast.training._train import steps_per_epoch, train
+from clrfast.training import steps_per_epoch, train
 
 from ..result_files import Row, write_rows
 from .tasks import val_accuracy

@@ -24,7 +24,7 @@ from pathlib import Path
 from clrfast import Schedule, one_cycle, range_test
 from clrfast.tasks import Task
 from clrfast.tasks.digits import make_task as digits
-from clrfast.training._train import train
+from clrfast.training import train
 
 from ..result_files import Row, write_rows
 from ..task_library.data import PACKED_DATA

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from clrfast.tasks import Task, cifar10
-from clrfast.training import DeviceDataset, crop_and_flip
-from clrfast.training._train import evaluate
+from clrfast.training import DeviceDataset, crop_and_flip, evaluate
 
 from ..task_library import data
 from ..task_library.definition import build_task
