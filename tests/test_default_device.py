@@ -116,7 +116,7 @@ def digits():
 def control():
     one = StepControl(clrfast.one_cycle(0.1, 4).table())
     one.advance(1.5)
-    return [one.recorded(), one.row.tolist()]
+    return [one.recorded_losses(), one.row.tolist()]
 
 
 def batch_sizes():

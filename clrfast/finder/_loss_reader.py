@@ -42,7 +42,7 @@ class LocalLosses:
         return high or turn % READ_EVERY == 0
 
     def read(self) -> Floats:
-        return self._control.recorded().astype(np.float64)
+        return self._control.recorded_losses().astype(np.float64)
 
     def read_all(self) -> Floats:
         n = self._control.synchronize() + int(self._control.stop)

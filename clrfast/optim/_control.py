@@ -108,7 +108,7 @@ class StepControl:
                     f"{dtype} of shape {shape} on {self.device}, contiguous; write into it in place instead"
                 )
 
-    def recorded(self) -> NDArray[np.float32]:
+    def recorded_losses(self) -> NDArray[np.float32]:
         """Return the losses so far, as far as they are known without waiting for the device.
 
         If ``stop`` is set, the last one is the loss that set it. On a CUDA device each call starts a copy and returns

@@ -78,7 +78,7 @@ class FusedOptimizer(torch.optim.Optimizer):
     @property
     def backend(self) -> str:
         """The backend in use: "torch", "cpp" or "cuda"."""
-        return backends.resolved(self._requested_backend, self.param_groups)
+        return backends.resolve(self._requested_backend, self.param_groups)
 
     # --------------------------------------------------------------------------------------------------- the schedule
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .. import _native
 from .._torch_compat import MODULE_DICTS
-from ..optim._backends.native import interleaved
+from ..optim._backends.native import flat_items
 
 
 class Fingerprint:
@@ -55,5 +55,5 @@ def _arguments_of_unchanged(modules: Sequence[nn.Module], dicts: Iterable[Mappin
     if not _native.load().read_locations_(tensors, places):
         return None
     attributes = [entry for module, own in zip(modules, owned, strict=True) for entry in (module, *own)]
-    contents = [entry for entries in all_dicts for entry in (entries, *interleaved(entries))]
+    contents = [entry for entries in all_dicts for entry in (entries, *flat_items(entries))]
     return attributes, contents, tensors, places

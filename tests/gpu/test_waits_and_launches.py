@@ -68,7 +68,7 @@ def test_a_scheduled_step_never_waits(no_waiting, backend, scaled):
         if scaled:
             optimizer.grad_scale, optimizer.found_inf = scale, found_inf
         optimizer.step(loss=loss)
-        optimizer.control.recorded()
+        optimizer.control.recorded_losses()
     torch.cuda.set_sync_debug_mode("default")
     assert int(optimizer.control.step) == 20
 
@@ -97,10 +97,10 @@ def test_recorded_losses_are_read_without_waiting(no_waiting):
     no_waiting()
     for loss in losses:
         optimizer.step(loss=loss)
-    assert not len(optimizer.control.recorded())  # asks
+    assert not len(optimizer.control.recorded_losses())  # asks
     torch.cuda.set_sync_debug_mode("default")
     torch.cuda.synchronize()
-    np.testing.assert_array_equal(optimizer.control.recorded(), [2.0, math.nan])
+    np.testing.assert_array_equal(optimizer.control.recorded_losses(), [2.0, math.nan])
 
 
 def launched(optimizer):

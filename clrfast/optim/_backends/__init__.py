@@ -16,7 +16,7 @@ BACKENDS: dict[str, Backend] = {"torch": reference, "cpp": cpp, "cuda": cuda}
 NAMES = ("auto", *BACKENDS)
 
 
-def resolved(name: str, param_groups: Sequence[Mapping[str, Any]]) -> str:
+def resolve(name: str, param_groups: Sequence[Mapping[str, Any]]) -> str:
     """Return the name of the backend that ``name``, one of NAMES, stands for with these parameters.
 
     Raises:

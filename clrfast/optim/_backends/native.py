@@ -119,7 +119,7 @@ class NativeUpdate:
             state = optimizer.ensure_state(parameter.group, param)
             buffer, master = state.get("momentum_buffer"), state.get("master_param")
             flag = optimizer.momentum_flags.flag_of(buffer)
-            cached = (param, state, buffer, flag, master, *interleaved(state)) if param in optimizer.state else None
+            cached = (param, state, buffer, flag, master, *flat_items(state)) if param in optimizer.state else None
             if not uses_momentum[parameter.group]:
                 buffer = flag = None
             if not optimizer.keeps_master(param):
@@ -132,7 +132,7 @@ class NativeUpdate:
             self._grads.append(grad)
             rows[parameter.index] = _row(param, grad, buffer, master, flag, parameter.group)
         flags = optimizer.momentum_flags.by_buffer
-        self._cache = _Cache(rows, interleaved(optimizer.state), interleaved(flags), per_param)
+        self._cache = _Cache(rows, flat_items(optimizer.state), flat_items(flags), per_param)
 
     def _supports(self, param: Tensor, grad: Tensor, buffer: Tensor | None, master: Tensor | None) -> bool:
         """Whether a kernel can use the tensors: dense, all of one layout, so that one flat loop covers them, of known
@@ -156,7 +156,7 @@ class NativeUpdate:
         return _is_dense(param) and all(other.stride() == param.stride() for other in others)
 
 
-def interleaved(values: Mapping[Any, Any]) -> list[Any]:
+def flat_items(values: Mapping[Any, Any]) -> list[Any]:
     """Return keys and values in turn, each value after its key."""
     return [entry for item in values.items() for entry in item]
 

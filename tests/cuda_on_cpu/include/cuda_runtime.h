@@ -1,9 +1,9 @@
-// Stands in for CUDA's own header: g++ then compiles csrc/cuda/sgd.cu and benchmarks/speed/kernel_variants, whose
-// kernels run on the CPU.
+// A substitute for CUDA's header. With it, g++ compiles csrc/cuda/sgd.cu and benchmarks/speed/kernel_variants.cu, and
+// their kernels run on the CPU.
 //
-// A launch runs all blocks and threads one after the other, each block's threads from the last to the first. Every
-// barrier of the kernels separates what all threads read from what thread 0 alone writes, so in this order
-// passing it needs no waiting. Device memory is the process's own.
+// A launch runs all blocks and all threads of a block one after the other, each block's threads from the last to the
+// first. Every barrier of the kernels separates what all threads read from what thread 0 alone writes. In this order a
+// thread can pass the barrier without waiting. Device memory is the memory of the process.
 #pragma once
 
 #include <atomic>
@@ -34,16 +34,16 @@ inline thread_local dim3 blockIdx{0}, threadIdx{0}, gridDim{0};
 inline void __syncthreads() {}
 inline void __threadfence() {}
 
-// What the tests see and decide.
+// What tests read and set.
 namespace emulated {
 inline std::atomic<int> launches{0};
 inline std::atomic<cudaError_t> next_error{cudaSuccess};
-inline std::atomic<bool> ascending{false};  // blocks from the first to the last, or the other way round
+inline std::atomic<bool> ascending{false};  // blocks from the first to the last, or in reverse
 }  // namespace emulated
 
 using cudaStream_t = void*;
 
-// A kernel is known once its attributes were asked for, which loads it on a device; no other one can be launched.
+// A kernel can be launched only after its attributes were read, which loads it on a device.
 namespace emulated {
 inline std::map<const void*, std::function<void(const void*)>> kernels;
 }
@@ -144,7 +144,7 @@ inline cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t, cudaEv
   return cudaSuccess;
 }
 
-// A graph whose life the tests end by hand.
+// A graph that tests end explicitly.
 enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone, cudaStreamCaptureStatusActive };
 using cudaGraph_t = void*;
 using cudaUserObject_t = void*;
