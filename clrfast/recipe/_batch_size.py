@@ -202,7 +202,7 @@ def checked_loader(dataset: Any) -> DataLoader[Any]:
 
 
 def _try_sizes(measure: Callable[[int], StepCost], limit: int, max_bytes: float) -> tuple[list[StepCost], str | None]:
-    """The costs up to the largest size that fits, and why no larger one does; None if the largest is ``limit``."""
+    """Return the costs up to the largest size that fits, and why no larger one does: None if it is ``limit``."""
     costs = [_smallest(measure, limit)]
     too_large, why = limit + 1, ""
     while costs[-1].batch_size < limit:

@@ -43,7 +43,7 @@ def require_disjoint(loader: Any, val_loader: Any) -> None:
 
 
 def _samples(loader: Any) -> tuple[Any, list[int] | None]:
-    """The dataset of a loader, and the indices of the samples that it draws; None for all."""
+    """Return the dataset of a loader, and the indices of the samples that it draws; None for all."""
     data = getattr(loader, "dataset", loader)
     drawn = getattr(getattr(loader, "sampler", None), "indices", None)
     indices = None if drawn is None else [int(i) for i in drawn]
@@ -54,7 +54,7 @@ def _samples(loader: Any) -> tuple[Any, list[int] | None]:
 
 
 def _addresses(data: Any, indices: list[int] | None) -> np.ndarray:
-    """Addresses of the samples, or of a list's batches, as far as they are known: int64 ``[n]``."""
+    """Return the addresses of the samples, or of a list's batches, as far as they are known: int64 ``[n]``."""
     if isinstance(data, TensorDataset):
         inputs = data.tensors[0]
         drawn = np.arange(len(inputs)) if indices is None else np.array(indices, dtype=np.int64)

@@ -8,7 +8,7 @@ from typing import Any
 
 
 def now() -> float:
-    """Seconds of a clock that never goes back, from an arbitrary start."""
+    """Return the seconds of a clock that never goes back, from an arbitrary start."""
     return time.monotonic()
 
 
@@ -34,7 +34,7 @@ class Deadline:
         return self.seconds - self.elapsed
 
     def allows_another(self) -> bool:
-        """Whether one more run would end before the deadline if it takes as long as the longest so far.
+        """Return whether one more run would end before the deadline if it takes as long as the longest so far.
 
         Call this right before each run: the time between two calls is taken for the length of a run. The first run may
         start while any time remains.

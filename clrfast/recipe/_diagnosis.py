@@ -115,7 +115,7 @@ def diagnose(history: History) -> list[Diagnosis]:
 
 
 def _divergence(history: History) -> Diagnosis | None:
-    """A loss that is not finite or has exploded, whichever of the two losses does so first."""
+    """Find the first loss, of both, that is not finite or has exploded."""
     train, val = np.asarray(history.train_loss), np.asarray(history.val_loss)
     at, limit = find_divergence(train)
     broken = np.asarray(history.val_steps)[~np.isfinite(val)]
@@ -137,7 +137,7 @@ def _divergence(history: History) -> Diagnosis | None:
 
 
 def _joint_rise(run: SmoothedHistory) -> Diagnosis | None:
-    """Over-regularisation: the validation loss rises, and the training loss with it."""
+    """Find over-regularisation: the validation loss rises, and the training loss with it."""
     val, train = run.val_loss, run.train_loss
     rises = np.minimum(*(loss - np.minimum.accumulate(loss) for loss in (val, train)))
     top = int(rises.argmax())
@@ -154,7 +154,10 @@ def _joint_rise(run: SmoothedHistory) -> Diagnosis | None:
 
 
 def _stuck(run: SmoothedHistory) -> Diagnosis | None:
-    """Both losses have stopped high above zero: regularisation holds them, unless the decay is known to be too weak."""
+    """Find losses that have stopped high above zero.
+
+    Regularisation holds them, unless the weight decay is known to be too weak for that.
+    """
     val, train, start = run.val_loss, run.train_loss, run.initial_train_loss
     held = run.fall > 0 if run.decay_exponent is None else run.decay_exponent >= MIN_DECAY_EXPONENT
     left = min(val[-1] / val[0], train[-1] / start) if min(val.min(), train.min()) > 0 else 0.0
@@ -177,7 +180,7 @@ def _stuck(run: SmoothedHistory) -> Diagnosis | None:
 
 
 def _overfitting(run: SmoothedHistory) -> Diagnosis | None:
-    """The validation loss has turned up, and the training loss has not."""
+    """Find overfitting: the validation loss has turned up, and the training loss has not."""
     val, train = run.val_loss, run.train_loss
     low = int(val.argmin())
     late = float(val[run.steps >= run.last_step * 2 / 3].min())
@@ -197,7 +200,7 @@ def _overfitting(run: SmoothedHistory) -> Diagnosis | None:
 
 
 def _underfitting(run: SmoothedHistory) -> Diagnosis | None:
-    """The validation loss still falls when the training ends, or has never fallen."""
+    """Find underfitting: the validation loss still falls when the training ends, or has never fallen."""
     if not run.fall:
         seen = (
             f"neither loss has fallen by more than its noise in {run.last_step} steps (training loss "
@@ -229,12 +232,12 @@ def _underfitting(run: SmoothedHistory) -> Diagnosis | None:
 
 
 def _last_third(pace: float) -> float:
-    """Fraction of the fall in the last third if each third falls ``pace`` times as much as the one before."""
+    """Return the last third's fraction of the fall if each third falls ``pace`` times as much as the one before."""
     return pace**2 / (1 + pace + pace**2)
 
 
 def _plateau(run: SmoothedHistory) -> Diagnosis | None:
-    """The validation loss stays on one level."""
+    """Find a plateau: the validation loss stays on one level."""
     level, last = run.at_thirds(run.val_loss)[2], run.judged_until
     tolerance = max(LEVEL_FRAC * run.fall, MIN_SIGMAS * run.val_error)
     away = np.flatnonzero((run.steps <= last) & (np.abs(run.val_loss - level) > tolerance))

@@ -1,8 +1,8 @@
-"""Ranks that search together: each makes a part of the short runs, and all learn of every result and failure.
+"""Ranks that search together: each runs a part of the trials, and all learn of every result and failure.
 
 All ranks make the same calls in the same order. The first rank alone makes range tests, reads the clock and reads the
-file, and broadcasts the results, so that rounding cannot make the ranks differ. The short runs are distributed, one per
-rank at a time, so that every rank learns of a failure within the length of one run.
+file, and broadcasts the results, so that rounding cannot make the ranks differ. The trials are distributed, one per
+rank at a time, so that every rank learns of a failure within the length of one trial.
 
 The ranks exchange Python objects of a few kilobytes through gloo, also on machines with GPUs: NCCL would need every
 object on a GPU, for no benefit. The models, each on the device of its rank, exchange nothing.
@@ -34,8 +34,8 @@ Group = Union["ProcessGroup", "Ranks", None]
 """A process group whose ranks search together; None for a single process; ``Ranks`` within such a search."""
 
 TIMEOUT = timedelta(hours=3)
-"""Maximum time for which a rank of ``torchrun`` waits for the others, which may be in a range test or a run. The end of
-a process is noticed at once, so this is for machines that vanish."""
+"""Maximum time for which a rank of ``torchrun`` waits for the others, which may be in a range test or a trial. The end
+of a process is noticed at once, so this is for machines that vanish."""
 
 
 def require_same_start(ranks: Ranks, model: nn.Module, **loaders: Any) -> None:
@@ -59,7 +59,7 @@ def require_same_start(ranks: Ranks, model: nn.Module, **loaders: Any) -> None:
 
 @contextlib.contextmanager
 def _shared_failures(ranks: Ranks) -> Iterator[Ranks]:
-    """A context whose exceptions reach all ranks, and which no rank leaves before all have reached its end."""
+    """Enter a block whose exceptions reach all ranks, and that no rank leaves before all have reached its end."""
     try:
         yield ranks
         ranks.all_gather("the end", None)
@@ -145,7 +145,7 @@ def require_no_ddp(model: Any) -> None:
 
 
 def _digest(value: Any) -> str:
-    """A hash of all numbers and texts in ``value``, and of the types of other objects."""
+    """Hash all numbers and texts in ``value``, and the types of other objects."""
     digest = hashlib.sha256()
     for piece in _pieces(value):
         digest.update(piece)

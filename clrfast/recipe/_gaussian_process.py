@@ -79,7 +79,7 @@ class GaussianProcess:
 
 
 def _correlation(a: Floats, b: Floats) -> Floats:
-    """The kernel with unit variance: ``[len(a), len(b)]``."""
+    """Return the kernel with unit variance, ``[len(a), len(b)]``."""
     d = np.sqrt(5 * (((a[:, None] - b[None]) / np.array(LENGTH_SCALES)) ** 2).sum(axis=-1))
     correlation: Floats = (1 + d + d**2 / 3) * np.exp(-d)
     return correlation

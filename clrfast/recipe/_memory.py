@@ -46,7 +46,7 @@ class MemoryBudget:
 
     @classmethod
     def of(cls, device: torch.device, memory: int | None) -> MemoryBudget:
-        """A budget of ``memory`` bytes of tensors. None: all of a CUDA device, or most of the machine's free memory."""
+        """Return a budget of ``memory`` bytes. None: all of a CUDA device, or most of the machine's free memory."""
         if memory is not None:
             return cls(memory)
         if device.type == "cuda":
@@ -54,7 +54,7 @@ class MemoryBudget:
         return cls(MACHINE_FRAC * available_memory(), resident_memory())
 
     def require(self, taken: int) -> None:
-        """Raises DoesNotFitError if ``taken`` is more than this."""
+        """Raise DoesNotFitError if ``taken`` is more than this."""
         if taken > self.limit:
             raise DoesNotFitError(f"more than {format_bytes(self.limit)} were taken")
 
@@ -119,7 +119,7 @@ class CudaMemoryMeter:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether ``error`` means that memory was too small."""
+    """Return whether ``error`` means that memory was too small."""
     if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
@@ -170,7 +170,7 @@ def format_bytes(n_bytes: float) -> str:
 
 
 def _storages(values: Any) -> Iterator[torch.UntypedStorage]:
-    """The storages of the tensors among ``values``. A sparse gradient, such as an embedding's, has two."""
+    """Yield the storages of the tensors among ``values``. A sparse gradient, such as an embedding's, has two."""
     for value in tree_leaves(values):
         if isinstance(value, Tensor) and value.layout is torch.strided:
             yield value.untyped_storage()
@@ -179,7 +179,10 @@ def _storages(values: Any) -> Iterator[torch.UntypedStorage]:
 
 
 def _room_in_groups(root: Path) -> Iterator[int]:
-    """Free bytes within each limit, from this process's control group (v1 or v2) upwards; file caches count as free."""
+    """Yield the free bytes within each limit, from this process's control group (v1 or v2) upwards.
+
+    File caches count as free.
+    """
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -203,7 +206,7 @@ def _room_in_groups(root: Path) -> Iterator[int]:
 
 
 def _fields(path: Path) -> dict[str, int]:
-    """The numbers in a file that has a name and a number on each line."""
+    """Return the numbers in a file that has a name and a number on each line."""
     words = (line.split() for line in path.read_text().splitlines())
     return {name.rstrip(":"): int(number) for name, number, *_ in words}
 

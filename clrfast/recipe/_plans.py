@@ -89,7 +89,7 @@ def pair_steps(study: Study) -> int:
 
 
 def momentum_is_affordable(study: Study) -> bool:
-    """Whether trials that can compare momenta fit into the rest of the budget.
+    """Return whether trials that can compare momenta fit into the rest of the budget.
 
     They would show nothing if the validation loss fell in no trial with a weight decay.
     """
@@ -99,7 +99,7 @@ def momentum_is_affordable(study: Study) -> bool:
 
 
 def retest_is_due(study: Study) -> bool:
-    """Whether the rate is to be tested again because of the weight decay."""
+    """Return whether the rate is to be tested again because of the weight decay."""
     if study.weight_decay_trials is None or study.range_test_after_weight_decay is not None:
         return False
     decay = _suggested_value(study.weight_decay_trials)
@@ -107,7 +107,7 @@ def retest_is_due(study: Study) -> bool:
 
 
 def is_complete(study: Study) -> bool:
-    """Whether no stage is left to run."""
+    """Return whether no stage is left to run."""
     if study.pair_trials_complete:
         return True
     momentum_is_due = study.momentum_trials is None and momentum_is_affordable(study)

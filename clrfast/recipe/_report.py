@@ -46,7 +46,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class RangeTest:
+class RangeTestSection:
     """A range test in the report: its condition, why it ended, the suggested rate, and its picture."""
 
     condition: str
@@ -94,7 +94,7 @@ def _template() -> Template:
     return environment.get_template("report.html")
 
 
-def _range_tests(study: Study) -> list[RangeTest]:
+def _range_tests(study: Study) -> list[RangeTestSection]:
     conditions = (
         ("the task as it was given", study.range_test),
         ("the chosen batch size", study.range_test_after_batch_size),
@@ -103,13 +103,13 @@ def _range_tests(study: Study) -> list[RangeTest]:
     return [_range_test(condition, curve) for condition, curve in conditions if curve is not None]
 
 
-def _range_test(condition: str, curve: LRCurve) -> RangeTest:
+def _range_test(condition: str, curve: LRCurve) -> RangeTestSection:
     try:
         found = curve.suggest()
         text = f"suggested: {found.max_lr:.3g} ({found.low:.2g} to {found.high:.2g}): {found.reason}"
     except NoSuggestionError as error:
         found, text = None, f"no answer: {error}"
-    return RangeTest(condition, curve.stop_reason, text, _picture(lambda: curve.plot(suggestion=found).figure))
+    return RangeTestSection(condition, curve.stop_reason, text, _picture(lambda: curve.plot(suggestion=found).figure))
 
 
 def _pairs_picture(trials: PairTrials | None) -> Picture | None:
@@ -121,7 +121,7 @@ def _trials_picture(trials: SettingTrials | None, name: str) -> Picture | None:
 
 
 def _picture(draw: Callable[[], Any]) -> Picture:
-    """The figure that ``draw`` returns; without matplotlib, the name of the missing module."""
+    """Return the figure that ``draw`` makes, or without matplotlib the name of the missing module."""
     try:
         png = io.BytesIO()
         draw().savefig(png, format="png", dpi=DPI)

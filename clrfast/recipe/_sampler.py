@@ -89,7 +89,7 @@ class PairSampler:
         return free[improvement.argmax()]
 
     def _decays(self, losses: Floats) -> tuple[float, ...]:
-        """The weight decays to search: up to the one above the best at any rate at which several were tried."""
+        """Return the weight decays to search, up to the one above the best at any rate at which several were tried."""
         by_rate: dict[int, dict[float, float]] = {}
         for (exponent, decay), loss in zip(self.histories, losses.tolist(), strict=True):
             by_rate.setdefault(exponent, {})[decay] = loss

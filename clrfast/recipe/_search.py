@@ -100,11 +100,13 @@ class Search:
         Args:
             counted_steps: the steps of the study that the part counts in its own progress.
         """
-        done, progress = self.study.steps - counted_steps, self.progress
-        if callable(progress):
-            show: Callable[..., None] = progress
-            progress = lambda n, _, shown: show(done + n, self.study.budget, shown)  # noqa: E731
-        return {"model": self.task, "options": self.options, "progress": progress}
+        done, show = self.study.steps - counted_steps, self.progress
+
+        def show_all(n: int, _: int, shown: dict[str, float]) -> None:
+            assert callable(show)
+            show(done + n, self.study.budget, shown)
+
+        return {"model": self.task, "options": self.options, "progress": show_all if callable(show) else show}
 
     def trial_arguments(self, pending: PendingTrials) -> dict[str, Any]:
         """Return the arguments of trials with one setting, which continue ``pending`` and are saved as they finish."""

@@ -183,13 +183,13 @@ class SettingTrials:
 
 
 def _finite_val_loss(history: History) -> Floats:
-    """The validation losses, inf where they are not finite."""
+    """Return the validation losses, inf where they are not finite."""
     val_loss = np.asarray(history.val_loss)
     return np.where(np.isfinite(val_loss), val_loss, math.inf)
 
 
 def _min_loss(history: History) -> tuple[float, float]:
-    """The lowest validation loss, and the number of updates before it."""
+    """Return the lowest validation loss, and the number of updates before it."""
     val_loss = _finite_val_loss(history)
     index = int(val_loss.argmin())
     return float(val_loss[index]), float(np.asarray(history.val_steps)[index])

@@ -55,35 +55,35 @@ class SmoothedHistory:
             self.judged_until = min(max(int(high[-1]) + 1, math.ceil(self._n / 2)), self.last_step)
 
     def is_significant(self, change: float, frac: float, error: float) -> bool:
-        """Whether a change of a loss with this standard error exceeds both ``frac`` of the whole fall and noise."""
+        """Return whether a change of a loss with this standard error exceeds ``frac`` of the whole fall, and noise."""
         return change > max(frac * self.fall, MIN_SIGMAS * error)
 
     def at_thirds(self, loss: Floats) -> tuple[float, float, float]:
-        """``loss``, ``[m]``, at one third, two thirds and the end of the steps up to ``judged_until``."""
+        """Return ``loss``, ``[m]``, at one third, two thirds and the end of the steps up to ``judged_until``."""
         first, second, end = np.interp(np.array([1, 2, 3]) / 3 * self.judged_until, self.steps, loss)
         return float(first), float(second), float(end)
 
     def describe_step(self, step: int) -> str:
-        """The step in words, with its rate if that is known."""
+        """Return the step in words, with its rate if that is known."""
         return f"step {step}" + ("" if self.lr is None else f" (lr {self.lr[min(step, self._n - 1)]:.3g})")
 
     def describe_span(self, first: int, last: int) -> str:
-        """Both steps in words."""
+        """Return both steps in words."""
         return f"from {self.describe_step(first)} to {self.describe_step(last)}"
 
     def suggest_higher_rate(self) -> str:
-        """What to try against underfitting."""
+        """Return what to try against underfitting."""
         return "a higher rate" + ("" if self.lr is None else f", such as {3 * self.lr.max():.2g}")
 
     def suggest_less_decay(self) -> str:
-        """What to try against too much regularisation."""
+        """Return what to try against too much regularisation."""
         if not self.weight_decay:
             return "take less regularisation (weight decay, dropout, augmentation)"
         return f"take a weight decay of {self.weight_decay / 10:.2g} instead of {self.weight_decay:.2g}"
 
 
 def _trend(loss: Floats) -> tuple[Floats, float, float]:
-    """The loss without spikes and noise, its standard error, and how far it fell: 0 if by no more than noise."""
+    """Return the loss without spikes and noise, its standard error, and how far it fell: 0 if by no more than noise."""
     padded = np.concatenate((loss[:1], loss, loss[-1:]))
     trend = smooth(np.median(np.lib.stride_tricks.sliding_window_view(padded, 3), axis=1), TREND_WIDTH_FRAC)
     single = max(estimate_noise(loss), ROUNDING_FRAC * np.abs(loss).max())

@@ -26,7 +26,7 @@ MAX_COPIES = 8
 
 
 def can_stack(device: torch.device, options: StepOptions) -> bool:
-    """Whether trials with these options run as stacked copies, if vmap supports the model.
+    """Return whether trials with these options run as stacked copies, if vmap supports the model.
 
     They do on a CUDA device, which a small model leaves idle, with default options. On a CPU the model decides which
     way is faster; trying both would make the results depend on the clock, if only by rounding.

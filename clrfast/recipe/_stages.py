@@ -52,7 +52,7 @@ class Stage(ABC):
 
     @abstractmethod
     def is_due(self, search: Search) -> bool:
-        """Whether the stage has measurements to make, and the budget allows them."""
+        """Return whether the stage has measurements to make, and the budget allows them."""
 
     @abstractmethod
     def measure(self, search: Search) -> Measured | None:

@@ -11,7 +11,7 @@ from ..tasks import Task
 from ..training import StepOptions
 from ._study import Study
 
-RangeTest = Callable[[Progress | bool | None], LRCurve]
+RunRangeTest = Callable[[Progress | bool | None], LRCurve]
 """Runs a range test that reports to a progress."""
 
 
@@ -23,7 +23,7 @@ class Budget(Protocol):
         """Seconds that are left; None if the budget is no time."""
 
     def needs_timing(self, study: Study) -> bool:
-        """Whether a range test must measure the time of a step before the search continues."""
+        """Return whether a range test must measure the time of a step before the search continues."""
 
     def remaining_steps(self, study: Study, n_ranks: int) -> int:
         """Return how many steps are left for ``n_ranks`` that share them."""
@@ -32,7 +32,7 @@ class Budget(Protocol):
         """Raise ValueError if too little is left for any result; ``hint`` ends the message."""
 
     def run_range_test(
-        self, run: RangeTest, task: Task, options: StepOptions, progress: Progress | bool | None
+        self, run: RunRangeTest, task: Task, options: StepOptions, progress: Progress | bool | None
     ) -> tuple[LRCurve, float | None]:
         """Run a range test; return its curve, and the seconds of a step if they are measured."""
 
@@ -52,6 +52,6 @@ class StepBudget:
         """Do nothing: ``find_recipe`` has checked the budget."""
 
     def run_range_test(
-        self, run: RangeTest, task: Task, options: StepOptions, progress: Progress | bool | None
+        self, run: RunRangeTest, task: Task, options: StepOptions, progress: Progress | bool | None
     ) -> tuple[LRCurve, None]:
         return run(progress), None

@@ -21,7 +21,7 @@ from ._weight_decay import WeightDecayTrials
 
 
 def _first_range_test(data: Fields, name: str) -> LRCurve:
-    """The first range test, which is kept only if it has a suggestion."""
+    """Read the first range test, which is kept only if it has a suggestion."""
     curve = _curve(data, name)
     try:
         curve.suggest()
@@ -35,7 +35,7 @@ def _curve(data: Fields, name: str) -> LRCurve:
 
 
 def _history(data: Fields) -> History:
-    """A run of this package, whose first validation is before the first update."""
+    """Read the history of a trial, whose first validation is before the first update."""
     data.require_known(*(f.name for f in fields(History)))
     train_loss, val_loss, val_steps = map(data.numbers, ("train_loss", "val_loss", "val_steps"))
     lr = data.numbers("lr") if data.has("lr") else None
@@ -50,7 +50,7 @@ def _history(data: Fields) -> History:
 
 
 def _repeats(data: Fields, n_values: int) -> tuple[Repeats, ...]:
-    """The repeats of each of ``n_values`` values, equally many of each."""
+    """Read the repeats of each of ``n_values`` values, equally many of each."""
     repeats = tuple(tuple(map(_history, row)) for row in data.rows_of_dicts("histories"))
     if len(repeats) != n_values or len({len(row) for row in repeats}) != 1 or len(repeats[0]) < 2:
         raise ValueError(

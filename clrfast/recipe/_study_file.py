@@ -70,7 +70,7 @@ class StudyFile:
 
     @contextlib.contextmanager
     def refunding(self) -> Iterator[None]:
-        """A context in which trials run. An exception that ends one, unlike a kill, costs the budget nothing."""
+        """Enter a block in which trials run. An exception that ends one, unlike a kill, costs the budget nothing."""
         try:
             yield
         except BaseException:

@@ -15,7 +15,7 @@ from ..training import StepOptions
 from . import _deadline as clock
 from ._momentum import MOMENTUM_VALUES
 from ._plans import MIN_TRIAL_STEPS, RANGE_TEST_STEPS, SMALL_GRID_TRIALS
-from ._step_budget import RangeTest
+from ._step_budget import RunRangeTest
 from ._study import Study
 from ._trial_runner import DEFAULT_REPEATS, trial_validation
 from ._weight_decay import GRID
@@ -51,7 +51,7 @@ class TimeBudget:
         return max(self._deadline.remaining, 1e-9)
 
     def needs_timing(self, study: Study) -> bool:
-        """Whether the time of a step is unknown."""
+        """Return whether the time of a step is unknown."""
         return study.seconds_per_step is None
 
     def remaining_steps(self, study: Study, n_ranks: int) -> int:
@@ -75,7 +75,7 @@ class TimeBudget:
         )
 
     def run_range_test(
-        self, run: RangeTest, task: Task, options: StepOptions, progress: Progress | bool | None
+        self, run: RunRangeTest, task: Task, options: StepOptions, progress: Progress | bool | None
     ) -> tuple[LRCurve, float]:
         """Run a range test; return its curve, and the seconds that a step of a trial takes with its overhead."""
         overhead = _overhead_per_step(task, MIN_TRIAL_STEPS, options)  # first, as the first steps are slow

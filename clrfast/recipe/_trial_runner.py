@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -114,7 +115,7 @@ class TrialRunner:
             if self._progress is not None:
                 self._progress(done, total + trial_steps, shown)
 
-        test = lambda: range_test(self._task, options=self._options, group=None, progress=show)  # noqa: E731
+        test = partial(range_test, self._task, options=self._options, group=None, progress=show)
         return self._ranks.compute_on_first("the range test", test).suggest().max_lr
 
     def run(self, settings: Sequence[tuple[Momentum, float]], *, upcoming: int = 0) -> tuple[Repeats, ...]:
