@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 import clrfast
-from clrfast.recipe._plans import MIN_BUDGET
+from clrfast.recipe._step_allocation import MIN_BUDGET
 
 from ..oracle import Oracle
 from ..result_files import Row, rounded

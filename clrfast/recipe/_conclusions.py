@@ -13,7 +13,7 @@ from ._diagnosis import MIN_VAL_LOSSES, Diagnosis, diagnose
 from ._history import History
 from ._lattice import RATE_RATIO
 from ._momentum import DEFAULT_MOMENTUM_CYCLE
-from ._plans import GRID_TRIALS, MIN_MOMENTUM_STEPS, MOMENTUM_TRIALS, RANGE_TEST_STEPS
+from ._step_allocation import GRID_TRIALS, MIN_MOMENTUM_STEPS, MOMENTUM_TRIALS, RANGE_TEST_STEPS
 from ._study import Study
 from ._trials import count_steps
 from ._weight_decay import DEFAULT_WEIGHT_DECAY

@@ -17,7 +17,7 @@ from ._conclusions import (
     diagnose_best,
 )
 from ._diagnosis import Diagnosis
-from ._plans import is_complete
+from ._step_allocation import is_complete
 from ._study import Study
 
 

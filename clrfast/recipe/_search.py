@@ -18,8 +18,8 @@ from ..optim import SGD
 from ..tasks import Task
 from ..training import StepOptions
 from ..training._loss_modules import find_loss_modules, trainable_parameters
-from ._plans import RANGE_TEST_STEPS
 from ._recipe import conclude
+from ._step_allocation import RANGE_TEST_STEPS
 from ._step_budget import Budget
 from ._study import Study
 from ._study_file import StudyFile

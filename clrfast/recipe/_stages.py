@@ -12,7 +12,10 @@ from ._deadline import OutOfTimeError
 from ._momentum import DEFAULT_MOMENTUM_CYCLE, find_momentum
 from ._pair import find_pair
 from ._pair_trials import PairTrials
-from ._plans import (
+from ._recipe import conclude
+from ._sampler import MIN_PAIR_TRIALS
+from ._search import Search
+from ._step_allocation import (
     GRID_TRIALS,
     MIN_BUDGET,
     RANGE_TEST_STEPS,
@@ -22,9 +25,6 @@ from ._plans import (
     plan_momenta,
     retest_is_due,
 )
-from ._recipe import conclude
-from ._sampler import MIN_PAIR_TRIALS
-from ._search import Search
 from ._study import Study
 from ._trials import PendingTrials, count_steps
 from ._weight_decay import find_weight_decay

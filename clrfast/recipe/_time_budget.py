@@ -14,7 +14,7 @@ from ..tasks import Task
 from ..training import StepOptions
 from . import _deadline as clock
 from ._momentum import MOMENTUM_VALUES
-from ._plans import MIN_TRIAL_STEPS, RANGE_TEST_STEPS, SMALL_GRID_TRIALS
+from ._step_allocation import MIN_TRIAL_STEPS, RANGE_TEST_STEPS, SMALL_GRID_TRIALS
 from ._step_budget import RunRangeTest
 from ._study import Study
 from ._trial_runner import DEFAULT_REPEATS, trial_validation

@@ -7,7 +7,7 @@ import pytest
 from clrfast import LRCurve, Recipe, cli
 from clrfast.cli import _arguments, _task
 from clrfast.finder._rules import RULES
-from clrfast.recipe import _find_recipe, _plans, _search, _stages
+from clrfast.recipe import _find_recipe, _search, _stages, _step_allocation
 from clrfast.schedules import POLICIES
 from tests.helpers.schedules import POLICY_ARGUMENTS
 
@@ -116,7 +116,7 @@ sys.exit(main())
         (["--version"], 0, "clrfast "),
         (["find", "--help"], 0, "--max-lr"),
         (["train", "--help"], 0, "--epochs"),
-        (["recipe", "--help"], 0, f"at least {_plans.MIN_BUDGET}, or its time"),
+        (["recipe", "--help"], 0, f"at least {_step_allocation.MIN_BUDGET}, or its time"),
         (["recipe", "--help"], 0, f"(default: {_find_recipe.DEFAULT_PLANNED_STEPS})"),
         (["doctor", "--help"], 0, "backends"),
         (["fly"], 2, "invalid choice: 'fly'"),

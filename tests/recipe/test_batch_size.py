@@ -14,16 +14,21 @@ from clrfast import BatchSizes, find_batch_size
 from clrfast.recipe import StepCost
 from clrfast.recipe import _batch_size as batch_size
 from clrfast.recipe import _memory as memory
-from clrfast.recipe._memory import DoesNotFitError, MemoryBudget, MemoryMeter, available_memory
 from tests.helpers.batch_sizes import holding, samples
 from tests.helpers.state import full_state
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+
 KIB = 1024
+
+
 PER_SAMPLE = 64 * KIB
 """Bytes of each sample in tests of a budget. Everything else takes less than SLACK."""
+
+
 SLACK = 32 * KIB
+
 
 OUT_OF_MEMORY = {
     "torch": lambda: torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has"),
@@ -73,9 +78,6 @@ def largest_on_grid(capacity):
     power = 2 ** (capacity.bit_length() - 1)
     step = max(1, power // 8)
     return capacity // step * step
-
-
-# ------------------------------------------------------------ a device that runs out of memory
 
 
 @pytest.mark.parametrize(
@@ -221,9 +223,6 @@ def test_other_errors_reach_the_user(error):
         find_batch_size(Guarded(at), nn.CrossEntropyLoss(), samples(), memory=2**30)
 
 
-# ------------------------------------------------------------ a budget
-
-
 @pytest.mark.parametrize("capacity", [1, 2, 7, 13, 40, 43, 64, 150])
 def test_the_largest_size_within_the_budget_is_found(capacity):
     model, compute_loss, met = holding(lambda size: size * PER_SAMPLE)
@@ -328,9 +327,6 @@ def test_a_model_that_does_not_fit_at_all_is_an_error(how):
     model = Guarded(failing_above(0, MemoryError) if how == "error" else lambda size: None)
     with pytest.raises(ValueError, match=r"model: the smallest batch does not fit.*autocast"):
         find_batch_size(model, nn.CrossEntropyLoss(), samples(), memory=16 if how == "budget" else 2**30)
-
-
-# ------------------------------------------------------------ sizes and samples
 
 
 @pytest.mark.parametrize(
@@ -446,118 +442,6 @@ def test_a_bad_argument_is_refused_by_name(changed, message):
     arguments = {"model": Guarded(), "loss_fn": nn.CrossEntropyLoss(), "dataset": samples(), "memory": 2**30}
     with pytest.raises(ValueError, match=message):
         find_batch_size(**{**arguments, **changed})
-
-
-# ------------------------------------------------------------ counting
-
-
-def test_new_tensors_count_as_long_as_they_are_held():
-    old = torch.zeros(1000)
-    with MemoryMeter(MemoryBudget(10**6)) as meter:
-        old.add_(1)
-        part = old[5:]
-        assert (meter.kept, meter.peak) == (0, 0), "nothing is new"
-        first = torch.zeros(100)
-        rows = first.view(10, 10)
-        second = torch.zeros(50)
-        del first
-        assert meter.kept == 600, "a view holds its memory too"
-        del rows
-    assert (meter.kept, meter.peak) == (200, 600)
-    del second, part
-    assert (meter.kept, meter.peak) == (0, 600)
-
-
-def test_sparse_gradients_count_as_their_indices_and_values():
-    embedding = nn.Embedding(10, 4, sparse=True)
-    with MemoryMeter(MemoryBudget(10**6)) as meter:
-        embedding(torch.tensor([1, 2])).sum().backward()
-    assert embedding.weight.grad.is_sparse
-    assert 2 * 4 * 4 + 2 * 8 <= meter.kept <= 200
-
-
-def test_the_operation_that_exceeds_the_budget_raises():
-    done = []
-
-    def work():
-        with MemoryMeter(MemoryBudget(KIB)):
-            done.append(torch.zeros(200))
-            done.append(torch.zeros(100))
-
-    with pytest.raises(DoesNotFitError, match=r"more than 1.0 KiB were taken"):
-        work()
-    assert len(done) == 1
-
-
-MEMINFO = (
-    "MemTotal:       16000000 kB\nMemFree:         1000000 kB\nMemAvailable:    8000000 kB\nHugePages_Total:       0\n"
-)
-FREE = 8000000 * KIB
-
-
-def system(root, files):
-    for name, text in {"proc/meminfo": MEMINFO, **files}.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text)
-    return root
-
-
-def group_v2(limit, used, inactive):
-    return {
-        "memory.max": f"{limit}\n",
-        "memory.current": f"{used}\n",
-        "memory.stat": f"anon 7\ninactive_file {inactive}\n",
-    }
-
-
-def group_v1(limit, used, inactive):
-    return {
-        "memory.limit_in_bytes": f"{limit}\n",
-        "memory.usage_in_bytes": f"{used}\n",
-        "memory.stat": f"cache 5\ninactive_file 1\ntotal_inactive_file {inactive}\n",
-    }
-
-
-V1, V2 = "9:name=systemd:/\n4:cpu,memory:/jobs/mine\n0::/\n", "0::/jobs/mine\n"
-
-
-@pytest.mark.parametrize(
-    ("cgroup", "groups", "expected"),
-    [
-        (None, {}, FREE),
-        (V2, {}, FREE),
-        (V2, {"sys/fs/cgroup/jobs/mine": group_v2("max", 10, 0)}, FREE),
-        (V2, {"sys/fs/cgroup/jobs/mine": group_v2(1000, 700, 200)}, 500),
-        (V2, {"sys/fs/cgroup/jobs/mine": group_v2(1000, 700, 0), "sys/fs/cgroup/jobs": group_v2(900, 800, 0)}, 100),
-        (V2, {"sys/fs/cgroup": group_v2(1000, 700, 0)}, 300),  # a container's own group is the top there
-        (V2, {"sys/fs/cgroup/jobs/others": group_v2(1000, 700, 0)}, FREE),
-        (V2, {"sys/fs/cgroup/jobs/mine": group_v2(1000, 1100, 0)}, 0),
-        (V2, {"sys/fs/cgroup/jobs/mine": group_v2(10**15, 0, 0)}, FREE),
-        (V1, {"sys/fs/cgroup/memory/jobs/mine": group_v1(1000, 700, 200)}, 500),
-        (V1, {"sys/fs/cgroup/memory": group_v1(1000, 700, 0)}, 300),
-        (V1, {"sys/fs/cgroup/memory": group_v1(9223372036854771712, 700, 0)}, FREE),
-    ],
-)
-def test_available_memory_respects_the_machine_and_control_groups(tmp_path, cgroup, groups, expected):
-    files = {} if cgroup is None else {"proc/self/cgroup": cgroup}
-    for group, texts in groups.items():
-        files.update({f"{group}/{name}": text for name, text in texts.items()})
-    assert available_memory(system(tmp_path, files)) == expected
-
-
-def test_available_memory_works_without_proc(tmp_path, monkeypatch):
-    monkeypatch.setattr(memory.os, "sysconf", {"SC_PHYS_PAGES": 1000, "SC_PAGE_SIZE": 4096}.__getitem__)
-    assert available_memory(tmp_path) == 2048000
-    monkeypatch.delattr(memory.os, "sysconf")
-    with pytest.raises(ValueError, match="memory: this system does not tell"):
-        available_memory(tmp_path)
-
-
-def test_available_memory_works_on_this_machine():
-    assert available_memory() > 2**20
-    before = memory.resident_memory()
-    held = np.ones(2**23)
-    assert memory.resident_memory() - before > held.nbytes / 2
 
 
 @pytest.mark.gpu

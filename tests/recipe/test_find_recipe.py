@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Subset
 from clrfast import NoSuggestionError, Task, find_recipe
 from clrfast.recipe import _search, _stages
 from clrfast.recipe._momentum import DEFAULT_MOMENTUM_CYCLE
-from clrfast.recipe._plans import MIN_BUDGET, RANGE_TEST_STEPS, SMALL_GRID
+from clrfast.recipe._step_allocation import MIN_BUDGET, RANGE_TEST_STEPS, SMALL_GRID
 from clrfast.recipe._weight_decay import DEFAULT_WEIGHT_DECAY
 from tests.helpers.problems import clouds
 from tests.helpers.state import full_state

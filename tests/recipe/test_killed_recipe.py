@@ -15,7 +15,7 @@ import pytest
 import clrfast
 from clrfast import Recipe, cli, find_recipe
 from clrfast import _saving as saving
-from clrfast.recipe._plans import MIN_BUDGET, RANGE_TEST_STEPS
+from clrfast.recipe._step_allocation import MIN_BUDGET, RANGE_TEST_STEPS
 from clrfast.recipe._study import Study
 from tests.helpers.problems import clouds
 

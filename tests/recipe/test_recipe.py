@@ -9,8 +9,8 @@ import pytest
 import clrfast
 from clrfast import Recipe, find_recipe
 from clrfast.recipe import PairTrials
-from clrfast.recipe._plans import MIN_BUDGET
 from clrfast.recipe._recipe import conclude
+from clrfast.recipe._step_allocation import MIN_BUDGET
 from clrfast.recipe._study import Study
 from clrfast.recipe._weight_decay import DEFAULT_WEIGHT_DECAY
 from tests.helpers.problems import clouds

@@ -11,8 +11,8 @@ import pytest
 
 import clrfast
 from clrfast import Diagnosis, find_recipe
-from clrfast.recipe._plans import MIN_BUDGET, RANGE_TEST_STEPS
 from clrfast.recipe._recipe import conclude
+from clrfast.recipe._step_allocation import MIN_BUDGET, RANGE_TEST_STEPS
 from clrfast.recipe._study import Study
 from tests.helpers.problems import clouds
 

@@ -8,8 +8,8 @@ from torch import nn
 from clrfast import Recipe, find_recipe
 from clrfast.recipe import _search, _stages
 from clrfast.recipe._momentum import DEFAULT_MOMENTUM_CYCLE
-from clrfast.recipe._plans import MIN_BUDGET, RANGE_TEST_STEPS
 from clrfast.recipe._recipe import conclude
+from clrfast.recipe._step_allocation import MIN_BUDGET, RANGE_TEST_STEPS
 from clrfast.recipe._study import Study
 from clrfast.recipe._weight_decay import DEFAULT_WEIGHT_DECAY
 from tests.helpers.problems import clouds

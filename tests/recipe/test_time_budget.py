@@ -15,7 +15,7 @@ from clrfast.recipe import OutOfTimeError, _stages
 from clrfast.recipe import _deadline as clock
 from clrfast.recipe._deadline import Deadline
 from clrfast.recipe._momentum import DEFAULT_MOMENTUM_CYCLE
-from clrfast.recipe._plans import RANGE_TEST_STEPS, SMALL_GRID
+from clrfast.recipe._step_allocation import RANGE_TEST_STEPS, SMALL_GRID
 from clrfast.recipe._time_budget import _overhead_per_step, speedup
 from clrfast.training import StepOptions
 from tests.helpers.problems import clouds

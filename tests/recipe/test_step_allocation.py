@@ -3,7 +3,7 @@
 import pytest
 
 import clrfast
-from clrfast.recipe._plans import RANGE_TEST_STEPS, SMALL_GRID, pair_steps, plan_grid
+from clrfast.recipe._step_allocation import RANGE_TEST_STEPS, SMALL_GRID, pair_steps, plan_grid
 from clrfast.recipe._study import Study
 from clrfast.recipe._weight_decay import GRID
 from tests.helpers.problems import clouds
