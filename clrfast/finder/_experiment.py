@@ -76,7 +76,7 @@ class Experiment:
         self._restored_too = tuple(each for each in (*self.loss_modules, loss_fn) if isinstance(each, nn.Module))
         self._options, self._ranks = options, ranks
         self._new_step: Callable[..., EagerStep] = (
-            partial(TrainStep, model, loss_fn, compute_loss=compute_loss)
+            partial(TrainStep, task)
             if options.graph == "auto" and ranks.world_size == 1  # a graph cannot hold the communication of ranks
             else partial(EagerStep, model, chosen if ranks.world_size == 1 else zero_failed_losses(chosen, ranks))
         )
