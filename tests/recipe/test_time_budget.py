@@ -1,6 +1,5 @@
 """A budget that is a time, measured by a fake clock that only work advances."""
 
-import argparse
 import json
 from datetime import timedelta
 
@@ -9,7 +8,6 @@ from torch.utils.data import DataLoader
 
 import clrfast
 from clrfast import Recipe, find_momentum, find_recipe, find_weight_decay
-from clrfast.cli._arguments import _budget
 from clrfast.finder._validation import Validation
 from clrfast.recipe import OutOfTimeError, _stages
 from clrfast.recipe import _deadline as clock
@@ -235,24 +233,3 @@ def test_the_speedup_of_ranks_is_the_number_of_their_turns():
 def test_a_time_of_zero_or_less_is_refused(budget):
     with pytest.raises(ValueError, match=r"budget: got .*; give a time above 0, as datetime\.timedelta"):
         find_recipe(clouds(), budget)
-
-
-@pytest.mark.parametrize(
-    ("text", "budget"),
-    [
-        ("600", 600),
-        ("90s", timedelta(seconds=90)),
-        ("5min", timedelta(minutes=5)),
-        ("1.5h", timedelta(minutes=90)),
-        ("2 min", timedelta(minutes=2)),
-        ("-3", -3),  # which `find_recipe` refuses
-    ],
-)
-def test_the_command_line_takes_steps_or_a_time(text, budget):
-    assert _budget(text) == budget
-
-
-@pytest.mark.parametrize("text", ["", "s", "5m", "1e3s", "x", "-5s", "1,5h"])
-def test_the_command_line_refuses_other_budgets(text):
-    with pytest.raises(argparse.ArgumentTypeError, match="give updates, as 600, or a time"):
-        _budget(text)

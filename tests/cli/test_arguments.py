@@ -1,0 +1,109 @@
+"""The arguments of all commands."""
+
+import argparse
+import os
+import subprocess
+import sys
+from datetime import timedelta
+
+import pytest
+
+from clrfast import cli
+from clrfast.cli import _arguments
+from clrfast.finder._rules import RULES
+from clrfast.recipe import _find_recipe, _step_allocation
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["find"], ["find", "digits", "--steps", "0"], ["fly"], ["recipe", "digits", "--budget", "5m"]]
+)
+def test_unparsable_arguments_exit_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (["--help"], ["find", "train", "doctor"]),
+        (["find", "--help"], ["--max-lr", "package.module:function", "clrfast find digits"]),
+        (["train", "--help"], ["--epochs", "clrfast train digits"]),
+        (["recipe", "--help"], ["--budget", "--overwrite", "clrfast recipe digits"]),
+        (["doctor", "--help"], ["backends"]),
+    ],
+)
+def test_help_names_the_options_and_an_example(arguments, wanted, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 0
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in wanted)
+
+
+TORCH_FREE = """
+import sys
+class NoTorch:
+    def find_spec(self, name, path=None, target=None):
+        assert name.split(".")[0] not in ("torch", "numpy"), name
+sys.meta_path.insert(0, NoTorch())
+from clrfast.cli import main
+
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "wanted"),
+    [
+        (["--help"], 0, "find a learning rate"),
+        (["--version"], 0, "clrfast "),
+        (["find", "--help"], 0, "--max-lr"),
+        (["train", "--help"], 0, "--epochs"),
+        (["recipe", "--help"], 0, f"at least {_step_allocation.MIN_BUDGET}, or its time"),
+        (["recipe", "--help"], 0, f"(default: {_find_recipe.DEFAULT_PLANNED_STEPS})"),
+        (["doctor", "--help"], 0, "backends"),
+        (["fly"], 2, "invalid choice: 'fly'"),
+        (["find", "digits", "--out", "missing"], 2, "clrfast: --out: missing is no folder; make it first"),
+        (["recipe", "digits", "--out", "missing/x.json"], 2, "clrfast: --out: missing is no folder; make it first"),
+        (["find", "digits", "--steps", "5"], 2, "clrfast: --steps: got 5"),
+    ],
+)
+def test_help_and_wrong_arguments_do_not_wait_for_torch(arguments, code, wanted):
+    command = [sys.executable, "-c", TORCH_FREE, *arguments]
+    ended = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"})
+    assert ended.returncode == code, ended.stderr
+    assert wanted in (ended.stderr if code else ended.stdout)
+    assert "Traceback" not in ended.stderr
+
+
+def test_the_option_method_offers_all_rules_for_losses():
+    assert tuple(sorted(set(RULES) - {"clr_bounds"})) == _arguments.METHODS
+
+
+def test_ramps_with_too_few_steps_are_refused():
+    for steps in (2, 7, 15, 40):
+        widest = _arguments.MAX_RATE_RATIO ** (steps - 1)
+        assert _arguments.min_ramp_steps(1.0, widest) == steps
+        assert _arguments.min_ramp_steps(1.0, 1.01 * widest) == steps + 1
+
+
+@pytest.mark.parametrize(
+    ("text", "budget"),
+    [
+        ("600", 600),
+        ("90s", timedelta(seconds=90)),
+        ("5min", timedelta(minutes=5)),
+        ("1.5h", timedelta(minutes=90)),
+        ("2 min", timedelta(minutes=2)),
+        ("-3", -3),  # which `find_recipe` refuses
+    ],
+)
+def test_a_budget_is_a_number_of_steps_or_a_time(text, budget):
+    assert _arguments._budget(text) == budget
+
+
+@pytest.mark.parametrize("text", ["", "s", "5m", "1e3s", "x", "-5s", "1,5h"])
+def test_other_budgets_are_refused(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="give updates, as 600, or a time"):
+        _arguments._budget(text)

@@ -1,0 +1,32 @@
+"""``clrfast find``."""
+
+import sys
+
+import pytest
+
+from clrfast import LRCurve, cli
+
+
+def test_find_writes_its_files_and_prints_the_suggestion(tmp_path, capsys):
+    assert cli.main(["find", "digits", "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    suggested = float(printed.split("suggested learning rate: ")[1].split()[0])
+    assert 0.01 < suggested < 1
+    curve = LRCurve.load(tmp_path / "lr_range_test.json")
+    assert curve.suggest().max_lr == pytest.approx(suggested, rel=0.01)
+    assert (tmp_path / "lr_range_test.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_seed_reaches_the_task(tmp_path):
+    losses = []
+    for seed in (0, 0, 1):
+        assert cli.main(["find", "digits", "--steps", "30", "--seed", str(seed), "--out", str(tmp_path)]) == 0
+        losses.append(LRCurve.load(tmp_path / "lr_range_test.json").loss.tolist())
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_find_without_matplotlib_writes_the_curve(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert cli.main(["find", "digits", "--out", str(tmp_path), "--steps", "30"]) == 0
+    assert "no picture: matplotlib.figure is not installed" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["lr_range_test.json"]

@@ -1,0 +1,62 @@
+"""Exit codes, errors and pipes of all commands."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from clrfast import cli
+from clrfast.cli import _task
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["find", "nope"], "task 'nope' is unknown"),
+        (["find", "good:nothing"], "has no function 'nothing'"),
+        (["train", "good:returns_other"], "returned int"),
+        (["find", "digits", "--out", "missing"], "--out: missing is no folder"),
+        (["find", "digits", "--min-lr", "2", "--max-lr", "1"], "min_lr, max_lr: got 2.0 and 1.0"),
+        (["find", "good:flat"], "no suggestion: the loss never falls"),
+        (["train", "good:flat"], "the loss never falls"),
+        (["recipe", "good:make_task"], "val_loader: got None"),
+        (["recipe", "digits", "--budget", "100"], "budget: got 100; give a whole number of steps, at least 464"),
+        (["recipe", "digits", "--budget", "0s"], "budget: got datetime.timedelta(0); give a time above 0"),
+        (["recipe", "digits", "--out", "missing/recipe.json"], "--out: missing is no folder"),
+        (["recipe", "digits", "--out", "recipe.html"], "--out: got recipe.html; give a path that ends in .json"),
+        (["find", "digits", "--steps", "5"], "--steps: got 5; give at least 15, or auto"),
+        (["train", "digits", "--steps", "3", "--min-lr", "0.01", "--max-lr", "1"], "--steps: got 3; give at least 5"),
+    ],
+)
+def test_wrong_use_gives_one_line_and_exit_code_2(task_modules, capsys, arguments, message):
+    assert cli.main(arguments) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("clrfast: ")]
+    assert len(lines) == 1
+    assert message in lines[0]
+
+
+@pytest.mark.parametrize("arguments", [["doctor"], ["--help"]])
+def test_a_reader_that_closes_the_pipe_is_no_error(arguments):
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "clrfast", *arguments]
+    buffered = {**os.environ, "PYTHONUNBUFFERED": ""}
+    ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, env=buffered)
+    os.close(writing)
+    assert ended.stderr == ""
+    assert ended.returncode == cli.BROKEN_PIPE
+
+
+def test_an_interrupt_prints_no_traceback(monkeypatch, capsys):
+    def interrupted(name, seed):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_task, "make_task", interrupted)
+    assert cli.main(["find", "digits"]) == 130
+    assert capsys.readouterr().err == "clrfast: interrupted\n"
+
+
+def test_the_package_can_be_run_as_a_module():
+    result = subprocess.run([sys.executable, "-m", "clrfast", "--version"], capture_output=True, text=True, check=True)
+    assert result.stdout.startswith("clrfast ")

@@ -1,0 +1,36 @@
+"""``clrfast schedule``."""
+
+import pytest
+
+from clrfast import cli
+from clrfast.schedules import POLICIES
+from tests.helpers.schedules import POLICY_ARGUMENTS
+
+
+def test_schedule_writes_the_picture(tmp_path, capsys):
+    path = tmp_path / "cycle.png"
+    arguments = ["schedule", "one_cycle", "--max-lr", "0.8", "--total-steps", "9310", "--momentum", "0.95", "0.8"]
+    assert cli.main([*arguments, "--out", str(path)]) == 0
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert capsys.readouterr().out == f"written: {path}\n"
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_every_policy_can_be_drawn(name, tmp_path):
+    options = [f"--{k.replace('_', '-')}={v}" for k, v in POLICY_ARGUMENTS[name].items()]
+    path = tmp_path / "out.png"
+    assert cli.main(["schedule", name, "--total-steps", "50", *options, "--out", str(path)]) == 0
+    assert path.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["one_cycle", "--max-lr", "-1", "--total-steps", "9"], "max_lr: got -1.0"),
+        (["one_cycle", "--max-lr", "1", "--total-steps", "9", "--momentum", "0.8", "0.9"], "momentum: got (0.8, 0.9)"),
+        (["constant", "--lr", "1", "--total-steps", "9", "--out", "missing/x.png"], "--out: missing is no folder"),
+    ],
+)
+def test_wrong_schedules_give_one_line(arguments, message, capsys):
+    assert cli.main(["schedule", *arguments]) == 2
+    assert message in capsys.readouterr().err
