@@ -14,7 +14,8 @@ from torch import nn
 import clrfast
 from clrfast import Recipe, cli
 from clrfast._ranks import Ranks
-from clrfast.recipe._distributed import _digest, joined_ranks, require_same_start, torchrun_ranks
+from clrfast.cli._torchrun import torchrun_ranks
+from clrfast.recipe._distributed import _digest, joined_ranks, require_same_start
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -12,9 +12,9 @@ from typing import Any
 from .. import _saving as saving
 from .._errors import RankError
 from ..recipe import Recipe, Study, find_recipe
-from ..recipe._distributed import ignore_signals, torchrun_ranks
 from ..tasks import Task
 from ._task import make_seeded_task
+from ._torchrun import ignore_signals, torchrun_ranks
 
 
 def run(arguments: argparse.Namespace) -> None:

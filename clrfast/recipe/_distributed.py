@@ -12,10 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
-import signal
 from collections.abc import Iterator, Mapping
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Union
 
 import torch
@@ -24,7 +21,6 @@ from torch import Tensor, nn
 
 from .._errors import RankError
 from .._ranks import SINGLE_PROCESS, Failure, Ranks
-from ..tasks import TaskError
 from ..training._preserve import preserve_rng_and_loaders
 
 if TYPE_CHECKING:
@@ -32,10 +28,6 @@ if TYPE_CHECKING:
 
 Group = Union["ProcessGroup", "Ranks", None]
 """A process group whose ranks search together; None for a single process; ``Ranks`` within such a search."""
-
-TIMEOUT = timedelta(hours=3)
-"""Maximum time for which a rank of ``torchrun`` waits for the others, which may be in a range test or a trial. The end
-of a process is noticed at once, so this is for machines that vanish."""
 
 
 def require_same_start(ranks: Ranks, model: nn.Module, **loaders: Any) -> None:
@@ -58,7 +50,7 @@ def require_same_start(ranks: Ranks, model: nn.Module, **loaders: Any) -> None:
 
 
 @contextlib.contextmanager
-def _shared_failures(ranks: Ranks) -> Iterator[Ranks]:
+def shared_failures(ranks: Ranks) -> Iterator[Ranks]:
     """Enter a block whose exceptions reach all ranks, and that no rank leaves before all have reached its end."""
     try:
         yield ranks
@@ -92,45 +84,8 @@ def joined_ranks(group: Group) -> Iterator[Ranks]:
             f"group: got one of {backends}, and what ranks tell each other here are objects in the CPU's memory; give "
             'torch.distributed.new_group(backend="gloo"), which works beside NCCL'
         )
-    with _shared_failures(Ranks(group)) as ranks:
+    with shared_failures(Ranks(group)) as ranks:
         yield ranks
-
-
-@contextlib.contextmanager
-def torchrun_ranks() -> Iterator[Ranks]:
-    """Yield the ranks that ``torchrun`` started, or a single rank without torchrun.
-
-    Each rank gets its own current CUDA device if there are enough. The first rank treats SIGTERM, which torchrun sends
-    to all ranks when one has ended, as Ctrl-C, and reports errors. The other ranks exit silently.
-    """
-    if not dist.is_available() or not dist.is_torchelastic_launched() or os.environ["WORLD_SIZE"] == "1":
-        yield SINGLE_PROCESS
-        return
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-    dist.init_process_group("gloo", timeout=TIMEOUT)
-    ranks = Ranks(dist.group.WORLD)
-    if ranks.rank == 0:
-        signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        with _shared_failures(ranks):
-            yield ranks
-    except (RankError, TaskError, ValueError, KeyboardInterrupt):
-        if ranks.rank == 0:
-            raise
-        raise SystemExit(1) from None
-    finally:
-        dist.destroy_process_group()
-
-
-def ignore_signals() -> None:
-    """Ignore SIGINT and SIGTERM until this process ends: torchrun repeats the Ctrl-C that the terminal has sent."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _interrupt(*_: Any) -> None:
-    raise KeyboardInterrupt("SIGTERM, as from torchrun where a rank has ended or all are to end")
 
 
 def require_no_ddp(model: Any) -> None:
