@@ -12,7 +12,7 @@ def short_repr(value: Any) -> str:
     """Return ``repr(value)`` for an error message, shortened where it is long."""
     try:
         return reprlib.repr(value)
-    except Exception:  # an integer with more digits than Python prints, or a broken __repr__ of the user's
+    except Exception:  # such as an integer with more digits than Python prints
         return f"a value of type {type(value).__name__}"
 
 
