@@ -15,7 +15,7 @@ import clrfast
 from clrfast.optim import StepControl
 from clrfast.tasks import cifar10, make_task
 from clrfast.training import DeviceDataset, TrainStep, crop_and_flip
-from clrfast.training import _train as training
+from clrfast.training import _task_training as training
 from tests.cuda_on_cpu.emulated_device import cuda_by_default
 from tests.helpers.batch_sizes import holding, samples
 from tests.helpers.captured import static_training

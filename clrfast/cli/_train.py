@@ -7,7 +7,7 @@ import argparse
 from .._progress import progress_bar
 from ..schedules import constant, one_cycle
 from ..training import Score, evaluate, steps_per_epoch, train
-from ..training._preserve import preserve_all
+from ..training._preservation import preserve_all
 from ._task import make_seeded_task, run_range_test
 
 

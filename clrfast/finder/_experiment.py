@@ -23,7 +23,7 @@ from ..training._joined_optimizer import Optimizers, join_optimizers, split_opti
 from ..training._loss_modules import find_loss_modules, trainable_parameters
 from ..training._losses import resolve_loss
 from ..training._module_attributes import ModuleAttributes
-from ..training._preserve import preserve_model_and_optimizer, preserve_rng_and_loaders
+from ..training._preservation import preserve_model_and_optimizer, preserve_rng_and_loaders
 from ._bad_batches import BadBatches, RecentBatches
 from ._loss_reader import READ_EVERY
 from ._rank_failures import repeat_failed_batches, zero_failed_losses

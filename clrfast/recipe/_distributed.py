@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from .._errors import RankError
 from .._ranks import SINGLE_PROCESS, Failure, Ranks
-from ..training._preserve import preserve_rng_and_loaders
+from ..training._preservation import preserve_rng_and_loaders
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

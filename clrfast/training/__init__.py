@@ -1,11 +1,11 @@
-"""One training step in all its forms: eager, captured in a CUDA graph, several copies at once; and its batches."""
+"""One training step in all its forms (eager, captured in a CUDA graph, several copies at once) and its batches."""
 
 from ._captured_step import CapturedStep
 from ._device_dataset import DeviceDataset, crop_and_flip
 from ._prefetch import prefetch
 from ._step_options import StepOptions
 from ._sweep import SweepResult, sweep
-from ._train import Score, evaluate, steps_per_epoch, train
+from ._task_training import Score, evaluate, steps_per_epoch, train
 from ._train_step import TrainStep
 
 __all__ = [

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from .._torch_compat import buffers_of, parameters_of, version_of
 
 MAX_BYTES = 2**26
-"""Maximum memory for copies of tensors and arrays. They are copied in order until it is used up; those that are not
-copied must not be written, else a warning names them."""
+"""Maximum memory in bytes for copies of tensors and arrays, which are made in order until it is used up. A warning
+names a tensor that is written and was not copied."""
 
 MAX_ITEMS = 1_000
 """Maximum number of items of a container whose items are copied; larger containers are restored without that."""
@@ -27,7 +27,7 @@ GROWTH_FACTOR = 4
 """Ratio of an attribute's size to its size after the first step from which a warning says that it grows."""
 
 _CONTAINERS = (list, dict, set, deque, OrderedDict, defaultdict)
-_FOREIGN_PACKAGES = ("abc", "builtins", "torch", "typing")
+_LIBRARY_PACKAGES = ("abc", "builtins", "torch", "typing")
 _TORCH_ATTRIBUTES = frozenset(vars(nn.Module()))
 _MISSING = object()
 
@@ -130,7 +130,7 @@ class ModuleAttributes:
 
 def _has_user_class(module: nn.Module) -> bool:
     """Return whether the class or one of its bases is defined outside of torch."""
-    return any(kind.__module__.partition(".")[0] not in _FOREIGN_PACKAGES for kind in type(module).__mro__)
+    return any(kind.__module__.partition(".")[0] not in _LIBRARY_PACKAGES for kind in type(module).__mro__)
 
 
 def _user_attributes(module: nn.Module) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""``sweep``: several copies of a model, trained on the same batches, each by its own schedule."""
+"""``sweep``: training of several copies of a model on the same batches, each with its own schedule."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..schedules import Schedule
 from ._batches import require_iterable
 from ._loss_modules import find_loss_modules
 from ._losses import ComputeLoss, resolve_loss
-from ._preserve import preserve_rng_and_loaders
+from ._preservation import preserve_rng_and_loaders
 from ._stacked_step import SweepPlan
 from ._vectorization import StartedSweep, Vectorize, ignore_vmap_warnings, start_sweep
 

@@ -17,7 +17,7 @@ import torch
 from . import _graph_cache as graph_cache
 from ._batches import cycle_loader
 from ._prefetch import prefetch
-from ._preserve import preserve_rng_and_loaders
+from ._preservation import preserve_rng_and_loaders
 from ._stacked_step import StackedStep, SweepPlan
 from ._train_step import TrainStep
 

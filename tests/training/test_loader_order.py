@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 
 import clrfast
 from clrfast.training._loader_order import MAX_ITEMS
-from clrfast.training._preserve import preserve_rng_and_loaders
+from clrfast.training._preservation import preserve_rng_and_loaders
 
 
 def generator(seed=3):

@@ -10,7 +10,7 @@ import clrfast
 from clrfast import range_test
 from clrfast.tasks import Task
 from clrfast.training._loss_modules import find_loss_modules
-from clrfast.training._train import train
+from clrfast.training._task_training import train
 from tests.helpers.problems import blobs
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from clrfast import range_test
 from clrfast.training import _module_attributes as attributes
 from clrfast.training._module_attributes import ModuleAttributes
-from clrfast.training._preserve import preserve_all
+from clrfast.training._preservation import preserve_all
 from tests.helpers.optimizers import NO_NATIVE
 
 

@@ -4,7 +4,7 @@ from torch import nn
 
 import clrfast
 from clrfast import Task
-from clrfast.training._train import evaluate, steps_per_epoch, train
+from clrfast.training._task_training import evaluate, steps_per_epoch, train
 
 X = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
 Y = (X[:, 0] > 0).long()

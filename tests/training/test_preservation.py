@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 import clrfast
-from clrfast.training._preserve import preserve_all
+from clrfast.training._preservation import preserve_all
 from tests.helpers.state import full_state
 
 OPTIMIZERS = {
