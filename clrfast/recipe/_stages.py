@@ -74,15 +74,15 @@ class FirstRangeTest(Stage):
 
 
 class BatchSize(Stage):
-    """The fastest batch size, if it is wanted."""
+    """The fastest batch size, if it is requested."""
 
     setting = "batch size"
 
-    def __init__(self, wanted: bool):
-        self._wanted = wanted
+    def __init__(self, requested: bool):
+        self._requested = requested
 
     def is_due(self, search: Search) -> bool:
-        return self._wanted and search.study.batch_sizes is None
+        return self._requested and search.study.batch_sizes is None
 
     def measure(self, search: Search) -> Measured:
         loader: Any = search.task.train_loader
