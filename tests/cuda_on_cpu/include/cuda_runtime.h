@@ -1,4 +1,4 @@
-// A substitute for CUDA's header. With it, g++ compiles csrc/cuda/sgd.cu and benchmarks/speed/kernel_variants.cu, and
+// A substitute for CUDA's header. With it, g++ compiles csrc/cuda/sgd.cu and benchmarks/speed/kernel_variants, and
 // their kernels run on the CPU.
 //
 // A launch runs all blocks and all threads of a block one after the other, each block's threads from the last to the
