@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,12 @@ def test_no_attribute_of_a_package_hides_a_module(name):
     module = importlib.import_module(name)
     package, _, attribute = name.rpartition(".")
     assert getattr(importlib.import_module(package), attribute) is module
+
+
+def test_contributing_names_files_that_exist():
+    paths = re.findall(r"`((?:clrfast|csrc|tests|benchmarks|docs)/[\w./]*)`", (ROOT / "CONTRIBUTING.md").read_text())
+    assert len(paths) > 30
+    assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
 def test_no_module_of_the_tests_imports_a_test_module():
