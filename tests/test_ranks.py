@@ -13,9 +13,9 @@ from torch import nn
 
 import clrfast
 from clrfast import Recipe, cli
-from clrfast._ranks import Ranks
+from clrfast._distributed import Ranks
 from clrfast.cli._torchrun import torchrun_ranks
-from clrfast.recipe._distributed import _digest, joined_ranks, require_same_start
+from clrfast.recipe._shared_trials import _digest, joined_ranks, require_same_start
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

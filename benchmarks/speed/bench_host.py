@@ -33,9 +33,9 @@ from torch import Tensor, nn
 import clrfast
 from clrfast import _native
 from clrfast.training import TrainStep
-from clrfast.training import _fingerprint as fingerprint
 from clrfast.training import _graph_cache as graphs
 from clrfast.training import _guarded_replay as guarded_replay
+from clrfast.training import _module_fingerprint as fingerprint
 from clrfast.training import _train_step as train_step
 from tests.cuda_on_cpu import emulated_graphs
 

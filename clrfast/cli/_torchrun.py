@@ -12,9 +12,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from .._distributed import SINGLE_PROCESS, Ranks
 from .._errors import RankError
-from .._ranks import SINGLE_PROCESS, Ranks
-from ..recipe._distributed import shared_failures
+from ..recipe._shared_trials import shared_failures
 from ..tasks import TaskError
 
 TIMEOUT = timedelta(hours=3)

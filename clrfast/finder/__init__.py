@@ -1,11 +1,11 @@
 """The learning-rate range test: its curve, the rules that suggest a rate, short trials, and a monitor."""
 
 from ._curve import LRCurve
-from ._monitor import RateMonitor, RateRecord
 from ._range_test import range_test
-from ._rules import clr_bounds, edge, minimum_tenth, slide, steepest, valley
+from ._rate_monitor import RateMonitor, RateRecord
 from ._suggestion import NoSuggestionError, Suggestion
-from ._trials import Trials, trial_cycles
+from ._suggestion_rules import clr_bounds, edge, minimum_tenth, slide, steepest, valley
+from ._trial_cycles import Trials, trial_cycles
 
 __all__ = [
     "LRCurve",

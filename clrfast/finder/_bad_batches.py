@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._ranks import Ranks
+from .._distributed import Ranks
 from .._torch_compat import tree_leaves
 from ..training._eager_step import EagerStep
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from ._noise import Floats, smooth, thin
-from ._rules import Rule
+from ._smoothing import Floats, smooth, thin
 from ._suggestion import NoSuggestionError, Suggestion
+from ._suggestion_rules import Rule
 
 N_RESAMPLES = 40
 """Number of resampled curves. The median of this many answers changes by a few per cent with other random signs."""

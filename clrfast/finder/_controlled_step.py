@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._distributed import SINGLE_PROCESS, Failure, Ranks
 from .._errors import RankError
-from .._ranks import SINGLE_PROCESS, Failure, Ranks
 from ..optim import SGD, StepControl
 from ..schedules import Schedule
 from ..training._distributed_model import is_data_parallel, is_sharded

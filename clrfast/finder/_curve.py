@@ -21,11 +21,11 @@ from ..tasks import Task
 from ._bootstrap import bootstrap
 from ._divergence import find_divergence
 from ._metrics import VALIDATION_LOSS
-from ._noise import Floats, smooth
-from ._rules import MIN_POINTS, RULES, edge
 from ._slopes import are_evenly_spaced, compute_slopes
+from ._smoothing import Floats, smooth
 from ._stability import estimate_stability_lr, find_divergence_lr, require_descent
 from ._suggestion import NoSuggestionError, Suggestion
+from ._suggestion_rules import MIN_POINTS, RULES, edge
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

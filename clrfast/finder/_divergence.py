@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ._noise import Floats, estimate_noise
+from ._smoothing import Floats, estimate_noise
 
 MIN_CLIMB_FRAC = 1e-3
 """Minimum climb of a diverged loss as a fraction of the first loss, for a loss with neither a fall nor noise."""

@@ -11,18 +11,18 @@ from typing import Any
 import torch
 from torch import nn
 
+from .._distributed import SINGLE_PROCESS, Ranks
 from .._progress import Progress
-from .._ranks import SINGLE_PROCESS, Ranks
 from ..optim import SGD
 from ..schedules import Schedule
 from ..tasks import Task
 from ..training import StepOptions, TrainStep, prefetch
 from ..training._batches import cycle_loader, require_iterable
 from ..training._eager_step import EagerStep, require_optimizes
-from ..training._joined_optimizer import Optimizers, join_optimizers, split_optimizer
 from ..training._loss_modules import find_loss_modules, trainable_parameters
 from ..training._losses import resolve_loss
 from ..training._module_attributes import ModuleAttributes
+from ..training._optimizer_list import Optimizers, join_optimizers, split_optimizer
 from ..training._preservation import preserve_model_and_optimizer, preserve_rng_and_loaders
 from ._bad_batches import BadBatches, RecentBatches
 from ._loss_reader import READ_EVERY

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._ranks import Ranks
+from .._distributed import Ranks
 from ..optim import StepControl
-from ._noise import Floats
+from ._smoothing import Floats
 
 READ_EVERY = 10
 """Steps between two reads of the losses. Each read of a CUDA device's losses is a copy."""

@@ -10,11 +10,11 @@ import numpy as np
 
 from ..schedules import Schedule
 from ._curve import LRCurve, StopReason
-from ._noise import Floats
 from ._ramp_plan import FINE_RANGE, RampPlan, make_fine_ramp
-from ._rules import MIN_POINTS, REBOUND_FRAC, find_rebounds
 from ._scheduled_run import RunRecord, compute_rates
+from ._smoothing import Floats
 from ._suggestion import NoSuggestionError
+from ._suggestion_rules import MIN_POINTS, REBOUND_FRAC, find_rebounds
 from ._validation import align_with_updates
 
 COARSE_STOP_MULTIPLIER = 4

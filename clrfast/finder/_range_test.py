@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor, nn
 
+from .._distributed import GroupOption, resolve_group
 from .._progress import Progress, show_progress
-from .._ranks import GroupOption, resolve_group
 from ..optim._control import require_divergence_limits
 from ..schedules._policies import Spacing
 from ..tasks import Task
 from ..training import StepOptions
 from ..training._distributed_model import require_not_distributed
-from ..training._joined_optimizer import Optimizers
 from ..training._losses import ComputeLoss
+from ..training._optimizer_list import Optimizers
 from ..training._step_options import StepKeywords, resolve_options
 from ..training._task_argument import resolve_task
 from ._curve import LRCurve

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._ranks import Ranks
+from .._distributed import Ranks
 from .._torch_compat import tree_leaves
 from ..training._losses import ComputeLoss
 

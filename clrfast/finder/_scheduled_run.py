@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from .._distributed import SINGLE_PROCESS, Ranks
 from .._progress import Progress
-from .._ranks import SINGLE_PROCESS, Ranks
 from ..schedules import Curve, Schedule
 from ..training._eager_step import EagerStep
 from ._controlled_step import ControlledStep
 from ._divergence import find_divergence
 from ._loss_reader import LocalLosses, LossReader, RankMeanLosses
-from ._noise import Floats
+from ._smoothing import Floats
 from ._validation import Validation, ValidationLog
 
 MAX_SKIPPED_UPDATES = 40

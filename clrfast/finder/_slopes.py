@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._noise import Floats, thin
+from ._smoothing import Floats, thin
 
 SLOPE_DECADES = 0.15
 """Standard deviation of the weights of a slope over log10 of the rate, in decades."""

@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
-from ._noise import Floats, estimate_noise
-from ._rules import MIN_POINTS
+from ._smoothing import Floats, estimate_noise
 from ._suggestion import NoSuggestionError
+from ._suggestion_rules import MIN_POINTS
 
 MIN_FALL_DISTANCES = 2.5
 """Minimum fall of a loss, in median distances of the loss from its smoothed curve. Of 100 curves of 100 points that are

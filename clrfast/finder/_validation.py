@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from .._checks import is_whole
-from .._ranks import SINGLE_PROCESS, Ranks
+from .._distributed import SINGLE_PROCESS, Ranks
 from ..optim import StepControl
 from ..training._eager_step import EagerStep, eval_mode
 from ._metrics import Metric, count_samples, measure_batch, name_metric, require_metric, to_tensor
-from ._noise import Floats
+from ._smoothing import Floats
 
 MetricSum = tuple[Tensor | float, int]
 """The sum of a metric over samples, and their number."""

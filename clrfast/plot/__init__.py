@@ -3,8 +3,8 @@
 This package draws arrays, and objects with the attributes listed in ``_protocols``. It imports no other package.
 """
 
+from ._compared_lr_curves import lr_curves
 from ._lr_curve import lr_curve
-from ._lr_curves import lr_curves
 from ._pair_trials import pair_trials
 from ._rates import rates
 from ._schedule import schedule

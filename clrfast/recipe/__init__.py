@@ -4,9 +4,9 @@ from ._batch_size import BatchSizes, StepCost, find_batch_size
 from ._deadline import OutOfTimeError
 from ._diagnosis import Diagnosis, diagnose
 from ._find_recipe import find_recipe
-from ._history import History
+from ._loss_history import History
+from ._lr_and_weight_decay import find_pair
 from ._momentum import MomentumTrials, find_momentum
-from ._pair import find_pair
 from ._pair_trials import PairSuggestion, PairTrials
 from ._recipe import Recipe
 from ._setting_trials import SettingSuggestion, SettingTrials

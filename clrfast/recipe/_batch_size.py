@@ -22,7 +22,7 @@ from ..training._eager_step import EagerStep
 from ..training._losses import ComputeLoss
 from ..training._step_options import resolve_options
 from ..training._task_argument import resolve_task
-from ._memory import (
+from ._memory_budget import (
     CudaMemoryMeter,
     DoesNotFitError,
     MemoryBudget,

@@ -10,8 +10,8 @@ import numpy as np
 
 from ..finder._suggestion import NoSuggestionError, Suggestion
 from ._diagnosis import MIN_VAL_LOSSES, Diagnosis, diagnose
-from ._history import History
 from ._lattice import RATE_RATIO
+from ._loss_history import History
 from ._momentum import DEFAULT_MOMENTUM_CYCLE
 from ._step_allocation import GRID_TRIALS, MIN_MOMENTUM_STEPS, MOMENTUM_TRIALS, RANGE_TEST_STEPS
 from ._study import Study

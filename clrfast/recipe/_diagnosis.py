@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from ..finder._divergence import find_divergence
-from ._history import History
+from ._loss_history import History
 from ._smoothed_history import MIN_SIGMAS, SmoothedHistory
 
 DiagnosisName = Literal["divergence", "over-regularisation", "overfitting", "underfitting", "plateau"]

@@ -17,9 +17,9 @@ from ..training import StepOptions
 from ..training._step_options import StepKeywords, resolve_options
 from ._batch_size import checked_loader
 from ._data_overlap import require_disjoint
-from ._distributed import Group, joined_ranks, require_no_ddp, require_same_start
 from ._recipe import Recipe, conclude
 from ._search import Search
+from ._shared_trials import Group, joined_ranks, require_no_ddp, require_same_start
 from ._stages import run_stages
 from ._step_allocation import MIN_BUDGET, MIN_TRIAL_STEPS, SMALL_GRID_TRIALS
 from ._step_budget import Budget, StepBudget

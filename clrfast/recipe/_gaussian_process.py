@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from ..finder._noise import Floats
+from ..finder._smoothing import Floats
 
 LENGTH_SCALES = (0.7, 1.6)
 """Length scales of the kernel, in decades of the rate and of the weight decay."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..finder._noise import Floats
+from ..finder._smoothing import Floats
 from ..finder._suggestion import NoSuggestionError
 from ..plot import pair_trials
 from ._gaussian_process import GaussianProcess, log_regret

@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from ..finder import LRCurve
 from ..finder._suggestion import NoSuggestionError
 from ..schedules import Schedule
-from ._memory import format_bytes
+from ._memory_budget import format_bytes
 from ._pair_trials import PairTrials
 from ._setting_trials import SettingTrials
 from ._study import Study

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 from torch.utils.data import DataLoader
 
+from .._distributed import Ranks
 from .._progress import Progress
-from .._ranks import Ranks
 from ..finder import LRCurve, range_test
 from ..finder._experiment import DEFAULT_MOMENTUM
 from ..optim import SGD

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ..finder._noise import ROUNDING_FRAC, Floats
+from ..finder._smoothing import ROUNDING_FRAC, Floats
 from ..finder._suggestion import NoSuggestionError
 from ..plot import Chosen, ValLosses, setting_trials
-from ._history import History
+from ._loss_history import History
 from ._trials import Repeats, final_losses
 
 if TYPE_CHECKING:

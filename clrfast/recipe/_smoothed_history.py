@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from ..finder._noise import ROUNDING_FRAC, Floats, estimate_noise, smooth
-from ._history import History
+from ..finder._smoothing import ROUNDING_FRAC, Floats, estimate_noise, smooth
+from ._loss_history import History
 
 TREND_WIDTH_FRAC = 0.03
 """Width of the smoothing, as a fraction of the points. At the ends of an even fall the smoothed loss lags by a fortieth

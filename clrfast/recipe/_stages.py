@@ -9,11 +9,11 @@ from typing import Any, ClassVar, NamedTuple
 
 from ._batch_size import find_batch_size
 from ._deadline import OutOfTimeError
+from ._lr_and_weight_decay import find_pair
 from ._momentum import DEFAULT_MOMENTUM_CYCLE, find_momentum
-from ._pair import find_pair
+from ._pair_sampler import MIN_PAIR_TRIALS
 from ._pair_trials import PairTrials
 from ._recipe import conclude
-from ._sampler import MIN_PAIR_TRIALS
 from ._search import Search
 from ._step_allocation import (
     GRID_TRIALS,

@@ -12,7 +12,7 @@ from .._checks import parse_float, short_repr
 from .._fields import Fields
 from ..finder import LRCurve, NoSuggestionError
 from ._batch_size import BatchSizes, LimitedBy, StepCost
-from ._history import History
+from ._loss_history import History
 from ._momentum import MomentumTrials
 from ._pair_trials import PairTrials
 from ._trial_runner import TRIAL_VALIDATIONS

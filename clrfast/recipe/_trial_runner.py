@@ -11,8 +11,8 @@ from itertools import islice
 from typing import Any
 
 from .._checks import is_whole, require_positive
+from .._distributed import SINGLE_PROCESS, Ranks
 from .._progress import Progress
-from .._ranks import SINGLE_PROCESS, Ranks
 from ..finder._experiment import Experiment
 from ..finder._range_test import range_test
 from ..finder._scheduled_run import RunRecord, compute_rates
@@ -25,8 +25,8 @@ from ..training._eager_step import device_of
 from ..training._losses import resolve_loss
 from ._data_overlap import require_disjoint
 from ._deadline import Deadline
-from ._distributed import require_no_ddp, require_same_start
-from ._history import History
+from ._loss_history import History
+from ._shared_trials import require_no_ddp, require_same_start
 from ._stacked_trials import MAX_COPIES, can_stack, run_stacked
 from ._trials import FinishedTrials, Repeats, SaveTrials, Trial
 

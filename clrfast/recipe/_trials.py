@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..finder._noise import Floats
+from ..finder._smoothing import Floats
 from ..schedules._policies import Momentum
-from ._history import History
+from ._loss_history import History
 
 
 class Trial(NamedTuple):

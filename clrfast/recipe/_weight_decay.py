@@ -19,8 +19,8 @@ from ..training._losses import ComputeLoss
 from ..training._step_options import StepKeywords
 from ._arguments import checked_values, require_repeats, resolve_arguments
 from ._deadline import OutOfTimeError, parse_deadline
-from ._distributed import Group, joined_ranks
 from ._setting_trials import SettingSuggestion, SettingTrials
+from ._shared_trials import Group, joined_ranks
 from ._trial_runner import DEFAULT_REPEATS, DEFAULT_STEPS, TrialRunner
 from ._trials import FinishedTrials, Repeats, SaveTrials
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..optim import SGD
 from ..optim._parameters import devices_of
 from ._cuda_graph import Graph, capture_stream, run_on_stream
-from ._fingerprint import Fingerprint
+from ._module_fingerprint import Fingerprint
 
 
 class CapturedStep:

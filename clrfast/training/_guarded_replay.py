@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .. import _native
 from .._torch_compat import buffers_of, children_of, parameters_of, scale_tensor
 from ._captured_step import CapturedStep
-from ._fingerprint import Fingerprint
+from ._module_fingerprint import Fingerprint
 
 
 class GuardedReplay:

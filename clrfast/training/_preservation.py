@@ -12,9 +12,9 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from ._distributed_model import reshard
-from ._joined_optimizer import split_optimizer
 from ._loader_order import save_loader_order
 from ._module_attributes import ModuleAttributes
+from ._optimizer_list import split_optimizer
 from ._saved_state import (
     Restore,
     copy_value,

@@ -10,7 +10,7 @@ import pytest
 
 from clrfast import cli
 from clrfast.cli import _arguments
-from clrfast.finder._rules import RULES
+from clrfast.finder._suggestion_rules import RULES
 from clrfast.recipe import _find_recipe, _step_allocation
 
 

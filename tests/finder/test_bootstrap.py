@@ -9,8 +9,8 @@ import pytest
 from clrfast import LRCurve
 from clrfast.finder import clr_bounds
 from clrfast.finder._bootstrap import bootstrap
-from clrfast.finder._rules import RULES
 from clrfast.finder._suggestion import Suggestion
+from clrfast.finder._suggestion_rules import RULES
 from tests.helpers.curves import CLEAN, descent, noisy, stopped_curve
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from clrfast.finder._divergence import find_divergence
-from clrfast.finder._noise import estimate_noise
+from clrfast.finder._smoothing import estimate_noise
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ import torch.distributed as dist
 from torch import nn
 
 import clrfast
+from clrfast._distributed import SINGLE_PROCESS, Ranks, resolve_group
 from clrfast._errors import RankError
-from clrfast._ranks import SINGLE_PROCESS, Ranks, resolve_group
 from clrfast.finder._loss_reader import RankMeanLosses
 from clrfast.optim import StepControl
 

@@ -6,8 +6,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from clrfast.finder import _noise as noise_module
-from clrfast.finder._noise import smooth, thin
+from clrfast.finder import _smoothing as noise_module
+from clrfast.finder._smoothing import smooth, thin
 
 
 def test_smoothing_is_the_weighted_mean_around_every_finite_value():

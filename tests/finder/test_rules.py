@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from clrfast.finder import NoSuggestionError, clr_bounds, edge, minimum_tenth, slide, steepest, valley
-from clrfast.finder._rules import find_rebounds
+from clrfast.finder._suggestion_rules import find_rebounds
 
 LR = np.array([1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0])
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from clrfast import LRCurve, NoSuggestionError
-from clrfast.finder._rules import RULES
+from clrfast.finder._suggestion_rules import RULES
 from tests.helpers.curves import CLEAN, RATES, descent, explosion, make_curve, noisy, stopped_curve
 
 BROKEN = np.where(RATES < 1.0, descent(1e-2), math.nan)

@@ -7,7 +7,7 @@ from torch import nn
 
 import clrfast
 from clrfast import LRCurve, NoSuggestionError, Trials, trial_cycles
-from clrfast.finder._trials import _next_place
+from clrfast.finder._trial_cycles import _next_place
 from tests.helpers.problems import blobs
 from tests.helpers.state import full_state
 
@@ -96,7 +96,7 @@ def trained_and_evaluated_batches(batches, **options):
     data = [(torch.full((8, 5), float(i)), torch.randint(2, (8,), generator=generator)) for i in range(batches)]
     torch.manual_seed(0)
     curve = LRCurve(CURVE.lr, CURVE.loss, 2.0, "completed", "")
-    import clrfast.finder._trials as module
+    import clrfast.finder._trial_cycles as module
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "range_test", lambda *_, **__: curve)

@@ -9,7 +9,7 @@ import numpy as np
 
 from clrfast import LRCurve
 from clrfast.finder._divergence import find_divergence
-from clrfast.finder._noise import Floats
+from clrfast.finder._smoothing import Floats
 
 RATES = np.geomspace(1e-7, 10, 100)
 """The rates of the hand-made losses below."""

@@ -16,8 +16,8 @@ import torch.distributed as dist
 
 import clrfast
 from clrfast import cli
-from clrfast._ranks import Ranks
-from clrfast.recipe._distributed import joined_ranks
+from clrfast._distributed import Ranks
+from clrfast.recipe._shared_trials import joined_ranks
 
 CASES = {}
 

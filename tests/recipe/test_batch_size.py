@@ -13,7 +13,7 @@ import clrfast
 from clrfast import BatchSizes, find_batch_size
 from clrfast.recipe import StepCost
 from clrfast.recipe import _batch_size as batch_size
-from clrfast.recipe import _memory as memory
+from clrfast.recipe import _memory_budget as memory
 from tests.helpers.batch_sizes import holding, samples
 from tests.helpers.state import full_state
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from clrfast.recipe._lattice import DECAYS, FIRST_DECAY, LARGE_DECAY, RATE_RATIO, pair_at
-from clrfast.recipe._sampler import MIN_PAIR_TRIALS, PairSampler
+from clrfast.recipe._pair_sampler import MIN_PAIR_TRIALS, PairSampler
 from tests.helpers.histories import ending_history
 
 START = 9.0

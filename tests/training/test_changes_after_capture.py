@@ -13,8 +13,8 @@ from torch import nn
 
 import clrfast
 from clrfast.training import TrainStep
-from clrfast.training import _fingerprint as fingerprint_module
 from clrfast.training import _guarded_replay as guarded_replay_module
+from clrfast.training import _module_fingerprint as fingerprint_module
 from clrfast.training import _train_step as train_step_module
 from clrfast.training._eager_step import EagerStep
 from clrfast.training._graph_cache import WARM_UP_CALLS

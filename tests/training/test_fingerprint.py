@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from clrfast import _native
-from clrfast.training._fingerprint import Fingerprint
+from clrfast.training._module_fingerprint import Fingerprint
 from tests.helpers.optimizers import COMPARES_QUICKLY
 
 pytestmark = pytest.mark.skipif(not COMPARES_QUICKLY, reason="it needs the native module and DLPack's exchange API")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ._noise import ROUNDING_FRAC, Floats
+from ._smoothing import ROUNDING_FRAC, Floats
 from ._suggestion import NoSuggestionError, Suggestion
 
 MIN_POINTS = 5

@@ -12,8 +12,8 @@ import numpy as np
 from torch import Tensor, nn
 
 from .._checks import is_whole
+from .._distributed import GroupOption, resolve_group
 from .._progress import Progress, show_progress
-from .._ranks import GroupOption, resolve_group
 from ..schedules import one_cycle
 from ..tasks import Task
 from ..training import StepOptions
@@ -21,8 +21,8 @@ from ..training._step_options import STEP_OPTIONS, resolve_options
 from ..training._task_argument import resolve_task
 from ._curve import LRCurve
 from ._experiment import Experiment
-from ._noise import Floats
 from ._range_test import RampKeywords, range_test
+from ._smoothing import Floats
 from ._suggestion import NoSuggestionError, Suggestion
 from ._validation import MIN_VALIDATIONS, Validation, average_over_ranks
 

@@ -19,8 +19,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from .._distributed import SINGLE_PROCESS, Failure, Ranks
 from .._errors import RankError
-from .._ranks import SINGLE_PROCESS, Failure, Ranks
 from ..training._preservation import preserve_rng_and_loaders
 
 if TYPE_CHECKING:

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from .._checks import is_whole
 from ..plot import rates
 from ..tasks import Task
-from ..training._joined_optimizer import join_optimizers
+from ..training._optimizer_list import join_optimizers
 from ..training._step_options import resolve_options
 from ..training._task_argument import resolve_task
 from ._curve import LRCurve
 from ._experiment import Experiment
 from ._range_test import RangeTestKeywords, range_test
-from ._rules import RULES
 from ._suggestion import NoSuggestionError, Suggestion
+from ._suggestion_rules import RULES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

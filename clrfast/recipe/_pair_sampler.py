@@ -6,9 +6,8 @@ from itertools import product
 
 import numpy as np
 
-from ..finder._noise import Floats
+from ..finder._smoothing import Floats
 from ._deadline import Deadline
-from ._history import History
 from ._lattice import (
     DECAYS,
     FIRST_DECAY,
@@ -19,6 +18,7 @@ from ._lattice import (
     pair_at,
     point_of,
 )
+from ._loss_history import History
 from ._pair_trials import PairTrials
 from ._trials import count_steps
 

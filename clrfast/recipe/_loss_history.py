@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .._checks import is_whole
-from ..finder._noise import Floats
+from ..finder._smoothing import Floats
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,8 +17,8 @@ from ..training._step_options import StepKeywords
 from ._arguments import resolve_arguments
 from ._deadline import parse_deadline
 from ._lattice import pair_at
+from ._pair_sampler import MIN_PAIR_TRIALS, PairSampler
 from ._pair_trials import PairTrials
-from ._sampler import MIN_PAIR_TRIALS, PairSampler
 from ._trial_runner import TRIAL_VALIDATIONS, TrialRunner
 
 if TYPE_CHECKING:
