@@ -19,14 +19,14 @@ def step_decay(
     lr: float,
     total_steps: int,
     *,
-    decay_steps: int,
+    step_size: int,
     gamma: float = 0.1,
     momentum: CurveLike | None = None,
     weight_decay: CurveLike | None = None,
 ) -> Schedule:
-    """Make the rate ``lr * gamma ** floor(step / decay_steps)``."""
-    _check(lr, total_steps, decay_steps=decay_steps)
-    return Schedule(ExponentialDecay(lr, gamma, decay_steps, stepwise=True), momentum, weight_decay, total_steps)
+    """Make the rate ``lr * gamma ** floor(step / step_size)``."""
+    _check(lr, total_steps, step_size=step_size)
+    return Schedule(ExponentialDecay(lr, gamma, step_size, stepwise=True), momentum, weight_decay, total_steps)
 
 
 def exponential_decay(

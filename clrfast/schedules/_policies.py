@@ -75,8 +75,8 @@ def triangular(
     max_lr: float,
     total_steps: int,
     *,
-    up_steps: float,
-    down_steps: float | None = None,
+    step_size: float,
+    step_size_down: float | None = None,
     cycle_gamma: float = 1.0,
     step_gamma: float = 1.0,
     amplitude: Amplitude | None = None,
@@ -90,8 +90,8 @@ def triangular(
     Args:
         base_lr, max_lr: 0 <= base_lr <= max_lr, as the rule "clr_bounds" of a range test finds them.
         total_steps: length of the run in optimizer steps, >= 1.
-        up_steps: length of the way up, > 0; the paper advises 2 to 10 epochs.
-        down_steps: length of the way down, > 0; None takes ``up_steps``.
+        step_size: length of the way up, > 0; the paper advises 2 to 10 epochs.
+        step_size_down: length of the way down, > 0; None takes ``step_size``.
         cycle_gamma, step_gamma: factors of the amplitude from one cycle, one step to the next, > 0.
         amplitude: a function of the array of cycle numbers 0, 1, ...: another factor of the amplitude.
         momentum: None, a number, or (upper, lower), which cycles against the rate.
@@ -101,14 +101,14 @@ def triangular(
 
     Source: Smith 2015, "Cyclical Learning Rates for Training Neural Networks", sections 3.1 and 3.2.
     """
-    require_positive(up_steps=up_steps, down_steps=up_steps if down_steps is None else down_steps)
+    require_positive(step_size=step_size, step_size_down=step_size if step_size_down is None else step_size_down)
     require_finite(base_lr=base_lr, max_lr=max_lr)
     if not 0 <= base_lr <= max_lr:
         raise ValueError(f"base_lr, max_lr: got {base_lr} and {max_lr}; give finite rates with 0 <= base_lr <= max_lr")
 
     def cycle(base: float, peak: float) -> Curve:
-        down = up_steps if down_steps is None else down_steps
-        return Triangular(base, peak, up_steps, down, cycle_gamma, step_gamma, amplitude)
+        down = step_size if step_size_down is None else step_size_down
+        return Triangular(base, peak, step_size, down, cycle_gamma, step_gamma, amplitude)
 
     return Schedule(cycle(base_lr, max_lr), momentum_curve(momentum, cycle), weight_decay, total_steps)
 
@@ -118,8 +118,8 @@ def triangular2(
     max_lr: float,
     total_steps: int,
     *,
-    up_steps: float,
-    down_steps: float | None = None,
+    step_size: float,
+    step_size_down: float | None = None,
     momentum: Momentum = (0.95, 0.85),
     weight_decay: CurveLike | None = None,
 ) -> Schedule:
@@ -128,8 +128,8 @@ def triangular2(
         base_lr,
         max_lr,
         total_steps,
-        up_steps=up_steps,
-        down_steps=down_steps,
+        step_size=step_size,
+        step_size_down=step_size_down,
         cycle_gamma=0.5,
         momentum=momentum,
         weight_decay=weight_decay,
@@ -141,9 +141,9 @@ def exp_range(
     max_lr: float,
     total_steps: int,
     *,
-    up_steps: float,
+    step_size: float,
     gamma: float,
-    down_steps: float | None = None,
+    step_size_down: float | None = None,
     momentum: Momentum = (0.95, 0.85),
     weight_decay: CurveLike | None = None,
 ) -> Schedule:
@@ -152,8 +152,8 @@ def exp_range(
         base_lr,
         max_lr,
         total_steps,
-        up_steps=up_steps,
-        down_steps=down_steps,
+        step_size=step_size,
+        step_size_down=step_size_down,
         step_gamma=gamma,
         momentum=momentum,
         weight_decay=weight_decay,

@@ -145,9 +145,9 @@ def test_skipped_updates_are_not_past_the_end(backend):
 
 def test_a_cycle_that_is_cut_short_warns(backend):
     params = make_params([(2,)])
-    clrfast.SGD(params, schedule=clrfast.schedules.triangular(0.1, 1.0, 40, up_steps=10), backend=backend)
+    clrfast.SGD(params, schedule=clrfast.schedules.triangular(0.1, 1.0, 40, step_size=10), backend=backend)
     with pytest.warns(UserWarning, match="ends in mid-cycle after total_steps=50"):
-        clrfast.SGD(params, schedule=clrfast.schedules.triangular(0.1, 1.0, 50, up_steps=10), backend=backend)
+        clrfast.SGD(params, schedule=clrfast.schedules.triangular(0.1, 1.0, 50, step_size=10), backend=backend)
 
 
 @pytest.mark.parametrize("loss", [1e300, -1e300, float("inf"), torch.tensor(1e300, dtype=torch.float64)])

@@ -15,7 +15,7 @@ from tests.helpers.schedules import assert_equal_curves
 
 N = 3000
 EQUALS = {
-    "StepLR": (step_decay(0.1, N, decay_steps=700, gamma=0.3), lambda o: lr_scheduler.StepLR(o, 700, gamma=0.3)),
+    "StepLR": (step_decay(0.1, N, step_size=700, gamma=0.3), lambda o: lr_scheduler.StepLR(o, 700, gamma=0.3)),
     "ExponentialLR": (exponential_decay(0.1, N, gamma=0.999), lambda o: lr_scheduler.ExponentialLR(o, 0.999)),
     "PolynomialLR": (polynomial_decay(0.1, N, power=2.0), lambda o: lr_scheduler.PolynomialLR(o, N, power=2.0)),
     "LinearLR": (
@@ -56,7 +56,7 @@ def test_cosine_annealing_equals_torchs_closed_form():
 @pytest.mark.parametrize(
     ("schedule", "expected"),
     [
-        (step_decay(1.0, 5, decay_steps=2, gamma=0.5), [1, 1, 0.5, 0.5, 0.25]),
+        (step_decay(1.0, 5, step_size=2, gamma=0.5), [1, 1, 0.5, 0.5, 0.25]),
         (exponential_decay(1.0, 3, gamma=0.5), [1, 0.5, 0.25]),
         (polynomial_decay(1.0, 4), [1, 0.75, 0.5, 0.25, 0, 0]),
         (cosine_annealing(1.0, 2, final_lr=0.5), [1, 0.75, 0.5, 0.5]),
@@ -81,8 +81,8 @@ def test_restarts_are_exact_where_a_logarithm_is_not():
 @pytest.mark.parametrize(
     ("make", "named"),
     [
-        (lambda: step_decay(0.1, 10, decay_steps=0), "decay_steps: got 0"),
-        (lambda: step_decay(0.1, 10, decay_steps=3, gamma=-1), "gamma: got -1"),
+        (lambda: step_decay(0.1, 10, step_size=0), "step_size: got 0"),
+        (lambda: step_decay(0.1, 10, step_size=3, gamma=-1), "gamma: got -1"),
         (lambda: exponential_decay(float("nan"), 10, gamma=0.9), "lr: got nan"),
         (lambda: polynomial_decay(0.1, 10, power=0), "power: got 0"),
         (lambda: cosine_annealing(0.1, 0), "total_steps: got 0"),

@@ -26,23 +26,23 @@ def test_a_constant_schedule_has_the_same_values_at_every_step():
 
 
 def test_triangular_equals_values_computed_by_hand():
-    lr, momentum, weight_decay = columns(triangular(0.1, 0.5, 6, up_steps=2, weight_decay=0.25))
+    lr, momentum, weight_decay = columns(triangular(0.1, 0.5, 6, step_size=2, weight_decay=0.25))
     assert lr == [0.1, 0.3, 0.5, 0.3, 0.1, 0.3]
     assert momentum == [0.95, 0.9, 0.85, 0.9, 0.95, 0.9]
     assert weight_decay == [0.25] * 6
 
 
 def test_the_way_down_can_be_longer_than_the_way_up():
-    assert columns(triangular(0.0, 1.0, 7, up_steps=1, down_steps=4))[0] == [0.0, 1.0, 0.75, 0.5, 0.25, 0.0, 1.0]
+    assert columns(triangular(0.0, 1.0, 7, step_size=1, step_size_down=4))[0] == [0.0, 1.0, 0.75, 0.5, 0.25, 0.0, 1.0]
 
 
 def test_triangular2_halves_its_amplitude_and_exp_range_decays():
-    assert columns(triangular2(0.0, 1.0, 9, up_steps=2))[0] == [0, 0.5, 1, 0.5, 0, 0.25, 0.5, 0.25, 0]
-    assert columns(exp_range(0.0, 1.0, 5, up_steps=2, gamma=0.5))[0] == [0, 0.25, 0.25, 0.0625, 0]
+    assert columns(triangular2(0.0, 1.0, 9, step_size=2))[0] == [0, 0.5, 1, 0.5, 0, 0.25, 0.5, 0.25, 0]
+    assert columns(exp_range(0.0, 1.0, 5, step_size=2, gamma=0.5))[0] == [0, 0.25, 0.25, 0.0625, 0]
 
 
 def test_the_amplitude_can_be_any_function_of_the_cycle():
-    schedule = triangular(0.0, 1.0, 9, up_steps=2, amplitude=lambda cycle: 1 / (1 + cycle) ** 2)
+    schedule = triangular(0.0, 1.0, 9, step_size=2, amplitude=lambda cycle: 1 / (1 + cycle) ** 2)
     assert columns(schedule)[0] == [0, 0.5, 1, 0.5, 0, 0.125, 0.25, 0.125, 0]
     tabulated = schedule.without_functions()
     np.testing.assert_array_equal(Schedule.from_dict(tabulated.to_dict()).table(), schedule.table())
@@ -51,23 +51,23 @@ def test_the_amplitude_can_be_any_function_of_the_cycle():
 STEPS = 4000
 CYCLES = {
     "triangular": (
-        triangular(0.01, 0.3, STEPS, up_steps=170, momentum=(0.9, 0.7)),
+        triangular(0.01, 0.3, STEPS, step_size=170, momentum=(0.9, 0.7)),
         {"step_size_up": 170, "mode": "triangular"},
     ),
     "triangular2": (
-        triangular2(0.01, 0.3, STEPS, up_steps=170, momentum=(0.9, 0.7)),
+        triangular2(0.01, 0.3, STEPS, step_size=170, momentum=(0.9, 0.7)),
         {"step_size_up": 170, "mode": "triangular2"},
     ),
     "exp_range": (
-        exp_range(0.01, 0.3, STEPS, up_steps=170, gamma=0.9995, momentum=(0.9, 0.7)),
+        exp_range(0.01, 0.3, STEPS, step_size=170, gamma=0.9995, momentum=(0.9, 0.7)),
         {"step_size_up": 170, "mode": "exp_range", "gamma": 0.9995},
     ),
     "asymmetric": (
-        triangular(0.01, 0.3, STEPS, up_steps=30, down_steps=110, momentum=(0.9, 0.7)),
+        triangular(0.01, 0.3, STEPS, step_size=30, step_size_down=110, momentum=(0.9, 0.7)),
         {"step_size_up": 30, "step_size_down": 110},
     ),
     "amplitude": (
-        triangular(0.01, 0.3, STEPS, up_steps=50, amplitude=lambda c: 0.9**c, momentum=(0.9, 0.7)),
+        triangular(0.01, 0.3, STEPS, step_size=50, amplitude=lambda c: 0.9**c, momentum=(0.9, 0.7)),
         {"step_size_up": 50, "scale_fn": lambda cycle: 0.9 ** (cycle - 1), "scale_mode": "cycle"},
     ),
 }
@@ -122,12 +122,12 @@ def test_momentum_is_unset_fixed_or_cycled_against_the_rate(name, momentum):
         (lambda: lr_ramp(0.1, float("inf"), 5), "min_lr, max_lr"),
         (lambda: lr_ramp(0.1, 1.0, 1), "total_steps: got 1"),
         (lambda: lr_ramp(0.1, 1.0, 5, spacing="cubic"), "spacing: got 'cubic'"),
-        (lambda: triangular(0.5, 0.1, 10, up_steps=2), "base_lr, max_lr: got 0.5 and 0.1"),
-        (lambda: triangular(0.1, 0.5, 10, up_steps=0), "up_steps: got 0"),
-        (lambda: triangular(0.1, 0.5, 10, up_steps=2, down_steps=-1), "down_steps: got -1"),
-        (lambda: triangular(0.1, 0.5, 10, up_steps=2, momentum=(0.8, 0.9)), "momentum: got .0.8, 0.9."),
-        (lambda: triangular(0.1, 0.5, 10, up_steps=2, momentum=1.0), "momentum: got 1.0"),
-        (lambda: exp_range(0.1, 0.5, 10, up_steps=2, gamma=0), "step_gamma: got 0"),
+        (lambda: triangular(0.5, 0.1, 10, step_size=2), "base_lr, max_lr: got 0.5 and 0.1"),
+        (lambda: triangular(0.1, 0.5, 10, step_size=0), "step_size: got 0"),
+        (lambda: triangular(0.1, 0.5, 10, step_size=2, step_size_down=-1), "step_size_down: got -1"),
+        (lambda: triangular(0.1, 0.5, 10, step_size=2, momentum=(0.8, 0.9)), "momentum: got .0.8, 0.9."),
+        (lambda: triangular(0.1, 0.5, 10, step_size=2, momentum=1.0), "momentum: got 1.0"),
+        (lambda: exp_range(0.1, 0.5, 10, step_size=2, gamma=0), "step_gamma: got 0"),
         (lambda: constant(-1, 3).table(), "lr: got -1.0"),
     ],
 )

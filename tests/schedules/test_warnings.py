@@ -105,8 +105,8 @@ def test_updates_are_counted_for_two_steps_only():
     assert not copy.deepcopy((optimizer, scheduler))[0].has_hooks()
 
 
-def cycles(total_steps, up_steps=10):
-    return triangular(0.1, 1.0, total_steps, up_steps=up_steps)
+def cycles(total_steps, step_size=10):
+    return triangular(0.1, 1.0, total_steps, step_size=step_size)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def cycles(total_steps, up_steps=10):
         (cycles(50), False),
         (cycles(12), False),
         (cycles(5, 10.0), False),
-        (triangular(0.1, 1.0, 50, up_steps=10, amplitude=lambda cycle: 1.0 / (1.0 + cycle)), False),
+        (triangular(0.1, 1.0, 50, step_size=10, amplitude=lambda cycle: 1.0 / (1.0 + cycle)), False),
         (cycles(40).with_warm_up(7), True),
         (cycles(43).with_warm_up(7), False),
         (cycles(4, 2).in_steps(100.3), True),
