@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -127,7 +128,7 @@ def test_an_update_that_one_rank_skips_is_skipped_by_all(results):
         ("a_loader_that_ends", 1, "ValueError: loader: it was used up after 9 batches"),
         ("a_loss_that_fails", 1, "IndexError: no such class"),
         ("a_sharded_models_loss_that_fails", 1, "IndexError: no such class"),
-        ("batches_that_do_not_fit", 1, "RuntimeError: mat1 and mat2 shapes cannot be multiplied"),
+        ("batches_that_do_not_fit", 1, r"RuntimeError: (addmm: )?mat1 and mat2 shapes cannot be multiplied"),
         ("a_loss_that_always_fails", 1, "IndexError: no such class"),
         ("a_metric_that_fails", 1, "IndexError: no such class"),
         ("progress_that_fails", 0, "IndexError: no such class"),
@@ -137,7 +138,7 @@ def test_an_update_that_one_rank_skips_is_skipped_by_all(results):
 def test_a_failure_on_one_rank_is_a_rank_error_on_all(results, case, rank, text):
     kind, summary = same(results, case)
     assert kind == "RankError"
-    assert summary.startswith(f"rank {rank} failed: {text}")
+    assert re.match(f"rank {rank} failed: {text}", summary)
 
 
 @pytest.mark.parametrize(
