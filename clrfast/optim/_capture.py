@@ -21,10 +21,10 @@ def is_capturing(devices: Sequence[torch.device]) -> bool:
 
 
 def require_complete(optimizer: OptimizerView, parameters: Iterable[ParamWithGrad]) -> None:
-    """Refuse to capture a step whose replays would do something else.
+    """Refuse to capture a step whose replays would differ from it.
 
     Raises:
-        RuntimeError: a trainable parameter has no gradient, so no replay would ever update it; or a state is missing,
+        RuntimeError: a trainable parameter has no gradient, so no replay would ever update it; or its state is missing,
             so every replay would begin with new zeros. Nothing has changed then.
     """
     with_gradient = {parameter.index for parameter in parameters}

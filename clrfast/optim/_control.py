@@ -1,4 +1,4 @@
-"""StepControl: a run's table, step, losses and stop flag on the device."""
+"""``StepControl``: the table, step, losses and stop flag of a run, on the device."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class StepControl:
 
     Args:
         table: float32 ``[total_steps, n_groups, 3]`` (lr, momentum, weight_decay), as ``Schedule.table`` returns it.
-        device: where the control lives.
+        device: device of all its tensors.
         backend: "torch", "cpp" or "cuda".
         step_count: int64 ``[]`` on ``device``, the number of calls of ``advance``; backend "cuda" only.
 
@@ -31,6 +31,9 @@ class StepControl:
         average: float32 ``[3]``: the exponential moving average of the loss, its weight, and the best smoothed loss.
         stop: bool ``[]``, sticky; ``watch_divergence`` says when it is set.
         row: float32 ``[n_groups, 4]``: lr, momentum, weight_decay and apply (1 or 0) of the current update.
+
+    Raises:
+        RuntimeError: the backend does not work on ``device``.
     """
 
     def __init__(
@@ -58,13 +61,13 @@ class StepControl:
         self.blocks_done = torch.zeros((), dtype=torch.int32, device=device)
         """Blocks of a running update that have read the state; backend "cuda" only."""
         self.host_step = 0
-        """The step as the host knows it without asking the device. It is exact on the CPU. On other devices it counts
-        updates that were skipped there, and misses replayed graphs, until ``synchronize``."""
+        """The step as the host knows it without reading the device. It is exact on the CPU. On other devices it also
+        counts skipped updates, and misses replayed graphs, until ``synchronize``."""
         self.device = self.table.device
         reason = backends.BACKENDS[backend].why_not(self.device)
         if reason is not None:
             raise RuntimeError(f"backend: {backend!r} cannot work on {self.device}: {reason}")
-        self._loss_sum: tuple[Tensor, int] | None = None  # of the losses that `record` was given, and their number
+        self._loss_sum: tuple[Tensor, int] | None = None  # sum and number of the losses passed to `record`
         self._pending_copy: tuple[list[Tensor], torch.cuda.Event] | None = None
         self._copied_losses = np.empty(0, dtype=np.float32)
 
@@ -109,10 +112,10 @@ class StepControl:
                 )
 
     def recorded_losses(self) -> NDArray[np.float32]:
-        """Return the losses so far, as far as they are known without waiting for the device.
+        """Return the losses so far, float32 ``[n]``, without waiting for the device.
 
-        If ``stop`` is set, the last one is the loss that set it. On a CUDA device each call starts a copy and returns
-        the one before, so the answer comes one call late.
+        If ``stop`` is set, the last loss is the one that set it. On a CUDA device each call starts a copy and returns
+        the result of the copy before, so the losses are one call late.
         """
         if self.device.type != "cuda":
             return _losses_so_far(self.step, self.stop, self.losses)
@@ -135,6 +138,8 @@ class StepControl:
         Args:
             smoothing: weight of the past in the moving average (with bias correction), in [0, 1).
             stop_factor: > 1.
+        Raises:
+            ValueError: an argument is outside its range.
         """
         require_divergence_limits(smoothing, stop_factor)
         self.smoothing, self.stop_factor = smoothing, stop_factor
@@ -170,11 +175,11 @@ class StepControl:
         return loss
 
     def record(self, loss: Tensor | float) -> None:
-        """Record the loss that the next ``step()`` belongs to, without waiting for the device.
+        """Record the loss for the next ``step()``, without waiting for the device.
 
-        It is for wrappers of the optimizer that do not pass ``loss=`` on: call it before their ``step()``, with the
-        loss in its own unit. Several calls before one ``step()`` are averaged: under gradient accumulation, and after
-        an update that a GradScaler has skipped by not calling ``step()``.
+        Use it with optimizer wrappers whose ``step()`` takes no ``loss=``: call it before that ``step()``, with the
+        loss of one element, before any loss scaling. Several calls before one ``step()`` are averaged: under gradient
+        accumulation, and after an update that a GradScaler has skipped by not calling ``step()``.
         """
         tensor = self.as_tensor(loss)
         assert tensor is not None

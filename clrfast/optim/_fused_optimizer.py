@@ -35,7 +35,7 @@ _COPIED = (
     "momentum_flags",
     "state_requested",
 )
-"""The attributes that a pickled or copied optimizer has beside torch's own."""
+"""Attributes that pickling and copying keep, in addition to those of torch's optimizers."""
 
 
 class FusedOptimizer(torch.optim.Optimizer):
@@ -63,7 +63,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         self._renew_step_lock()
 
     def _renew_step_lock(self) -> None:
-        """Make the lock that lets one thread step at a time: updates keep what they have found until they are done."""
+        """Make the lock that lets one thread step at a time, because updates hold the gradients that they found."""
         self._step_lock = threading.RLock()
         _alive.add(self)
 
@@ -118,7 +118,7 @@ class FusedOptimizer(torch.optim.Optimizer):
 
     @disable_dynamo
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a parameter group; under a schedule it follows it from the current step on.
+        """Add a parameter group, which follows the schedule, if there is one, from the current step on.
 
         Raises:
             ValueError: an option is invalid, a parameter is there twice, or the schedule has one curve per group and
@@ -136,7 +136,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         own_lr = "lr" in param_group
         super().add_param_group(param_group)
         added = self.param_groups[-1]
-        for name in ("master_weights", "backend", *saved_schedule.KEYS):  # of the defaults, or of another optimizer
+        for name in ("master_weights", "backend", *saved_schedule.KEYS):  # from the defaults or another optimizer
             added.pop(name, None)
         try:
             devices_of(self.param_groups)
@@ -158,11 +158,11 @@ class FusedOptimizer(torch.optim.Optimizer):
         raise NotImplementedError
 
     def ensure_state(self, group: int, param: Tensor) -> dict[str, Any]:
-        """Return the state of ``param``, and make what its update needs of it."""
+        """Return the state of ``param``, with all entries that its update needs."""
         raise NotImplementedError
 
     def lacks_state(self, group: int, param: Tensor) -> bool:
-        """Return whether ``ensure_state`` would have to make something."""
+        """Return whether ``ensure_state`` would add an entry."""
         raise NotImplementedError
 
     def uses_momentum(self, group: int) -> bool:
@@ -192,7 +192,7 @@ class FusedOptimizer(torch.optim.Optimizer):
     def init_state(self) -> None:
         """Make the momentum buffers and master weights of all trainable parameters now, not at their first update.
 
-        A graph capture needs it: every replay would make again what was made inside the capture.
+        Call it before a graph capture, because every replay creates again what was created in the capture.
         """
         if self.follower is not None:
             self.follower.follow_changed_groups(self)
@@ -204,7 +204,7 @@ class FusedOptimizer(torch.optim.Optimizer):
                     self.ensure_state(index, param)
 
     def state_tensors(self) -> list[Tensor]:
-        """Return all that updates keep from step to step: the tensors of the state, and the flags of first updates."""
+        """Return all tensors that updates keep between steps: those of the state, and the flags of first updates."""
         kept = [value for state in self.state.values() for value in state.values() if isinstance(value, Tensor)]
         return kept + [flag for flag in self.momentum_flags.by_buffer.values() if flag is not None]
 
@@ -281,9 +281,9 @@ class FusedOptimizer(torch.optim.Optimizer):
             follower.warn_past_end()
 
     def _only_state_is_wanted(self, follower: ScheduleFollower) -> bool:
-        """Whether torch.distributed.checkpoint calls to have a fresh optimizer make its state.
+        """Return whether torch.distributed.checkpoint calls ``step`` only to make a new optimizer create its state.
 
-        It writes 0 as the rate of every group and gives zeros as gradients. Such a step must not move the schedule.
+        For that it sets all rates and all gradients to 0. Such a step must not move the schedule.
         """
         if not follower.shows_rate_of_zero(self.param_groups):
             return False
@@ -304,7 +304,7 @@ class FusedOptimizer(torch.optim.Optimizer):
                 update.prepare(self)
 
     def _ensure_updates(self) -> None:
-        """Make updates, and controls, on the devices where the parameters are now: the model may have been moved."""
+        """Make the updates and controls on the parameters' current devices; the model may have been moved."""
         if self._updates:
             return
         if self.follower is not None:
@@ -312,14 +312,14 @@ class FusedOptimizer(torch.optim.Optimizer):
         self._updates = list(backends.BACKENDS[self.backend].updates_of(self))
 
     def forget_updates(self) -> None:
-        """Have the next step look at parameters and devices again."""
+        """Make the next step find the parameters and their devices again."""
         self._updates = []
         self.generation += 1
 
     # ----------------------------------------------------------------------------------------------- a captured step
 
     def captured_values(self) -> list[Any]:
-        """Return what a captured step has taken as numbers, so that a replay would ignore a change of it."""
+        """Return the values that a captured step holds as constants, so that a replay would ignore a change."""
         names: tuple[str, ...] = ("dampening", "nesterov", "maximize")
         if self.follower is not None:
             self.follower.accept_changes(self)
@@ -329,7 +329,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         return values + [(control.smoothing, control.stop_factor) for control in self.controls.values()]
 
     def count_replay(self) -> None:
-        """Have the parameter groups show the next step's values after a replay of a captured step."""
+        """Write the next step's values into the parameter groups, after a replay of a captured step."""
         if self.follower is not None:
             self.follower.count_replay(self.param_groups)
 
@@ -345,7 +345,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         if self.follower is not None and self.param_groups:
             self.follower.follow_changed_groups(self)
             self.follower.synchronize(self.param_groups)
-        # Before hooks of the user's, which may change the result.
+        # Before the user's hooks, which may change the result.
         first = self.register_state_dict_post_hook(lambda _, saved: state_dicts.complete(self, saved), prepend=True)
         try:
             saved: dict[str, Any] = super().state_dict()
@@ -357,16 +357,16 @@ class FusedOptimizer(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a ``state_dict`` of this class or of ``torch.optim.SGD``.
 
-        A saved schedule continues at its saved step. If the optimizer was made with another schedule, that one stays in
-        force, from the saved step on, and a warning says so, except for a ``schedule.extended_to(...)``. It also warns
-        where a scheduled optimizer gets momentum without a step.
+        A saved schedule continues at its saved step. If the optimizer was made with another schedule, it follows that
+        one from the saved step on, with a warning unless it is a ``saved_schedule.extended_to(...)``. It also warns if
+        a scheduled optimizer gets momentum without a step.
         """
         if self.follower is not None:
             self.follower.follow_changed_groups(self)  # the loaded groups replace them all
-        loaded = [state_dict]  # the last one is what hooks of the user's have made of it
+        loaded = [state_dict]  # the last entry is the state after the user's hooks
         own_hooks = (
             self.register_load_state_dict_pre_hook(lambda _, state: loaded.append(state)),
-            # Before post-hooks of the user's, which see the state as it is in force and may change it.
+            # Before the user's post-hooks, which see the final state and may change it.
             self.register_load_state_dict_post_hook(lambda _: state_dicts.take_over(self, loaded[-1]), prepend=True),
         )
         try:
@@ -383,7 +383,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         self._updates = []
         self._unscales = False
         self._renew_step_lock()
-        self.generation = vars(self).get("generation", 0)  # load_state_dict comes here as well
+        self.generation = vars(self).get("generation", 0)  # load_state_dict also calls __setstate__
 
 
 _alive: weakref.WeakSet[FusedOptimizer] = weakref.WeakSet()

@@ -39,7 +39,7 @@ def layer_groups(
         max_lr: the rate of the last group, > 0.
         n_groups: >= 1, at most the number of layers with trainable parameters.
         factor: ratio of the rates of neighbouring groups, >= 1.
-        weight_decay: of all groups, >= 0; None leaves it to the optimizer.
+        weight_decay: weight decay of all groups, >= 0; None leaves it to the optimizer.
         decay_norm_and_bias: False puts the parameters of normalisation layers and all biases into groups with weight
             decay 0. Each depth then has up to two groups, the decayed one first.
     Returns:

@@ -1,4 +1,4 @@
-"""Which momentum buffers have been updated: under dampening, the first update of a buffer differs from later ones."""
+"""``MomentumFlags``: which momentum buffers have been updated. With dampening, a buffer's first update is special."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class MomentumFlags:
             self.by_buffer[buffer] = buffer.count_nonzero() if buffer in self.by_buffer else one
 
     def flag_of(self, buffer: Tensor | None) -> Tensor | None:
-        """Return the flag of ``buffer``; None if its first update is like the others."""
+        """Return the flag of ``buffer``; None if it has none, because its first update is like the others."""
         return None if buffer is None else self.by_buffer.get(buffer)
 
     def is_fresh(self, buffer: Tensor | None) -> bool:

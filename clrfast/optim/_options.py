@@ -33,7 +33,7 @@ def warn_overridden(rates: list[Any]) -> None:
 
 
 def comparable(option: Any) -> Any:
-    """Return an option in a form to compare with what a graph has captured.
+    """Return a value that equals that of another time if a graph captured then reads the same option.
 
     A graph reads a tensor on the device where it lies, so only its identity counts. A tensor on the CPU is passed as a
     number at every launch, so its value counts as well.

@@ -1,4 +1,4 @@
-"""What optimizer, control and backends require of one another, as protocols: so none of them imports a user of it."""
+"""Protocols of optimizer, control and backend, through which they use each other without importing each other."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Update(Protocol):
     """The update of an optimizer's parameters, or of those on one device."""
 
     def prepare(self, optimizer: OptimizerView) -> bool:
-        """Find this step's gradients. False if the parameters have moved to other devices since this was made.
+        """Find this step's gradients. Return False if the parameters have moved to other devices.
 
         Raises:
             RuntimeError: a gradient or a state cannot be used; nothing has changed then.
@@ -91,7 +91,7 @@ class Update(Protocol):
         Args:
             loss: what the schedule's control records; None records nothing.
             grad_scale: one element that divides every gradient, or None.
-            found_inf: one element; any value but 0 skips the update. Under a schedule its control decides.
+            found_inf: one element; any value but 0 skips the update. With a schedule, the control decides.
         """
 
 
@@ -99,10 +99,10 @@ class Backend(Protocol):
     """One implementation of control and update; the modules in ``_backends`` are backends."""
 
     def why_not(self, device: torch.device) -> str | None:
-        """Why it cannot update parameters on ``device``, and what to do about it; None if it can."""
+        """Return why it cannot update parameters on ``device``, and the remedy; None if it can."""
 
     def advance_(self, control: Control, loss: Tensor | None, found_inf: Tensor | None) -> None:
         """Take one step of the control; ``StepControl.advance`` says which."""
 
     def updates_of(self, optimizer: OptimizerView) -> Sequence[Update]:
-        """One ``Update`` for all parameters of ``optimizer``, or one per device."""
+        """Return one ``Update`` for all parameters of ``optimizer``, or one per device."""

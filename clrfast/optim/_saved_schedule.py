@@ -2,7 +2,7 @@
 
 Checkpoint tools save ``state`` and ``param_groups``, so a run must be able to continue from these. Each group of a
 scheduled optimizer has two entries beside torch's own: "schedule", the dict form of the group's curves, and
-"schedule_step", the number of applied updates. Another number written there moves the schedule.
+"schedule_step", the number of applied updates. Writing another number there moves the schedule.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How an optimizer's parameter groups follow a schedule."""
+"""``ScheduleFollower``: makes an optimizer's parameter groups follow a schedule."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class ScheduleFollower:
     """Keeps the parameter groups of an optimizer and the controls on its devices in step with one schedule.
 
     The groups show what the next update will use. The user may add, remove and reorder groups, and may write another
-    "schedule_step" into them; the schedule follows. A written value that the schedule decides is refused, because it
-    would be ignored.
+    "schedule_step" into them, which moves the schedule. A new lr, momentum or weight decay in a group is an error,
+    because the schedule would ignore it.
 
     Args:
         optimizer: its groups are written to.
@@ -122,10 +122,10 @@ class ScheduleFollower:
     # ------------------------------------------------------------------------------------ what the user changes
 
     def accept_changes(self, optimizer: FollowingOptimizer) -> None:
-        """Follow what the user has done to the groups, or refuse it.
+        """Follow the user's changes of the groups.
 
         Raises:
-            RuntimeError: a value was written that the schedule decides, or groups were removed that it has curves for.
+            RuntimeError: the user has written a value that the schedule sets, or removed groups that it has curves for.
         """
         self.follow_changed_groups(optimizer)
         groups, step = optimizer.param_groups, self._written_step(optimizer.param_groups)
@@ -193,7 +193,7 @@ class ScheduleFollower:
             control.resume(progress)
 
     def adopt(self, param_groups: ParamGroups) -> None:
-        """Take newly loaded groups for the ones that were followed, in the same order."""
+        """Follow newly loaded groups in place of the present ones, in the same order."""
         self._groups = list(param_groups)
         saved_schedule.write_schedule(param_groups, self.bound)
         if param_groups:
@@ -207,9 +207,9 @@ class ScheduleFollower:
         self.show_next_row(param_groups)
 
     def _written_step(self, param_groups: Sequence[dict[str, Any]]) -> int | None:
-        """Return the step that the user has written into the groups; None where they show what was shown last.
+        """Return the step that the user has written into the groups; None if the shown step is unchanged.
 
-        The shown step may differ from what the host knows by now, because it may have learnt of skipped updates.
+        The shown step may differ from ``control.host_step``, which changes once the host learns of skipped updates.
         """
         step = saved_schedule.written_step(param_groups)
         return None if step == self._shown_step else step

@@ -27,18 +27,18 @@ class SGD(FusedOptimizer):
     Without ``schedule`` it is a drop-in for ``torch.optim.SGD``: same numbers, same ``state_dict``; any torch LR
     scheduler and ``GradScaler`` work on it. With ``schedule`` there is no ``scheduler.step()``. Every ``step()`` uses
     one row of the schedule's table. ``param_groups[i]["lr"]`` (and momentum, weight_decay) shows what the next step
-    will use, and "schedule_step" the number of applied updates. Past the schedule's end its last row stays in force,
-    and a warning says so once. A step that ``GradScaler`` skips does not move the schedule.
+    will use, and "schedule_step" the number of applied updates. Past the schedule's end, updates use its last row, and
+    a warning says so once. A step that ``GradScaler`` skips does not move the schedule.
 
     Args:
         params: tensors, named tensors or dicts of parameter groups; float32, float64, float16 or bfloat16, on one
             device or on several CUDA devices.
         lr: a number >= 0 or a one-element tensor.
         momentum, dampening, weight_decay, nesterov, maximize: as in ``torch.optim.SGD``.
-        fused: who unscales gradients under a ``GradScaler``, as with ``torch.optim.SGD``. With None or False the
-            scaler does: it waits for the device and does not call ``step`` where it skips, on which wrappers
-            (Accelerate, Lightning) rely. With True the update does, on the device, and the host never blocks.
-            ``TrainStep`` and ``range_test`` behave as with True in any case. Nothing else depends on it.
+        fused: what unscales gradients under a ``GradScaler``, as with ``torch.optim.SGD``. None or False: the scaler.
+            It waits for the device and does not call ``step`` for a skipped update; wrappers (Accelerate, Lightning)
+            rely on that. True: the update, on the device, so that the host never blocks. ``TrainStep`` and
+            ``range_test`` always behave as with True. Nothing else depends on it.
         foreach, differentiable, capturable: accepted for compatibility with ``torch.optim``; the numbers do not
             depend on them. ``differentiable=True`` is refused.
         schedule: a ``clrfast.Schedule`` with ``total_steps``; it replaces lr, and momentum and weight decay where it
@@ -98,14 +98,14 @@ class SGD(FusedOptimizer):
             "fused": fused,
         }
         super().__init__(params, defaults)
-        # Also what groups do not have, so that type(optimizer)(params, **optimizer.defaults) is alike.
+        # With the arguments that groups do not have, so that type(optimizer)(params, **optimizer.defaults) is equal.
         self.defaults.update(schedule=None, master_weights=self.master_weights, backend=backend)
         self.backend  # noqa: B018 - raises where it does not work
         if schedule is not None:
             self.set_schedule(schedule)
 
     def ensure_state(self, group: int, param: Tensor) -> dict[str, Any]:
-        """Return the state of ``param``, and make what its update needs of it."""
+        """Return the state of ``param``, with all entries that its update needs."""
         momentum, master = self.uses_momentum(group), self.keeps_master(param)
         if not (momentum or master):
             return self.state.get(param, {})
@@ -137,7 +137,7 @@ class SGD(FusedOptimizer):
         return bool(self.param_groups[group]["dampening"] != 0)
 
     def lacks_state(self, group: int, param: Tensor) -> bool:
-        """Return whether ``ensure_state`` would have to make something."""
+        """Return whether ``ensure_state`` would add an entry."""
         state = self.state.get(param, {})
         lacks_buffer = self.uses_momentum(group) and state.get("momentum_buffer") is None
         return lacks_buffer or (self.keeps_master(param) and state.get("master_param") is None)
@@ -147,6 +147,6 @@ class SGD(FusedOptimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        for group in self.param_groups:  # an old torch.optim.SGD has saved them without these
+        for group in self.param_groups:  # an old torch.optim.SGD saved groups without these
             for name in ("nesterov", "maximize"):
                 group.setdefault(name, False)

@@ -1,4 +1,4 @@
-"""Saving and loading: what SGD adds to torch's ``state_dict``, and what it takes from one beside torch's own part."""
+"""Saves and loads what torch's ``state_dict`` leaves out: the schedule, its progress, and float32 state."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def complete(optimizer: SavedOptimizer, saved: dict[str, Any]) -> None:
 
 
 def _exported(optimizer: SavedOptimizer, state: dict[str, Any]) -> dict[str, Any]:
-    """One parameter's state as torch.optim.SGD has it: without a buffer before the first applied update.
+    """Return one parameter's state as torch.optim.SGD has it: without a buffer before the first applied update.
 
-    A buffer that ``init_state`` has made is saved if its zeros say the same, so that a distributed checkpoint has a
-    tensor to load into.
+    A buffer that ``init_state`` has made is kept if starting from its zeros gives the same first update, so that a
+    distributed checkpoint has a tensor to load into.
     """
     buffer, flags = state.get("momentum_buffer"), optimizer.momentum_flags
     needed = optimizer.state_requested and flags.flag_of(buffer) is None
@@ -54,7 +54,7 @@ def _exported(optimizer: SavedOptimizer, state: dict[str, Any]) -> dict[str, Any
 
 
 def take_over(optimizer: SavedOptimizer, state_dict: dict[str, Any]) -> None:
-    """Take from a loaded ``state_dict`` what torch does not take."""
+    """Load the parts of a ``state_dict`` that torch leaves out."""
     _restore_float32(optimizer, state_dict)
     optimizer.forget_updates()
     optimizer.momentum_flags.by_buffer.clear()  # loaded buffers count as updated

@@ -14,7 +14,8 @@ from .._protocols import Control, OptimizerView
 from .native import OPTIONS, NativeUpdate
 
 _in_forked_child = False
-"""Whether this process was forked. OpenMP's threads do not follow, and its next parallel region would wait for them."""
+"""Whether this process was forked. OpenMP's threads do not exist in the child, and a parallel region would wait for
+them."""
 
 
 def _note_fork() -> None:

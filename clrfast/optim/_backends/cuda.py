@@ -16,7 +16,7 @@ from .._protocols import Control, OptimizerView
 from .native import OPTIONS, NativeUpdate
 
 MAX_MERGED_CHUNKS = 2048
-"""The most chunks (of 4,096 elements, 8,192 of 16 bits) with which an update launch advances the schedule itself.
+"""Maximum number of chunks (4,096 elements; 8,192 of 16 bits) for which one launch advances the schedule and updates.
 
 The value is estimated, not measured; benchmarks/speed/kernel_variants measures it. A separate launch costs about
 4 us once. Advancing within the update costs about 0.5 us each time that its blocks fill the device (528 blocks on an
@@ -87,8 +87,8 @@ class CudaUpdate(NativeUpdate):
     """The update of an optimizer's parameters on one CUDA device.
 
     Args:
-        step_count: int64 [] on the device, counts the updates. A buffer's flag holds the number of its first one
-            (csrc/cuda/kernels.h).
+        step_count: int64 [] on the device, the number of the current update. A buffer's flag holds the number of its
+            first update (csrc/cuda/kernels.h).
     """
 
     device_type = 2
@@ -104,7 +104,7 @@ class CudaUpdate(NativeUpdate):
         control = optimizer.controls[self._device] if optimizer.controls else None
         if control is not None:
             advance, used = _advance_params(control, control.as_tensor(loss), found_inf)
-            found_inf = None  # the control decides by it
+            found_inf = None  # the control decides whether to apply the update
         else:
             advance, used = (None, 0.0, 0.0, 0, 0, self._step_count.data_ptr(), 0), [self._step_count]
         rates: list[Tensor] = []  # keeps them alive until the launch has read them
@@ -142,7 +142,7 @@ class CudaUpdate(NativeUpdate):
             control.count_step()
 
     def _group(self, group: dict[str, Any], rates: list[Tensor]) -> tuple[float, ...]:
-        """One group's options, and the addresses of its rate on the device as float32 and float64; 0 for a number."""
+        """Return a group's options, and the addresses of its rate on the device (float32, float64); 0 for a number."""
         lr = group["lr"]
         if not isinstance(lr, Tensor) or (lr.device != self._device and lr.device.type == "cpu"):
             return (*(float(group[name]) for name in OPTIONS), 0, 0)
@@ -163,7 +163,7 @@ def _address(tensor: Tensor | None) -> int:
 def _advance_params(
     control: Control, loss: Tensor | None, found_inf: Tensor | None
 ) -> tuple[tuple[Any, ...], list[Any]]:
-    """The control's next step in the form that the kernels take, and the tensors whose addresses are in it."""
+    """Return the arguments that make the kernels advance ``control``, and the tensors whose addresses are in them."""
     loss, found_inf = (_float32(tensor, control.device) for tensor in (loss, found_inf))
     arguments = (
         control.addresses(),
@@ -178,16 +178,15 @@ def _advance_params(
 
 
 def _stream_handle(device: torch.device) -> int:
-    """The handle of the device's current stream."""
     return torch.cuda.current_stream(device).cuda_stream
 
 
 def _device_guard(device: torch.device | int) -> contextlib.AbstractContextManager[Any]:
-    """Make ``device`` the current one within a block. torch does it, because it knows which devices are in use: to
-    return to one that was never used would create a context of hundreds of megabytes there."""
+    """Make ``device`` the current one within a block. Unlike ``cudaSetDevice``, torch's guard does not return to a
+    device that was never used, which would create a context of hundreds of megabytes there."""
     return torch.cuda.device(device)
 
 
 def _hold_for_graph(device: torch.device, objects: list[Any]) -> None:
-    """Keep ``objects`` alive for as long as the graph exists that the current stream of ``device`` is capturing."""
+    """Keep ``objects`` alive as long as the graph that the current stream of ``device`` is capturing."""
     _native.load().hold_for_graph(_stream_handle(device), objects)

@@ -1,8 +1,8 @@
-"""What the native backends share: one compiled call updates all tensors of a step.
+"""The base of the native backends: one compiled call updates all tensors of a step.
 
 ``TensorCollector`` in C++ reads the memory of all tensors at every step, through DLPack's exchange API. Kept addresses
 would be silently wrong as soon as a parameter, gradient or buffer is replaced. ``NativeUpdate`` does the same in
-Python, correct and slower, where torch is too old for that API, state is missing, or a tensor needs Python's judgement.
+Python, slower, where torch is too old for that API, state is missing, or the compiled code cannot judge a tensor.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _COLUMNS = 8  # csrc/tensor_list.h: param, grad, buffer, master, momentum_initia
 
 
 class _Cache(NamedTuple):
-    """What Python found at its last walk; csrc/python/tensor_collector.h describes the entries."""
+    """What Python found when it last collected the tensors; csrc/python/tensor_collector.h describes the entries."""
 
     rows: NDArray[np.int64]
     state_items: list[Any]
@@ -92,8 +92,8 @@ class NativeUpdate:
 
     def update_(self, optimizer: OptimizerView, loss: Any, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
         """Advance the schedule and apply the update; ``Update.update_`` has the details."""
-        # Autograd does not see raw writes. Tell it before the update: `prepare` has just brought the tensors' headers
-        # into the cache, and the update drives them out.
+        # Autograd does not see raw writes. It is notified before the update, while the tensors' headers, which
+        # `prepare` has just read, are still in the CPU's cache.
         increment_version(self._params)
         self._update_(optimizer, loss, grad_scale, found_inf)
         self._grads = []
@@ -127,7 +127,7 @@ class NativeUpdate:
             if not self._supports(param, grad, buffer, master) or not _is_flag(flag, param):
                 self._left_to_reference.append(parameter)
                 continue
-            per_param[parameter.index] = cached  # only of parameters that were checked and taken
+            per_param[parameter.index] = cached  # only for parameters that passed the checks
             self._params.append(param)
             self._grads.append(grad)
             rows[parameter.index] = _row(param, grad, buffer, master, flag, parameter.group)
@@ -135,14 +135,14 @@ class NativeUpdate:
         self._cache = _Cache(rows, flat_items(optimizer.state), flat_items(flags), per_param)
 
     def _supports(self, param: Tensor, grad: Tensor, buffer: Tensor | None, master: Tensor | None) -> bool:
-        """Whether a kernel can use the tensors: dense, all of one layout, so that one flat loop covers them, of known
-        dtypes, in memory of their own. csrc/python/eligibility.h has the same rules, and both must agree."""
+        """Return whether a kernel can use the tensors: dense and of one layout, so that one flat loop covers them, of
+        known dtypes, and in memory of their own. csrc/python/eligibility.h has the same rules; keep both equal."""
         others = [other for other in (grad, buffer, master) if other is not None]
         if any(tensor.numel() and not tensor.data_ptr() for tensor in (param, *others)):
             return False  # a wrapper around other tensors, such as DTensor
         if any(other.device != param.device or other.dtype not in _DTYPE_NUMBERS for other in others):
             return False
-        # A subclass that handles operations itself may show other memory than it stands for.
+        # The memory of a subclass that handles operations itself may not hold its value.
         if any(
             type(one).__torch_dispatch__ is not Tensor.__torch_dispatch__ or one.is_neg() for one in (param, *others)
         ):
@@ -157,14 +157,14 @@ class NativeUpdate:
 
 
 def flat_items(values: Mapping[Any, Any]) -> list[Any]:
-    """Return keys and values in turn, each value after its key."""
+    """Return all keys and values in one list, each value after its key."""
     return [entry for item in values.items() for entry in item]
 
 
 def _row(
     param: Tensor, grad: Tensor, buffer: Tensor | None, master: Tensor | None, flag: Tensor | None, group: int
 ) -> tuple[int, ...]:
-    """One ``ParamTensors`` of csrc/tensor_list.h."""
+    """Return the fields of one ``ParamTensors`` of csrc/tensor_list.h."""
     dtypes = [_DTYPE_NUMBERS[(param if tensor is None else tensor).dtype] for tensor in (param, grad, buffer)]
     return (
         param.data_ptr(),
@@ -177,14 +177,14 @@ def _row(
 
 
 def _is_flag(flag: Tensor | None, param: Tensor) -> bool:
-    """Whether the kernels can use the flag of a buffer of ``param``; True if it needs none."""
+    """Return whether the kernels can use the flag of a buffer of ``param``; True if there is no flag."""
     if flag is None:
         return True
     return (flag.dtype, flag.numel(), flag.device) == (torch.int64, 1, param.device)
 
 
 def _is_dense(tensor: Tensor) -> bool:
-    """Whether the elements fill their memory without gaps or overlaps, in any order of dimensions."""
+    """Return whether the elements fill their memory without gaps or overlaps, in any order of dimensions."""
     expected = 1
     for stride, size in sorted((s, n) for s, n in zip(tensor.stride(), tensor.shape, strict=True) if n != 1):
         if stride != expected:

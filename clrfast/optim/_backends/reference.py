@@ -131,7 +131,7 @@ def _scalar(value: Value, compute: torch.dtype) -> Value:
 
 
 def _where(condition: Any, value: Tensor, otherwise: Tensor) -> Tensor:
-    """Choose by ``condition``: here if it is a bool, on the device if it is a tensor."""
+    """Choose by ``condition``: on the host if it is a bool, on the device if it is a tensor."""
     if isinstance(condition, Tensor):
         return torch.where(condition, value, otherwise)
     return value if condition else otherwise
