@@ -1,4 +1,4 @@
-"""A training step of the user's own as one CUDA graph, in which lr, momentum and weight decay keep changing."""
+"""``CapturedStep``: a training step that the user writes, as one CUDA graph whose schedule goes on in every replay."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from ._module_fingerprint import Fingerprint
 
 
 class CapturedStep:
-    """One training step, captured now and repeated by ``replay`` in a single launch.
+    """One training step, captured at construction and repeated by ``replay`` in a single launch.
 
-    ``TrainStep`` captures ordinary steps by itself; this class is for all others.
+    ``TrainStep`` captures ordinary steps by itself; this class is for steps that you write yourself.
 
-    The schedule lies on the device and advances in each replay. Without a schedule, the graph keeps the present numbers
-    of lr, momentum and weight decay; only an lr that is a tensor on the device is read at every replay. Parameters and
+    The schedule is on the device and advances in each replay. Without a schedule, the graph keeps the present values of
+    lr, momentum and weight decay; only an lr that is a tensor on the device is read at every replay. Parameters and
     batch must keep their memory: capture again after moving the model.
 
     Args:
-        step: does zero_grad, forward, backward and ``optimizer.step(loss=loss)`` on tensors whose memory stays in
-            place. Copy each batch into them before ``replay``.
-        optimizer: the optimizer that ``step`` calls, on CUDA devices. Its gradients are dropped, and missing state is
-            created.
-        warm_up: does forward and backward once, without the update. It runs before the capture, because libraries
-            allocate workspaces at their first use, which a capture forbids. It changes buffers such as the running
-            statistics of batch normalisation. None: the caller has warmed up, on another stream.
+        step: function that does zero_grad, forward, backward and ``optimizer.step(loss=loss)`` on tensors whose memory
+            stays in place. Copy each batch into them before ``replay``.
+        optimizer: the optimizer that ``step`` calls, on CUDA devices. Its gradients are set to None, and missing state
+            is created.
+        warm_up: function that does forward and backward once, without the update. It runs before the capture, because
+            libraries allocate workspaces at their first use, which a capture forbids. It changes buffers such as the
+            running statistics of batch normalisation. None: the caller has warmed up, on another stream.
         stream: stream of the capture; None for the one that all captures of this thread share.
         pool: see ``Graph``.
 
@@ -70,8 +70,8 @@ class CapturedStep:
         """Repeat the step and return ``result``; the host does not wait.
 
         Raises:
-            RuntimeError: the optimizer no longer exists, or has since loaded a state or got another schedule, parameter
-                group or option. The replay would update memory that nobody reads, or use outdated numbers.
+            RuntimeError: the optimizer no longer exists, or since the capture it has loaded a state or got another
+                schedule, parameter group or option. A replay would update unused memory or use outdated values.
         """
         optimizer = self._optimizer()
         if optimizer is None:
@@ -105,7 +105,7 @@ class CapturedStep:
 
 
 def _captured_values(optimizer: SGD) -> dict[str, Any]:
-    """Return what a graph keeps of the optimizer, by the message for a change of it, the most specific first."""
+    """Return the optimizer's values that a graph keeps, keyed by the message for a change, most specific first."""
     options = (
         "has got another option in a parameter group (rates that change belong into a schedule) or divergence watch"
     )
@@ -118,7 +118,6 @@ def _captured_values(optimizer: SGD) -> dict[str, Any]:
 
 
 def _memory_of_state(optimizer: SGD) -> list[tuple[int, int]]:
-    """Return the identity and the address of every tensor of the optimizer's state."""
     return [(id(tensor), tensor.data_ptr()) for tensor in optimizer.state_tensors()]
 
 

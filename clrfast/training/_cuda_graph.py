@@ -72,10 +72,10 @@ def _stream_of(device: torch.device, thread: int) -> torch.cuda.Stream:
 
 @contextlib.contextmanager
 def _undo_broken_capture(graph: torch.cuda.CUDAGraph, device: torch.device, pool: Any) -> Iterator[None]:
-    """Run a capture; if CUDA breaks it off, make the device's stream, generator and allocator usable again.
+    """Run a capture; if CUDA aborts it, make the device's stream, generator and allocator usable again.
 
-    A capture that CUDA breaks off cannot be ended. torch then leaves the capture's stream current, the generator
-    waiting for the end (pytorch#171263), and the allocator too (pytorch#180395): memory with ``record_stream`` is never
+    An aborted capture cannot be ended. torch then leaves the capture's stream current, and the generator
+    (pytorch#171263) and the allocator (pytorch#180395) in capture mode, in which memory with ``record_stream`` is never
     reused.
     """
     current = torch.cuda.current_stream(device)

@@ -1,4 +1,4 @@
-"""A dataset on the device, shuffled, gathered and augmented there, so that no batch is copied from the host."""
+"""``DeviceDataset``: shuffles, gathers and augments batches on the device, so that none is copied from the host."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class DeviceDataset:
         generator: source of the order and the augmentation. The next epoch depends on its state alone.
 
     Raises:
-        ValueError: an argument out of range; the message names it.
+        ValueError: an argument is out of range; the message names it.
     """
 
     def __init__(
@@ -79,6 +79,8 @@ def crop_and_flip(padding: int = 4) -> Augment:
     Args:
         padding: number of pixels added on each side, at least 0. Crops have the original size and start between 0 and
             ``2 * padding``, both included.
+    Raises:
+        ValueError: ``padding`` is out of range; the returned function also refuses other shapes.
 
     Source: He et al. 2015, "Deep Residual Learning for Image Recognition", section 4.2.
     """

@@ -39,11 +39,11 @@ class EagerStep:
         self._compute_loss, self._autocast = compute_loss, options.autocast
         self.device = device_of(model)
         self.sum_found_inf: Callable[[Tensor], None] | None = None
-        """Sums ``found_inf`` over several ranks in place, so that all of them skip an update or none does."""
+        """Function that sums ``found_inf`` over ranks in place, so that all of them skip an update or none does."""
 
     @property
     def _params(self) -> list[Tensor]:
-        # Collected at every use, because the optimizer may have got another group.
+        # Collected at every use, because groups may have been added.
         return [param for group in self.optimizer.param_groups for param in group["params"]]
 
     def compute_loss(self, batch: Any) -> Tensor:
@@ -89,7 +89,7 @@ class EagerStep:
         """Clip the gradients and step the optimizer, unless the scaler skips the update.
 
         Args:
-            loss: recorded by the schedule of a ``clrfast.SGD``.
+            loss: the loss that the control of a ``clrfast.SGD`` records.
         """
         if self.scaler is not None and (self.clip_norm is not None or self.sum_found_inf is not None):
             self.scaler.unscale_(self.optimizer)

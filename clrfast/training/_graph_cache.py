@@ -1,4 +1,4 @@
-"""Calls of a function as replays of CUDA graphs, with one graph for each kind of arguments."""
+"""``GraphCache``: calls a function by replaying CUDA graphs, one graph for each kind of arguments."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .._torch_compat import tree_flatten, tree_map_only, tree_unflatten
 from ._cuda_graph import Graph, capture_stream, run_on_stream
 
 MAX_GRAPHS = 4
-"""Default maximum number of graphs: for full batches and the last one of an epoch, in train and in eval mode."""
+"""Default maximum number of graphs: full batches and the last one of an epoch, each in train and in eval mode."""
 
 WARM_UP_CALLS = 2
-"""Number of eager calls before a capture: the first may load and tune libraries, the last is watched for waits."""
+"""Number of eager calls before a capture. The first may load and tune libraries; in the last, waits are detected."""
 
 PLAIN_TYPES = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
-"""Types of the values that a graph keeps; other values make another kind of arguments."""
+"""Types of non-tensor arguments that a graph holds as constants. Each combination of values is another kind."""
 
 
 def reason_against_graphs(device: torch.device) -> str | None:
@@ -75,8 +75,8 @@ class GraphCache:
         """Return ``function(*arguments)`` in tensors that no later call overwrites.
 
         Args:
-            function: the same at every call. It returns tensors or containers of tensors; all else that it writes to
-                must keep its memory.
+            function: the same at every call. It returns tensors or containers of tensors. All other memory that it
+                writes to must stay in place.
             depends_on: values besides the arguments that the function depends on; other values make another kind.
             capture: makes the graph.
         """
@@ -103,10 +103,7 @@ class GraphCache:
         return _copy(kind.graph.replay())
 
     def _find_kind(self, leaves: list[Any], structure: Any) -> _Kind | None:
-        """Return the kind of these arguments, a new one if needed; None if the call has to run eagerly.
-
-        In the latter case ``eager_reason`` says why.
-        """
+        """Return the kind of these arguments, a new one if needed; None, and ``eager_reason``, for an eager call."""
         self.eager_reason = self.impossible
         if self.eager_reason is not None:
             self._kinds.clear()  # their graphs hold the memory of whole steps
@@ -143,8 +140,8 @@ class _Kind:
     """Arguments of one kind.
 
     Attributes:
-        structure: the containers around the leaves, and what else the function depends on.
-        signature: of every leaf, see ``_signature``.
+        structure: the containers around the leaves, and the values of ``depends_on``.
+        signature: ``_signature`` of every leaf.
         static: the leaves that the graph reads.
         n_calls: eager calls so far.
         graph: None before the capture.
@@ -176,9 +173,9 @@ def _copy(result: Any) -> Any:
 
 @contextlib.contextmanager
 def _watch_for_waits() -> Iterator[list[str] | None]:
-    """Yield a list that afterwards has the file and line of every wait for the device within the block.
+    """Yield a list; after the block it holds the file and line of every wait for the device in the block.
 
-    All other warnings are issued after the block.
+    Other warnings are issued after the block.
     """
     waits: list[str] = []
     mode = torch.cuda.get_sync_debug_mode()

@@ -1,4 +1,4 @@
-"""The replay of a captured step, refused once the model or the scaler differs from the capture."""
+"""``GuardedReplay``: replays a captured step, and raises if the model or the scaler has changed since the capture."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class GuardedReplay:
         """
         if not self._fingerprint.matches():
             self._require_same_model()
-            self._fingerprint = Fingerprint(self._modules)  # the change concerns nothing that the graph works on
+            self._fingerprint = Fingerprint(self._modules)  # the graph does not use what has changed
         if _scaling(self._scaler) != self._scaling:
             raise _changed("scaler: its settings have changed")
         loss = self._captured.replay()
@@ -69,7 +69,7 @@ class GuardedReplay:
             raise _changed("model: a parameter or buffer was moved, or replaced by another,")
 
     def _show_gradients(self) -> None:
-        """Set every parameter's ``grad`` to the one in the graph's memory, whatever ran in between."""
+        """Set every parameter's ``grad`` to the gradient in the graph's memory; eager steps may have replaced it."""
         groups = self._optimizer.param_groups
         if _native.why_missing is None and _native.load().set_gradients_(groups, self._grads):
             return

@@ -1,4 +1,4 @@
-"""The state that decides the order of a loader's next batches, wherever the loader holds it."""
+"""Saves and restores the state that decides the order of a loader's next batches: generators and counters."""
 
 from __future__ import annotations
 
@@ -119,10 +119,10 @@ def _save_generator(found: Any) -> Restore | None:
 
 
 def _has_counters(found: Any) -> bool:
-    """Return whether an object's attributes say where in the data it is.
+    """Return whether an object's attributes hold its position in the data.
 
-    That is so for loaders, samplers, Accelerate's wrappers and the state that these share, and all objects with
-    ``set_epoch``. Other objects may count what must go on counting.
+    Those of loaders, samplers, Accelerate's wrappers and their shared state, and objects with ``set_epoch`` do. The
+    counters of other objects are not reset, because they may count something else.
     """
     kind = type(found)
     known = issubclass(kind, DataLoader | Sampler) or hasattr(kind, "set_epoch") or hasattr(kind, "_add_dataloader")

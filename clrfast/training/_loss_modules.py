@@ -1,4 +1,4 @@
-"""The parameters that training changes: those of the model, and those that the loss has of its own."""
+"""The trainable parameters of a model, and those of the modules that a loss function refers to."""
 
 from __future__ import annotations
 

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from .._torch_compat import buffers_of, parameters_of, version_of
 
 MAX_BYTES = 2**26
-"""Maximum memory in bytes for copies of tensors and arrays, which are made in order until it is used up. A warning
-names a tensor that is written and was not copied."""
+"""Maximum memory for copies of tensors and arrays, in bytes. Those that do not fit are not copied; a warning names one
+that ``forward`` writes."""
 
 MAX_ITEMS = 1_000
-"""Maximum number of items of a container whose items are copied; larger containers are restored without that."""
+"""Maximum size of a container whose items are copied; of a larger one, only the list of items is restored."""
 
 MAX_DEPTH = 3
 """Maximum depth of nested containers whose items are copied."""
@@ -39,7 +39,7 @@ class ModuleAttributes:
     identity and get their values back. Attributes of torch's own classes and of other objects are not saved.
 
     Args:
-        modules: by their names, for messages.
+        modules: the modules, by the names that warnings use.
     """
 
     def __init__(self, modules: dict[str, nn.Module]):
@@ -152,7 +152,7 @@ def _items(container: Any) -> list[Any]:
 
 
 def _leaves(value: Any, depth: int = MAX_DEPTH) -> Iterator[Any]:
-    """Yield ``value``, or the items within it if it is a container."""
+    """Yield ``value``, or the items in it if it is a container."""
     if not _is_container(value):
         yield value
         return
@@ -161,7 +161,7 @@ def _leaves(value: Any, depth: int = MAX_DEPTH) -> Iterator[Any]:
 
 
 def _size(value: Any) -> int:
-    """Return the number of elements of all tensors and arrays in ``value``; of a large container, its length."""
+    """Return the number of elements of all tensors and arrays in ``value``, or the length of a large container."""
     if _is_container(value) and len(value) > MAX_ITEMS:
         return len(value)
     return sum(

@@ -1,4 +1,4 @@
-"""The state that a captured graph relies on, compared with the present state quickly enough for every replay."""
+"""``Fingerprint``: detects, fast enough for every replay, whether the state that a graph relies on has changed."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Fingerprint:
     values of the dicts, and the memory, dtype and device of the tensors.
 
     Args:
-        modules: each is compared without its children; list these as well.
-        dicts: with any keys and values.
+        modules: each is compared without its descendants; include these as well.
+        dicts: dicts with any keys and values.
     """
 
     def __init__(self, modules: Sequence[nn.Module] = (), dicts: Iterable[Mapping[Any, Any]] = ()):

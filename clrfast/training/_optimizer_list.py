@@ -1,4 +1,4 @@
-"""Several optimizers as one, for a model whose parts have an optimizer each."""
+"""Joins several optimizers to one, for a model whose parts have separate optimizers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Copies of the next batches to a CUDA device while it works on the present one."""
+"""``prefetch``: copies the next batches to a CUDA device while it works on the present one."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ MAX_AHEAD = 2
 def prefetch(batches: Iterable[Any], device: torch.device | str) -> Iterator[Any]:
     """Yield ``batches`` on ``device``, copied while the device works on the batches before.
 
-    Each batch is copied from pinned memory on a separate stream. A batch is read from ``batches`` when it is asked for,
-    so stopping early loses none. The host blocks when it is 2 batches ahead, because the copies of further batches
-    would fill the device's memory. On devices other than CUDA, the batches are yielded unchanged.
+    Each batch is copied from pinned memory on a separate stream. A batch is read from ``batches`` only when the caller
+    asks for it, so stopping early loses none. The host blocks when it is 2 batches ahead, because the copies of further
+    batches would fill the device's memory. On devices other than CUDA, the batches are yielded unchanged.
 
     Args:
         batches: tensors, or dicts, lists and tuples of them; tensors on ``device`` are not copied.

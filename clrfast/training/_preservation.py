@@ -1,4 +1,4 @@
-"""Blocks after which a model, its optimizer, the order of the data and all random states are as before."""
+"""Contexts that restore a model, its optimizer, the order of the data and all random states at their end."""
 
 from __future__ import annotations
 
@@ -36,7 +36,10 @@ def preserve_all(
     scaler: torch.amp.GradScaler | None = None,
     snapshot_device: torch.device | str | None = None,
 ) -> Iterator[None]:
-    """Run a block and restore all that the two functions below restore, also after an exception or Ctrl-C."""
+    """Run a block, then restore the model, the optimizer, the loaders and all random states, even after Ctrl-C.
+
+    It combines ``preserve_rng_and_loaders`` and ``preserve_model_and_optimizer``.
+    """
     with (
         preserve_rng_and_loaders(loader),
         preserve_model_and_optimizer(model, optimizer, also, scaler=scaler, snapshot_device=snapshot_device),
@@ -66,12 +69,12 @@ def preserve_model_and_optimizer(
     scaler: torch.amp.GradScaler | None = None,
     snapshot_device: torch.device | str | None = None,
 ) -> Iterator[ModuleAttributes]:
-    """Run a block and restore the model and all that trains it.
+    """Run a block and restore the model, the optimizer and the scaler.
 
     This covers the parameters (values, ``grad``, ``requires_grad``), buffers, training flags and plain attributes of
     ``model`` and of the modules in ``also``; the parameters, state and groups of the optimizer; and the scaler. Tensors
-    keep their identity and memory. Meanwhile there is one copy of the parameters, buffers and optimizer state. At the
-    start of the block no parameter has a gradient, and within it the optimizer has no step post-hooks.
+    keep their identity and memory. During the block there is one copy of the parameters, buffers and optimizer state.
+    The block starts without gradients, and the optimizer's step post-hooks do not run in it.
 
     Args:
         also: further modules, such as a loss.
@@ -118,6 +121,6 @@ def _collect_parameters(modules: Any, optimizer: torch.optim.Optimizer | None) -
 
 
 def _name_modules(model: nn.Module, also: tuple[nn.Module, ...]) -> dict[str, nn.Module]:
-    """Return all modules by their names in messages."""
+    """Return all modules, keyed by the names that messages use."""
     roots = {"": model} | {f"{type(root).__name__} {i}": root for i, root in enumerate(also, 1)}
     return {f"{at}.{name}".strip("."): module for at, root in roots.items() for name, module in root.named_modules()}

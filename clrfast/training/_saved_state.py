@@ -1,4 +1,4 @@
-"""Copies of the state of modules, parameters, optimizers, scalers and random generators.
+"""Saves and restores the state of modules, parameters, optimizers, scalers and random generators.
 
 Each ``save_`` function copies one object's state and returns a function that restores it in place, so that tensors keep
 their identity and memory.
@@ -27,7 +27,7 @@ Copy = Callable[[Any], Any]
 
 
 def copy_value(value: Any, device: torch.device | str | None = None) -> Any:
-    """Return a copy of ``value``: a tensor's local part on ``device`` (None: where it is), a deep copy of others."""
+    """Return a copy of a tensor's local part on ``device`` (None: its own), or a deep copy of any other value."""
     if isinstance(value, Tensor):
         value = local_part(value.detach())
         return value.to(device=value.device if device is None else device, copy=True)
@@ -87,7 +87,7 @@ def save_parameter(param: nn.Parameter, copy_value: Copy) -> Restore:
 def save_optimizer(optimizer: torch.optim.Optimizer, copy_value: Copy) -> Restore:
     """Save an optimizer's state, groups, attributes and schedule, and remove its step post-hooks until restored.
 
-    A hook of the user's, such as a moving average of the weights, must not see the updates in between.
+    A user's hook, such as a moving average of the weights, must not see the updates in between.
     """
     own = ("state", "param_groups")
     attributes = {name: value for name, value in vars(optimizer).items() if name not in own}

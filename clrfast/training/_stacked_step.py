@@ -1,4 +1,4 @@
-"""One training step of K copies of a model, with one forward and one backward pass over their stacked parameters."""
+"""``StackedStep``: trains K copies of a model in one forward and one backward pass over their stacked parameters."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from ._train_step import TrainStep
 
 @dataclass
 class SweepPlan:
-    """K copies of a model and how each is trained; ``sweep`` describes the fields.
+    """K copies of a model and how each is trained; ``sweep`` describes the other fields.
 
     Attributes:
-        models: at their initial weights.
+        models: the K models, with their initial weights.
         compute_loss: ``compute_loss(model, batch) -> loss``.
-        schedules: one for each model.
+        schedules: one per model.
     """
 
     models: list[nn.Module]

@@ -1,4 +1,4 @@
-"""The options of a training step, checked once and passed on as one value."""
+"""``StepOptions``: accumulation, autocast, scaler, clipping, graph and snapshot device of a step, as one value."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ GraphOption = Literal["auto", False]
 class StepOptions:
     """How a training step computes its gradients and updates.
 
-    Every function that trains takes these as keywords, ``range_test(..., autocast=torch.bfloat16)``, or as one value,
-    ``range_test(..., options=StepOptions(autocast=torch.bfloat16))``.
+    ``TrainStep``, the finders and the recipe take these as keywords, ``range_test(..., autocast=torch.bfloat16)``, or
+    as one value, ``range_test(..., options=StepOptions(autocast=torch.bfloat16))``.
 
     Attributes:
         accumulate: number of batches whose gradients are averaged for one update, at least 1.

@@ -1,4 +1,4 @@
-"""``sweep``: training of several copies of a model on the same batches, each with its own schedule."""
+"""``sweep``: trains several copies of a model on the same batches, each with its own schedule."""
 
 from __future__ import annotations
 
@@ -68,9 +68,9 @@ def sweep(
         loss_fn, loader, compute_loss: as for ``range_test``.
         schedules: K schedules with one parameter group each and the same ``total_steps``.
         seeds: seeds of the initial weights: one for all copies, or K of them.
-        momentum: for schedules without a momentum curve. Schedules without a weight decay use 0.
-        smoothing, stop_factor: when a copy has diverged; see ``StepControl.watch_divergence``.
-        vectorize: True, False, or "auto", which makes some steps each way and the rest in the faster way.
+        momentum: momentum for schedules without a momentum curve, >= 0. Schedules without a weight decay use 0.
+        smoothing, stop_factor: limits of divergence; see ``StepControl.watch_divergence``.
+        vectorize: whether to train all copies at once. "auto" tries both for some steps and continues with the faster.
         progress: ``progress(done, total, {})``; True for a bar, if tqdm is installed.
     Raises:
         ValueError: a bad argument; or ``vectorize=True`` and ``vmap`` cannot run the model, with the reason.
@@ -152,7 +152,7 @@ def _train_sequentially(
     steps = started.steps or plan.make_steps()
     for index, step in enumerate(steps):
         last = index == n - 1
-        # All copies see the same batches, and the loader ends up where one pass over them leaves it.
+        # All copies see the same batches. At the end the loader is in the state that a single run leaves.
         with preserve_rng_and_loaders(*([] if last else [loader])):
             for done, batch in started.remaining(loader, total_steps, step.device):
                 step(batch)

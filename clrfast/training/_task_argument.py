@@ -1,4 +1,4 @@
-"""The arguments ``model, loss_fn, loader, compute_loss``, in whose place a ``Task`` may stand."""
+"""``resolve_task``: accepts a ``Task`` in place of the arguments model, loss_fn, loader and compute_loss."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def resolve_task(
     """Return the task that a caller gave as one value, or as a model, its loss and its data.
 
     Args:
-        val_loader: takes the place of the task's own, where it is not None.
-        loader_name: name of the argument that ``loader`` came from, for messages.
+        val_loader: replaces the task's own validation data, unless None.
+        loader_name: the caller's name of the argument ``loader``, for messages.
     Raises:
-        ValueError: a loss or a loader comes beside a task.
+        ValueError: a loss or a loader was given in addition to a task.
     """
     if not isinstance(model, Task):
         return Task(model, loss_fn, loader, val_loader, compute_loss)

@@ -52,8 +52,8 @@ def train(
     On a CUDA device the steps are replays of a CUDA graph where possible; see ``TrainStep``.
 
     Args:
-        schedule: has ``total_steps``; the training data is passed as often as needed.
-        momentum: for schedules without a momentum curve.
+        schedule: a schedule with ``total_steps``. The training data is iterated again as often as needed.
+        momentum: momentum for schedules without a momentum curve, >= 0.
         progress: ``progress(done, total, {})``, called after every step.
     Returns:
         The loss before each update, float32 ``[total_steps]`` on the model's device.

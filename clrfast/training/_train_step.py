@@ -1,4 +1,4 @@
-"""A whole training step in one call, replayed as a CUDA graph where possible and eager everywhere else."""
+"""``TrainStep``: a whole training step in one call, replayed as a CUDA graph where possible, else eager."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class TrainStep(EagerStep):
             ``TrainStep(task, optimizer=optimizer)``.
         loss_fn: ``loss_fn(outputs, targets) -> loss`` for batches of ``(inputs, targets)``; None for a model that
             returns its own loss for a dict batch.
-        optimizer: a ``clrfast.SGD`` for captures; steps with any other optimizer run eagerly. Its schedule advances in
-            each replay.
+        optimizer: the optimizer of the model's parameters. Only steps with a ``clrfast.SGD`` are captured; its schedule
+            advances in each replay.
         compute_loss: ``compute_loss(model, batch) -> loss`` instead of ``loss_fn``.
         max_graphs: maximum number of kinds of batches that are captured, at least 1; batches of further kinds run
             eagerly.
@@ -57,8 +57,8 @@ class TrainStep(EagerStep):
         device: device of the model's parameters at the last ``reset``.
 
     Raises:
-        TypeError: an unknown keyword.
-        ValueError: an argument out of range; the message names it.
+        TypeError: a keyword is unknown.
+        ValueError: an argument is out of range; the message names it.
     """
 
     def __init__(
@@ -131,9 +131,9 @@ class TrainStep(EagerStep):
         return loss
 
     def _training_flags(self) -> Any:
-        """Return which modules and parameters are in training, of those at the last reset.
+        """Return the training flags of the modules, and ``requires_grad`` of the parameters, that the last reset found.
 
-        Parameters of groups that were added later are left out: the replay reports these as a change.
+        Parameters of groups that were added later are left out, because the replay reports such groups as a change.
         """
         if _native.why_missing is None:
             flags = _native.load().training_flags(self._modules, self._params_at_reset)
@@ -163,7 +163,7 @@ class TrainStep(EagerStep):
             return GuardedReplay(captured, self._modules, self.optimizer, self.scaler)
         except Exception:
             if self.scaler is not None:
-                # Left by a step() or update() that the capture broke off, these would scale the next update.
+                # An interrupted step() or update() leaves these, and they would scale the next update.
                 forget_step(self.scaler)
                 for name in ("grad_scale", "found_inf"):
                     vars(self.optimizer).pop(name, None)

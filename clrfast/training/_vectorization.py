@@ -1,4 +1,4 @@
-"""The choice between training the copies of a sweep stacked and training them one after the other."""
+"""Decides whether a sweep trains its copies stacked or one after the other, by timing both."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from ._train_step import TrainStep
 Vectorize = bool | Literal["auto"]
 
 TIMED_STEPS = 1
-"""Number of steps that are timed each way for "auto"; the steps before them load, tune and capture."""
+"""Number of timed steps of each kind for "auto". The steps before them load and tune libraries, and capture."""
 
 
 @dataclass
 class StartedSweep:
-    """A sweep whose first steps are made.
+    """A sweep after its first steps.
 
     Attributes:
         sequential_reason: why the copies are trained one after the other; None if they are stacked.
         stacked: the step of all copies; None if they are trained one after the other.
-        steps: the steps of the single copies; None if none has been made yet.
-        n_done: number of steps that each copy has made.
+        steps: one ``TrainStep`` per copy; None if none has been made yet.
+        n_done: number of training steps that each copy has made.
     """
 
     sequential_reason: str | None
@@ -44,7 +44,7 @@ class StartedSweep:
     n_done: int = 0
 
     def remaining(self, loader: Iterable[Any], total_steps: int, device: torch.device) -> Iterator[tuple[int, Any]]:
-        """Yield the number and the batch of every step that is not made yet."""
+        """Yield the index and the batch of every remaining step."""
         batches = islice(cycle_loader(loader), self.n_done, None)
         return zip(range(self.n_done, total_steps), prefetch(batches, device), strict=False)
 
@@ -52,8 +52,9 @@ class StartedSweep:
 def start_sweep(plan: SweepPlan, loader: Iterable[Any], total_steps: int, vectorize: Vectorize) -> StartedSweep:
     """Choose how to train the copies by making the first steps.
 
-    For "auto", the first steps are sequential and the next ones stacked. All of them count, because each way starts
-    from the weights and optimizer states of the other. The loader's order and all random states are as before.
+    For "auto", the first steps are sequential and the next ones stacked. All of them are part of the training, because
+    the stacked steps continue from the weights and optimizer states of the sequential ones. The loader's order and all
+    random states are restored.
     """
     if vectorize is False:
         return StartedSweep("vectorize=False was given")
@@ -95,7 +96,7 @@ def start_sweep(plan: SweepPlan, loader: Iterable[Any], total_steps: int, vector
 
 @contextlib.contextmanager
 def ignore_vmap_warnings() -> Iterator[None]:
-    """Silence torch's warnings of operations that vmap loops over; their cost is measured instead."""
+    """Silence torch's warnings about operations that vmap runs in a loop; their cost is measured instead."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="There is a performance drop")
         yield
