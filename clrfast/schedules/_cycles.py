@@ -28,8 +28,8 @@ class Triangular(Curve):
         up_steps, down_steps: lengths of the two parts of a cycle, > 0.
         cycle_gamma: factor of the amplitude from one cycle to the next, > 0 (triangular2: 0.5).
         step_gamma: factor of the amplitude from one step to the next, > 0 (exp_range).
-        amplitude: a function of the array of cycle numbers 0, 1, ..., another factor. A curve with one has no dict
-            form.
+        amplitude: another factor of the amplitude, a function of the array of cycle numbers 0, 1, ... A curve with one
+            has no dict form.
 
     >>> Triangular(0.0, 1.0, 2, 2)([0, 1, 2, 3, 4]).tolist()
     [0.0, 0.5, 1.0, 0.5, 0.0]

@@ -24,7 +24,17 @@ def step_decay(
     momentum: CurveLike | None = None,
     weight_decay: CurveLike | None = None,
 ) -> Schedule:
-    """Make the rate ``lr * gamma ** floor(step / step_size)``."""
+    """Make a schedule with the rate ``lr * gamma ** floor(step / step_size)``.
+
+    Args:
+        lr: rate at step 0, >= 0.
+        total_steps: length of the run in optimizer steps, >= 1.
+        step_size: steps from one reduction to the next, > 0.
+        gamma: factor of each reduction, > 0.
+        momentum, weight_decay: as in ``Schedule``; None keeps the parameter groups' values.
+    Raises:
+        ValueError: an argument is outside its range.
+    """
     _check(lr, total_steps, step_size=step_size)
     return Schedule(ExponentialDecay(lr, gamma, step_size, stepwise=True), momentum, weight_decay, total_steps)
 
@@ -37,7 +47,7 @@ def exponential_decay(
     momentum: CurveLike | None = None,
     weight_decay: CurveLike | None = None,
 ) -> Schedule:
-    """Make the rate ``lr * gamma ** step``."""
+    """Make a schedule with the rate ``lr * gamma ** step``; ``gamma`` > 0, the rest as in ``step_decay``."""
     _check(lr, total_steps)
     return Schedule(ExponentialDecay(lr, gamma), momentum, weight_decay, total_steps)
 
@@ -51,7 +61,10 @@ def polynomial_decay(
     momentum: CurveLike | None = None,
     weight_decay: CurveLike | None = None,
 ) -> Schedule:
-    """Make the rate ``final_lr + (lr - final_lr) * (1 - step / total_steps) ** power``; power 1 is the linear decay."""
+    """Make a schedule with the rate ``final_lr + (lr - final_lr) * (1 - step / total_steps) ** power``.
+
+    ``power`` > 0; 1 is linear decay. The other arguments are as in ``step_decay``.
+    """
     _check(lr, total_steps)
     return Schedule(Polynomial(lr, final_lr, total_steps, power), momentum, weight_decay, total_steps)
 
@@ -64,7 +77,9 @@ def cosine_annealing(
     momentum: CurveLike | None = None,
     weight_decay: CurveLike | None = None,
 ) -> Schedule:
-    """Make a rate that falls by half a cosine from ``lr`` to ``final_lr``, without restarts.
+    """Make a schedule whose rate falls by half a cosine from ``lr`` to ``final_lr``, without restarts.
+
+    The other arguments are as in ``step_decay``.
 
     Source: Loshchilov and Hutter 2016, "SGDR: Stochastic Gradient Descent with Warm Restarts", equation 5.
     """
@@ -82,7 +97,10 @@ def cosine_restarts(
     momentum: CurveLike | None = None,
     weight_decay: CurveLike | None = None,
 ) -> Schedule:
-    """Make SGDR: cosine annealing with warm restarts; each period is ``period_mult`` times as long as the one before.
+    """Make the schedule of SGDR: cosine annealing from ``lr`` to ``final_lr`` with warm restarts at ``lr``.
+
+    The first period has ``period_steps`` steps, and each later one is ``period_mult`` times as long as the one before;
+    both are whole numbers >= 1. The other arguments are as in ``step_decay``.
 
     Source: Loshchilov and Hutter 2016, "SGDR: Stochastic Gradient Descent with Warm Restarts", section 3.
     """
@@ -99,9 +117,9 @@ def flat_cosine(
     momentum: CurveLike | None = None,
     weight_decay: CurveLike | None = None,
 ) -> Schedule:
-    """Make a rate that is ``lr`` for ``flat_frac`` of the run, then falls by half a cosine to ``final_lr``.
+    """Make a schedule that keeps ``lr`` for ``flat_frac`` of the run, then falls by half a cosine to ``final_lr``.
 
-    It is usual with the optimizer Ranger.
+    ``flat_frac`` is in [0, 1]. The other arguments are as in ``step_decay``. It is usual with the optimizer Ranger.
 
     Source: fastai.callback.schedule.Learner.fit_flat_cos.
     """
@@ -123,7 +141,9 @@ def inverse_sqrt(
     momentum: CurveLike | None = None,
     weight_decay: CurveLike | None = None,
 ) -> Schedule:
-    """Make the rate ``lr * sqrt(scale_steps / (scale_steps + step))``.
+    """Make a schedule with the rate ``lr * sqrt(scale_steps / (scale_steps + step))``.
+
+    ``scale_steps`` > 0; the other arguments are as in ``step_decay``.
 
     Source: Vaswani et al. 2017, "Attention Is All You Need", equation 3, after its warm-up of ``scale_steps``.
     """

@@ -12,8 +12,8 @@ from torch.optim.lr_scheduler import LRScheduler
 class FollowLR(LRScheduler):
     """Presents the schedule of a scheduled ``clrfast.SGD`` to a framework that requires a scheduler; changes nothing.
 
-    ``step()`` may be called at any time and any number of times: the optimizer advances its schedule itself, by one row
-    per applied update, and its own ``state_dict`` has the position.
+    ``step()`` may be called at any time: the optimizer advances its schedule itself, by one row per applied update, and
+    its own ``state_dict`` has the position.
 
     Args:
         optimizer: a ``clrfast.SGD`` with a schedule.

@@ -24,7 +24,7 @@ def one_cycle(
     momentum: Momentum = (0.95, 0.85),
     weight_decay: CurveLike | None = None,
 ) -> Schedule:
-    """Make Smith's 1cycle: a linear cycle of the rate, momentum against it, then a tail in which the rate vanishes.
+    """Make Smith's 1cycle: the rate rises and falls linearly while momentum falls and rises, then the rate vanishes.
 
         low = max_lr / div_factor,  up_steps = round((1 - tail_frac) * total_steps / 2)
         step 0 .. up_steps:              lr low -> max_lr                   momentum upper -> lower
@@ -78,8 +78,8 @@ def one_cycle_cos(
         step pct_start * total_steps - 1:    lr max_lr
         step total_steps - 1:                lr max_lr / div_factor / final_div_factor
 
-    ``pct_start`` is in [0, 1]. A way up or down that gets no step is left out (torch divides by zero there). Past the
-    end the last values stay (torch's rate rises again for a step, then torch raises). The other arguments are as in
+    ``pct_start`` is in [0, 1]. A phase without steps is left out (torch divides by zero there). Past the end the last
+    values stay (torch's rate rises for one step, then torch raises an error). The other arguments are as in
     ``one_cycle``.
 
     Source: torch.optim.lr_scheduler.OneCycleLR.
@@ -117,7 +117,7 @@ def one_cycle_three_phase(
     momentum: Momentum = (0.95, 0.85),
     weight_decay: CurveLike | None = None,
 ) -> Schedule:
-    """Make torch's ``OneCycleLR`` with three_phase=True: up, down to the first rate in as many steps, then to the end.
+    """Make torch's ``OneCycleLR`` with three_phase=True: up, down to the first rate in as many steps, then to the last.
 
     ``pct_start`` is in [0, 0.5]; the rest is as in ``one_cycle_cos``.
     """

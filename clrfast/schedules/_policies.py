@@ -28,7 +28,7 @@ Spacing = Literal["exponential", "linear"]
 def constant(
     lr: float, total_steps: int, *, momentum: float | None = None, weight_decay: CurveLike | None = None
 ) -> Schedule:
-    """Make the schedule with ``lr`` at every step."""
+    """Make the schedule with ``lr``, >= 0, at every step; ``momentum`` and ``weight_decay`` are as in ``Schedule``."""
     return Schedule(lr, momentum, weight_decay, total_steps)
 
 
@@ -90,10 +90,10 @@ def triangular(
     Args:
         base_lr, max_lr: 0 <= base_lr <= max_lr, as the rule "clr_bounds" of a range test finds them.
         total_steps: length of the run in optimizer steps, >= 1.
-        step_size: length of the way up, > 0; the paper advises 2 to 10 epochs.
-        step_size_down: length of the way down, > 0; None takes ``step_size``.
-        cycle_gamma, step_gamma: factors of the amplitude from one cycle, one step to the next, > 0.
-        amplitude: a function of the array of cycle numbers 0, 1, ...: another factor of the amplitude.
+        step_size: length of the rising part in steps, > 0; the paper advises 2 to 10 epochs.
+        step_size_down: length of the falling part in steps, > 0; None takes ``step_size``.
+        cycle_gamma, step_gamma: factors of the amplitude after each cycle and after each step, > 0.
+        amplitude: another factor of the amplitude, a function of the array of cycle numbers 0, 1, ...
         momentum: None, a number, or (upper, lower), which cycles against the rate.
         weight_decay: as in ``Schedule``; None keeps the parameter groups' values.
     Raises:

@@ -222,6 +222,8 @@ class Schedule:
         Args:
             warm_up_steps: length of the warm-up, >= 1; the run becomes longer by it.
             start_frac: lr at step 0, as a fraction of its first value, in [0, 1].
+        Raises:
+            ValueError: an argument is outside its range.
         """
         if not is_whole(warm_up_steps) or warm_up_steps < 1:
             raise ValueError(f"warm_up_steps: got {warm_up_steps!r}; give a whole number of steps, at least 1")

@@ -66,7 +66,7 @@ class EpochStepDetector:
 
     @property
     def done(self) -> bool:
-        """Whether two intervals are known, so that nothing more is to be counted."""
+        """Whether two intervals have been counted, so that the detector has nothing left to do."""
         return len(self._intervals) == 2
 
     def count_update(self) -> None:
