@@ -1,7 +1,7 @@
 """Find a PyTorch model's learning rate and train it with Leslie Smith's policies, fast.
 
-The public names stand in ``__all__``; more are in the packages (``clrfast.schedules``, ``clrfast.recipe``, ...).
-Each is imported at its first use, so that ``clrfast --help`` does not wait for torch.
+``__all__`` lists the public names; the packages (``clrfast.schedules``, ``clrfast.recipe``, ...) have more.
+A name is imported at its first use, so that ``clrfast --help`` does not wait for torch.
 """
 
 from importlib import import_module, util
@@ -71,7 +71,7 @@ __all__ = [
 ]
 
 _HOMES = ("_errors", "schedules", "tasks", "optim", "training", "finder", "recipe")
-"""Where the public names are defined, from the cheapest import to the dearest."""
+"""Modules that define the public names, in the order in which a name is looked up: cheapest import first."""
 
 if not TYPE_CHECKING:  # a type checker would accept any name
 

@@ -1,4 +1,4 @@
-"""``python -m clrfast``."""
+"""Runs the command line as ``python -m clrfast``."""
 
 import sys
 

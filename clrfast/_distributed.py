@@ -1,7 +1,7 @@
-"""Processes that make one call together: they exchange objects, learn of each other's failures and end alike.
+"""``Ranks``: processes that make one call together, exchange objects, and all end if one of them fails.
 
-torch.distributed pickles the objects, some kilobytes each. Over gloo they pass through the memory of the CPU, over NCCL
-through the current CUDA device.
+torch.distributed pickles the objects, some kilobytes each. gloo passes them through CPU memory, NCCL through the
+current CUDA device.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ class Ranks:
     Args:
         group: the process group. None is a single process, for which every method is trivial.
     Attributes:
-        rank: of this process, from 0.
+        rank: index of this process, from 0.
         world_size: number of processes.
-        deferred: the error that ``defer`` keeps until all ranks know of it.
+        deferred: the first error passed to ``defer``; None if there was none.
     """
 
     def __init__(self, group: ProcessGroup | None = None):
@@ -67,7 +67,7 @@ class Ranks:
         self.deferred: Exception | None = None
 
     def all_gather(self, place: str, value: Any) -> list[Any]:
-        """Return the values that all ranks pass, in the order of the ranks.
+        """Return the values of all ranks, in rank order.
 
         Args:
             place: name of this call in the program, the same on all ranks.
@@ -85,7 +85,7 @@ class Ranks:
         return [value for _, value in received]
 
     def compute_on_first(self, place: str, compute: Callable[[], T]) -> T:
-        """Return on all ranks what ``compute`` returns on the first; the others do not call it.
+        """Call ``compute`` on rank 0 only, and return its result on all ranks.
 
         Raises:
             RankError: see ``all_gather``.
@@ -120,7 +120,7 @@ class Ranks:
                 dist.all_reduce(tensor, group=self._group)
 
     def defer(self, error: Exception) -> None:
-        """Keep the first error until ``raise_deferred``, so that this rank meanwhile keeps pace with the others.
+        """Keep the first error until ``raise_deferred``; until then this rank goes on with the others.
 
         Raises:
             RankError: the ranks cannot reach each other any more.
@@ -133,15 +133,15 @@ class Ranks:
         self.deferred = self.deferred or error
 
     def raise_deferred(self) -> NoReturn:
-        """Raise on all ranks, because some have deferred errors."""
+        """Raise the deferred errors of any rank on all ranks."""
         self._raise(self._exchange("", self.deferred and Failure.from_error(self.deferred)), self.deferred)
 
     @contextlib.contextmanager
     def end_together(self) -> Iterator[Ranks]:
-        """Enter a block that no rank leaves before all have reached its end, and that ends alike on all.
+        """Make all ranks leave a block together, either all normally or all with an error.
 
-        If errors of one class occur on all ranks, each raises its own. Any other error becomes a RankError on all
-        ranks, which says what failed where.
+        If all ranks fail with the same class of error, each raises its own. Otherwise all ranks raise a RankError that
+        says what failed where.
         """
         try:
             yield self
@@ -153,7 +153,7 @@ class Ranks:
                 raise
             if _is_connection_error(error):
                 raise RankError(UNREACHABLE) from error
-            # In place of the value that the others wait for.
+            # The other ranks wait for a value: send them the error.
             self._raise(self._exchange("", Failure.from_error(error)), error)
 
     def _raise(self, received: list[tuple[str, Any]], own: Exception | None) -> NoReturn:

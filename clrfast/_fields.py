@@ -1,4 +1,4 @@
-"""Reading dicts from files and users: each entry has the expected type, or a ValueError names it."""
+"""``Fields``: reads dicts that come from files or users; a ValueError names each entry that is missing or wrong."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ._checks import parse_float, short_repr
 
 MAX_INTEGER = 2**53
-"""Largest integer that is accepted: beyond it floats are not exact."""
+"""Largest integer that is accepted; larger ones are not exact as floats."""
 
 
 class Fields:

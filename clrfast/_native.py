@@ -1,4 +1,4 @@
-"""Imports the compiled module ``clrfast._C``; nothing else does."""
+"""The one place that imports the compiled module ``clrfast._C``, and says why it is missing."""
 
 from __future__ import annotations
 

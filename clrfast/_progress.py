@@ -1,4 +1,4 @@
-"""Progress of a long call: a bar, or a function of the caller's."""
+"""Progress reports of long calls: a tqdm bar, or the caller's own function."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Progress = Callable[[int, int, dict[str, float]], None]
 
 
 def show_progress(progress: Progress | bool | None, name: str) -> contextlib.AbstractContextManager[Progress | None]:
-    """Turn the argument ``progress`` of a long call into a context that yields the function to report to.
+    """Return a context that yields the function to report progress to, or None for no reports.
 
     Args:
-        progress: a function, True for a bar, False or None for nothing. None logs, once in a process, that there is a
-            bar.
-        name: stands beside the bar.
+        progress: a function, True for a bar, False or None for nothing. None also logs, once per process, that True
+            shows a bar.
+        name: label of the bar.
     Raises:
         ValueError: ``progress`` is none of these.
     """
@@ -41,7 +41,7 @@ def _log_bar_hint() -> None:
 
 @contextlib.contextmanager
 def progress_bar(name: str) -> Iterator[Progress]:
-    """Show a bar on standard error; yields the function that moves it, which does nothing without tqdm."""
+    """Show a bar on standard error, and yield the function that advances it; without tqdm there is no bar."""
     try:
         from tqdm import tqdm
     except ModuleNotFoundError:

@@ -1,4 +1,4 @@
-"""Files of results. A write replaces the whole file or nothing; JSON carries the name of its format."""
+"""Writes and reads result files: each write replaces the whole file or nothing, and JSON names its format."""
 
 from __future__ import annotations
 
@@ -114,12 +114,12 @@ def read_json(
     what: str,
     remedy: str = "give another path",
 ) -> Result:
-    """Read a file of ``write_json`` and return ``make(fields)``.
+    """Read a file that ``write_json`` wrote, and return ``make(fields)``.
 
     Args:
         make: turns the entries into the result; raises a ValueError for a bad one.
         what: name of the result in messages.
-        remedy: end of the message.
+        remedy: what the user can do, at the end of messages.
     Raises:
         ValueError: the file holds something else; the message names the entry.
         OSError: the file is missing or cannot be read.

@@ -1,7 +1,7 @@
 """Every private name of torch that clrfast uses, and what differs between the versions of torch that it supports.
 
-Each docstring says what the name is for, since which version torch has it, and what happens without it. Where it says
-"required", ``import clrfast`` or the call fails without the name, and this module is the place to mend that.
+Each docstring says what the name is for, since which version torch has it, and what happens without it. "Required"
+means that ``import clrfast`` or the call fails without it.
 """
 
 from __future__ import annotations
@@ -44,30 +44,30 @@ __all__ = [
     "version_of",
 ]
 
-# torch.utils._pytree finds the tensors in nested batches: lists, tuples, dicts and registered classes. Since 2.2 with
-# all four functions; required. torch.utils._python_dispatch.TorchDispatchMode sees every operation, which measures
-# memory. Since 1.13; required.
+# torch.utils._pytree finds the tensors in nested batches: lists, tuples, dicts and registered classes. All four
+# functions exist since 2.2; required. torch.utils._python_dispatch.TorchDispatchMode sees every operation, which is how
+# memory is measured. Since 1.13; required.
 
 # ------------------------------------------------------------------------------------------------------------ compiling
 
 disable_dynamo = torch._disable_dynamo
-"""Decorates what torch.compile must not trace. A compiled caller breaks its graph there once, instead of guarding on
-every number that a step reads. torch uses it for its own optimizers; the public ``torch.compiler.disable`` imports the
-compiler together with the module that uses it. Since 2.1; required."""
+"""Decorator for functions that torch.compile must not trace. A compiled caller breaks its graph there once, instead of
+guarding on every number that a step reads. torch uses it for its own optimizers. The public ``torch.compiler.disable``
+would import the compiler together with the decorated module. Since 2.1; required."""
 
 # ----------------------------------------------------------------------------------------------------------- optimizers
-# torch also reads one private name that clrfast defines: ``Optimizer._step_supports_amp_scaling``. GradScaler hands
+# torch also reads one private name that clrfast defines: ``Optimizer._step_supports_amp_scaling``. GradScaler passes
 # `grad_scale` and `found_inf` to an optimizer that has it, and waits for the device otherwise. Since 2.0.
 #
 # ``ScheduleLR`` and ``FollowLR`` override or set names of torch's ``LRScheduler`` that have no public form:
 # ``_initial_step``, ``_step_count``, ``_last_lr``, and ``_get_closed_form_lr``, which ``SequentialLR`` calls for the
-# rates at a step that it names. All supported versions have them; required.
+# rates at a given step. All supported versions have them; required.
 
 
 def has_step_hooks(optimizer: Optimizer) -> bool:
-    """Whether a hook runs before or after a step of this optimizer, or of all optimizers.
+    """Return whether a hook runs before or after a step of this optimizer, or of all optimizers.
 
-    ``SGD.step`` calls hooks only then, because torch's wrapper costs more than the update of a small model. Since 2.0;
+    Without hooks ``SGD.step`` skips torch's wrapper, which costs more than the update of a small model. Since 2.0;
     required.
     """
     return bool(
@@ -79,7 +79,7 @@ def has_step_hooks(optimizer: Optimizer) -> bool:
 
 
 def remove_step_post_hooks(optimizer: Optimizer) -> None:
-    """Take the hooks off that run after a step of this optimizer.
+    """Remove the hooks that run after a step of this optimizer.
 
     The updates of a range test are undone, so a moving average of the weights must not see them. Since 2.0; without
     it, such hooks would run.
@@ -88,17 +88,17 @@ def remove_step_post_hooks(optimizer: Optimizer) -> None:
 
 
 def has_stepped(optimizer: Optimizer) -> bool:
-    """Whether the optimizer has made a step since a scheduler of torch was attached to it.
+    """Return whether the optimizer has made a step since a torch scheduler was attached to it.
 
-    A rate other than the initial one is then the end of an earlier scheduler, and before that a warm-up's first rate.
-    Since 2.4; without it, only the optimizer's state says so, which plain SGD does not have.
+    After a step, a rate other than the initial one is where an earlier scheduler ended; before it, it is the first rate
+    of a warm-up. Since 2.4; without it, only the optimizer's state shows a step, and plain SGD has no state.
     """
     return getattr(optimizer, "_opt_called", False)
 
 
 def is_profiling() -> bool:
-    """Whether a profiler is active, so that ``SGD.step`` takes torch's wrapper, which gives the step its own range in
-    the profile. Since 1.8; required."""
+    """Return whether a profiler is active. ``SGD.step`` then uses torch's wrapper, which gives the step a range of its
+    own in the profile. Since 1.8; required."""
     return torch.autograd._profiler_enabled()
 
 
@@ -106,20 +106,20 @@ def is_profiling() -> bool:
 
 
 def scale_tensor(scaler: torch.amp.GradScaler) -> Tensor | None:
-    """The scale on the device; None before the first ``scale()``. A captured step reads it at its address, so a replay
-    compares that. ``get_scale()`` would wait for the device. Since 1.6; required for steps with a scaler."""
+    """Return the scale on the device; None before the first ``scale()``. A captured step reads it at a fixed address,
+    which every replay checks. ``get_scale()`` would wait for the device. Since 1.6; required with a scaler."""
     return scaler._scale
 
 
 def found_inf_tensors(scaler: torch.amp.GradScaler, optimizer: Optimizer) -> list[Tensor]:
-    """The flags that ``scaler.unscale_(optimizer)`` has set, one per device. Ranks share them, so that all skip the
-    same updates. Since 1.6; required for steps with a scaler on several ranks."""
+    """Return the flags that ``scaler.unscale_(optimizer)`` has set, one per device. Ranks share them, so that all skip
+    the same updates. Since 1.6; required for steps with a scaler on several ranks."""
     return list(scaler._found_inf_per_device(optimizer).values())
 
 
 def forget_step(scaler: torch.amp.GradScaler) -> None:
-    """Forget a step that failed between ``step()`` and ``update()``. The scaler would multiply its next scale by what
-    that step has left. Since 1.6; required where a capture fails with a scaler."""
+    """Discard what a step has left that failed between ``step()`` and ``update()``. Otherwise the scaler would compute
+    its next scale from it. Since 1.6; required where a capture fails with a scaler."""
     scaler._per_optimizer_states.clear()
 
 
@@ -155,24 +155,24 @@ def children_of(module: nn.Module) -> dict[str, nn.Module | None]:
 
 EXCHANGE_API: Any = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
 """DLPack's C exchange API, a capsule: compiled code reads a tensor's memory through it in one call. Since
-pytorch#169724 (December 2025). None in older versions: the same is done in Python, correct and slower."""
+pytorch#169724 (December 2025). None in older versions: Python then does the same, slower."""
 
 
 def is_view(tensor: Tensor) -> bool:
-    """Whether autograd knows ``tensor`` as a view: a gradient that is one lies in a bucket of a
+    """Return whether ``tensor`` is a view for autograd. A gradient that is a view lies in a bucket of
     DistributedDataParallel. Since 1.0; required."""
     return tensor._is_view()
 
 
 def sparse_parts(tensor: Tensor) -> tuple[Tensor, Tensor]:
-    """Indices and values of a COO tensor as they are stored. The public ``indices()`` and ``values()`` refuse one that
-    is not coalesced. Since 0.4; required for sparse batches."""
+    """Return the stored indices and values of a COO tensor. The public ``indices()`` and ``values()`` refuse a tensor
+    that is not coalesced. Since 0.4; required for sparse batches."""
     return tensor._indices(), tensor._values()
 
 
 def version_of(tensor: Tensor) -> int:
-    """How often ``tensor`` was written to in place. Finds modules that write to attributes too large to copy. Since
-    0.4; required. Inference tensors have none: it raises RuntimeError."""
+    """Return how often ``tensor`` was written to in place. This finds modules that write to attributes too large to
+    copy. Since 0.4; required. Inference tensors have no version: it raises RuntimeError."""
     return tensor._version
 
 
@@ -184,8 +184,8 @@ except (TypeError, RuntimeError):
 
 
 def increment_version(tensors: Sequence[Tensor]) -> None:
-    """Count a write to each of ``tensors`` that went past torch, so that autograd notices it. The function is public;
-    only newer versions take several tensors, and older ones are called once per tensor."""
+    """Mark each of ``tensors`` as written to in place, so that autograd notices a write by compiled code. The function
+    is public; older versions of torch take one tensor per call."""
     if _INCREMENTS_MANY:
         torch.autograd.graph.increment_version(tensors)
     else:
@@ -197,8 +197,8 @@ def increment_version(tensors: Sequence[Tensor]) -> None:
 
 
 def end_allocation(device: int | None, pool: Any) -> None:
-    """Have the allocator stop taking memory from ``pool`` after a capture that failed; torch leaves it so
-    (pytorch#180395). Under this name since 2.8, under the other one before.
+    """Stop the allocator from taking memory from ``pool`` after a failed capture, which torch does not do
+    (pytorch#180395). The function has its present name since 2.8, and another one in older versions.
 
     Raises:
         RuntimeError: torch has ended it itself.

@@ -1,4 +1,4 @@
-"""Training tasks: a model, its loss and its data; built-in ones, and those of users for the command line."""
+"""``Task``: a model, its loss and its data. The built-in tasks, and how the command line finds a user's."""
 
 from .._errors import TaskError
 from ._task import BUILT_IN, Task, find_maker, make_task

@@ -1,4 +1,4 @@
-"""``Task``, and how the command line makes one by its name."""
+"""``Task``, and the functions that make one from its name on the command line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BUILT_IN = {"digits": "clrfast.tasks.digits:make_task"}
 
 @dataclass
 class Task:
-    """A model, its loss and its data.
+    """A model, its loss and its data. Functions that take these as separate arguments accept a ``Task`` instead.
 
     Attributes:
         model: the model to train.
