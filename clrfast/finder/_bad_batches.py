@@ -1,4 +1,4 @@
-"""Bad batches: their loss is not finite on the initial weights, so the data are the cause and not the rate."""
+"""``BadBatches``: finds and leaves out batches whose loss is not finite even on the initial weights."""
 
 from __future__ import annotations
 

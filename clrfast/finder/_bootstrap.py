@@ -25,8 +25,8 @@ def bootstrap(rule: Rule, curves: Sequence[tuple[Floats, Floats]]) -> Suggestion
 
     Noise moves a minimum or a crossing from one point to another. The median over resampled curves is steadier than
     the answer of the measured curve, and the spread shows how far to trust it. The random signs are the same in every
-    call. The answer and its reason come from one resampled curve; of an even number, from the lower of the middle two.
-    A long curve is thinned first; see ``thin``.
+    call. The answer and its reason are those of one resampled curve: the median one, or the lower of the middle two. A
+    long curve is thinned first; see ``thin``.
 
     Args:
         curves: ``(lr, loss)`` of each ramp, both float64 ``[n]``; the losses are raw.
@@ -47,7 +47,7 @@ def bootstrap(rule: Rule, curves: Sequence[tuple[Floats, Floats]]) -> Suggestion
             try:
                 resampled.append((rule(lr, smooth(other)), number))
             except NoSuggestionError:
-                continue  # the measured curve has an answer; one without counts for nothing
+                continue  # resampled curves without an answer do not count
     answers = sorted(resampled or measured, key=lambda found: (found[0].max_lr, found[0].base_lr))
     median, number = answers[(len(answers) - 1) // 2]
     of_ramp = "" if len(curves) == 1 else f", of ramp {number} of {len(curves)}"

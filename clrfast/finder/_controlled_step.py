@@ -60,7 +60,7 @@ class ControlledStep:
 
         Args:
             batches: an iterator; a step takes ``accumulate`` batches.
-            last: all updates are made; measure the loss without an update.
+            last: whether all updates are made; the step then measures the loss without an update.
         Returns:
             The loss before the update, a tensor of one element on the device.
         Raises:
@@ -137,7 +137,7 @@ def _set_rates(optimizer: torch.optim.Optimizer, rates: list[float]) -> None:
 
 
 class _Applied:
-    """A hook called after an optimizer's step; it notes whether the scaler let the update happen."""
+    """A hook called after an optimizer's step, which records whether the scaler skipped the update."""
 
     def __init__(self) -> None:
         self._found_inf: Any = 1.0
@@ -147,7 +147,7 @@ class _Applied:
         self._found_inf = getattr(optimizer, "found_inf", None)
 
     def found_inf(self, device: torch.device) -> Tensor | None:
-        """The argument of ``StepControl.advance``: None or 0 if the update was made."""
+        """Return ``found_inf`` for ``StepControl.advance``: None or 0 if the update was made."""
         if self._found_inf is None or isinstance(self._found_inf, Tensor):
             return self._found_inf
         return torch.full((), self._found_inf, device=device)

@@ -1,4 +1,4 @@
-"""LRCurve: the record of a range test."""
+"""``LRCurve``: the losses of a range test over the rate, with suggestions, divergence, plot and file."""
 
 from __future__ import annotations
 
@@ -107,9 +107,9 @@ class LRCurve:
 
     @property
     def fitted_from(self) -> int | None:
-        """The index from which on the model has fitted the data: the loss stays below 1 % of the initial loss.
+        """First index from which the loss stays below 1 % of the initial loss: the model has fitted the data.
 
-        None if that happens at none of the points, or at fewer than the last 5.
+        None if fewer than 5 points are left from there.
         """
         above = np.flatnonzero(~(np.abs(self.loss) <= FITTED_FRAC * abs(self.initial_loss)))
         first = int(above[-1]) + 1 if len(above) else 0
@@ -117,16 +117,16 @@ class LRCurve:
 
     @property
     def divergence_lr(self) -> float | None:
-        """The rate from which on the smoothed loss, past its minimum, stays above all that it was before.
+        """Lowest rate from which the smoothed loss stays above its highest value up to its minimum.
 
-        The last rate if the run was stopped before that; None if neither happened.
+        The last rate if the run was stopped before that; None if the curve did not diverge.
         """
         at = find_divergence_lr(self.lr, self.bounded, self.smoothed)
         return float(self.lr[-1]) if at is None and self.stopped != "completed" else at
 
     @property
     def stability_lr(self) -> float | None:
-        """The largest rate at which gradient descent is stable, estimated from the growth of the diverging loss.
+        """Largest rate at which gradient descent is stable, estimated from the growth of the diverging loss.
 
         On a quadratic with the largest curvature ``lambda_max`` it is ``2 * (1 + momentum) / lambda_max``. Without a
         known momentum (other optimizers than SGD) it is the rate at which the final climb began. None for a curve that
@@ -178,7 +178,7 @@ class LRCurve:
         return self.fitted_from + MIN_POINTS
 
     def _measured_metric(self, rises: bool, method: str) -> tuple[Floats, Floats]:
-        """The rates at which the metric was measured, and its values."""
+        """Return the rates at which the metric was measured, and its values."""
         if self.metric is None:
             raise ValueError(
                 f"method: {method!r} needs a held-out metric, and none was measured; call range_test with val_loader"
@@ -229,7 +229,7 @@ class LRCurve:
         """Write the curve as JSON. Numbers that are not finite become strings.
 
         Raises:
-            NotWrittenError: the file cannot be written; what was there before is unchanged.
+            NotWrittenError: the file cannot be written; an existing file is unchanged.
         """
         saving.write_json(path, _FORMAT, saving.to_plain(self))
 
@@ -245,7 +245,7 @@ class LRCurve:
 
     @classmethod
     def from_plain(cls, data: Fields) -> LRCurve:
-        """Make a curve from what ``saving.to_plain`` made of one.
+        """Make a curve from the plain data of ``saving.to_plain``.
 
         Raises:
             ValueError: an entry is missing, unknown or of another kind; the message names it.

@@ -23,7 +23,7 @@ PREFIXES_PER_DOUBLING = 16
 """Number of prefix lengths at which the noise is measured, for each doubling of the length."""
 
 EXPLOSION_FACTOR = 10
-"""Climb of a single loss, in units of the limit's climb, that is an explosion within one step and not an outlier."""
+"""Climb of a single loss, as a multiple of the limit's climb, above which it is an explosion and not an outlier."""
 
 
 def find_divergence(loss: ArrayLike, stop_factor: float = 4.0) -> tuple[int | None, float]:

@@ -1,4 +1,4 @@
-"""An experiment: a task that is trained several times from the same weights, and restored after each run."""
+"""``Experiment``: trains a task several times from the same weights, and restores it after each run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ DEFAULT_MOMENTUM = 0.9
 """Momentum of the SGD that is used when no optimizer is given."""
 
 MAX_LAG_STEPS = 2 * READ_EVERY + 4
-"""Maximum number of steps between the loss that ends a run and the host's notice of it, where the host does not read
+"""Maximum number of steps between the loss that ends a run and the host's read of it, where the host does not read
 every loss at once."""
 
 
@@ -84,9 +84,9 @@ class Experiment:
 
     @contextlib.contextmanager
     def batches(self, *loaders: Any) -> Iterator[Iterator[Any]]:
-        """A context that yields the batches for all runs, without end.
+        """Yield the batches for all runs, without end; then restore the order of the data and all random states.
 
-        Afterwards the order of the data and all random states are as before; those of ``loaders`` as well.
+        The order of ``loaders`` is restored, too.
         """
         with preserve_rng_and_loaders(self._loader, *loaders):
             batches = cycle_loader(self._bad.numbered(self._loader))
@@ -107,7 +107,7 @@ class Experiment:
 
     @property
     def momentum(self) -> float | None:
-        """The momentum of heavy-ball SGD, if it is the same for all groups; None for everything else."""
+        """Momentum of heavy-ball SGD, if it is the same in all groups; None for any other optimizer."""
         if self._optimizer is None:
             return DEFAULT_MOMENTUM
         if not isinstance(self._optimizer, SGD | torch.optim.SGD):
@@ -119,7 +119,7 @@ class Experiment:
 
     @contextlib.contextmanager
     def training(self) -> Iterator[EagerStep]:
-        """A context that yields a training step; afterwards the model and the optimizer are as before."""
+        """Yield a training step; then restore the model and the optimizer."""
         with self._training() as (step, _):
             yield step
 

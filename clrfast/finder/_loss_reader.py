@@ -1,4 +1,4 @@
-"""How the host reads the losses of a run: its own losses, or their mean over several ranks."""
+"""Readers of a run's losses on the host: the losses of one process, or their means over several ranks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class LossReader(Protocol):
     """Reads the losses of a run. The first is the loss before the first update."""
 
     def is_due(self, turn: int, loss: Tensor, limit: float) -> bool:
-        """Whether to read after step ``turn``; a ``loss`` above ``limit`` may have diverged."""
+        """Return whether to read after step ``turn``; a ``loss`` above ``limit`` may have diverged."""
 
     def read(self) -> Floats:
         """Read the losses known so far; the host does not wait for the last steps of a CUDA device."""

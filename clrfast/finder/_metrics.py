@@ -1,4 +1,4 @@
-"""What is measured on a validation batch: the loss, the accuracy, or a function of the user."""
+"""Metrics of a validation batch: the loss, the accuracy, or the user's function."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ VALIDATION_LOSS = "validation loss"
 
 
 def require_metric(metric: Any) -> None:
-    """Raises ValueError unless ``metric`` is None, "accuracy" or a function."""
+    """Raise ValueError unless ``metric`` is None, "accuracy" or a function."""
     if metric is not None and metric != "accuracy" and not callable(metric):
         raise ValueError(f"metric: got {metric!r}; give 'accuracy', a function, or None for the loss")
 

@@ -59,7 +59,7 @@ def _fine_centre(coarse: LRCurve, max_lr: float) -> float:
 
 
 def _last_rebound_lr(curve: LRCurve) -> float | None:
-    """Find the rate from which on a part of the loss's fall is lost, short of divergence; None for none."""
+    """Find the rate of the last rebound, from which a part of the loss's fall stays lost; None without one."""
     try:
         _, last = find_rebounds(curve.lr, curve.smoothed)
     except NoSuggestionError:

@@ -81,7 +81,7 @@ def range_test(
     **Restoration.** Afterwards everything is bit for bit as before, also after an exception or Ctrl-C: the model with
     its buffers, plain attributes, gradients and train/eval flags, the modules of the loss, the optimizer, the scaler,
     the order of the loaders' next batches, and all random states. A warning names an attribute that holds the autograd
-    graph or grows. Modules that only a closure reaches are not restored.
+    graph or grows. A module without trainable parameters that only a closure refers to is not restored.
 
     **Speed.** Losses stay on the device. The host reads a copy of them about every 10 steps and does not wait for a
     CUDA device. With a ``scaler`` it waits at each read, or at every step if the optimizer is not a ``clrfast.SGD``.
@@ -135,9 +135,9 @@ def range_test(
     Returns:
         The curve. ``loss[i]`` is the loss after the update with ``lr[i]``, so a ramp takes one batch more than updates.
     Raises:
-        TypeError: an unknown keyword.
-        ValueError: a bad argument, a model without trainable parameters, a loader that is empty or used up before the
-            end of the ramp, or a first loss that is not finite.
+        TypeError: a keyword is unknown.
+        ValueError: an argument is wrong, the model has no trainable parameters, the loader is empty or used up before
+            the end of the ramp, or the first loss is not finite.
         RankError: on all ranks, if one failed or cannot be reached; the message names the rank and its error. Errors of
             one class on all ranks are raised unchanged. If a forward pass fails on one rank of a model whose ranks wait
             for each other, the others may learn of it only when that rank ends or the group's timeout has passed.

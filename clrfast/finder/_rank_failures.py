@@ -1,4 +1,4 @@
-"""How a rank continues after its data or its loss failed, because the other ranks wait for it in every step.
+"""Lets a rank continue after its data or its loss failed, because the other ranks wait for it in every step.
 
 The error is deferred; see ``Ranks.defer``. The other ranks learn of it at the next read of the losses.
 """

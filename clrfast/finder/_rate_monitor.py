@@ -1,4 +1,4 @@
-"""Range tests at the end of epochs, which show how the best rate moves during a training."""
+"""``RateMonitor``: runs range tests at the end of epochs, to show how the best rate moves during a training."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ class RateMonitor:
     Attributes:
         history: one ``RateRecord`` per test, in order.
     Raises:
-        ValueError: an argument out of its range, or one that ``range_test`` refuses.
-        TypeError: an argument that ``range_test`` does not have.
+        ValueError: an argument is out of range, or ``range_test`` refuses it.
+        TypeError: ``range_test`` has no such argument.
     """
 
     def __init__(

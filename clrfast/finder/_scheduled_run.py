@@ -78,7 +78,7 @@ class ScheduledRun:
             batches: enough for all steps and for the loss after the last update.
             validation: measured on the way, and after the last update.
             progress: called after every read of the losses, with ``done`` plus the number of steps.
-            done, total: steps of the whole call that are behind this run, and all of them.
+            done, total: steps of the whole call before this run, and all steps of the call.
         Raises:
             ValueError: the scaler skips every update.
         """
@@ -122,7 +122,7 @@ class _SkippedUpdates:
         self._step_count, self._turn = 0, -1  # the most updates so far, and the turn that made the last of them
 
     def require_few(self, turn: int, step_count: int) -> None:
-        """Raises ValueError if more than ``MAX_SKIPPED_UPDATES`` turns in a row made no update."""
+        """Raise ValueError if more than ``MAX_SKIPPED_UPDATES`` turns in a row made no update."""
         if step_count > self._step_count:
             self._step_count, self._turn = step_count, turn
         elif turn - self._turn > MAX_SKIPPED_UPDATES:

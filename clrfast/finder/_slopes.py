@@ -1,4 +1,4 @@
-"""How fast the loss changes with the rate."""
+"""Slopes of a curve: the change of the loss with the rate."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SLOPE_FRAC = 0.02
 """Standard deviation of the weights of a slope over the rate itself, as a fraction of the range of rates."""
 
 SLOPE_POINTS = 1_000
-"""Maximum number of points that slopes are fitted to: every point has a weight for every other."""
+"""Maximum number of points that slopes are fitted to, because the weights take its square in memory."""
 
 
 def are_evenly_spaced(lr: Floats) -> bool:

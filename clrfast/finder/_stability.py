@@ -19,7 +19,7 @@ FEW_POINTS = 4 * MIN_POINTS
 
 
 def find_divergence_lr(lr: Floats, bounded: Floats, smooth: Floats) -> float | None:
-    """Find the rate from which on the smoothed loss, past its minimum, stays above all that it was before.
+    """Find the lowest rate from which the smoothed loss stays above its highest value up to its minimum.
 
     It must be higher by more than ``MIN_FALL_DISTANCES`` median distances of the loss from its smoothed curve.
 
@@ -52,7 +52,7 @@ def estimate_stability_lr(lr: Floats, loss: Floats, initial_loss: float, momentu
     Args:
         lr, loss: float64 ``[n]``, n >= 1, of a ramp that diverged.
         initial_loss: the loss before the first update.
-        momentum: of heavy-ball SGD, in [0, 1); None: unknown.
+        momentum: momentum of heavy-ball SGD, in [0, 1); None if unknown.
     Returns:
         The rate. Where the momentum is unknown or the loss exploded within one step, the rate at which the final climb
         began.
@@ -73,7 +73,7 @@ def estimate_stability_lr(lr: Floats, loss: Floats, initial_loss: float, momentu
 
 
 def require_descent(lr: Floats, bounded: Floats, smooth: Floats, diverged_at: float | None) -> None:
-    """Raises NoSuggestionError if the loss does not fall by more than its noise.
+    """Raise NoSuggestionError if the loss does not fall by more than its noise.
 
     Curves of fewer than ``MIN_POINTS`` pass: the rules refuse them.
     """

@@ -1,4 +1,4 @@
-"""The answer of a rule: a learning rate with its interval and its reason."""
+"""``Suggestion``: a learning rate with its interval and its reason; ``NoSuggestionError``: there is none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rules: pure functions that read a suggestion off a smoothed curve of (lr, loss)."""
+"""The suggestion rules: pure functions from a smoothed curve (lr, loss) to a ``Suggestion``."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ EDGE_DIVISOR = 5
 benchmarks/finder_quality, where 4 to 5.5 do equally well; a training at the edge itself diverges on 6 of the 22."""
 
 REBOUND_FRAC = 0.25
-"""Fraction of its fall that the loss loses when it has climbed back. A model that collapses to a constant output may
-stay well below its initial loss however high the rate is. On the development tasks 0.25 to 1 do equally well."""
+"""Fraction of the loss's fall that is lost again at a rebound. It is far below 1, because a model that collapses to a
+constant output may stay well below its initial loss at any rate. On the development tasks 0.25 to 1 do equally well."""
 
 SLIDE_STEPS = 15
 """Distance in points between the two slopes that ``slide`` compares."""
@@ -42,7 +42,7 @@ def edge(lr: ArrayLike, loss: ArrayLike, *, beyond: str = "a higher max_lr tells
 
     Args:
         lr, loss: as for ``steepest``.
-        beyond: end of the reason, where the loss has not climbed back by the last point.
+        beyond: last words of the reason if the loss has not climbed back by the last point.
     Raises:
         NoSuggestionError, ValueError: as for ``steepest``.
 
@@ -71,8 +71,8 @@ def edge(lr: ArrayLike, loss: ArrayLike, *, beyond: str = "a higher max_lr tells
 def find_rebounds(lr: ArrayLike, loss: ArrayLike) -> tuple[int | None, int | None]:
     """Find the first and the last rebound of the loss after its minimum.
 
-    The first is the first point at which the loss has lost ``REBOUND_FRAC`` of its fall. The last is the point from
-    which on it stays so. A loss that becomes constant above its minimum, whatever the batch, has rebounded as well:
+    The first is the first point at which ``REBOUND_FRAC`` of the loss's fall is lost again. The last is the point from
+    which the loss stays that high. A loss that becomes constant above its minimum, on all batches, has rebounded, too:
     the model is dead.
 
     Args:
@@ -110,8 +110,8 @@ def steepest(lr: ArrayLike, loss: ArrayLike) -> Suggestion:
         lr: ``[n]``, ascending, > 0.
         loss: ``[n]``, smoothed. Values that are not finite are left out.
     Raises:
-        NoSuggestionError: fewer than 5 finite points, or a loss that never falls.
-        ValueError: shapes or order of the input.
+        NoSuggestionError: fewer than 5 points are finite, or the loss never falls.
+        ValueError: the arrays differ in shape, or ``lr`` is not positive and ascending.
 
     Source: the steepest descent rule of fastai's and torch-lr-finder's plots, on the logarithmic axis.
     """
@@ -189,8 +189,8 @@ def clr_bounds(lr: ArrayLike, score: ArrayLike) -> Suggestion:
         lr: ``[n]``, ascending, > 0.
         score: ``[n]``, smoothed. Values that are not finite are left out.
     Raises:
-        NoSuggestionError: fewer than 5 finite points, or a score that never rises.
-        ValueError: shapes or order of the input.
+        NoSuggestionError: fewer than 5 points are finite, or the score never rises.
+        ValueError: the arrays differ in shape, or ``lr`` is not positive and ascending.
 
     Source: Smith 2015, "Cyclical Learning Rates for Training Neural Networks", section 3.3.
     """

@@ -1,4 +1,4 @@
-"""Validation during a run: a metric on fixed batches, every few steps, at a bounded cost."""
+"""``Validation``: measures a metric on fixed batches during a run, every few steps, at a bounded cost."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MetricSum = tuple[Tensor | float, int]
 """The sum of a metric over samples, and their number."""
 
 MIN_VALIDATIONS = 10
-"""Minimum number of validations in a run, by default. The batches are cut to a tenth of the run's steps for that."""
+"""Minimum number of validations in a run, by default. For that, at most a tenth as many batches as steps are used."""
 
 
 class Validation:
@@ -41,9 +41,9 @@ class Validation:
             fewest has.
     Attributes:
         every: steps between two validations.
-        metric_name: what is measured.
+        metric_name: name of the metric.
     Raises:
-        ValueError: no batches, or a bad metric or number of steps.
+        ValueError: there are no batches, or the metric or a number of steps is wrong.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Validation:
         self._metric, self._custom_batches = metric, custom_batches
 
     def is_due(self, step_count: int, steps: int) -> bool:
-        """Whether to validate after ``step_count`` updates of a run of ``steps``.
+        """Return whether to validate after ``step_count`` updates of a run of ``steps``.
 
         The steps are counted back from the end of the run, which is validated in any case.
         """
@@ -99,7 +99,7 @@ class ValidationLog:
     """The validations of one run, each measured once, after the same updates as a training loss.
 
     Args:
-        validation: what is measured; None: nothing.
+        validation: the batches and the metric; None measures nothing.
         step: the training step; its model is evaluated.
         control: counts the updates.
         steps: number of updates of the run.
