@@ -26,11 +26,11 @@ def resolve_arguments(
     keywords: Mapping[str, Any],
     function: str,
 ) -> tuple[Task, StepOptions]:
-    """Return the task and the step's options that a caller of ``function`` gave in either form.
+    """Return the task and the step's options, which a caller of ``function`` may give in either form.
 
     Raises:
-        TypeError: an unknown keyword.
-        ValueError: a bad option, or an optimizer.
+        TypeError: a keyword is unknown.
+        ValueError: an option is wrong, or an optimizer was given.
     """
     if "optimizer" in keywords:
         raise ValueError(

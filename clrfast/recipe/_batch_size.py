@@ -1,4 +1,4 @@
-"""The batch size: the largest that fits into memory, and how fast each size is."""
+"""``find_batch_size``: measures the largest batch size that fits into memory, and the speed of each size."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ class StepCost:
 
     Attributes:
         batch_size: samples of a batch.
-        seconds: of one step, including the copy of the batch to the device, but not its loading. The shortest of
-            several, because other programs only make steps longer.
+        seconds: time of one step, including the copy of the batch to the device, but not its loading. It is the
+            shortest of several, because other programs only make steps longer.
         peak_bytes: the most memory held at once by the batch, activations, gradients and optimizer state. Parameters
             are not counted.
-        kept_bytes: the part of it that is held from step to step.
+        kept_bytes: the part of it that is held between steps.
     """
 
     batch_size: int
@@ -147,7 +147,7 @@ def find_batch_size(
         The sizes that fit. They start with 1, or with 2 if the model or the loss fails on a single sample, as batch
         normalisation may.
     Raises:
-        TypeError: an unknown keyword.
+        TypeError: a keyword is unknown.
         ValueError: an argument is wrong, the dataset is empty or has no length, or the smallest batch does not fit.
 
     Source: Smith 2018, "A disciplined approach to neural network hyper-parameters: Part 1", section 4.2.
@@ -279,7 +279,7 @@ def _measured(step: EagerStep, batches: DataLoader[Any], size: int, budget: Memo
     with CudaMemoryMeter(step.device, budget) if step.device.type == "cuda" else MemoryMeter(budget) as meter:
         (batch,) = batches
         _first_update(step, batch)
-        step(batch)  # with the optimizer's state in memory from the start of the step
+        step(batch)  # now the optimizer's state is in memory from the start of the step
     kept = meter.kept  # later steps change meter.kept
     seconds: list[float] = []
     while len(seconds) < MIN_TIMED_STEPS or (len(seconds) < MAX_TIMED_STEPS and sum(seconds) < TIMED_SECONDS):

@@ -1,4 +1,4 @@
-"""Conclusions from a study: the value of each setting, the evidence for it, and what to be careful about."""
+"""Conclusions from a study: the value of each setting, the evidence for it, and warnings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ._weight_decay import DEFAULT_WEIGHT_DECAY
 T = TypeVar("T")
 
 OVERFITTING_STEPS = 100
-"""Length from which on trials show overfitting, and so the benefit of a weight decay."""
+"""Minimum length, in steps, of trials that show overfitting, and so the benefit of a weight decay."""
 
 MAX_INTERVAL_RATIO = 4.0
 """Ratio of the ends of a rate's interval up to which the rate is known well enough: 1cycle trains well with half and
@@ -120,7 +120,7 @@ def conclude_weight_decay(study: Study) -> Conclusion[float]:
 
 
 def conclude_momentum(study: Study) -> Conclusion[tuple[float, float]]:
-    """Return the cycle of the trials with momenta, or else the default."""
+    """Return the cycle that the momentum trials suggest, or else the default."""
     upper, lower = DEFAULT_MOMENTUM_CYCLE
     usual = f"{upper:g} to {lower:g} is the usual cycle, and the result is seldom sensitive to it"
     trials = study.momentum_trials

@@ -36,8 +36,8 @@ class Deadline:
     def allows_another(self) -> bool:
         """Return whether one more run would end before the deadline if it takes as long as the longest so far.
 
-        Call this right before each run: the time between two calls is taken for the length of a run. The first run may
-        start while any time remains.
+        Call this right before each run, because the time between two calls counts as the length of a run. The first run
+        may start while any time remains.
         """
         elapsed = self.elapsed
         if not math.isnan(self._run_started):

@@ -36,12 +36,12 @@ JOINT_RISE_FRAC = 0.25
 a 1cycle a tenth is usual, and harmless."""
 
 STUCK_FRAC = 0.5
-"""Fraction of its start above which a loss that has stopped is stuck. It is the only threshold that takes zero for the
+"""Fraction of its start above which a constant loss is stuck. It is the only threshold that assumes that zero is the
 best possible loss."""
 
 MIN_DECAY_EXPONENT = 1.0
-"""Sum of lr * weight_decay from which on weight decay can hold a loss up: it alone shrinks the weights to 1/e. Usual
-settings stay below (0.1 * 5e-4 for 10,000 steps: 0.5)."""
+"""Minimum sum of lr * weight_decay at which weight decay can keep a loss high: it alone shrinks the weights to 1/e.
+Usual settings stay below (0.1 * 5e-4 for 10,000 steps: 0.5)."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Diagnosis:
         name: "divergence", "over-regularisation" (more than the rate can balance), "overfitting", "underfitting" or
             "plateau" (the loss has settled, which is no fault).
         steps: the first and the last step of the evidence.
-        size: how strong it is. Overfitting and over-regularisation: the rise, as a fraction of the whole fall.
+        size: strength of the evidence. Overfitting and over-regularisation: the rise, as a fraction of the whole fall.
             Underfitting: the fall in the last third, as a fraction of the whole fall. Both losses stuck: the fraction
             of the start that is left. Plateau: its fraction of the steps. Divergence: the rise above the start, in
             units of the allowed rise.
@@ -154,9 +154,9 @@ def _joint_rise(run: SmoothedHistory) -> Diagnosis | None:
 
 
 def _stuck(run: SmoothedHistory) -> Diagnosis | None:
-    """Find losses that have stopped high above zero.
+    """Find losses that have stopped far above zero.
 
-    Regularisation holds them, unless the weight decay is known to be too weak for that.
+    Regularisation is the cause, unless the weight decay is known to be too weak for that.
     """
     val, train, start = run.val_loss, run.train_loss, run.initial_train_loss
     held = run.fall > 0 if run.decay_exponent is None else run.decay_exponent >= MIN_DECAY_EXPONENT

@@ -1,4 +1,4 @@
-"""The search for a recipe: its arguments are checked here; the stages make the measurements."""
+"""``find_recipe``: checks the arguments of a search for a recipe, and runs its stages."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def find_recipe(
     All trials start from the current model. Afterwards everything is restored, as after ``range_test``.
 
     Args:
-        task: has validation data that are not in its training data.
+        task: a task with validation data that are not in its training data.
         budget: limit on the steps of the search, >= 464, without those of the batch sizes. None: a tenth of
             ``planned_steps``, at least 464. Or a time from now on, ``datetime.timedelta(minutes=5)``: the first range
             test measures how many steps fit, and no trial starts that is expected to end later. Range tests and batch
@@ -74,10 +74,9 @@ def find_recipe(
         batch_sizes: whether to look for a faster batch size, up to a 20th of the samples. The ``train_loader`` is then
             a DataLoader over a map-style dataset, and all free memory is used.
         saved: path of a JSON file to which all results are written as they arrive. A later call continues from the
-            file: its results are not measured again, whatever the other arguments are. A kill leaves no time to write,
-            so the steps of the trial that it ended count in the budget, and later stages get fewer. The first range
-            test, before which there is no file, does not count, nor does a trial that an exception such as Ctrl-C
-            ended.
+            file and does not measure its results again, regardless of the other arguments. After a kill, the steps of
+            the trial that was running count as used, because a killed process cannot write. Trials that an exception
+            such as Ctrl-C ends do not count, nor does the first range test, before which there is no file.
         group: a ``torch.distributed`` process group whose ranks all make this call, see ``find_weight_decay``. The
             first rank alone makes range tests, batch sizes and long trials, reads the clock, writes the file and
             reports progress.
@@ -87,7 +86,7 @@ def find_recipe(
     Returns:
         The recipe; train with ``recipe.optimizer(model, total_steps)``.
     Raises:
-        TypeError: an unknown keyword.
+        TypeError: a keyword is unknown.
         ValueError: an argument is wrong; the task has no validation data, or they are visibly in the training data; the
             budget is too small (if it is a time, this shows after the first range test, which ``saved`` keeps); the
             file is of another model or batch size; the ranks differ in model or data.

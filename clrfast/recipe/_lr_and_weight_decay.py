@@ -1,4 +1,4 @@
-"""Rate and weight decay together: few trials as long as the training, or nearly, each where it promises the most."""
+"""``find_pair``: searches rate and weight decay together, by few trials that are about as long as the training."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def find_pair(
     options: StepOptions | None = None,
     **step_options: Unpack[StepKeywords],
 ) -> PairTrials:
-    """Run 1cycles as long as the training, or nearly, with several pairs of a rate and a weight decay.
+    """Run 1cycles that are about as long as the training, with several pairs of a rate and a weight decay.
 
     Short trials show neither the best decay, because they do not overfit, nor the best rate with it, which is higher
     if the decay keeps a long training from overfitting. So these trials are few and long. The first has ``max_lr`` and
@@ -60,17 +60,17 @@ def find_pair(
         max_lr: highest rate of the first trial, such as the suggestion of ``range_test``; > 0.
         steps: length of each trial, >= 40. It should be as long as the training, at least a quarter of it.
         max_steps: limit on the steps of all trials together, >= 3 * ``steps``; no trial starts that could exceed it. 8
-            times ``steps`` usually suffice; 16 times are on the mean of ``benchmarks.recipe_quality`` as good as a full
-            grid with one seed. Fewer are used if no more improvement is expected.
+            times ``steps`` usually suffice. 16 times are as good as a full grid with one seed, on average over
+            ``benchmarks.recipe_quality``. Fewer are used if no more improvement is expected.
         max_seconds: time limit, > 0: after the first three, no trial starts that is expected to end after it. None: no
             limit.
         finished: results of an earlier call with the same ``max_lr`` and ``steps``, to continue from. They count in
             ``max_steps``.
-        save: is called with all results after each trial.
+        save: function that is called with all results after each trial.
     Returns:
         The results of all trials; ``suggest()`` returns the pair to train with.
     Raises:
-        TypeError: an unknown keyword.
+        TypeError: a keyword is unknown.
         ValueError: an argument is wrong, or the validation data are visibly in the training data.
     """
     _require_limits(max_lr, steps, max_steps, finished)

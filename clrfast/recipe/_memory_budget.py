@@ -1,4 +1,4 @@
-"""Free memory, the memory that a block of code takes, and errors that mean there was too little."""
+"""Measures free memory and the memory that a block of code takes, and recognises out-of-memory errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MACHINE_FRAC = 0.8
 """Fraction of the machine's free memory that may be taken. The rest is for other programs."""
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
-"""Texts by which errors are recognised that have no type of their own."""
+"""Texts of out-of-memory errors that have no class of their own."""
 
 LIFT = torch.ops.aten.lift_fresh.default
 
@@ -54,7 +54,7 @@ class MemoryBudget:
         return cls(MACHINE_FRAC * available_memory(), resident_memory())
 
     def require(self, taken: int) -> None:
-        """Raise DoesNotFitError if ``taken`` is more than this."""
+        """Raise DoesNotFitError if ``taken`` bytes exceed the limit."""
         if taken > self.limit:
             raise DoesNotFitError(f"more than {format_bytes(self.limit)} were taken")
 

@@ -1,4 +1,4 @@
-"""The momentum: trials with constant values, and the range in which to cycle it."""
+"""``find_momentum``: trials with constant momenta, and the range in which to cycle the best."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def find_momentum(
         model, loss_fn, loader, compute_loss, val_loader, max_lr, repeats, max_seconds, group, finished, save,
             progress, options, step_options: see ``find_weight_decay``.
         values: momenta to try, in [0, 1), at least 2.
-        weight_decay: of all trials, >= 0.
+        weight_decay: weight decay of all trials, >= 0.
         steps: length of each trial, >= 20. A momentum needs several times ``1 / (1 - momentum)`` steps to show its
             effect; 200 are few for 0.99.
     Returns:

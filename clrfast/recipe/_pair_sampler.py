@@ -1,4 +1,4 @@
-"""The sampler of pairs: it places each trial where a Gaussian process expects the most improvement."""
+"""``PairSampler``: places each trial with a pair where a Gaussian process expects the most improvement."""
 
 from __future__ import annotations
 

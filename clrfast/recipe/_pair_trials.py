@@ -1,4 +1,4 @@
-"""Trials with pairs of a rate and a weight decay, and the best pair."""
+"""``PairTrials``: the results of trials with pairs of a rate and a weight decay, and the best pair."""
 
 from __future__ import annotations
 
@@ -62,7 +62,8 @@ class PairTrials:
     def gaussian_process(self) -> GaussianProcess:
         """A Gaussian process through the log regret over ``[log10(max_lr), log10(weight_decay)]``.
 
-        An artificial observation stands at the lowest rate and decay: no training, so the loss at the start.
+        One artificial observation is added at the lowest rate and decay: the initial loss, because hardly anything is
+        trained there.
         """
         rates = np.append(self.max_lr, self.max_lr[0] * RATE_RATIO**MIN_RATE_EXPONENT)
         decays = np.append(self.weight_decay, DECAYS[0])

@@ -1,4 +1,4 @@
-"""Recipe: the settings to train with, and the evidence for each."""
+"""``Recipe``: the settings to train with, and the evidence for each."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Recipe:
         diagnoses: what ``diagnose`` returned for the run with the chosen settings.
         warnings: what to look at before trusting the recipe; empty is best.
         steps: steps of the search.
-        complete: whether the search was not interrupted.
+        complete: False if the search was interrupted.
         study: all measurements.
     """
 

@@ -1,4 +1,4 @@
-"""The report on a recipe: one HTML page for a person to read and to keep. Its template is ``report.html``."""
+"""``render_report``: the report on a recipe as one HTML page. Its template is ``report.html``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ._setting_trials import SettingTrials
 from ._study import Study
 
 DPI = 120
-"""Resolution of the pictures, which are 768 pixels wide with it: enough for a phone and for 40rem on a laptop."""
+"""Resolution of the pictures. It makes them 768 pixels wide: enough for a phone and for 40rem on a laptop."""
 
 
 class Reportable(Protocol):

@@ -1,4 +1,4 @@
-"""A search for a recipe: its study, and what the stages share (file, budget, ranks and progress)."""
+"""``Search``: a search for a recipe, with its study and the file, budget, ranks and progress that stages share."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Search:
             self.budget.require_enough(self.study, self.ranks.world_size, self.file.hint)
 
     def keep(self, setting: str, steps: int, measured: dict[str, Any]) -> None:
-        """Add the measurements of a stage to the study, which took ``steps``; save and log what follows from them."""
+        """Add the measurements of a stage, which took ``steps``, to the study; save it, and log the new setting."""
         self.study = replace(self.study, steps=self.study.steps + steps, **measured)
         self._update_budget()
         if self.ranks.rank == 0:

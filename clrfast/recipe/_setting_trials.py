@@ -1,4 +1,4 @@
-"""Trials with several values of one setting, and which of the values are as good as the best."""
+"""``SettingTrials``: the results of trials with several values of one setting, and the best of the values."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def require_same_start(ranks: Ranks, model: nn.Module, **loaders: Any) -> None:
 
 @contextlib.contextmanager
 def shared_failures(ranks: Ranks) -> Iterator[Ranks]:
-    """Enter a block whose exceptions reach all ranks, and that no rank leaves before all have reached its end."""
+    """Run a block that all ranks leave together; an exception on one of them is raised on all."""
     try:
         yield ranks
         ranks.all_gather("the end", None)

@@ -1,4 +1,4 @@
-"""A history without its noise, as ``diagnose`` judges it. Pure NumPy."""
+"""``SmoothedHistory``: the losses of a run without their noise, for ``diagnose``. Pure NumPy."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ TREND_WIDTH_FRAC = 0.03
 of the run, which is little beside the thirds that are compared."""
 
 MIN_SIGMAS = 5.0
-"""Minimum change of a smoothed loss, in its standard errors, that is not noise. A change is looked for in many places:
-4 of 100 losses that are pure noise seem to fall by four standard errors."""
+"""Minimum change of a smoothed loss, in its standard errors, that is not noise. Changes are tested in many places, so 4
+of 100 losses that are pure noise seem to fall by four standard errors."""
 
 
 class SmoothedHistory:
-    """The smoothed losses of a run at the steps of its validations, and what the comparisons of them need.
+    """The smoothed losses of a run at the steps of its validations, with their noise and falls.
 
     Attributes:
         steps: int64 ``[m]``, the updates before each validation.
-        last_step: the last of them.
+        last_step: the updates before the last validation.
         judged_until: the step up to which slow falling and plateaus are judged: the last step at half of the highest
             rate, or the middle of the run if that is later; ``last_step`` without rates.
         train_loss, val_loss: float64 ``[m]``, smoothed.
@@ -31,7 +31,7 @@ class SmoothedHistory:
         initial_train_loss: the first training loss, not smoothed.
         fall: how far the training or the validation loss has fallen, whichever is more; 0 if neither fell by more than
             noise.
-        train_fell: whether the training loss did.
+        train_fell: whether the training loss fell by more than noise.
         decay_exponent: sum of lr * weight_decay: the decay alone shrinks the weights by exp(decay_exponent). None if
             the settings are not known.
     """
@@ -87,8 +87,8 @@ def _trend(loss: Floats) -> tuple[Floats, float, float]:
     padded = np.concatenate((loss[:1], loss, loss[-1:]))
     trend = smooth(np.median(np.lib.stride_tricks.sliding_window_view(padded, 3), axis=1), TREND_WIDTH_FRAC)
     single = max(estimate_noise(loss), ROUNDING_FRAC * np.abs(loss).max())
-    # At the ends the weights reach to one side only: as good as sqrt(pi) * width points of equal weight.
+    # At the ends the weights cover one side only, which averages like sqrt(pi) * width points of equal weight.
     error = single / math.sqrt(max(1.0, math.sqrt(math.pi) * TREND_WIDTH_FRAC * len(loss)))
-    # A steep fall shows in the first of these, a slow one beneath the noise in the second.
+    # The first of these finds a steep fall, the second a slow one that the noise hides.
     falls = ((loss[0] - trend.min(), single), (trend[0] - trend.min(), error))
     return trend, error, max(float(fall) if fall > MIN_SIGMAS * sigma else 0.0 for fall, sigma in falls)

@@ -1,4 +1,4 @@
-"""Budgets: what they have in common, and the budget of steps."""
+"""``Budget``, the protocol of budgets, and ``StepBudget``, a budget of steps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Budget(Protocol):
 
     @property
     def remaining_seconds(self) -> float | None:
-        """Seconds that are left; None if the budget is no time."""
+        """Seconds that are left; None for a budget of steps."""
 
     def needs_timing(self, study: Study) -> bool:
         """Return whether a range test must measure the time of a step before the search continues."""

@@ -1,4 +1,4 @@
-"""A study: all measurements of a search for a recipe, and the JSON file from which an interrupted search continues."""
+"""``Study``: all measurements of a search for a recipe, and their JSON form, from which a search can continue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fields of a study as they stand in its JSON file: one reader for each."""
+"""Readers of a study's JSON file, one for each field."""
 
 from __future__ import annotations
 

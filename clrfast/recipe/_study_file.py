@@ -1,4 +1,4 @@
-"""The file of a study: it is written before and after all trials, and an interrupted search continues from it."""
+"""``StudyFile``: saves a study before and after all trials, so that an interrupted search can continue from it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ logger = logging.getLogger("clrfast.recipe")
 
 
 class StudyFile:
-    """The file of a study, or nothing.
+    """The file of a study.
 
     Args:
-        path: the file; None: nothing is written.
+        path: the file; None writes nothing.
     """
 
     def __init__(self, path: Path | None):
@@ -70,7 +70,7 @@ class StudyFile:
 
     @contextlib.contextmanager
     def refunding(self) -> Iterator[None]:
-        """Enter a block in which trials run. An exception that ends one, unlike a kill, costs the budget nothing."""
+        """Run a block with trials. If an exception ends one, its steps are not charged to the budget; a kill's are."""
         try:
             yield
         except BaseException:

@@ -1,4 +1,4 @@
-"""A budget that is a time: how long a step takes, and how many steps are left."""
+"""``TimeBudget``: a budget of time, converted to steps by the measured time of a step."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ TRIALS_AT_ONCE = (
 
 
 class TimeBudget:
-    """A time for the search, from now on.
+    """A limit on the time of the search, which starts now.
 
     Args:
-        budget: above 0.
+        budget: the time, above 0.
     Raises:
         ValueError: ``budget`` is not above 0.
     """
@@ -109,7 +109,7 @@ def _overhead_per_step(task: Task, steps: int, options: StepOptions) -> float:
         validation / steps between two + accumulate * loading * (repeats - 1) / 2
 
     A repeat skips the batches of the repeats before it, which takes their loading time. Loading that overlaps with
-    training is counted although it costs nothing, so the search rather uses too little time than too much.
+    training is counted although it costs nothing, so the search ends early rather than late.
     """
     experiment, accumulate = Experiment(task, options), options.accumulate
     with experiment.batches(task.val_loader) as batches:
@@ -122,7 +122,7 @@ def _overhead_per_step(task: Task, steps: int, options: StepOptions) -> float:
 
 
 def speedup(n_ranks: int, trials_at_once: Iterable[Sequence[int]]) -> float:
-    """Return by which factor ``n_ranks`` run trials faster than one, at least.
+    """Return the smallest factor by which ``n_ranks`` run the trials of a stage faster than one rank.
 
     Args:
         trials_at_once: for each stage the numbers of independent trials, one after the other.

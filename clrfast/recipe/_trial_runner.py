@@ -1,4 +1,4 @@
-"""The runner of trials: short 1cycles from one start on the same batches, each with its own settings."""
+"""``TrialRunner``: runs short 1cycles with several settings, all from the same start on the same batches."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from ._stacked_trials import MAX_COPIES, can_stack, run_stacked
 from ._trials import FinishedTrials, Repeats, SaveTrials, Trial
 
 DEFAULT_STEPS, DEFAULT_REPEATS = 200, 2
-"""Default length of a trial and number of trials for each value. Beside 2,000 steps of a small network on few digits,
-100 steps were too few to show overfitting, and 200 to 300 were enough."""
+"""Default length of a trial, and number of trials for each value. Compared with 2,000 steps of a small network on few
+digits, 100 steps were too few to show overfitting, and 200 to 300 were enough."""
 
 TRIAL_VALIDATIONS = 20
 """Maximum number of validations in a trial. They never take more forward passes than the training."""
@@ -59,9 +59,9 @@ class TrialRunner:
         ranks: they make the same calls. Each runs a part of the trials, and all get the results.
         deadline: no trial starts that would end after it.
         finished: trials of an earlier call with the same arguments, which do not run again.
-        save: is called on the first rank before trials start.
+        save: function that is called on the first rank before trials start.
     Raises:
-        ValueError: a bad argument, or ranks that differ in model or data.
+        ValueError: an argument is wrong, or the ranks differ in model or data.
         RankError: another rank failed.
         NoSuggestionError: the range test has no valid answer.
     """
@@ -215,7 +215,7 @@ class TrialRunner:
 
 
 def trial_validation(task: Task, steps: int) -> Validation:
-    """Return the validation of a trial of ``steps``, at most ``TRIAL_VALIDATIONS`` times."""
+    """Return the validation of a trial of ``steps``, which is due at most ``TRIAL_VALIDATIONS`` times."""
     assert task.val_loader is not None  # `require_disjoint` has checked it
     validation = Validation(task.val_loader, None, steps, None, custom_batches=task.loss_fn is None)
     validation.every = max(validation.every, steps // TRIAL_VALIDATIONS)

@@ -1,4 +1,4 @@
-"""Trials: short trainings with given settings; those that have finished and those that are still to run."""
+"""``Trial``: the settings of one short training; finished and pending trials, and their histories."""
 
 from __future__ import annotations
 

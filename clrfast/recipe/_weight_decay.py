@@ -1,4 +1,4 @@
-"""The weight decay: a grid of trials, judged by their final validation loss, then a bisection of the exponent."""
+"""``find_weight_decay``: a grid of trials, judged by their final validation loss, then a bisection of the exponent."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def find_weight_decay(
         group: a ``torch.distributed`` process group with gloo, whose ranks all make this call with the same model, data
             and random numbers. Each runs a part of the trials, and all return the same results. The models of the
             ranks train independently, so do not wrap them in DistributedDataParallel. None: this process runs all
-            trials, whatever other ranks do.
+            trials by itself.
         finished: trials of an earlier call with the same arguments, by ``(momentum, weight_decay, repeat)``; they do
             not run again.
         save: ``save(finished, started_steps)`` is called before trials start, with all finished ones and the steps of
@@ -150,7 +150,7 @@ def find_weight_decay(
     Returns:
         The results of all trials; ``suggest()`` returns the weight decay to train with.
     Raises:
-        TypeError: an unknown keyword.
+        TypeError: a keyword is unknown.
         ValueError: an argument is wrong, the validation data are visibly in the training data, or the ranks differ in
             model or data.
         NoSuggestionError: ``max_lr`` is None, and the range test has no valid answer.
