@@ -1,4 +1,4 @@
-"""The task of a command, and its range test."""
+"""Makes the task of a command, and runs its range test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ranks that ``torchrun`` starts: how a command finds them, and how it ends on all of them."""
+"""Commands under ``torchrun``: a command finds its ranks, and ends on all of them."""
 
 from __future__ import annotations
 

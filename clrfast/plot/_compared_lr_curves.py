@@ -23,15 +23,15 @@ def lr_curves(
 ) -> Axes:
     """Draw several smoothed losses over the learning rate in one picture, each with its suggestion.
 
-    A figure of its own has a panel below with a row for each curve: name, suggestion and interval. In given axes the
+    Without ``ax``, a second panel below has a row for each curve: name, suggestion and interval. With ``ax``, the
     legend has the names and the suggestions.
 
     Args:
-        curves: what ``range_test`` returned, by name.
+        curves: results of ``range_test``, by the names to show.
         ax: where to draw; None makes a figure 6.4 inches wide, with the panel.
         suggestions: whether to mark ``curve.suggest()``; or the suggestions by name, None for a curve without one.
         ordered: whether the names are values of one quantity (weight decays, epochs): colours go from light to dark.
-        title: None: "Learning-rate range tests" in a figure of its own, else no title.
+        title: text above the legend. None: "Learning-rate range tests" without ``ax``, else no title.
     Returns:
         The axes of the losses; ``ax.figure.savefig(path)`` writes the picture.
     Raises:

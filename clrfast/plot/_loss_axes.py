@@ -38,8 +38,7 @@ def common_loss_limits(curves: Collection[LossCurve]) -> tuple[float, float]:
 def loss_limits(curve: LossCurve, val_loss: Floats | None = None) -> tuple[float, float]:
     """Return the ends of the axis of the loss.
 
-    They include all of the smoothed loss and of the descent, and of ``val_loss`` until its minimum. An explosion of
-    the loss is cut off.
+    They include the descent of the loss, and ``val_loss`` up to its minimum. An explosion of the loss is cut off.
     """
     finite = curve.loss[np.isfinite(curve.loss)]
     smoothed = curve.smoothed[np.isfinite(curve.smoothed)]
@@ -100,7 +99,7 @@ def smoothed_at(curve: LossCurve, lr: float, limits: tuple[float, float]) -> flo
 
 
 def _decimate(x: Floats, y: Floats) -> tuple[Floats, Floats]:
-    """Keep both ends and the lowest and the highest of the neighbours that one pixel shows."""
+    """Keep both ends, and the lowest and the highest of the points that share a pixel."""
     n = len(x)
     size = -(-2 * n // MAX_LINE_POINTS)
     if size <= 2:

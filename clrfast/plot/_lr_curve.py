@@ -34,18 +34,18 @@ def lr_curve(
     """Draw the loss over the learning rate, raw and smoothed, with the suggestion and the point of divergence.
 
     The axis of the rate is logarithmic, or linear for a linear ramp. A held-out loss is drawn on the axis of the loss,
-    any other metric on a second one. Further ramps (``curve.repeats``) are thin lines. A figure of its own has a panel
-    below with the change of the loss with the rate. A line of more than 4,000 points is drawn by the lowest and the
-    highest of neighbouring points.
+    any other metric on a second one. Further ramps (``curve.repeats``) are thin lines. Without ``ax``, a second panel
+    below shows the slope: the change of the loss with the rate. Of a line of more than 4,000 points, only the lowest
+    and the highest of neighbouring points are drawn.
 
     Args:
-        curve: what ``range_test`` returned.
+        curve: a result of ``range_test``.
         ax: axes for the loss, best in a figure with layout="constrained", which leaves room for the legend. None
             makes a figure of 6.4 x 4.8 inches with both panels.
-        suggestion: marked if given, with its interval and its ``base_lr``.
+        suggestion: suggestion to mark, with its interval and its ``base_lr``.
         metric: whether to draw the held-out metric, if one was measured.
-        title: text above the legend, which is above the axes and hides no data. None: "Learning-rate range test" in
-            a figure of its own, else no title.
+        title: text above the legend, which is above the axes and hides no data. None: "Learning-rate range test"
+            without ``ax``, else no title.
     Returns:
         The axes of the loss; ``ax.figure.savefig(path)`` writes the picture.
     """

@@ -35,14 +35,14 @@ def pair_trials(
     """Draw trials over learning rate and weight decay, each with its loss, on the losses predicted around them.
 
     Args:
-        max_lr, weight_decay: ``[n]``, above 0, of each trial.
+        max_lr, weight_decay: ``[n]``, above 0, the settings of each trial.
         loss: ``[n]``, the validation loss after each trial.
         ax: where to draw; None makes a figure of 6.4 x 4.4 inches.
         initial_loss: the validation loss before the trials. A trial that does not end below it is marked as diverged.
         best: index of the trial to mark as chosen.
         predict: maps points ``[m, 2]`` (log10 of rate and weight decay) to ``[m]`` predictions, drawn as shades: the
             lower, the darker. None draws none.
-        title: text above the legend. None: "Rate and weight decay" in a figure of its own, else no title.
+        title: text above the legend. None: "Rate and weight decay" without ``ax``, else no title.
     Returns:
         The axes; ``ax.figure.savefig(path)`` writes the picture.
     """

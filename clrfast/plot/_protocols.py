@@ -1,4 +1,4 @@
-"""What the pictures of range tests read from the objects that they draw.
+"""Protocols of the objects that the pictures of range tests draw.
 
 Nothing is imported from the other packages: any object with these attributes can be drawn.
 """
@@ -48,7 +48,7 @@ class LossCurve(Protocol):
     def divergence_lr(self) -> float | None: ...
     @property
     def metric(self) -> Floats | None:
-        """On held-out data; NaN where it was not measured."""
+        """The metric on held-out data; NaN where it was not measured, None if it never was."""
 
     @property
     def metric_name(self) -> str: ...

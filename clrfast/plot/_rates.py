@@ -1,4 +1,4 @@
-"""The picture of range tests during a training."""
+"""The picture of a ``RateMonitor``: range tests during a training."""
 
 from __future__ import annotations
 

@@ -52,15 +52,15 @@ def setting_trials(
 ) -> Axes:
     """Draw the validation loss over the steps, a line for each trial, from the smallest value (light) to the largest.
 
-    A figure of its own has a panel below with the losses after the trials, over the values, where the choice is marked
-    and the values that are as good are shaded.
+    Without ``ax``, a second panel below shows the losses after the trials over the values. It marks the choice and
+    shades the values that are as good.
 
     Args:
         values: ``[k]``, ascending.
-        trials: for each value its trials, at least one, as many for each.
+        trials: the trials of each value, at least one, and the same number for each.
         ax: axes for the losses over the steps; None makes a figure of 6.4 x 5.4 inches with both panels.
-        chosen: marked if given.
-        title: text above the legend. None: "Short runs" in a figure of its own, else no title.
+        chosen: choice to mark.
+        title: text above the legend. None: "Short runs" without ``ax``, else no title.
     Returns:
         The axes of the losses over the steps; ``ax.figure.savefig(path)`` writes the picture.
     """

@@ -1,4 +1,4 @@
-"""What all pictures share: colours, figures, axes and legends."""
+"""Colours, figures, axes and legends of all pictures."""
 
 from __future__ import annotations
 
