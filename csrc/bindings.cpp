@@ -188,7 +188,7 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "Native backends of clrfast (clrfast/optim/_backends), and the checks of replays (clrfast/training).";
   m.def("advance_", &advance_, py::arg("control"), py::arg("smoothing"), py::arg("stop_factor"), py::arg("loss"),
         py::arg("found_inf"));
-  // noconvert: Python goes on using the array's memory, and a converted copy would be written to in vain.
+  // noconvert: Python uses the array's memory afterwards, so a write to a converted copy would be lost.
   m.def("sgd_", &sgd_, py::arg("rows").noconvert(), py::arg("groups"), py::arg("control").none(true), py::arg("apply"),
         py::arg("grad_scale"), py::arg("n_threads"));
   py::class_<TensorCollector>(m, "TensorCollector", py::module_local())

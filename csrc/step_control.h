@@ -95,7 +95,7 @@ struct TableRow {
   float lr, momentum, weight_decay;
 };
 
-// The values of `group` at `step`. Past the end of the table, its last row stays in force.
+// Returns the values of `group` at `step`; past the end of the table, those of its last row.
 CLRFAST_HD TableRow table_row(const StepControl& c, std::int64_t step, std::int64_t group) {
   const std::int64_t last = c.total_steps - 1;
   const float* values = c.table + 3 * (c.n_groups * (step < last ? step : last) + group);

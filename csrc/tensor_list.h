@@ -16,7 +16,7 @@ struct ParamTensors {
   std::int64_t momentum_initialized;  // address of one int64 that is 0 until an update of the buffer was applied; 0
                                       // where no such flag is needed
   std::int64_t numel;
-  std::int64_t dtypes;                // see `TensorDtypes`
+  std::int64_t dtypes;                // `TensorDtypes::bits`
   std::int64_t group;
 };
 static_assert(sizeof(ParamTensors) == 8 * sizeof(std::int64_t));

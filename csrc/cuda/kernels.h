@@ -1,7 +1,7 @@
 // The kernels: the update of a launch's tensors, and the control's `advance`.
 //
 // A block of 256 threads updates one chunk. The control's row on the device says whether the update is applied and with
-// which values. There are two ways to that row, with the same result:
+// which values. The row is written in one of two ways, with the same result:
 //   - `advance_kernel` comes first in the stream and writes the row, which all blocks of the update read;
 //   - the update launch advances the control itself. Every block decides from a state that no block changes, and counts
 //     itself once all of its threads have read it. The block that is counted last stores state and row. This saves a
@@ -61,7 +61,7 @@ __device__ __forceinline__ std::uint32_t count_block(std::uint32_t* blocks_done)
 #endif
 }
 
-// Stores state and rows after a step; one thread runs it. It decides once more, because nothing has changed until now.
+// Stores state and rows after a step; one thread runs it. It computes the decision again from the unchanged state.
 __device__ __forceinline__ void commit_step(const AdvanceParams& a) {
   __threadfence();  // the stores below come after the reads of all counted blocks
   const std::int64_t step_count = a.step_count ? *a.step_count : 0;
@@ -84,7 +84,7 @@ __global__ void __launch_bounds__(block_size, blocks_per_multiprocessor)
   const bool row_first = step.row && one_group && !Tuning::begins_early;
   if (step.found_inf && *step.found_inf != 0.0f) return;
 
-  // Load before the search what does not need it. One group is the usual case.
+  // Everything that does not depend on the search is loaded before it. One group is the usual case.
   ControlState state{};
   AlignedVector<float, 4> row{};
   std::int64_t step_count = step.step_count ? *step.step_count : 0;

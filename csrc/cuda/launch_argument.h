@@ -34,7 +34,7 @@ struct TensorMetadata {
   __host__ __device__ std::int64_t* momentum_initialized() const { return nullptr; }
 };
 
-// Also master weights and the flag of the first update. It is larger, so fewer fit into a launch.
+// TensorMetadata with master weights and the flag of the first update. It is larger, so fewer fit into a launch.
 struct FullTensorMetadata : TensorMetadata {
   void* master_address;
   std::int64_t* flag_address;
@@ -56,7 +56,7 @@ struct TensorLayout {
 };
 constexpr std::size_t max_groups = 1 << 10;
 
-// What decides a step beside the tensors; each pointer may be null.
+// The inputs of a step besides the tensors; each pointer may be null.
 struct StepInputs {
   const float* row;          // the control's current row; replaces lr, momentum and weight decay of every group
   const float* grad_scale;   // divides every gradient

@@ -1,4 +1,4 @@
-// SGD on CUDA devices: how the kernels of kernels.h are launched. Every launch goes to the current device.
+// SGD on CUDA devices: launches the kernels of kernels.h. Every launch goes to the current device.
 #include "cuda/sgd.h"
 
 #include <cuda_runtime.h>
@@ -30,7 +30,7 @@ template <class T, class Metadata>
 constexpr std::size_t min_argument_bytes =
     std::is_same_v<T, float> && std::is_same_v<Metadata, TensorMetadata> ? 4096 : max_argument_bytes;
 
-// The most groups whose rows one thread writes at the end of an update launch without delaying it.
+// Maximum number of groups whose rows one thread can write at the end of an update launch without delaying it.
 constexpr std::size_t max_merged_groups = 32;
 
 template <class T, class Metadata>

@@ -11,7 +11,7 @@
 
 namespace clrfast {
 
-// What decides one step beside the tensors.
+// The inputs of one step besides the tensors.
 struct CudaStep {
   AdvanceParams advance;            // runs before the update; its row replaces lr, momentum and weight decay
   const float* grad_scale;          // divides every gradient; or null
@@ -36,15 +36,15 @@ int sgd_cuda(const ParamTensors* list, std::int64_t n_params, const std::vector<
 // fits the device.
 void load_cuda();
 
-// Why CUDA cannot be used, in the driver's words; empty where it can.
+// Returns why CUDA cannot be used, in the driver's words; empty if it can.
 std::string cuda_problem();
 
-// Has the driver call `gone(object)` once the graph that the stream is capturing, and everything instantiated from it,
-// no longer exist. The call comes on a thread of its own, where neither CUDA nor Python may be used. Throws, and calls
-// nothing, if the stream is not capturing.
+// Makes the driver call `gone(object)` once the graph that the stream is capturing, and everything instantiated from
+// it, no longer exist. The call comes on a separate thread, where neither CUDA nor Python may be used. Throws, and
+// calls nothing, if the stream is not capturing.
 void when_graph_is_gone(std::intptr_t stream, void (*gone)(void*), void* object);
 
-// How many tensors of one group fit into a launch.
+// Returns how many tensors of one group fit into a launch.
 std::size_t tensors_per_launch();
 
 }  // namespace clrfast

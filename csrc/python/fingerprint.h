@@ -1,7 +1,7 @@
 // Compares modules, dicts and tensors with those that a captured graph was made with. Every replay needs the answer, so
 // this is one walk without the interpreter. The comparison is exact: objects are compared by identity, and the
 // fingerprint keeps them alive; memory is compared by address, read from the tensor each time.
-// clrfast/training/_fingerprint.py makes the fingerprint.
+// clrfast/training/_module_fingerprint.py makes the fingerprint.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -67,8 +67,9 @@ inline bool modules_hold(const py::list& modules) {
   return true;
 }
 
-// Whether each dict has the same keys and values; `contents` lists each dict followed by these in turn. No key is a
-// dict, so another dict or the end follows the last item of a dict only if the dict has neither grown nor shrunk.
+// Whether each dict has the same keys and values; `contents` lists each dict followed by its keys, each with its value
+// after it. No key is a dict, so another dict or the end follows the last item of a dict only if the dict has neither
+// grown nor shrunk.
 inline bool contents_hold(const py::list& contents) {
   PyObject* const* item = PySequence_Fast_ITEMS(contents.ptr());
   PyObject* const* const end = item + PyList_GET_SIZE(contents.ptr());

@@ -1,4 +1,4 @@
-// Keeps Python objects alive for as long as a captured CUDA graph exists that points at their memory.
+// Keeps Python objects alive as long as a captured CUDA graph that points at their memory.
 //
 // The driver reports the end of a graph on a thread of its own, where Python must not run. The interpreter drops the
 // references at its next opportunity, or else the next `hold_for_graph` does.
@@ -42,7 +42,7 @@ inline void graph_is_gone(void* object) {
   Py_AddPendingCall(&drop_released, nullptr);
 }
 
-// Keeps `objects` alive for as long as the graph exists that `stream` is capturing.
+// Keeps `objects` alive as long as the graph that `stream` is capturing.
 inline void hold_for_graph(std::intptr_t stream, py::object objects) {
   drop_released(nullptr);
   when_graph_is_gone(stream, &graph_is_gone, objects.ptr());

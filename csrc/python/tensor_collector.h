@@ -1,7 +1,7 @@
 // Finds the memory of an optimizer's parameters, gradients and state, at every step, in one walk over the parameters.
 // clrfast/optim/_backends/native.py does the same in Python, and makes the state that is missing.
 //
-// Nothing is taken from the step before without a check. The optimizer's state is compared with the objects that were
+// Nothing is reused from the step before without a check. The optimizer's state is compared with the objects that were
 // in it, in order, and every address is read from its tensor.
 #pragma once
 
@@ -23,7 +23,7 @@ namespace clrfast {
 
 constexpr py::ssize_t tensor_columns = sizeof(ParamTensors) / sizeof(std::int64_t);
 
-// Whether `dict` holds exactly the keys and values that `items` lists in turn, in this order.
+// Whether `dict` holds exactly the items that `items` lists, in this order: each key, then its value.
 inline bool still_holds(PyObject* dict, PyObject* const* items, Py_ssize_t n_items) {
   if (!PyDict_Check(dict) || 2 * PyDict_GET_SIZE(dict) != n_items) return false;
   Py_ssize_t position = 0;
@@ -38,7 +38,7 @@ inline bool still_holds(const py::dict& dict, const py::list& items) {
   return still_holds(dict.ptr(), PySequence_Fast_ITEMS(items.ptr()), PyList_GET_SIZE(items.ptr()));
 }
 
-// What the kernels of one device take; the same for all of an optimizer's parameters there.
+// Requirements of the kernels on one device, the same for all of an optimizer's parameters there.
 struct Requirements {
   Device device;                        // of the parameters
   std::vector<std::int32_t> other_ids;  // devices of the same type whose parameters are left out
@@ -46,7 +46,7 @@ struct Requirements {
   bool master_weights;                  // 16-bit parameters have float32 master weights
 };
 
-// What the parameters of one group need.
+// The state that the parameters of one group need.
 struct GroupNeeds {
   bool momentum;           // a momentum buffer
   bool first_update_flag;  // the flag `momentum_initialized` of each buffer
@@ -184,15 +184,16 @@ class TensorCollector {
   //
   //   param_groups: list of dicts.  state, flags: the optimizer's state, and its flags of first updates by buffer.
   //   momentum_groups, flag_groups: per group, whether its parameters need a buffer, and whether buffers need a flag.
-  //   cache: what Python found at its last walk, a tuple of four:
+  //   cache: what Python found when it last collected the tensors, a tuple of four:
   //     rows: int64 [n_params, 8], one `ParamTensors` each; overwritten here.
-  //     state_items, flag_items: keys and values of `state` and of `flags` in turn, in their order.
-  //     per_param: a list with a tuple per parameter: (parameter, its state, buffer, flag, master weights, then keys
-  //       and values of its state in turn). A tensor that it does not have is None. A parameter without state has None.
+  //     state_items, flag_items: the items of `state` and of `flags` in order, each key followed by its value.
+  //     per_param: a list with a tuple per parameter: (parameter, its state, buffer, flag, master weights, then the
+  //       items of its state, each key followed by its value). A tensor that it does not have is None. A parameter
+  //       without state has None instead of a tuple.
   py::object collect(const py::list& param_groups, const py::dict& state, const py::dict& flags,
                      const py::list& momentum_groups, const py::list& flag_groups, const py::tuple& cache) const {
     if (cache.size() != 4) throw std::invalid_argument("clrfast._C: a cache has four entries");
-    // Converted copies would be written to in vain, so the array must have the right dtype and order.
+    // A write to a converted copy would be lost, so the array must have the right dtype and order.
     if (!py::isinstance<py::array_t<std::int64_t, py::array::c_style>>(cache[0]))
       throw std::invalid_argument("clrfast._C: rows must be an int64 array in C order");
     auto rows = py::reinterpret_borrow<py::array_t<std::int64_t, py::array::c_style>>(cache[0]);
