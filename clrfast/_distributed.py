@@ -120,7 +120,7 @@ class Ranks:
                 dist.all_reduce(tensor, group=self._group)
 
     def defer(self, error: Exception) -> None:
-        """Keep the first error until ``raise_deferred``; until then this rank goes on with the others.
+        """Keep the first error until ``raise_deferred``, so that this rank can continue with the others until then.
 
         Raises:
             RankError: the ranks cannot reach each other any more.

@@ -9,7 +9,7 @@ class NotWrittenError(OSError):
 
 
 class RankError(RuntimeError):
-    """Another rank failed or ended, so this one cannot go on. The message says which failed where."""
+    """Another rank failed or ended, so this one cannot continue. The message says which rank failed where."""
 
 
 class TaskError(Exception):

@@ -1,4 +1,4 @@
-"""``clrfast train``: 1cycle beside a constant rate."""
+"""``clrfast train``: compares 1cycle with a constant rate."""
 
 from __future__ import annotations
 

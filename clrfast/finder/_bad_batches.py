@@ -31,7 +31,7 @@ these has one."""
 class BadBatches:
     """The bad batches found so far, which are left out of all further runs.
 
-    If a bad batch contains values that are not finite, every batch with such values is left out from then on, because
+    If a bad batch contains values that are not finite, all further batches with such values are left out, because
     another order of the data puts these samples into other batches.
     """
 

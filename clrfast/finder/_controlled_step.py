@@ -64,7 +64,7 @@ class ControlledStep:
         Returns:
             The loss before the update, a tensor of one element on the device.
         Raises:
-            RankError: this rank failed where the others cannot go on without it.
+            RankError: this rank failed at a place where the others cannot continue without it.
             Exception: what the step raises, in a single process.
         """
         before = self.control.host_step
@@ -81,7 +81,7 @@ class ControlledStep:
                 raise RankError(Failure.from_error(self._ranks.deferred or error).message) from error
             loss = self.control.losses.new_full((), math.nan)
         if self._step.scaler is None:
-            self.control.step.fill_(before + 1)  # this rank counts as many steps as the others, wherever it failed
+            self.control.step.fill_(before + 1)  # this rank must count the same number of steps as the others
             self.control.synchronize()
         return loss
 
@@ -143,7 +143,7 @@ class _Applied:
         self._found_inf: Any = 1.0
 
     def __call__(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        # An optimizer that skips by itself calls the hook in any case; its found_inf then says that it skipped.
+        # An optimizer that skips updates itself always calls the hook; its found_inf then says whether it skipped.
         self._found_inf = getattr(optimizer, "found_inf", None)
 
     def found_inf(self, device: torch.device) -> Tensor | None:

@@ -50,7 +50,7 @@ def measure_curves(plan: RampPlan, run: Callable[..., RunRecord], stop_factor: f
 
 
 def _fine_centre(coarse: LRCurve, max_lr: float) -> float:
-    """Choose the rate that stands for the coarse ramp's divergence in ``FINE_RANGE``."""
+    """Choose the rate around which ``FINE_RANGE`` lies: the coarse ramp's divergence, or an estimate of it."""
     if coarse.stopped != "completed":
         return float(coarse.lr[-1])
     highest = max_lr / FINE_RANGE[1]

@@ -49,7 +49,7 @@ class ScheduledRun:
         keep_ratios: the optimizer's groups keep the ratios of their rates; the schedule's rate is the highest.
         stop_factor: see ``find_divergence``; > 1.
         ranks: the ranks that make this run together. A failure of one of them is raised on all at the next read of the
-            losses. Until then that rank goes on, because the others wait for it in every step.
+            losses. Until then that rank continues, because the others wait for it in every step.
         after_first_step: called once, after the first step.
     """
 
@@ -76,7 +76,7 @@ class ScheduledRun:
 
         Args:
             batches: enough for all steps and for the loss after the last update.
-            validation: measured on the way, and after the last update.
+            validation: validation during the run and after the last update; None for none.
             progress: called after every read of the losses, with ``done`` plus the number of steps.
             done, total: steps of the whole call before this run, and all steps of the call.
         Raises:

@@ -34,10 +34,10 @@ def edge(lr: ArrayLike, loss: ArrayLike, *, beyond: str = "a higher max_lr tells
 
         lowest         where the loss is lowest
         first rebound  the first point past it at which a quarter of the loss's fall is lost
-        last rebound   the point from which on the loss stays above that
+        last rebound   the point from which the loss stays above that
 
     The fall starts at the median of the first half of the losses before the minimum. A loss that is not finite counts
-    as a rebound. The last point stands in for a rebound that does not happen. Spikes from which the model recovers
+    as a rebound. The last point replaces a rebound that does not happen. Spikes from which the model recovers
     separate the first rebound from the last; without spikes the three rates lie close together.
 
     Args:
@@ -91,7 +91,7 @@ def find_rebounds(lr: ArrayLike, loss: ArrayLike) -> tuple[int | None, int | Non
 
 
 def _is_dead(loss: Floats, lowest: float) -> NDArray[np.bool_]:
-    """bool ``[n]``: mark the points at the end from which on the loss is constant above its minimum."""
+    """Mark the last points, if the loss is constant above its minimum there: bool ``[n]``."""
     same = np.isclose(loss, loss[-1], rtol=ROUNDING_FRAC, atol=0.0)
     constant = np.logical_and.accumulate(same[::-1])[::-1]
     above_minimum = loss[-1] - lowest > ROUNDING_FRAC * abs(loss[-1])

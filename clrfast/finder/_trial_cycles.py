@@ -132,10 +132,10 @@ def trial_cycles(
     Args:
         model, loss_fn, loader, compute_loss: as for ``range_test``. The validation data of a ``Task`` are used if
             ``val_loader`` is None.
-        val_loader: validation batches; the first ones are used, a tenth as many as a trial has updates. None: as many
-            batches of ``loader`` are held out. A long loader continues from trial to trial, so a later trial may train
-            once on some of these samples. A loader with fewer batches than validation and one trial need is kept in
-            memory, and 15 % of it is held out. A loader of a single batch is validated on that batch.
+        val_loader: validation batches; the first ones are used, one for every ten updates of a trial. None: the same
+            number of batches of ``loader`` is held out. A long loader continues from trial to trial, so a later trial
+            may train once on some of these samples. A loader with fewer batches than validation and one trial need is
+            kept in memory, and 15 % of it is held out. A loader of a single batch is validated on that batch.
         trial_steps: number of updates of each trial, at least 10.
         n_trials: number of trials, at least 3.
         group, progress: as for ``range_test``. Several ranks make the trials together, and the validation loss is the

@@ -214,7 +214,7 @@ class StepControl:
         return row_at(self.host_table, self.host_step if step is None else step)
 
     def progress(self) -> dict[str, Any]:
-        """Return what a checkpoint needs beside the table, for ``resume``."""
+        """Return what a checkpoint needs besides the table, for ``resume``."""
         tensors = {name: getattr(self, name).clone() for name in ("step", "losses", "average", "stop")}
         return {**tensors, "smoothing": self.smoothing, "stop_factor": self.stop_factor}
 

@@ -84,7 +84,7 @@ class FusedOptimizer(torch.optim.Optimizer):
 
     @property
     def controls(self) -> Mapping[torch.device, StepControl]:
-        """The controls of the run, one per device, all alike; empty without a schedule."""
+        """The controls of the run, one per device, with equal contents; empty without a schedule."""
         return {} if self.follower is None else self.follower.controls
 
     @property

@@ -1,7 +1,7 @@
 """The schedule and its step in the parameter groups and in a ``state_dict``.
 
 Checkpoint tools save ``state`` and ``param_groups``, so a run must be able to continue from these. Each group of a
-scheduled optimizer has two entries beside torch's own: "schedule", the dict form of the group's curves, and
+scheduled optimizer has two entries besides torch's own: "schedule", the dict form of the group's curves, and
 "schedule_step", the number of applied updates. Writing another number there moves the schedule.
 """
 

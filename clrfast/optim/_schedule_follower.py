@@ -49,7 +49,7 @@ class ScheduleFollower:
     Attributes:
         given: ``schedule`` without functions; it has one curve for all groups, or one per group.
         bound: the schedule with one explicit curve per group.
-        controls: one control per device, all alike.
+        controls: one control per device, with equal contents.
         control: the first of them.
 
     Raises:
@@ -200,7 +200,7 @@ class ScheduleFollower:
             self.show_next_row(param_groups)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_warned_past_end": False}  # a copy warns by itself
+        return {**vars(self), "_warned_past_end": False}  # a copy gives its own warning
 
     def _move_to(self, step: int, param_groups: ParamGroups) -> None:
         self.resume({"step": step})

@@ -35,7 +35,7 @@ class Conclusion(Generic[T]):
     Attributes:
         value: the value to train with.
         evidence: a sentence or two.
-        warnings: what to look at before trusting it.
+        warnings: what to check before trusting it.
     """
 
     value: T

@@ -28,12 +28,12 @@ PLATEAU_FRAC = 1 / 3
 """Minimum length of a plateau, as a fraction of the steps. Every run ends in a shorter one."""
 
 UPTURN_FRAC = 0.02
-"""Rise of the validation loss above its lowest, as a fraction of the whole fall, from which on a run overfits. On
+"""Minimum rise of the validation loss above its lowest that is overfitting, as a fraction of the whole fall. On
 CIFAR-10 overfitting begins with 0.45 to 0.5 after a fall by 1.85 (0.027)."""
 
 JOINT_RISE_FRAC = 0.25
-"""Rise of both losses at once, as a fraction of the whole fall, from which on a run is over-regularised. At the top of
-a 1cycle a tenth is usual, and harmless."""
+"""Minimum rise of both losses at once that is over-regularisation, as a fraction of the whole fall. At the top of a
+1cycle a tenth is usual, and harmless."""
 
 STUCK_FRAC = 0.5
 """Fraction of its start above which a constant loss is stuck. It is the only threshold that assumes that zero is the

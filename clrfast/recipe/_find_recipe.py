@@ -50,7 +50,7 @@ def find_recipe(
 ) -> Recipe:
     """Find learning rate, batch size, weight decay and momentum by short trials, in the order of Smith's report.
 
-        small budget: range test -> batch size, range test -> weight decay, range test from 1e-3 on -> momentum
+        small budget: range test -> batch size, range test -> weight decay, range test if >= 1e-3 -> momentum
         large budget: range test -> batch size, range test -> rate and weight decay together
 
     The budget decides how long the trials are. Each range test takes at most 112 steps. The weight decays get the rest;
@@ -65,9 +65,9 @@ def find_recipe(
     Args:
         task: a task with validation data that are not in its training data.
         budget: limit on the steps of the search, >= 464, without those of the batch sizes. None: a tenth of
-            ``planned_steps``, at least 464. Or a time from now on, ``datetime.timedelta(minutes=5)``: the first range
-            test measures how many steps fit, and no trial starts that is expected to end later. Range tests and batch
-            sizes are not interrupted.
+            ``planned_steps``, at least 464. Or a time that starts now, ``datetime.timedelta(minutes=5)``: the first
+            range test measures how many steps fit, and no trial starts that is expected to end later. Range tests and
+            batch sizes are not interrupted.
         planned_steps: length of the training that the recipe is for, >= 1; None: 10,000. A trial much shorter than a
             tenth of the training shows little. Short trials are at most that long (or 200 steps), long ones at least a
             quarter of the training.

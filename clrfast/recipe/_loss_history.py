@@ -17,8 +17,8 @@ class History:
     """The losses of one training run and its settings, as far as they are known.
 
     Args:
-        train_loss: ``[n]``, n >= 1: the training loss of each step, before its update. A step may also stand for
-            another unit of time, such as an epoch.
+        train_loss: ``[n]``, n >= 1: the training loss of each step, before its update. A step may also be another unit
+            of time, such as an epoch.
         val_loss: ``[m]``, m >= 1: the loss on held-out data.
         val_steps: whole numbers ``[m]``, ascending, in [0, n]: the number of updates before each value of
             ``val_loss``. None spaces them evenly, with the last one after step n.

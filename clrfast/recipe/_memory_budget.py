@@ -35,9 +35,9 @@ class MemoryBudget:
     """The memory that work may take beyond what is held when it starts.
 
     Attributes:
-        limit: bytes; infinite if the device reports by itself that it is full.
-        resident: bytes that the process held at the start. With it, the growth of the process counts beside that of
-            its tensors: the process keeps freed memory and has been seen to grow 1.6 times as much. None: only tensors
+        limit: bytes; infinite for a device that reports itself that it is full.
+        resident: bytes that the process held at the start. With it, the growth of the process counts as well as that
+            of its tensors, because the process keeps freed memory and may grow 1.6 times as much. None: only tensors
             count.
     """
 

@@ -33,7 +33,7 @@ class Recipe:
         weight_decay: >= 0.
         evidence: a sentence or two for each of "learning rate", "batch size", "weight decay" and "momentum".
         diagnoses: what ``diagnose`` returned for the run with the chosen settings.
-        warnings: what to look at before trusting the recipe; empty is best.
+        warnings: what to check before trusting the recipe; empty is best.
         steps: steps of the search.
         complete: False if the search was interrupted.
         study: all measurements.

@@ -11,7 +11,7 @@ from ._loss_history import History
 
 TREND_WIDTH_FRAC = 0.03
 """Width of the smoothing, as a fraction of the points. At the ends of an even fall the smoothed loss lags by a fortieth
-of the run, which is little beside the thirds that are compared."""
+of the run, which is little compared with the thirds that are judged."""
 
 MIN_SIGMAS = 5.0
 """Minimum change of a smoothed loss, in its standard errors, that is not noise. Changes are tested in many places, so 4
@@ -83,7 +83,7 @@ class SmoothedHistory:
 
 
 def _trend(loss: Floats) -> tuple[Floats, float, float]:
-    """Return the loss without spikes and noise, its standard error, and how far it fell: 0 if by no more than noise."""
+    """Return the loss without spikes and noise, its standard error, and its fall: 0 unless it exceeds the noise."""
     padded = np.concatenate((loss[:1], loss, loss[-1:]))
     trend = smooth(np.median(np.lib.stride_tricks.sliding_window_view(padded, 3), axis=1), TREND_WIDTH_FRAC)
     single = max(estimate_noise(loss), ROUNDING_FRAC * np.abs(loss).max())

@@ -1,4 +1,4 @@
-"""How the steps of a budget are divided among the stages of a search."""
+"""Divides the steps of a budget among the stages of a search."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MIN_BUDGET = 2 * RANGE_TEST_STEPS + SMALL_GRID_TRIALS * MIN_TRIAL_STEPS
 """Minimum budget, 464 steps: two range tests and the small grid."""
 
 RETEST_DECAY = 1e-3
-"""Weight decay from which on the rate is tested again, because the decay can change it."""
+"""Minimum weight decay for another test of the rate, because such a decay can change the rate."""
 
 MIN_MOMENTUM_STEPS = 100
 """Minimum length of a trial with a momentum, for the momentum to show its effect."""

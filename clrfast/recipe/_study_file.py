@@ -74,7 +74,7 @@ class StudyFile:
         try:
             yield
         except BaseException:
-            # A second Ctrl-C, or torchrun's SIGTERM beside a rank's failure, may interrupt the first attempt.
+            # A second Ctrl-C, or torchrun's SIGTERM after a rank's failure, may interrupt the first attempt.
             for _ in range(2):
                 with contextlib.suppress(KeyboardInterrupt, NotWrittenError):
                     self._refund()

@@ -41,7 +41,7 @@ logger = logging.getLogger("clrfast.recipe")
 
 
 class TrialRunner:
-    """Runs trials from the current model: all start with the same weights, random numbers and place in the data.
+    """Runs trials from the current model: all start with the same weights, random numbers and batches.
 
     Only the repeats of a setting use successive batches. Everything is restored after each trial, as after
     ``range_test``. On a CUDA device trials on the same batches run at once, as stacked copies of the model, if vmap

@@ -12,6 +12,7 @@ from .._checks import require_finite, require_positive
 from ._curves import Curve, Floats
 
 Amplitude = Callable[[Floats], Any]
+"""Function from an array of cycle numbers to factors of the amplitude."""
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,8 @@ class Triangular(Curve):
     """Linear cycles between ``base`` and ``peak``, without end.
 
         position = step mod (up_steps + down_steps)
-        height   = position / up_steps                                      on the way up
-                   (up_steps + down_steps - position) / down_steps          on the way down
+        height   = position / up_steps                                      while rising
+                   (up_steps + down_steps - position) / down_steps          while falling
         value    = base + (peak - base) * height * amplitude(cycle) * gamma ** step
 
     Args:

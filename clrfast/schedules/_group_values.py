@@ -1,6 +1,6 @@
 """Entries of parameter groups by which ``ScheduleLR`` combines its rate with the factors of other schedulers.
 
-A group has two beside torch's own "initial_lr", so any checkpoint of the optimizer carries them: "scheduled_lr", the
+A group has two besides torch's own "initial_lr", so any checkpoint of the optimizer carries them: "scheduled_lr", the
 rate of the schedule alone, and "lr_factor", the product of the factors of other schedulers.
 """
 

@@ -31,8 +31,8 @@ class ScheduleLR(LRScheduler):
     follows the schedule. A quantity with one curve per group has no ratio. A group that is added later is compared with
     the same highest value from the next ``step()`` on; if another scheduler writes its rate before that, give it
     "initial_lr", too. ``lr_scale`` is the group's entry of that name (timm's layer decay), 1 by default. ``factor`` is
-    the product of the factors of other schedulers, in a ``ChainedScheduler`` or beside this one. A change of it is lost
-    while the schedule's rate is 0.
+    the product of the factors of other schedulers, in a ``ChainedScheduler`` or on the same optimizer. A change of it
+    is lost while the schedule's rate is 0.
 
     For optimizers with ``betas``, the first of them is the momentum. Past the end the last values stay. Warns once if
     the run continues past the end, if the schedule ends in mid-cycle, if it replaces different momenta by one, or if
@@ -219,7 +219,7 @@ class ScheduleLR(LRScheduler):
         if self._detector is not None:
             self._detector.count_update()
         if self._follow_updates:
-            # GradScaler calls the step of an optimizer that skips by itself; found_inf then says whether it did.
+            # GradScaler always calls the step of an optimizer that skips updates itself; found_inf says whether it did.
             found_inf = getattr(optimizer, "found_inf", None)
             self._updated |= found_inf is None or not found_inf.item()
 

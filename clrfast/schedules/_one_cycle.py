@@ -117,7 +117,7 @@ def one_cycle_three_phase(
     momentum: Momentum = (0.95, 0.85),
     weight_decay: CurveLike | None = None,
 ) -> Schedule:
-    """Make torch's ``OneCycleLR`` with three_phase=True: up, down to the first rate in as many steps, then to the last.
+    """Make torch's ``OneCycleLR`` with three_phase=True: up, equally long down to the first rate, then to the last.
 
     ``pct_start`` is in [0, 0.5]; the rest is as in ``one_cycle_cos``.
     """

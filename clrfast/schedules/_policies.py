@@ -22,7 +22,10 @@ MAX_LR = float(np.finfo(np.float32).max)
 """The largest finite float32, and so the largest rate of a table."""
 
 Momentum = tuple[float, float] | float | None
+"""Argument for a momentum: (upper, lower) to cycle against the rate, a fixed number, or None for the groups' own."""
+
 Spacing = Literal["exponential", "linear"]
+"""Spacing of a ramp's rates: equal ratios or equal differences."""
 
 
 def constant(

@@ -1,4 +1,4 @@
-"""``CapturedStep``: a training step that the user writes, as one CUDA graph whose schedule goes on in every replay."""
+"""``CapturedStep``: a training step that the user writes, as one CUDA graph whose replays advance the schedule."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ._module_fingerprint import Fingerprint
 class CapturedStep:
     """One training step, captured at construction and repeated by ``replay`` in a single launch.
 
-    ``TrainStep`` captures ordinary steps by itself; this class is for steps that you write yourself.
+    ``TrainStep`` captures ordinary steps automatically; this class is for steps that you write yourself.
 
     The schedule is on the device and advances in each replay. Without a schedule, the graph keeps the present values of
     lr, momentum and weight decay; only an lr that is a tensor on the device is read at every replay. Parameters and
@@ -59,7 +59,7 @@ class CapturedStep:
         optimizer.zero_grad(set_to_none=True)  # existing gradients would lie outside of the graph's memory
         optimizer.init_state()
         self._optimizer = weakref.ref(optimizer)
-        # The graph reads and writes this memory, whatever tensors the optimizer gets later.
+        # The graph reads and writes this memory even if the optimizer gets other tensors later.
         self._alive = [*optimizer.state_tensors(), *_tensors_in(optimizer.param_groups)]
         self._captured, self._state_memory = _captured_values(optimizer), _memory_of_state(optimizer)
         self._take_fingerprint(optimizer)

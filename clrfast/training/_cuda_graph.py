@@ -30,7 +30,7 @@ class Graph:
     def __init__(self, function: Callable[[], Any], stream: torch.cuda.Stream, pool: Any = None):
         self._graph = torch.cuda.CUDAGraph()
         pool = torch.cuda.graph_pool_handle() if pool is None else pool
-        # thread_local: other threads, such as NCCL's watchdog, may use CUDA meanwhile.
+        # thread_local: other threads, such as NCCL's watchdog, may use CUDA during the capture.
         capturing = torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local")
         with torch.cuda.device(stream.device), _undo_broken_capture(self._graph, stream.device, pool), capturing:
             # Detached, because autograd's graph would tie later eager steps to the stream of the capture.

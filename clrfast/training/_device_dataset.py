@@ -28,7 +28,7 @@ class DeviceDataset:
             ``tensors``: a model that writes to its inputs changes the data, except in a captured step.
         augment: ``augment(inputs, generator) -> inputs``, applied to the first tensor of each batch, for example
             ``crop_and_flip()``. Its random numbers must come from the generator, which is on the tensors' device.
-        drop_last: whether to leave out a last batch that is not full; a captured step needs a graph of its own for it.
+        drop_last: whether to leave out a last batch that is not full; a captured step needs another graph for it.
         seed: seed of ``generator``.
 
     Attributes:

@@ -84,7 +84,7 @@ def resolve_options(
         known: names of all keyword arguments that ``function`` takes.
     Raises:
         TypeError: ``keywords`` has a name that is not in ``known``.
-        ValueError: options come both ways, ``options`` is of another type, or a value is out of range.
+        ValueError: options come in both forms, ``options`` is of another type, or a value is out of range.
     """
     for name in keywords:
         if name not in known:

@@ -17,7 +17,7 @@ NAMES = ("auto", *BACKENDS)
 
 
 def resolve(name: str, param_groups: Sequence[Mapping[str, Any]]) -> str:
-    """Return the name of the backend that ``name``, one of NAMES, stands for with these parameters.
+    """Return the name of the backend for these parameters; ``name`` is one of NAMES.
 
     Raises:
         RuntimeError: the backend cannot update one of them.
