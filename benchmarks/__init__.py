@@ -1,6 +1,6 @@
 """Measurements: speed, the quality of finders, of the short recipe and of the policies.
 
-speed           steps, range tests, trainings and sweeps, beside torch and other packages
+speed           steps, range tests, trainings and sweeps, compared with torch and other packages
 finder_quality  the training that follows a suggested rate, beside the best rate
 recipe_quality  the settings of the short recipe, beside a full grid
 policy_quality  1cycle, beside constant and piecewise-constant rates

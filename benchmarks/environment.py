@@ -1,4 +1,4 @@
-"""Hardware, versions and commit, which stand beside every result."""
+"""Hardware, versions and commit, which every result records."""
 
 from __future__ import annotations
 

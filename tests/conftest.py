@@ -2,7 +2,7 @@
 
 Backend "cuda" runs on the device in tests marked ``gpu``; in all others its kernels run on the CPU, see cuda_on_cpu/.
 Tests marked ``gpu`` are skipped where there is no device. With CLRFAST_EMULATE_CUDA=1 they run there on an emulated one
-(cuda_on_cpu/emulated_device.py), apart from those marked ``hardware``.
+(cuda_on_cpu/emulated_device.py), except those marked ``hardware``.
 """
 
 from __future__ import annotations

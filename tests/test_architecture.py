@@ -15,7 +15,7 @@ PATHS = modules(ROOT / "clrfast")
 GRAPH = import_graph(ROOT / "clrfast")
 
 PUBLIC_MODULES = {"clrfast.tasks.cifar10", "clrfast.tasks.digits"}
-"""Modules that users import beside the packages."""
+"""Modules that users import besides the packages."""
 
 PUBLIC_NAMES = {
     "clrfast": """

@@ -1,4 +1,4 @@
-"""A default device of the user's changes no result, and the preparations of the GPU's tests work under one."""
+"""The user's default device changes no result, and the preparations of the GPU's tests work under one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Private names of torch stand in ``clrfast/_torch_compat.py`` alone, and every one of them exists."""
+"""Private names of torch are used in ``clrfast/_torch_compat.py`` only, and every one of them exists."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def is_private(name: str) -> bool:
 
 @functools.cache
 def private_attributes() -> frozenset[str]:
-    """What torch's tensors, modules, optimizers, scalers, streams and graphs have beside their public attributes."""
+    """Private attributes of torch's tensors, modules, optimizers, scalers, streams and graphs."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.1)
     objects = [nn.Linear(1, 1), optimizer, torch.Tensor, torch.amp.GradScaler, torch.cuda.Stream, torch.cuda.CUDAGraph]
     found = {name for one in objects for name in dir(one) if is_private(name)}

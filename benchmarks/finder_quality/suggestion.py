@@ -1,4 +1,4 @@
-"""What a finder suggests for a task, and what that costs."""
+"""The suggestion of a finder for a task, and its cost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tasks beside clrfast's digits: Fashion-MNIST, and CIFAR-10 with ResNet-56."""
+"""Tasks besides clrfast's digits: Fashion-MNIST, and CIFAR-10 with ResNet-56."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Measures steps, range tests, trainings and sweeps beside torch and other packages."""
+"""Compares steps, range tests, trainings and sweeps with torch and other packages."""

@@ -1,4 +1,4 @@
-"""The host's time: in an eager step apart from the arithmetic, and before each replay of a captured step.
+"""The host's time: of an eager step without its arithmetic, and before each replay of a captured step.
 
     pytest benchmarks/speed/bench_host.py --results benchmarks/results
     pytest benchmarks/speed/bench_host.py --device cuda --results benchmarks/results

@@ -1,4 +1,4 @@
-"""A schedule's cost on the host: one scheduler step beside torch's, and the building of a long table.
+"""A schedule's cost on the host: one scheduler step compared with torch's, and the making of a long table.
 
 pytest benchmarks/speed/bench_schedule.py --results benchmarks/results
 """

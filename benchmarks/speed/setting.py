@@ -1,4 +1,4 @@
-"""Where and how a benchmark runs, as the command line says."""
+"""The settings of a benchmark run, from its command line."""
 
 from __future__ import annotations
 

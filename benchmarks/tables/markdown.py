@@ -1,4 +1,4 @@
-"""What all tables share: Markdown, times with their quartiles, hardware and versions."""
+"""Parts of all tables: Markdown, times with their quartiles, hardware and versions."""
 
 from __future__ import annotations
 

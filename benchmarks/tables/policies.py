@@ -1,4 +1,4 @@
-"""Tables of what the policies do for a training."""
+"""Tables of the policies' effect on a training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables of what finders and the short recipe are worth."""
+"""Tables of the quality of finders and of the short recipe."""
 
 from __future__ import annotations
 

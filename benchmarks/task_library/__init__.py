@@ -1,1 +1,1 @@
-"""Holds what tasks are made of: their definition, data, models and losses."""
+"""Parts of the tasks: their definition, data, models and losses."""

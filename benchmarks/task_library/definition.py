@@ -1,4 +1,4 @@
-"""What a task of the quality benchmarks is, and how a split collects its tasks."""
+"""The definition of a task of the quality benchmarks, and the splits that collect tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A capture that CUDA breaks off leaves everything as it was."""
+"""A capture that CUDA aborts leaves everything as it was."""
 
 from __future__ import annotations
 

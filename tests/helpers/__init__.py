@@ -1,1 +1,1 @@
-"""Shared by tests of several packages."""
+"""Helpers that tests of several packages share."""

@@ -9,7 +9,7 @@ LOSS = np.array([2.0, 1.9, 1.5, 1.0, 0.9, 3.0, 8.0])
 
 
 def joined(**changes):
-    """A curve as of a coarse and a fine ramp, with more points to the right; ``changes`` replace its fields."""
+    """Return a curve like that of a coarse and a fine ramp; ``changes`` replace its fields."""
     lr = np.concatenate((np.geomspace(1e-6, 1e-2, 12), np.geomspace(1.2e-2, 10, 60)))
     loss = 2.0 - 1.5 / (1 + (5e-2 / lr) ** 2) + lr**2
     return make_curve(**{"lr": lr, "loss": loss, **changes})

@@ -1,4 +1,4 @@
-"""For tests of the CUDA kernels: sizes around a chunk, and an optimizer that is ready for its step."""
+"""Helpers for tests of the CUDA kernels: sizes around a chunk, and an optimizer that is ready for its step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""For tests of optimizers: backends, a tolerance table, a grid of options, parameters and their steps."""
+"""Helpers for tests of optimizers: backends, a tolerance table, a grid of options, parameters and their steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of the range test share: optimizers, a network and its data, and losses that overflow."""
+"""Helpers for tests of the range test: optimizers, a network and its data, and losses that overflow."""
 
 from __future__ import annotations
 

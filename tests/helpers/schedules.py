@@ -22,7 +22,7 @@ POLICY_ARGUMENTS = {
     "flat_cosine": {"lr": 0.1},
     "inverse_sqrt": {"lr": 0.1, "scale_steps": 10},
 }
-"""Arguments with which each policy makes a schedule, apart from ``total_steps``."""
+"""Arguments with which each policy makes a schedule, except ``total_steps``."""
 
 
 def columns(schedule):

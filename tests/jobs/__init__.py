@@ -1,1 +1,1 @@
-"""Scripts that tests run as processes of their own."""
+"""Scripts that tests run as separate processes."""

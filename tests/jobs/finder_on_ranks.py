@@ -1,6 +1,6 @@
 """The job that ``test_finder_on_ranks`` runs on two and on three gloo ranks: ``finder_on_ranks.py FOLDER RANK COUNT``.
 
-Each rank writes what results of every case to ``FOLDER/COUNT_RANK.json``: a result, or the kind and text of an error.
+Each rank writes the outcome of every case to ``FOLDER/COUNT_RANK.json``: a result, or the kind and text of an error.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""A budget that is a time, measured by a fake clock that only work advances."""
+"""Budgets of time, with a fake clock that only work advances."""
 
 import json
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""ScheduleLR beside torch's schedulers, in chains and sequences."""
+"""ScheduleLR together with torch's schedulers, in chains and sequences."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""The parameters of a loss are trained and restored like those of the model, wherever the loss keeps them."""
+"""The parameters of a loss are trained and restored like those of the model, in all places where a loss has them."""
 
 import functools
 
