@@ -34,7 +34,7 @@ UNREACHABLE = (
 
 @dataclass(frozen=True)
 class Failure:
-    """What a rank sends in place of a value after an error.
+    """The error of a rank, which it sends instead of a value.
 
     Attributes:
         kind: name of the error's class.

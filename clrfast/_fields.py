@@ -32,7 +32,7 @@ class Fields:
         self._data, self._prefix = data, prefix
 
     def require_known(self, *names: str) -> None:
-        """Refuse entries of other names than ``names``."""
+        """Raise a ValueError for the first entry whose name is not in ``names``."""
         for name in self._data:
             if name not in names:
                 raise ValueError(f"{self.path(name)}: this entry is unknown; known are {', '.join(names)}")
@@ -52,7 +52,7 @@ class Fields:
 
     @contextlib.contextmanager
     def prefix_errors(self) -> Iterator[None]:
-        """Add the path to ValueErrors of this block, which begin with the name of an entry."""
+        """Prefix ValueErrors of this block with the path; their messages begin with the name of an entry."""
         try:
             yield
         except ValueError as error:

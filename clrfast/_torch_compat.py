@@ -118,8 +118,8 @@ def found_inf_tensors(scaler: torch.amp.GradScaler, optimizer: Optimizer) -> lis
 
 
 def forget_step(scaler: torch.amp.GradScaler) -> None:
-    """Discard what a step has left that failed between ``step()`` and ``update()``. Otherwise the scaler would compute
-    its next scale from it. Since 1.6; required where a capture fails with a scaler."""
+    """Discard the scaler's state of a step that failed between ``step()`` and ``update()``. The next scale would be
+    computed from it. Since 1.6; required where a capture fails with a scaler."""
     scaler._per_optimizer_states.clear()
 
 
@@ -137,17 +137,18 @@ NormBase = nn.modules.batchnorm._NormBase
 
 
 def parameters_of(module: nn.Module) -> dict[str, nn.Parameter | None]:
-    """The module's own parameters; required. ``named_parameters`` leaves out None and duplicates."""
+    """Return the module's own parameters; required. ``named_parameters`` leaves out None and duplicates."""
     return module._parameters
 
 
 def buffers_of(module: nn.Module) -> dict[str, Tensor | None]:
-    """The module's own buffers, to be written to; required. ``named_buffers`` leaves out None and duplicates."""
+    """Return the module's own buffers, in a dict to write to; required. ``named_buffers`` leaves out None and
+    duplicates."""
     return module._buffers
 
 
 def children_of(module: nn.Module) -> dict[str, nn.Module | None]:
-    """The module's own children; required. ``named_children`` leaves out None and duplicates."""
+    """Return the module's own children; required. ``named_children`` leaves out None and duplicates."""
     return module._modules
 
 

@@ -224,7 +224,7 @@ def _steps(text: str) -> int | Literal["auto"]:
 
 
 def _budget(text: str) -> int | timedelta:
-    """600 -> 600 updates; 90s, 5min, 1.5h -> a time."""
+    """Parse updates, as 600, or a time, as 90s, 5min or 1.5h."""
     if found := re.fullmatch(r"([0-9]*\.?[0-9]+) ?(s|min|h)", text):
         return timedelta(seconds=float(found[1]) * {"s": 1, "min": 60, "h": 3600}[found[2]])
     try:

@@ -78,13 +78,13 @@ class LRCurve:
 
     @cached_property
     def bounded(self) -> Floats:
-        """float64 ``[n]``: the loss clipped at the divergence limit, which also replaces NaN and infinities."""
+        """Loss clipped at the divergence limit, which also replaces NaN and infinities: float64 ``[n]``."""
         _, limit = find_divergence(np.concatenate(([self.initial_loss], self.loss)))
         return np.where(np.isfinite(self.loss), np.minimum(self.loss, limit), limit)
 
     @cached_property
     def smoothed(self) -> Floats:
-        """float64 ``[n]``: the bounded loss without its noise: a centred average with Gaussian weights."""
+        """Bounded loss without its noise, a centred average with Gaussian weights: float64 ``[n]``."""
         return smooth(self.bounded)
 
     @property
@@ -94,7 +94,7 @@ class LRCurve:
 
     @cached_property
     def slope(self) -> Floats:
-        """float64 ``[n]``: change of the loss per decade of the rate, or per unit of the rate if ``spacing`` is linear.
+        """Change of the loss per decade of the rate, or per unit of the rate if ``spacing`` is linear: float64 ``[n]``.
 
         NaN if fewer than two points are finite.
         """

@@ -85,7 +85,7 @@ class RankMeanLosses:
         return self._mean(self._summed().cpu())
 
     def _summed(self) -> Tensor:
-        """float64 ``[total_steps + 2]``: losses, number of steps and number of failures, summed over the ranks."""
+        """Sum losses, number of steps and number of failures over the ranks: float64 ``[total_steps + 2]``."""
         control, failed = self._control, int(self._ranks.deferred is not None)
         numbers = torch.stack((control.step + control.stop, torch.full_like(control.step, failed)))
         summed = torch.cat((control.losses.double(), numbers.double()))

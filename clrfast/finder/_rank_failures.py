@@ -35,7 +35,7 @@ def _repeating(batch: Any, batches: Iterator[Any], ranks: Ranks) -> Iterator[Any
 
 
 def zero_failed_losses(compute_loss: ComputeLoss, ranks: Ranks) -> ComputeLoss:
-    """Return ``compute_loss`` with a loss of 0 in place of an error that follows the model's outputs.
+    """Return ``compute_loss``, changed so that an error after the model's forward pass gives a loss of 0.
 
     The zero loss keeps the backward pass going, because the other ranks wait for this rank's gradients.
     """

@@ -30,7 +30,8 @@ class Suggestion:
     reason: str
 
     def __str__(self) -> str:
-        """
+        """Return rates, rule and reason in one line.
+
         >>> print(Suggestion(0.21, 0.0123, 0.18, 0.25, "edge", "a fifth of 1.05"))
         0.21 (0.18 to 0.25), lower bound 0.012; edge: a fifth of 1.05
         """

@@ -26,7 +26,7 @@ MIN_VALIDATIONS = 10
 
 
 class Validation:
-    """Batches that the model is not trained on, and the metric that is measured on them.
+    """Validation batches, and the metric that is measured on them.
 
     A validation evaluates all of these batches in eval mode. By default, n batches are evaluated every n steps, so that
     validation takes no more forward passes than training.

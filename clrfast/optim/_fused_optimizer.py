@@ -98,7 +98,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         return None if self.follower is None else self.follower.bound
 
     def set_schedule(self, schedule: Schedule) -> StepControl:
-        """Follow ``schedule`` from its first step on; momentum buffers stay as they are.
+        """Follow ``schedule`` from its step 0; momentum buffers stay as they are.
 
         Returns:
             The new control, which is also ``control``.
@@ -243,7 +243,7 @@ class FusedOptimizer(torch.optim.Optimizer):
 
     @contextlib.contextmanager
     def unscaling(self) -> Iterator[None]:
-        """Have the update unscale gradients and skip on the device within a block, as with ``fused=True``."""
+        """Make the update unscale gradients and skip on the device within a block, as with ``fused=True``."""
         before, self._unscales = self._unscales, True
         try:
             yield
@@ -291,7 +291,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         return bool(grads) and not any(bool(grad.any()) for grad in grads)
 
     def _prepare(self) -> None:
-        """Have every update find its gradients; all must succeed before anything changes."""
+        """Make every update find its gradients; all must succeed before anything changes."""
         if not self._updates and capture.is_capturing(devices_of(self.param_groups)):
             raise RuntimeError(
                 "optimizer: nothing is prepared for a capture; call optimizer.init_state() before it begins"

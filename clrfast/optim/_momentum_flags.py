@@ -35,7 +35,7 @@ class MomentumFlags:
             self.by_buffer[buffer] = buffer.count_nonzero() if buffer in self.by_buffer else one
 
     def flag_of(self, buffer: Tensor | None) -> Tensor | None:
-        """Return the flag of ``buffer``; None if it has none, because its first update is like the others."""
+        """Return the flag of ``buffer``; None if the buffer needs no flag."""
         return None if buffer is None else self.by_buffer.get(buffer)
 
     def is_fresh(self, buffer: Tensor | None) -> bool:

@@ -33,10 +33,10 @@ def warn_overridden(rates: list[Any]) -> None:
 
 
 def comparable(option: Any) -> Any:
-    """Return a value that equals that of another time if a graph captured then reads the same option.
+    """Return a value that changes whenever a captured graph would go on with an outdated ``option``.
 
-    A graph reads a tensor on the device where it lies, so only its identity counts. A tensor on the CPU is passed as a
-    number at every launch, so its value counts as well.
+    A graph reads a tensor on the device at its address, so only the identity of the tensor counts. A tensor on the CPU
+    is passed as a number at the launch, so its value counts as well.
     """
     if not isinstance(option, Tensor):
         return option

@@ -159,7 +159,7 @@ class ScheduleFollower:
         self.follow_groups(optimizer)
 
     def follow_groups(self, optimizer: FollowingOptimizer) -> None:
-        """Follow the groups as they are now, from the current step on."""
+        """Make the schedule follow the present groups, from the current step."""
         own = (saved_schedule.schedule_of(group) for group in optimizer.param_groups)  # of groups followed before
         bound = [
             self.given.group(index).bound_to([group]).group(0) if known is None else known

@@ -15,7 +15,7 @@ MAX_LINE_POINTS = 4_000
 
 
 def rate_axis(curves: Collection[LossCurve]) -> tuple[str, str]:
-    """Return scale and label of the axis of the rate: linear if the rates of all curves are."""
+    """Return scale and label of the axis of the rate: linear if all curves have linear spacing."""
     linear = all(curve.spacing == "linear" for curve in curves)
     return ("linear", "learning rate") if linear else ("log", LOG_RATE_LABEL)
 

@@ -35,14 +35,14 @@ def style_axes(ax: Any) -> None:
 
 
 def add_legend(ax: Any, entries: list[Any], title: str | None) -> None:
-    """Put the legend above the axes, where it hides no data, in up to three columns as far as they fit."""
+    """Add a legend above the axes, where it hides no data, with up to three columns if they fit."""
     inches = ax.get_position().width * ax.figure.get_figwidth()
     if ax.figure.get_layout_engine() is not None:
         inches *= 1.1  # the layout's margins are narrower than the default ones
     lengths = [len(str(entry.get_label())) for entry in entries]
 
     def width(columns: int) -> float:
-        """Approximate width in inches: the sample of a line, the space beside it, the letters."""
+        """Estimate the width in inches: line samples, spaces and letters."""
         return sum(0.55 + 0.06 * max(column) for column in np.array_split(lengths, columns)) - 0.2
 
     columns = min(3 if len(entries) > 4 else 2, len(entries))

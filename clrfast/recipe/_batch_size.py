@@ -179,7 +179,7 @@ def find_batch_size(
 
 
 def checked_loader(dataset: Any) -> DataLoader[Any]:
-    """Return a loader that has the samples, their order and their ``collate_fn``.
+    """Return a loader with the samples, order and ``collate_fn`` of ``dataset``, a dataset or a loader.
 
     Raises:
         ValueError: the samples cannot be counted and picked, or the loader does not make the batches itself.
@@ -202,7 +202,7 @@ def checked_loader(dataset: Any) -> DataLoader[Any]:
 
 
 def _try_sizes(measure: Callable[[int], StepCost], limit: int, max_bytes: float) -> tuple[list[StepCost], str | None]:
-    """Return the costs up to the largest size that fits, and why no larger one does: None if it is ``limit``."""
+    """Return the costs up to the largest size that fits, and why no larger one fits: None if all up to ``limit`` do."""
     costs = [_smallest(measure, limit)]
     too_large, why = limit + 1, ""
     while costs[-1].batch_size < limit:
@@ -288,7 +288,7 @@ def _measured(step: EagerStep, batches: DataLoader[Any], size: int, budget: Memo
 
 
 def _first_update(step: EagerStep, batch: Any) -> None:
-    """Train until a scaler no longer skips the update: a skipped one makes no optimizer state."""
+    """Train until a scaler no longer skips the update, because a skipped update makes no optimizer state."""
     for _ in range(MAX_SKIPPED):
         scale = 0.0 if step.scaler is None else step.scaler.get_scale()
         step(batch)

@@ -115,7 +115,7 @@ def diagnose(history: History) -> list[Diagnosis]:
 
 
 def _divergence(history: History) -> Diagnosis | None:
-    """Find the first loss, of both, that is not finite or has exploded."""
+    """Find the first training or validation loss that is not finite or has exploded."""
     train, val = np.asarray(history.train_loss), np.asarray(history.val_loss)
     at, limit = find_divergence(train)
     broken = np.asarray(history.val_steps)[~np.isfinite(val)]

@@ -118,7 +118,7 @@ def find_recipe(
 
 
 def _checked_budget(budget: Any, planned_steps: Any) -> tuple[Budget, int, int]:
-    """Return the budget, its steps as far as they are known, and the length of the planned training."""
+    """Return the budget, its steps (the minimum for a budget of time), and the length of the planned training."""
     if isinstance(budget, str):
         raise ValueError(
             f"budget: got {budget!r}; give updates, as 600, or a time as datetime.timedelta(minutes=5) or (seconds=90)"

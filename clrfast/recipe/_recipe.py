@@ -64,7 +64,7 @@ class Recipe:
         }
 
     def schedule(self, total_steps: int) -> Schedule:
-        """Return the 1cycle of a training of ``total_steps``, >= 1, with the momentum against the rate."""
+        """Return the 1cycle of a training of ``total_steps``, >= 1; the momentum falls while the rate rises."""
         return one_cycle(self.max_lr, total_steps, momentum=self.momentum, weight_decay=self.weight_decay)
 
     def optimizer(self, model: nn.Module, total_steps: int | None = None) -> SGD:
@@ -94,9 +94,7 @@ class Recipe:
         return conclude(Study.read(path))
 
     def to_html(self, title: str = "", *, saved: str = "recipe.json") -> str:
-        """Return a report as one HTML page that refers to nothing outside of itself.
-
-        It has pictures if matplotlib is installed.
+        """Return a report as one self-contained HTML page; it has pictures if matplotlib is installed.
 
         Args:
             title: name of the task; any text.

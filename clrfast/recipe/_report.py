@@ -58,8 +58,7 @@ class RangeTestSection:
 def render_report(recipe: Reportable, title: str = "", saved: str = "recipe.json") -> str:
     """Return the report as one page: the settings, their reasons, all measurements, and what to do next.
 
-    The page has pictures where matplotlib is installed. It refers to nothing outside of itself, and all text in it is
-    escaped.
+    The page has pictures if matplotlib is installed. It is self-contained, and all text in it is escaped.
 
     Args:
         recipe: what to report on.

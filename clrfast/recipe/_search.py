@@ -95,10 +95,10 @@ class Search:
             self.file.save(replace(self.study, started_steps=steps))
 
     def arguments(self, counted_steps: int = 0) -> dict[str, Any]:
-        """Return the arguments of every part of the search.
+        """Return the arguments that all measurements share: model, options and progress.
 
         Args:
-            counted_steps: the steps of the study that the part counts in its own progress.
+            counted_steps: the steps of the study that the measurement counts in its own progress.
         """
         done, show = self.study.steps - counted_steps, self.progress
 
@@ -127,7 +127,7 @@ class Search:
         }
 
     def range_test(self, weight_decay: float = 0.0) -> LRCurve:
-        """Run a range test on the first rank; a budget that is a time measures the time of a step."""
+        """Run a range test on the first rank; a budget of time also measures the time of a step."""
         optimizer, task = None, self.task
         if weight_decay:
             params = trainable_parameters(task.model, *find_loss_modules(task.loss_fn, task.compute_loss))
@@ -142,7 +142,7 @@ class Search:
         return curve
 
     def set_batch_size(self, batch_size: int) -> None:
-        """Continue with a loader of another batch size. The user's task keeps its own."""
+        """Continue with a loader of another batch size; the user's task is not changed."""
         loader = self.task.train_loader
         if not isinstance(loader, DataLoader) or loader.batch_size == batch_size:
             return

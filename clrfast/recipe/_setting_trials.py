@@ -98,7 +98,7 @@ class SettingTrials:
 
     @property
     def noise_tolerance(self) -> Floats:
-        """Difference of two mean losses that other batches alone would make, float64 ``[k]``; inf after divergence.
+        """Difference of two mean losses that other batches alone would cause, float64 ``[k]``; inf after divergence.
 
             2 * std * sqrt(2 / repeats),  std: standard deviation of the loss over the repeats
 

@@ -50,7 +50,7 @@ def _history(data: Fields) -> History:
 
 
 def _repeats(data: Fields, n_values: int) -> tuple[Repeats, ...]:
-    """Read the repeats of each of ``n_values`` values, equally many of each."""
+    """Read the repeats of each of ``n_values`` values; all values must have the same number of repeats."""
     repeats = tuple(tuple(map(_history, row)) for row in data.rows_of_dicts("histories"))
     if len(repeats) != n_values or len({len(row) for row in repeats}) != 1 or len(repeats[0]) < 2:
         raise ValueError(

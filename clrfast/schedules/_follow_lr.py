@@ -47,7 +47,7 @@ class FollowLR(LRScheduler):
         return [group["lr"] for group in self.optimizer.param_groups]
 
     def get_lr(self) -> list[float | Tensor]:
-        """Return the rate of each group at the next update."""
+        """Return ``get_last_lr()``."""
         return self.get_last_lr()
 
     def state_dict(self) -> dict[str, Any]:

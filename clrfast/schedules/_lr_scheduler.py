@@ -131,7 +131,7 @@ class ScheduleLR(LRScheduler):
         return self._rates([1.0 if has_begun else initial_factor(group) for group in self.optimizer.param_groups])
 
     def _get_closed_form_lr(self) -> list[float | Tensor]:
-        """Return the rates of a step that the caller names, as ``SequentialLR`` does, without factors of others."""
+        """Return the rates at ``last_epoch`` without other schedulers' factors; ``SequentialLR`` calls this."""
         self._update_ratios()
         return self._rates([1.0] * len(self.optimizer.param_groups))
 
@@ -203,7 +203,7 @@ class ScheduleLR(LRScheduler):
         self._register()  # a copied optimizer has no hooks
 
     def _register(self) -> None:
-        """Count the optimizer's updates through a hook, as long as they matter; the hook does not keep self alive."""
+        """Add a hook that counts the optimizer's updates, if they matter; the hook does not keep self alive."""
         if self._detector is None and not self._follow_updates:
             return
         reference = weakref.ref(self)

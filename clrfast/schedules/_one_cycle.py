@@ -24,7 +24,7 @@ def one_cycle(
     momentum: Momentum = (0.95, 0.85),
     weight_decay: CurveLike | None = None,
 ) -> Schedule:
-    """Make Smith's 1cycle: the rate rises and falls linearly while momentum falls and rises, then the rate vanishes.
+    """Make Smith's 1cycle: the rate rises and falls while momentum falls and rises; a tail lowers the rate further.
 
         low = max_lr / div_factor,  up_steps = round((1 - tail_frac) * total_steps / 2)
         step 0 .. up_steps:              lr low -> max_lr                   momentum upper -> lower
@@ -117,9 +117,10 @@ def one_cycle_three_phase(
     momentum: Momentum = (0.95, 0.85),
     weight_decay: CurveLike | None = None,
 ) -> Schedule:
-    """Make torch's ``OneCycleLR`` with three_phase=True: up, equally long down to the first rate, then to the last.
+    """Make torch's ``OneCycleLR`` with three_phase=True.
 
-    ``pct_start`` is in [0, 0.5]; the rest is as in ``one_cycle_cos``.
+    The rate rises, falls to its first value in the same number of steps, then falls to its last value. ``pct_start`` is
+    in [0, 0.5]; the rest is as in ``one_cycle_cos``.
     """
     if not 0 <= pct_start <= 0.5:
         raise ValueError(f"pct_start: got {pct_start}; the way up and down must fit in the run: give 0 to 0.5")

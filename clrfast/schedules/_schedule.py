@@ -31,6 +31,9 @@ class Schedule:
             keep their own values.
         total_steps: length of the run in optimizer steps, >= 1. Policies such as ``one_cycle`` set it.
 
+    Raises:
+        ValueError: an argument is no curve, or the quantities have different numbers of groups.
+
     A single entry serves every parameter group. Past the last step the last values stay.
 
     >>> Schedule(lr=0.1, momentum=0.5, total_steps=2).table().tolist()  # [total_steps, n_groups, 3]
@@ -245,6 +248,9 @@ class Schedule:
         This suits policies that are functions of time, such as the annealing ones. Those that reach their ends at the
         first and the last step (``one_cycle`` and its forms, ``lr_ramp``) need steps from the beginning:
         ``total_steps=epochs * steps_per_epoch``.
+
+        Raises:
+            ValueError: ``steps_per_epoch`` is not a finite number above 0.
         """
         require_positive(steps_per_epoch=steps_per_epoch)
         total = None if self.total_steps is None else round(self.total_steps * steps_per_epoch)

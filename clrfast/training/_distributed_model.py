@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 
 def is_data_parallel(model: nn.Module) -> bool:
-    """Return whether the model is or contains a DistributedDataParallel, whose ranks meet in the backward pass."""
+    """Return whether the model is or contains a DistributedDataParallel, whose backward pass waits for all ranks."""
     return any(isinstance(module, nn.parallel.DistributedDataParallel) for module in model.modules())
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Return whether the model's parameters are DTensors, whose ranks meet in the forward pass as well."""
+    """Return whether the model's parameters are DTensors, whose forward pass waits for all ranks as well."""
     return any(map(_is_fsdp, model.modules())) or any(hasattr(param, "to_local") for param in model.parameters())
 
 

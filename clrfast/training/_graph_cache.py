@@ -161,7 +161,7 @@ class _Kind:
 
 
 def _signature(leaf: Any) -> Any:
-    """Return what two leaves of one kind have in common; None for a leaf that a graph cannot take."""
+    """Return a key that is equal for two leaves of one kind; None for a leaf that a graph cannot take."""
     if isinstance(leaf, Tensor) and leaf.layout == torch.strided and not leaf.requires_grad:
         return leaf.shape, leaf.dtype, leaf.stride()
     return (type(leaf), leaf) if isinstance(leaf, PLAIN_TYPES) else None

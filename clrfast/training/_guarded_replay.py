@@ -56,7 +56,7 @@ class GuardedReplay:
         return loss
 
     def _require_same_model(self) -> None:
-        """Raise RuntimeError if the graph would work on memory that is no longer the model's."""
+        """Raise RuntimeError if the graph would use memory that no longer belongs to the model."""
         if _children(self._modules) != self._children:
             raise _changed("model: it has got other modules")
         memory = _memory(self._modules)

@@ -61,7 +61,7 @@ class ModuleAttributes:
         self._sizes = {name: _size(value) for name, value in self._changeable()}
 
     def restore(self) -> None:
-        """Restore all attributes, and warn of those that would break a long training.
+        """Restore all attributes, and warn about those that would break a long training.
 
         Such an attribute keeps the autograd graph alive, grows with every batch, or is too large to be restored.
         """

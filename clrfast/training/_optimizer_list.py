@@ -14,7 +14,7 @@ Optimizers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer]
 
 
 class JoinedOptimizer(torch.optim.Optimizer):
-    """Steps all of ``optimizers``. Its parameter groups are theirs, the same dicts.
+    """Steps all of ``optimizers``. Its ``param_groups`` lists their groups, the same dicts.
 
     Raises:
         ValueError: two of them share a parameter, or one of them follows a schedule.

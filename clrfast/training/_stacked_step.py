@@ -115,7 +115,7 @@ class StackedStep:
 
 
 class _WithLoss(nn.Module):
-    """The loss as a module around the model, in which ``functional_call`` replaces the model's parameters."""
+    """Wraps model and loss in one module, so that ``functional_call`` can replace the model's parameters."""
 
     def __init__(self, model: nn.Module, compute_loss: ComputeLoss):
         super().__init__()

@@ -33,7 +33,7 @@ class Score:
 
 
 def steps_per_epoch(task: Task) -> int:
-    """Return the number of batches in one pass over the training data."""
+    """Return the number of batches in one pass over the training data; a loader without a length is iterated once."""
     try:
         return len(task.train_loader)  # type: ignore[arg-type]
     except TypeError:  # no length; that of a DataLoader over an IterableDataset raises
@@ -57,6 +57,8 @@ def train(
         progress: ``progress(done, total, {})``, called after every step.
     Returns:
         The loss before each update, float32 ``[total_steps]`` on the model's device.
+    Raises:
+        ValueError: the schedule has no ``total_steps``, or the training data are empty or used up.
     """
     model = task.model
     params = trainable_parameters(model, *find_loss_modules(task.loss_fn, task.compute_loss))
