@@ -1,6 +1,6 @@
 """The oracle: the final losses of trainings at every learning rate and weight decay of a grid.
 
-What a rate or a recipe is worth is judged against the best that there is, and that takes hours to compute. The file
+Rates and recipes are judged by the best possible result, which takes hours to compute. The file
 ``results/oracle.json`` keeps it, one entry per task, so that finders and recipes are compared again in minutes. An
 entry's key changes with the definition of its task and with the grid; an entry with another key is computed again.
 """

@@ -1,7 +1,8 @@
 """The finders of other packages, called through their public interfaces at their own defaults.
 
-All tune SGD with momentum 0.9. What a finder leaves to its user is as in its documentation: torch-lr-finder and Ignite
-start at the optimizer's rate, which is 1e-7 here. A finder that raises makes no suggestion; the error is the reason.
+All tune SGD with momentum 0.9. Arguments without a default are as in the finder's documentation: torch-lr-finder and
+Ignite start at the optimizer's rate, which is 1e-7 here. A finder that raises makes no suggestion; the error is the
+reason.
 
 pip install torch-lr-finder fastai lightning pytorch-ignite matplotlib
 """

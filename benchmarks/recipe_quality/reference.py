@@ -1,4 +1,4 @@
-"""What the recipe is compared with: the best cell of a full grid over rate and weight decay, and default settings.
+"""References for the recipe: the best cell of a full grid over rate and weight decay, and default settings.
 
     score   = mean over the seeds of the test loss at the end, each at most the untrained one
     reached = (score(defaults) - score(recipe)) / (score(defaults) - score(best))     1: as good as the best cell

@@ -2,7 +2,7 @@
 
     cost = updates that the search is charged with / updates of the grid with one seed
 
-Beside the recipe stands what each of the grid's seeds alone would choose from all of its cells, by the test loss.
+The rows also have the cell that each of the grid's seeds alone would choose, by the test loss.
 """
 
 from __future__ import annotations

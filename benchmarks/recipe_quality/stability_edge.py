@@ -4,7 +4,7 @@ python -m benchmarks.recipe_quality.stability_edge
 
 Nothing is trained: the oracle holds trainings of every task with two seeds, at two rates per decade. The best pairs of
 each seed count, because only such pairs are chosen. They are grouped by the lowest rate above theirs at which that seed
-failed with any weight decay. The share of pairs at which the other seed failed stands beside the ``(ratio)**4`` that
+failed with any weight decay. The share of pairs at which the other seed failed is compared with the ``(ratio)**4`` that
 the search of pairs assumes. A training fails if it ends above the middle between no training and the best pair.
 """
 

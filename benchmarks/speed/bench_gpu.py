@@ -12,7 +12,7 @@ for the host to submit the whole call before the device reaches that event. The 
 and a call that waits for the device is an error. Before each call, a buffer of four times the L2 cache is written. Host
 time is the time of the call alone, while the device has nothing else to do.
 
-At last the profiler measures each kernel of an eager step, and the gaps between kernels, which it lengthens.
+Finally the profiler measures each kernel of an eager step, and the gaps between kernels, which it lengthens.
 """
 
 from __future__ import annotations

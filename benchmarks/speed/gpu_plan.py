@@ -1,4 +1,4 @@
-"""What benchmarks/gpu.sh runs on a machine with a GPU: the parts, their order, and the seconds of each.
+"""The plan of benchmarks/gpu.sh on a machine with a GPU: its parts, their order, and the seconds of each.
 
     python -m benchmarks.speed.gpu_plan DIR [first | rest | PART]...
     python -m benchmarks.speed.gpu_plan --dry-run

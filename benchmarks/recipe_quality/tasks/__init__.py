@@ -1,4 +1,4 @@
-"""What the recipe searches and trains: real data only, few samples, so that a training can overfit.
+"""Tasks of the recipe's benchmark: real data only, few samples, so that a training can overfit.
 
 The recipe may change after a look at the development tasks only. All tasks were written without looking at any recipe,
 and so were their sizes and steps: a training takes about a second on one core. Every other held-out sample of a task
