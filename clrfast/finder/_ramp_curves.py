@@ -22,8 +22,7 @@ COARSE_STOP_MULTIPLIER = 4
 the usual threshold."""
 
 REBOUND_MULTIPLIER = 6.0
-"""Multiple of the rate at which the loss rebounds, on which the fine ramp is centred if the coarse ramp does not
-diverge."""
+"""Centre of the fine ramp if the coarse ramp does not diverge, as a multiple of the rate at which its loss rebounds."""
 
 
 def measure_curves(plan: RampPlan, run: Callable[..., RunRecord], stop_factor: float) -> list[LRCurve]:

@@ -13,7 +13,7 @@ SLOPE_FRAC = 0.02
 """Standard deviation of the weights of a slope over the rate itself, as a fraction of the range of rates."""
 
 SLOPE_POINTS = 1_000
-"""Maximum number of points that slopes are fitted to, because the weights take its square in memory."""
+"""Maximum number of points that slopes are fitted to. The number of weights is its square."""
 
 
 def are_evenly_spaced(lr: Floats) -> bool:

@@ -13,7 +13,7 @@ SMOOTHING_FRAC = 0.02
 """Standard deviation of the Gaussian weights of ``smooth``, as a fraction of the number of points."""
 
 ROUNDING_FRAC = 1e-5
-"""Differences between losses below this fraction of the loss are rounding errors, because losses are float32."""
+"""Fraction of a loss below which differences are rounding errors, because losses are float32."""
 
 MAX_CURVE_POINTS = 10_000
 """Number of points above which a curve is thinned before a rule reads it. The smoothed curve, whose width is

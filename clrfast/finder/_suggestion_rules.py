@@ -15,7 +15,7 @@ MIN_POINTS = 5
 """Minimum number of points of a curve: fewer say nothing about a slope."""
 
 EDGE_DIVISOR = 5
-"""The edge of stability divided by this is the answer of ``edge``. Chosen on the development tasks of
+"""Divisor of the edge of stability that gives the answer of ``edge``. Chosen on the development tasks of
 benchmarks/finder_quality, where 4 to 5.5 do equally well; a training at the edge itself diverges on 6 of the 22."""
 
 REBOUND_FRAC = 0.25

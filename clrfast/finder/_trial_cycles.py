@@ -38,7 +38,7 @@ TOLERANCE_FRAC = 0.1
 untrained model."""
 
 LONGER_RUN_DIVISOR = 1.2
-"""A longer training needs a rate lower than that of a trial by this factor. Chosen on the development tasks of
+"""Divisor of the trials' best rate, because a longer training needs a lower rate. Chosen on the development tasks of
 benchmarks/finder_quality."""
 
 MAX_LR_MULTIPLIER = 1.2

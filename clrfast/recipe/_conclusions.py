@@ -24,8 +24,8 @@ OVERFITTING_STEPS = 100
 """Minimum length, in steps, of trials that show overfitting, and so the benefit of a weight decay."""
 
 MAX_INTERVAL_RATIO = 4.0
-"""Ratio of the ends of a rate's interval up to which the rate is known well enough: 1cycle trains well with half and
-twice the best rate."""
+"""Maximum ratio of the ends of a rate's interval without a warning: 1cycle trains well with half and twice the best
+rate."""
 
 
 @dataclass(frozen=True)

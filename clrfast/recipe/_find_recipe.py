@@ -33,7 +33,7 @@ DEFAULT_PLANNED_STEPS = 10_000
 """Length of the planned training if the caller gives none: typical of small networks."""
 
 DEFAULT_BUDGET_DIVISOR = 10
-"""The default budget is the planned training divided by this."""
+"""Divisor of the planned training that gives the default budget."""
 
 
 def find_recipe(

@@ -40,8 +40,8 @@ MOMENTUM_TRIALS = (len(MOMENTUM_VALUES) + 1) * DEFAULT_REPEATS
 """Number of trials with momenta: those of ``MOMENTUM_VALUES``, and the cycle."""
 
 PLANNED_PAIR_TRIALS = 8
-"""Number of trials with pairs of rate and weight decay that decides their length: usually enough to come near the best
-pair."""
+"""Number of trials with pairs of rate and weight decay for which a budget is planned: usually enough to come near the
+best pair."""
 
 MIN_PAIR_FRAC = 0.25
 """The shortest trial with a pair, as a fraction of the training, whose final loss predicts that of the training."""

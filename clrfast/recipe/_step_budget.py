@@ -12,7 +12,7 @@ from ..training import StepOptions
 from ._study import Study
 
 RunRangeTest = Callable[[Progress | bool | None], LRCurve]
-"""Runs a range test that reports to a progress."""
+"""Function that runs a range test, which reports to a progress."""
 
 
 class Budget(Protocol):

@@ -21,14 +21,15 @@ from ._trial_runner import DEFAULT_REPEATS, trial_validation
 from ._weight_decay import GRID
 
 TIMED_BATCHES = 10
-"""Number of batches that are loaded to time the loading of one."""
+"""Number of batches timed to estimate the cost of loading one."""
 
 TRIALS_AT_ONCE = (
     (SMALL_GRID_TRIALS,),
     (len(GRID) * DEFAULT_REPEATS, 2 * DEFAULT_REPEATS),
     (len(MOMENTUM_VALUES) * DEFAULT_REPEATS, DEFAULT_REPEATS),
 )
-"""For each stage that ranks share: the numbers of independent trials, one after the other."""
+"""Numbers of trials in each stage that ranks share. The trials of one number are independent and run at once; the
+numbers of a stage follow one another."""
 
 
 class TimeBudget:

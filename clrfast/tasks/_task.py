@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .._errors import TaskError
 
 BUILT_IN = {"digits": "clrfast.tasks.digits:make_task"}
-"""Functions that make the built-in tasks, by name."""
+"""Functions that make the built-in tasks, as "module:function", by task name."""
 
 
 @dataclass

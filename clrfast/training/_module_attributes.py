@@ -24,7 +24,7 @@ MAX_DEPTH = 3
 """Maximum depth of nested containers whose items are copied."""
 
 GROWTH_FACTOR = 4
-"""Ratio of an attribute's size to its size after the first step from which a warning says that it grows."""
+"""Minimum ratio of an attribute's size to its size after the first step at which a warning says that it grows."""
 
 _CONTAINERS = (list, dict, set, deque, OrderedDict, defaultdict)
 _LIBRARY_PACKAGES = ("abc", "builtins", "torch", "typing")

@@ -20,10 +20,10 @@ from ..optim import SGD
 from ._distributed_model import local_part
 
 Restore = Callable[[], None]
-"""Restores what was saved."""
+"""Function that restores what was saved."""
 
 Copy = Callable[[Any], Any]
-"""Copies a value; see ``copy_value``."""
+"""Function that copies a value, such as ``copy_value``."""
 
 
 def copy_value(value: Any, device: torch.device | str | None = None) -> Any:

@@ -68,7 +68,7 @@ class StepKeywords(TypedDict, total=False):
 
 
 STEP_OPTIONS = tuple(field.name for field in dataclasses.fields(StepOptions))
-"""Names of the step's options."""
+"""Names of the fields of ``StepOptions``."""
 
 
 def resolve_options(
