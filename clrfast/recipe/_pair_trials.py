@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PairSuggestion:
-    """The rate and the weight decay to train with, and the reason."""
+    """The highest rate of the 1cycle and the weight decay to train with, and the reason in one sentence."""
 
     max_lr: float
     weight_decay: float

@@ -14,6 +14,8 @@ from ._curves import Curve, Floats, Transition
 class Cosine(Transition):
     """Half a cosine: ``end + (start - end) * (1 + cos(pi * frac)) / 2``, frac = min(step / transition_steps, 1).
 
+    ``start`` and ``end`` are finite, and ``transition_steps`` > 0; other values raise a ValueError.
+
     >>> Cosine(1.0, 0.0, 2)([0, 1, 2, 3]).round(12).tolist()
     [1.0, 0.5, 0.0, 0.0]
     """
@@ -25,7 +27,9 @@ class Cosine(Transition):
 
 @dataclass(frozen=True)
 class Polynomial(Transition):
-    """``end + (start - end) * (1 - frac) ** power``, frac = min(step / transition_steps, 1); ``power`` > 0.
+    """``end + (start - end) * (1 - frac) ** power``, frac = min(step / transition_steps, 1).
+
+    ``start`` and ``end`` are finite, ``transition_steps`` and ``power`` > 0; other values raise a ValueError.
 
     >>> Polynomial(1.0, 0.0, 2, power=2.0)([0, 1, 2, 3]).tolist()
     [1.0, 0.25, 0.0, 0.0]
@@ -43,7 +47,9 @@ class Polynomial(Transition):
 
 @dataclass(frozen=True)
 class ExponentialDecay(Curve):
-    """``start * gamma ** (step / decay_steps)``, without end; ``stepwise`` rounds the exponent down.
+    """``start * gamma ** (step / decay_steps)`` at every step; ``stepwise`` rounds the exponent down.
+
+    ``start`` is finite, ``gamma`` and ``decay_steps`` > 0; other values raise a ValueError.
 
     >>> ExponentialDecay(1.0, 0.5, 2, stepwise=True)([0, 1, 2, 3, 4]).tolist()
     [1.0, 1.0, 0.5, 0.5, 0.25]
@@ -67,7 +73,10 @@ class ExponentialDecay(Curve):
 
 @dataclass(frozen=True)
 class InverseSqrt(Curve):
-    """``start * sqrt(scale_steps / (scale_steps + step))``: half of ``start`` after 3 * scale_steps, without end."""
+    """``start * sqrt(scale_steps / (scale_steps + step))`` at every step: half of ``start`` after 3 * scale_steps.
+
+    ``start`` is finite, and ``scale_steps`` > 0; other values raise a ValueError.
+    """
 
     start: float
     scale_steps: float
@@ -82,10 +91,11 @@ class InverseSqrt(Curve):
 
 @dataclass(frozen=True)
 class CosineRestarts(Curve):
-    """Cosine annealing from ``start`` to ``end``, over and over.
+    """Cosine annealing from ``start`` to ``end``, again and again.
 
     Each period restarts at ``start`` and is ``period_mult`` times as long as the one before. The first has
-    ``period_steps``. Both are whole numbers >= 1.
+    ``period_steps`` steps. Both are whole numbers >= 1; other values raise a ValueError. ``end`` itself is not reached,
+    because the restart takes its step.
 
     >>> CosineRestarts(1.0, 0.0, 2, 2)([0, 1, 2, 3, 4, 6]).round(4).tolist()
     [1.0, 0.5, 1.0, 0.8536, 0.5, 1.0]

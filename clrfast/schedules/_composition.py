@@ -16,7 +16,8 @@ from ._curves import Curve, Floats, as_curve
 class Joined(Curve):
     """Curves one after the other: ``curves[i]`` from ``boundaries[i-1]`` (included) to ``boundaries[i]`` (excluded).
 
-    Each begins at its own step 0. Equal boundaries leave out the curve between them.
+    Each begins at its own step 0. ``boundaries`` are steps >= 0 in ascending order, one less than there are curves;
+    others raise a ValueError. Equal boundaries leave out the curve between them.
 
     >>> from clrfast.schedules import Constant, Linear
     >>> Joined((Constant(1.0), Linear(5.0, 7.0, 2)), (2,))([0, 1, 2, 3, 4]).tolist()
@@ -60,7 +61,7 @@ class DerivedCurve(Curve):
 
 @dataclass(frozen=True)
 class Scaled(DerivedCurve):
-    """``factor * curve(step)``."""
+    """``factor * curve(step)``; ``factor`` is finite."""
 
     factor: float
 
@@ -74,7 +75,7 @@ class Scaled(DerivedCurve):
 
 @dataclass(frozen=True)
 class Clipped(DerivedCurve):
-    """``curve(step)``, clipped to [low, high]."""
+    """``curve(step)``, clipped to [low, high]; ``low`` <= ``high``."""
 
     low: float
     high: float
@@ -90,7 +91,7 @@ class Clipped(DerivedCurve):
 
 @dataclass(frozen=True)
 class Repeated(DerivedCurve):
-    """``curve(step mod period_steps)``, without end; ``period_steps`` > 0.
+    """``curve(step mod period_steps)`` at every step; ``period_steps`` > 0.
 
     >>> from clrfast.schedules import Linear
     >>> Repeated(Linear(0.0, 1.0, 2), 3)([0, 1, 2, 3, 4]).tolist()
@@ -123,7 +124,7 @@ class Shifted(DerivedCurve):
 
 @dataclass(frozen=True)
 class Stretched(DerivedCurve):
-    """``curve(step / factor)``; factor = steps per epoch turns a curve over epochs into one over steps."""
+    """``curve(step / factor)``, ``factor`` > 0: the number of steps per epoch turns epochs into steps."""
 
     factor: float
 

@@ -115,7 +115,7 @@ def _make_curve(name: str, data: Mapping[str, Any], depth: int) -> Curve:
 
 @dataclass(frozen=True)
 class Constant(Curve):
-    """``value`` at every step."""
+    """``value``, a finite number, at every step."""
 
     value: float
 
@@ -147,6 +147,8 @@ class Transition(Curve):
 class Linear(Transition):
     """``start + (end - start) * frac``, frac = min(step / transition_steps, 1).
 
+    ``start`` and ``end`` are finite, and ``transition_steps`` > 0; other values raise a ValueError.
+
     >>> Linear(0.0, 1.0, 4)([0, 1, 2, 3, 4, 5]).tolist()
     [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
     """
@@ -158,7 +160,9 @@ class Linear(Transition):
 
 @dataclass(frozen=True)
 class Exponential(Transition):
-    """``start * (end / start) ** frac``, frac = min(step / transition_steps, 1); both ends are above 0.
+    """``start * (end / start) ** frac``, frac = min(step / transition_steps, 1).
+
+    ``start``, ``end`` and ``transition_steps`` are > 0; other values raise a ValueError.
 
     >>> Exponential(1.0, 16.0, 4)([0, 1, 2, 3, 4, 5]).round(12).tolist()
     [1.0, 2.0, 4.0, 8.0, 16.0, 16.0]
@@ -175,7 +179,7 @@ class Exponential(Transition):
 
 @dataclass(frozen=True)
 class Tabulated(Curve):
-    """``values[floor(step)]``, and the last value past the end."""
+    """``values[floor(step)]``, and the last value past the end; ``values`` are finite numbers, at least one."""
 
     values: tuple[float, ...]
 
@@ -193,7 +197,7 @@ class Tabulated(Curve):
 
 @dataclass(frozen=True)
 class Function(Curve):
-    """Any function of an array of steps; it has no dict form."""
+    """Any function from a float64 array of steps to an array of values of the same shape; it has no dict form."""
 
     function: Callable[[Floats], ArrayLike]
 

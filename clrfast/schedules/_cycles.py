@@ -17,7 +17,7 @@ Amplitude = Callable[[Floats], Any]
 
 @dataclass(frozen=True)
 class Triangular(Curve):
-    """Linear cycles between ``base`` and ``peak``, without end.
+    """Linear cycles between ``base`` and ``peak``, at every step.
 
         position = step mod (up_steps + down_steps)
         height   = position / up_steps                                      while rising
@@ -31,6 +31,8 @@ class Triangular(Curve):
         step_gamma: factor of the amplitude from one step to the next, > 0 (exp_range).
         amplitude: another factor of the amplitude, a function of the array of cycle numbers 0, 1, ... A curve with one
             has no dict form.
+    Raises:
+        ValueError: an argument is outside its range.
 
     >>> Triangular(0.0, 1.0, 2, 2)([0, 1, 2, 3, 4]).tolist()
     [0.0, 0.5, 1.0, 0.5, 0.0]

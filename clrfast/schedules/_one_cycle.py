@@ -100,7 +100,7 @@ def one_cycle_linear(
     momentum: Momentum = (0.95, 0.85),
     weight_decay: CurveLike | None = None,
 ) -> Schedule:
-    """Make torch's ``OneCycleLR`` with anneal_strategy="linear"; see ``one_cycle_cos``."""
+    """Make torch's ``OneCycleLR`` with anneal_strategy="linear"; arguments and ends are as in ``one_cycle_cos``."""
     stops = _torch_stops(pct_start, total_steps)
     return _two_phases(
         Linear, stops, max_lr, total_steps, div_factor, div_factor * final_div_factor, momentum, weight_decay

@@ -126,7 +126,7 @@ def triangular2(
     momentum: Momentum = (0.95, 0.85),
     weight_decay: CurveLike | None = None,
 ) -> Schedule:
-    """Make the schedule of ``triangular`` with the amplitude halved after every cycle."""
+    """Make the schedule of ``triangular``, with the same arguments, and halve the amplitude after every cycle."""
     return triangular(
         base_lr,
         max_lr,
@@ -150,7 +150,10 @@ def exp_range(
     momentum: Momentum = (0.95, 0.85),
     weight_decay: CurveLike | None = None,
 ) -> Schedule:
-    """Make the schedule of ``triangular`` with the amplitude times ``gamma ** step`` (the paper: 0.99994)."""
+    """Make the schedule of ``triangular`` with the amplitude times ``gamma ** step``.
+
+    ``gamma`` > 0 (the paper: 0.99994); the other arguments are as in ``triangular``.
+    """
     return triangular(
         base_lr,
         max_lr,
