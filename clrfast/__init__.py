@@ -4,6 +4,7 @@
 A name is imported at its first use, so that ``clrfast --help`` does not wait for torch.
 """
 
+import pkgutil
 from importlib import import_module, util
 from typing import TYPE_CHECKING, Any
 
@@ -86,4 +87,5 @@ if not TYPE_CHECKING:  # a type checker would accept any name
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__})
+        packages = [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]
+        return sorted({*(name for name in globals() if name.startswith("__")), *__all__, *packages})

@@ -30,7 +30,15 @@ def test_packages_are_attributes_without_an_explicit_import():
     assert shown == "find_pair clrfast.plot\n"
     with pytest.raises(AttributeError, match="module 'clrfast' has no attribute 'nothing'"):
         clrfast.nothing  # noqa: B018
-    assert set(clrfast.__all__) <= set(dir(clrfast))
+
+
+def test_completion_offers_the_public_names_alone():
+    packages = {name.rpartition(".")[2] for name in MODULES if name.count(".") == 1 and "._" not in name}
+    assert {name for name in dir(clrfast) if name[0] != "_"} == {*clrfast.__all__} - {"__version__"} | packages
+    for package in packages:
+        module = importlib.import_module(f"clrfast.{package}")
+        modules = {name for name in dir(module) if f"clrfast.{package}.{name}" in MODULES}
+        assert {name for name in dir(module) if name[0] != "_"} - modules == {*module.__all__}
 
 
 @pytest.mark.parametrize("name", MODULES)

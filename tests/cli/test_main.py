@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from clrfast import cli
-from clrfast.cli import _task
+from clrfast.cli import _main, _task
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_a_reader_that_closes_the_pipe_is_no_error(arguments):
     ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, env=buffered)
     os.close(writing)
     assert ended.stderr == ""
-    assert ended.returncode == cli.BROKEN_PIPE
+    assert ended.returncode == _main.BROKEN_PIPE
 
 
 def test_an_interrupt_prints_no_traceback(monkeypatch, capsys):
