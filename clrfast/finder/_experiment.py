@@ -65,9 +65,9 @@ class Experiment:
     ):
         model, loss_fn, compute_loss = task.model, task.loss_fn, task.compute_loss
         chosen = resolve_loss(loss_fn, compute_loss)
-        require_iterable(task.train_loader)
         self._optimizer = join_optimizers(optimizer)
         _require_trainable(model, self._optimizer)
+        require_iterable(task.train_loader)
         self._model, self._loader, self._bad = model, task.train_loader, BadBatches()
         own = set(trainable_parameters(model))
         self.loss_modules = [
@@ -175,7 +175,7 @@ class Experiment:
 
 def _require_trainable(model: Any, optimizer: Any) -> None:
     if not isinstance(model, nn.Module):
-        raise ValueError(f"model: got {type(model).__name__}; give a torch.nn.Module")
+        raise ValueError(f"model: got {type(model).__name__}; give a torch.nn.Module, or a clrfast.Task")
     if not trainable_parameters(model):
         raise ValueError("model: it has no trainable parameters; set requires_grad on those to train")
     if optimizer is not None:

@@ -158,6 +158,11 @@ def find_batch_size(
         raise ValueError(f"memory: got {memory!r}; give a whole number of bytes above 0, as 8 * 2**30, or None")
     options = resolve_options(options, step_options, "find_batch_size", PrecisionKeywords.__optional_keys__)
     task = resolve_task(model, loss_fn, dataset, compute_loss, loader_name="dataset")
+    if isinstance(model, Task) and not isinstance(task.train_loader, DataLoader):
+        raise ValueError(
+            f"train_loader: got {type(task.train_loader).__name__}, whose batches have a size already; give the Task a "
+            "DataLoader over a dataset, or give model, loss_fn and dataset in place of the Task"
+        )
     loader = checked_loader(task.train_loader)
     # The memory of graphs would not be counted; that of the copy, which a training does not have, must not be.
     options = replace(options, accumulate=1, graph=False, snapshot_device="cpu")

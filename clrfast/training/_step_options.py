@@ -50,10 +50,30 @@ class StepOptions:
             raise ValueError(f"autocast: got {self.autocast!r}; give torch.float16, torch.bfloat16 or None")
         if self.scaler is not None and not isinstance(self.scaler, torch.amp.GradScaler):
             raise ValueError(f"scaler: got {type(self.scaler).__name__}; give a torch.amp.GradScaler")
-        if self.clip_norm is not None and not (math.isfinite(self.clip_norm) and self.clip_norm > 0):
+        if self.clip_norm is not None and not _is_positive(self.clip_norm):
             raise ValueError(f"clip_norm: got {self.clip_norm!r}; give a number above 0, or None")
         if self.graph not in ("auto", False):
             raise ValueError(f"graph: got {self.graph!r}; give 'auto' or False")
+        if self.snapshot_device is not None and not _is_device(self.snapshot_device):
+            raise ValueError(
+                f"snapshot_device: got {self.snapshot_device!r}; give a device, for example 'cpu', or None"
+            )
+
+
+def _is_positive(value: Any) -> bool:
+    """Return whether ``value``, a number or a tensor of one element, is finite and above 0."""
+    try:
+        return not isinstance(value, bool) and math.isfinite(value) and bool(value > 0)
+    except (TypeError, ValueError, RuntimeError):
+        return False
+
+
+def _is_device(value: Any) -> bool:
+    try:
+        torch.device(value)
+    except (TypeError, RuntimeError):
+        return False
+    return True
 
 
 class StepKeywords(TypedDict, total=False):

@@ -74,9 +74,10 @@ class TrainStep(EagerStep):
     ):
         options = resolve_options(options, step_options, "TrainStep", (*STEP_OPTIONS, "compute_loss", "max_graphs"))
         task = resolve_task(model, loss_fn, None, compute_loss)
-        if optimizer is None:
+        if optimizer is None or not hasattr(optimizer, "param_groups"):
+            got = None if optimizer is None else type(optimizer).__name__
             raise ValueError(
-                "optimizer: got None; give an optimizer of the model's parameters, for example clrfast.SGD"
+                f"optimizer: got {got}; give an optimizer of the model's parameters, for example clrfast.SGD"
             )
         super().__init__(task.model, resolve_loss(task.loss_fn, task.compute_loss), optimizer, options)
         require_optimizes(optimizer, task.model)

@@ -177,9 +177,24 @@ def test_a_loader_beside_a_task_is_refused_by_the_name_of_its_argument():
         clrfast.find_batch_size(task, dataset=task.train_loader)
 
 
-def test_a_train_step_without_an_optimizer_is_refused():
-    with pytest.raises(ValueError, match="optimizer: got None; give an optimizer of the model's parameters"):
-        TrainStep(make_task())
+@pytest.mark.parametrize(("optimizer", "shown"), [(None, "None"), (OPTIONS, "StepOptions")])
+def test_a_train_step_without_an_optimizer_is_refused(optimizer, shown):
+    with pytest.raises(ValueError, match=f"optimizer: got {shown}; give an optimizer of the model's parameters"):
+        TrainStep(make_task(), optimizer=optimizer)
+
+
+@pytest.mark.parametrize("model", [clrfast.Task, make_task])
+def test_a_task_that_is_not_made_is_refused_as_the_model(model):
+    with pytest.raises(
+        ValueError, match=f"model: got {type(model).__name__}; give a torch.nn.Module, or a clrfast.Task"
+    ):
+        clrfast.range_test(model)
+
+
+def test_find_batch_size_refuses_a_task_whose_batches_have_a_size_already():
+    task = make_task()
+    with pytest.raises(ValueError, match="train_loader: got list, whose batches have a size already"):
+        clrfast.find_batch_size(dataclasses.replace(task, train_loader=list(task.train_loader)))
 
 
 def test_a_train_step_with_graph_false_says_so():
@@ -198,12 +213,22 @@ def test_a_train_step_with_graph_false_says_so():
         ({"scaler": "yes"}, "scaler: got str; give a torch.amp.GradScaler"),
         ({"clip_norm": -1.0}, "clip_norm: got -1.0; give a number above 0, or None"),
         ({"clip_norm": float("inf")}, "clip_norm: got inf"),
+        ({"clip_norm": "1"}, "clip_norm: got '1'; give a number above 0, or None"),
+        ({"clip_norm": [1.0]}, r"clip_norm: got \[1.0\]"),
+        ({"clip_norm": True}, "clip_norm: got True"),
         ({"graph": True}, "graph: got True; give 'auto' or False"),
+        ({"snapshot_device": "nowhere"}, "snapshot_device: got 'nowhere'; give a device, for example 'cpu', or None"),
+        ({"snapshot_device": 3.5}, "snapshot_device: got 3.5"),
     ],
 )
 def test_an_option_out_of_range_is_refused(values, message):
     with pytest.raises(ValueError, match=message):
         StepOptions(**values)
+
+
+@pytest.mark.parametrize("norm", [1, 0.5, torch.tensor(0.5)])
+def test_a_clip_norm_is_a_number_or_a_tensor_of_one_element(norm):
+    assert StepOptions(clip_norm=norm).clip_norm is norm
 
 
 def test_step_options_are_frozen_and_compare_by_value():
