@@ -1,4 +1,4 @@
-"""The job that ``test_ranks`` runs on two ranks under torchrun: ``recipe_on_ranks.py FOLDER``.
+"""The job that ``test_distributed`` runs on two ranks under torchrun: ``recipe_on_ranks.py FOLDER``.
 
 It imports ``own.py``, which the test writes.
 
