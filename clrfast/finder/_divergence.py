@@ -34,8 +34,8 @@ def find_divergence(loss: ArrayLike, stop_factor: float = 4.0) -> tuple[int | No
 
     The loss has diverged where the median of the last 3 values exceeds the limit, where a single value is ten times as
     far above the start as the limit, or where a value is not finite. ``start`` is the first value. ``best`` is the
-    lowest median of 3 so far. ``noise`` is the noise of the whole record or of the values until then, whichever is
-    larger: a loss that becomes constant does not turn the noise of its beginning into an explosion.
+    lowest median of 3 so far. ``noise`` is the larger of the noise of the whole record and of the values so far, so
+    that the early noise of a loss that becomes constant is not taken for an explosion.
 
     The limit scales with the loss: neither its sign nor a constant offset matters, and a loss near zero may climb by
     what it fell before.

@@ -118,12 +118,12 @@ def range_test(
         spacing: "exponential" (equal ratios) or "linear" (equal differences); see ``lr_ramp``.
         repeats: number of ramps (with "auto": of fine ramps), each on other batches, at least 1. The curve has the
             others as ``curve.repeats``, and suggests from all of them.
-        val_loader: an iterable of validation batches. At most a tenth as many as there are updates are used. None: no
+        val_loader: an iterable of validation batches, of which at most one for every ten updates is used. None: no
             validation, or the data of a ``Task`` if ``metric`` or ``val_every`` is given.
         metric: what is measured on the validation batches: None for the loss, "accuracy", or a function:
             ``metric(outputs, targets)``, or ``metric(model, batch)`` with ``compute_loss`` or dict batches.
-        val_every: number of updates between two validations, at least 1. None: as many as there are validation batches,
-            so that validation takes no more forward passes than training.
+        val_every: number of updates between two validations, at least 1. None: the number of validation batches, so
+            that validation takes no more forward passes than training.
         stop_factor: > 1. A ramp stops where the loss exceeds ``start + (stop_factor - 1) * max(fall, 10 * noise)``, or
             is not finite.
         group: the ranks that make this call together. "auto": the default group, if torch.distributed is initialised.

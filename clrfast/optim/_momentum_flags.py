@@ -12,10 +12,10 @@ from torch import Tensor
 class MomentumFlags:
     """Flags of the momentum buffers that an optimizer has made.
 
-    torch makes a buffer at its first update. clrfast may make it before: a captured step needs it in advance, and the
-    device may skip the update. Such a buffer is made of zeros, which gives the right first update without dampening.
-    Under dampening it has a flag: int64 [] on the buffer's device, 0 until an update was applied. A buffer that is not
-    known here was loaded or assigned, and counts as updated.
+    torch makes a buffer at its first update. clrfast may make it earlier, because a captured step needs it in advance
+    and the device may skip the update. Such a buffer starts with zeros, which gives the right first update without
+    dampening. With dampening it has a flag: int64 [] on the buffer's device, 0 until an update was applied. A buffer
+    that is not known here was loaded or assigned, and counts as updated.
 
     Attributes:
         by_buffer: the flag of each buffer; None where there was no dampening.

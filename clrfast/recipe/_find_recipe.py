@@ -53,12 +53,12 @@ def find_recipe(
         small budget: range test -> batch size, range test -> weight decay, range test if >= 1e-3 -> momentum
         large budget: range test -> batch size, range test -> rate and weight decay together
 
-    The budget decides how long the trials are. Each range test takes at most 112 steps. The weight decays get the rest;
-    if that allows trials of 100 steps for the momenta too, the weight decays get 12 parts of 22 and the momenta the
-    rest. A setting that such trials cannot decide keeps its default. From about twice ``planned_steps`` on, trials are
-    long enough to predict the end of the training: the whole budget goes into at least eight of them, see
-    ``find_pair``. They are as long as the training from a budget of eight trainings and 112 steps on; a larger budget
-    adds more of them. Without trials the momentum is the default cycle from 0.95 to 0.85.
+    The budget decides the length of the trials. Each range test takes at most 112 steps, and the weight-decay trials
+    get the rest. If that also allows momentum trials of 100 steps, the weight decays get 12/22 of it and the momenta
+    10/22. A setting that such trials cannot decide keeps its default; that of the momentum is the cycle from 0.95 to
+    0.85. A budget of about twice ``planned_steps`` or more goes into at least eight long trials, whose end predicts the
+    end of the training; see ``find_pair``. With a budget of eight trainings and 112 steps, these trials are as long as
+    the training. A larger budget adds trials.
 
     All trials start from the current model. Afterwards everything is restored, as after ``range_test``.
 

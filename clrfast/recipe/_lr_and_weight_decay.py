@@ -45,11 +45,11 @@ def find_pair(
 ) -> PairTrials:
     """Run 1cycles that are about as long as the training, with several pairs of a rate and a weight decay.
 
-    Short trials show neither the best decay, because they do not overfit, nor the best rate with it, which is higher
-    if the decay keeps a long training from overfitting. So these trials are few and long. The first has ``max_lr`` and
-    a weight decay of 1e-3. Each of the next is placed where a Gaussian process through the losses expects the largest
-    improvement, on a lattice: half decades of the rate, and weight decays of the form 1e-n and, from 1e-3 on, 3e-n.
-    The suggestion takes into account that a rate just below failure is risky, see ``PairTrials.expected_loss``.
+    Short trials do not overfit. So they show neither the best decay nor the best rate with it, and these trials are few
+    and long. The first has ``max_lr`` and a weight decay of 1e-3. Each further one is placed where a Gaussian process
+    through the losses expects the largest improvement, on a lattice: half decades of the rate, weight decays of 1e-n,
+    and 3e-n above 1e-3. The suggestion takes into account that a rate just below failure is risky; see
+    ``PairTrials.expected_loss``.
 
     All trials start from the current model with the same random numbers and batches. Afterwards everything is
     restored, as after ``range_test``.

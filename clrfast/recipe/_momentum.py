@@ -102,8 +102,8 @@ def find_momentum(
     A momentum range test would not help: if the momentum rises during a run, the loss falls up to the largest values
     and shows no optimum (section 4.3 of the report). Trials with constant momenta show it. All of them are 1cycles of
     the rate with the same ``max_lr``. A larger momentum takes larger effective steps, ``lr / (1 - momentum)``, so the
-    result is valid for that rate only. Then the suggested momentum is cycled against the rate, which by the report is
-    as good as the best constant value, and more stable.
+    result is valid for that rate only. Then the suggested momentum is cycled against the rate. According to the report,
+    that is as good as the best constant value, and more stable.
 
     All trials start from the current model with the same random numbers and batches. Afterwards everything is
     restored, as after ``range_test``.

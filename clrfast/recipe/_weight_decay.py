@@ -121,9 +121,9 @@ def find_weight_decay(
     Args:
         model, loss_fn, loader, compute_loss: see ``range_test``; ``model`` may be a ``Task``. The loader can be
             iterated repeatedly.
-        val_loader: samples that are not in ``loader``; None: the task's. The first batches are used, at most a tenth as
-            many as a trial has steps. The last validation loss of a trial counts: the lowest one is where early
-            stopping would have ended it, and hides overfitting.
+        val_loader: samples that are not in ``loader``; None: the task's. The first batches are used, at most one for
+            every ten steps of a trial. The last validation loss of a trial counts; the lowest one would hide
+            overfitting, as early stopping does.
         grid: weight decays to try, >= 0, at least 2.
         max_lr: highest rate of the 1cycles, > 0; None: the suggestion of ``range_test``.
         momentum: (upper, lower) to cycle it against the rate, or a number.
@@ -133,7 +133,8 @@ def find_weight_decay(
         refine: whether to bisect the exponent around the best value to one significant digit (around 1e-4 between 1e-3
             and 1e-5 also 3e-4 and 3e-5). If the largest value is as good as the best, refinement continues above it,
             for at most 4 rounds.
-        max_steps: refinement ends before all trials together take more steps; None: no limit.
+        max_steps: limit on the steps of all trials together, at which refinement ends; the grid is always tried. None:
+            no limit.
         max_seconds: time limit, > 0: no trial starts that is expected to end after it, and values without trials are
             left out. None: no limit.
         group: a ``torch.distributed`` process group with gloo, whose ranks all make this call with the same model, data

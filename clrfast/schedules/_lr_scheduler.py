@@ -28,9 +28,9 @@ class ScheduleLR(LRScheduler):
         weight_decay = schedule.weight_decay(step) * initial_weight_decay / highest initial_weight_decay
 
     As with torch's own schedulers, the groups keep the initial ratios of their rates and weight decays; the highest
-    follows the schedule. A quantity with one curve per group has no ratio. A group that is added later is compared with
-    the same highest value from the next ``step()`` on; if another scheduler writes its rate before that, give it
-    "initial_lr", too. ``lr_scale`` is the group's entry of that name (timm's layer decay), 1 by default. ``factor`` is
+    follows the schedule. A quantity with one curve per group has no ratio. The next ``step()`` includes a group that is
+    added later, with its ratio to the same highest value; if another scheduler writes its rate before that, give the
+    group "initial_lr". ``lr_scale`` is the group's entry of that name (timm's layer decay), 1 by default. ``factor`` is
     the product of the factors of other schedulers, in a ``ChainedScheduler`` or on the same optimizer. A change of it
     is lost while the schedule's rate is 0.
 

@@ -36,8 +36,8 @@ class TrainStep(EagerStep):
     agree, and the same modules and parameters are in training. On other devices, and where a capture is impossible,
     every step runs eagerly with the same results; ``eager_reason`` says why.
 
-    Python code in the model or the loss (printing, counting, hooks) runs at the capture and not in a replay. Do not use
-    this class for a model that decides in Python what to compute, except by its training flags.
+    Python code in the model or the loss (printing, counting, hooks) runs at the capture and not in a replay. So do not
+    use this class for a model whose computation depends on Python values other than its training flags.
 
     Args:
         model: the model to train, which is not put into training mode; or a ``Task``, whose model and loss are used:
