@@ -33,7 +33,7 @@ Cell = list[float]
 
 @dataclass(frozen=True)
 class Grid:
-    """Which trainings an oracle makes, and how it judges them.
+    """The trainings of an oracle, and how it judges them.
 
     Attributes:
         name: prefix of the entries in the cache.

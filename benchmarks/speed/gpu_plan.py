@@ -64,7 +64,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a part ended: ``result`` is "ok" or says what happened."""
+    """The end of a part: ``result`` is "ok" or says what happened."""
 
     name: str
     result: str

@@ -58,7 +58,7 @@ SWEEP_STEP_COST = 4
 
 @dataclass(frozen=True)
 class Job:
-    """What all runs share.
+    """The settings that all runs share.
 
     Attributes:
         data: on the device to train on.

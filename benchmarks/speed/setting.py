@@ -20,7 +20,7 @@ Seconds = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Setting:
-    """Where and how a benchmark runs.
+    """The settings of a benchmark run.
 
     Attributes:
         tiny: checks that the benchmark runs, and measures nothing.
