@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from .. import _saving as saving
-from .._checks import short_repr
+from .._checks import require_positive, short_repr
 from .._fields import Fields
 from ..plot import lr_curve
 from ..tasks import Task
@@ -205,18 +205,19 @@ class LRCurve:
     ) -> LRCurve:
         """Run the range test of this curve up to another highest rate, on the model as it is now.
 
-        The curve holds neither the model nor the data, so give them again. ``min_lr``, ``steps``, ``spacing``,
-        ``repeats`` and ``stop_factor`` are those of this curve.
+        The curve keeps only ``min_lr``, ``steps``, ``spacing``, ``repeats`` and ``stop_factor`` of its call. Give all
+        others again, such as ``optimizer`` or ``accumulate``; what is left out has the default of ``range_test``.
 
         Args:
             max_lr: the new end of the ramp, above the last rate of this curve.
             model, loss_fn, loader: as for ``range_test``; a ``Task`` may replace all three.
-            keywords: all other arguments of ``range_test``, such as ``optimizer``. They override those of the curve.
+            keywords: all other arguments of ``range_test``. They override those of the curve.
         Raises:
             ValueError: the curve was loaded or copied; ``max_lr`` is not above its last rate; or as for ``range_test``.
         """
         if self._range_test is None:
             raise ValueError("extended: this curve was loaded from a file or copied; call range_test(..., max_lr=...)")
+        require_positive(max_lr=max_lr)
         if not max_lr > self.lr[-1]:
             raise ValueError(f"max_lr: got {max_lr}; give more than the curve's last rate, {self.lr[-1]:.3g}")
         return self._range_test(model, loss_fn, loader, max_lr=max_lr, **keywords)

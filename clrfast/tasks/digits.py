@@ -13,6 +13,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from ._task import Task
 
+__all__ = ["digits_cnn", "make_task"]
+
 N_VALIDATION = 360
 """Number of validation samples, a fifth of all."""
 

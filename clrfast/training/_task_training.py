@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,6 +61,9 @@ def train(
     Raises:
         ValueError: the schedule has no ``total_steps``, or the training data are empty or used up.
     """
+    _require_task(task)
+    if not isinstance(schedule, Schedule):
+        raise ValueError(f"schedule: got {type(schedule).__name__}; give a clrfast.Schedule with total_steps")
     model = task.model
     params = trainable_parameters(model, *find_loss_modules(task.loss_fn, task.compute_loss))
     optimizer = SGD(params, momentum=momentum, schedule=schedule)
@@ -82,6 +86,7 @@ def evaluate(task: Task) -> Score | None:
     Raises:
         ValueError: the validation data has no batches.
     """
+    _require_task(task)
     if task.val_loader is None:
         return None
     model = task.model.eval()
@@ -106,3 +111,10 @@ def evaluate(task: Task) -> Score | None:
 
 def _is_classification(outputs: Tensor, targets: Tensor) -> bool:
     return outputs.dim() == 2 and targets.dim() == 1 and not targets.is_floating_point()
+
+
+def _require_task(task: Any) -> None:
+    if not isinstance(task, Task):
+        raise ValueError(
+            f"task: got {type(task).__name__}; give clrfast.Task(model, loss_fn, train_loader, val_loader)"
+        )

@@ -120,6 +120,8 @@ def test_an_extended_curve_equals_a_range_test_up_to_that_rate():
     assert full_state(model, optimizer) == before
     with pytest.raises(ValueError, match=r"max_lr: got 0\.0005"):
         curve.extended(0.0005, model, loss_fn, batches)
+    with pytest.raises(ValueError, match=r"max_lr: got Task.*; give a finite number above 0"):
+        curve.extended(Task(model, loss_fn, batches), loss_fn)
 
 
 def test_a_curve_is_extended_with_a_task():

@@ -39,6 +39,18 @@ def test_train_makes_exactly_the_steps_of_the_schedule():
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((nn.Linear(3, 2), clrfast.constant(0.1, 4)), r"task: got Linear; give clrfast.Task\(model, loss_fn"),
+        ((make(), None), "schedule: got NoneType; give a clrfast.Schedule with total_steps"),
+    ],
+)
+def test_train_refuses_what_is_no_task_or_no_schedule(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        train(*arguments)
+
+
 def test_train_equals_a_plain_loop():
     task = make()
     train(task, clrfast.constant(0.1, 4), momentum=0.9)
