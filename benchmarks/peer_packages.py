@@ -1,9 +1,11 @@
-"""Other packages that benchmarks compare with: whether they are installed, and how to silence them."""
+"""Other packages that benchmarks compare with: whether they are installed, their versions, how to silence them."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
+import importlib.metadata
 import io
 import logging
 import warnings
@@ -18,6 +20,13 @@ def why_missing(modules: tuple[str, ...]) -> str:
     except ImportError as error:
         return f"not installed: {error.name}"
     return ""
+
+
+@functools.cache
+def name_and_version(module: str) -> str:
+    """Return the package that ``module`` is installed from, with its version, as in "scikit-learn 1.9.1"."""
+    (distribution,) = set(importlib.metadata.packages_distributions()[module])
+    return f"{distribution} {importlib.metadata.version(distribution)}"
 
 
 @contextlib.contextmanager

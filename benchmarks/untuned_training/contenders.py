@@ -1,0 +1,57 @@
+"""The ways to train without tuning that are compared: a search with clrfast, usual rates, other packages."""
+
+from __future__ import annotations
+
+import torch
+from torch.optim.lr_scheduler import OneCycleLR
+
+import clrfast
+
+from ..task_library.definition import BenchmarkTask
+from .peers import PEERS
+from .training import Contender, Method, stepped, trainable
+
+
+def _search_sgd(task: BenchmarkTask) -> float:
+    return clrfast.range_test(task.model, task.loss_fn, task.loader()).suggest().max_lr
+
+
+def _search_adamw(task: BenchmarkTask) -> float:
+    optimizer = torch.optim.AdamW(trainable(task.model))
+    return clrfast.range_test(task.model, task.loss_fn, task.loader(), optimizer=optimizer).suggest().max_lr
+
+
+def _clrfast_sgd(task: BenchmarkTask, steps: int, lr: float) -> Method:
+    schedule = clrfast.one_cycle(lr, steps)
+    optimizer = clrfast.SGD(trainable(task.model), momentum=0.9, schedule=schedule)
+    return Method(lambda loss: optimizer.step(loss=loss), lambda: task.model)
+
+
+def _adamw_one_cycle(task: BenchmarkTask, steps: int, lr: float) -> Method:
+    optimizer = torch.optim.AdamW(trainable(task.model), lr=lr)
+    return stepped(task, optimizer, OneCycleLR(optimizer, max_lr=lr, total_steps=steps))
+
+
+def _adamw_constant(task: BenchmarkTask, steps: int, lr: float) -> Method:
+    return stepped(task, torch.optim.AdamW(trainable(task.model), lr=lr))
+
+
+def _sgd_one_cycle(task: BenchmarkTask, steps: int, lr: float) -> Method:
+    optimizer = torch.optim.SGD(trainable(task.model), lr=lr, momentum=0.9)
+    return stepped(task, optimizer, OneCycleLR(optimizer, max_lr=lr, total_steps=steps))
+
+
+OURS = "clrfast SGD, 1cycle"
+"""The contender that others are compared with one by one."""
+
+CONTENDERS: dict[str, Contender] = {
+    OURS: Contender(_clrfast_sgd, _search_sgd),
+    f"{OURS}, charged": Contender(_clrfast_sgd, _search_sgd, charged=True),
+    "clrfast AdamW, 1cycle": Contender(_adamw_one_cycle, _search_adamw),
+    "clrfast AdamW, 1cycle, charged": Contender(_adamw_one_cycle, _search_adamw, charged=True),
+    **PEERS,
+    "AdamW 0.001, constant": Contender(_adamw_constant, 0.001),
+    **{f"AdamW {lr:g}, 1cycle": Contender(_adamw_one_cycle, lr) for lr in (0.001, 0.01, 0.03)},
+    "SGD 0.1, 1cycle": Contender(_sgd_one_cycle, 0.1),
+}
+"""Contenders by name. "charged" takes the forward passes of the search off the number of updates."""

@@ -1,0 +1,119 @@
+"""The training loop that all contenders share, and the result of one training."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from clrfast.training._batches import cycle_loader
+
+from ..finder_quality.suggestion import count_forward_passes
+from ..peer_packages import quiet
+from ..task_library.definition import BenchmarkTask
+
+
+@dataclass(frozen=True)
+class Method:
+    """An optimizer with its schedule, as the training loop uses it.
+
+    Attributes:
+        step: ``step(loss)`` makes one update from the gradients of ``loss``.
+        finish: called once after the last update; returns the model to evaluate.
+    """
+
+    step: Callable[[Tensor], object]
+    finish: Callable[[], nn.Module]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A way to train that needs a model, a loss, data and a number of updates, and nothing else.
+
+    Attributes:
+        method: ``method(task, steps, lr) -> Method`` for a training of ``steps`` updates.
+        lr: the rate, or a search ``task -> rate`` that leaves the model as it was.
+        charged: take the search's forward passes off the number of updates.
+        module: that the optimizer comes from.
+    """
+
+    method: Callable[[BenchmarkTask, int, float], Method]
+    lr: float | Callable[[BenchmarkTask], float]
+    charged: bool = False
+    module: str = "torch"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of one training.
+
+    Attributes:
+        loss: validation loss at the end; inf if the training failed.
+        untrained: validation loss before it.
+        passes: forward passes in training mode, those of the search included.
+        search_passes: those of the search alone.
+        reason: why the training failed.
+    """
+
+    loss: float
+    untrained: float
+    passes: int
+    search_passes: int
+    reason: str = ""
+
+
+def run(contender: Contender, task: BenchmarkTask, steps: int) -> Outcome:
+    """Search a rate if the contender does so, and train for ``steps`` updates. An error makes the training fail."""
+    untrained = task.evaluate(*task.val)
+    search_passes, loss, reason = 0, math.inf, ""
+    torch.manual_seed(task.seed)
+    with count_forward_passes(task.model) as passes, quiet():
+        try:
+            lr = contender.lr(task) if callable(contender.lr) else contender.lr
+            search_passes = passes.n
+            n_updates = steps - search_passes if contender.charged else steps
+            if n_updates < 1:
+                reason = "the search leaves no updates"
+            else:
+                loss = final_loss(task, contender.method(task, n_updates, lr), n_updates)
+                reason = "" if math.isfinite(loss) else "the loss is not finite"
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    return Outcome(loss, untrained, passes.n, search_passes, reason)
+
+
+def final_loss(task: BenchmarkTask, method: Method, steps: int) -> float:
+    """Train for ``steps`` updates and return the validation loss; inf at the first loss that is not finite."""
+    torch.manual_seed(task.seed)  # for dropout
+    task.model.train()
+    for _, (inputs, targets) in zip(range(steps), cycle_loader(task.loader()), strict=False):
+        task.model.zero_grad()
+        loss = task.loss_fn(task.model(inputs), targets)
+        if not math.isfinite(loss.item()):
+            return math.inf
+        loss.backward()
+        method.step(loss)
+    return dataclasses.replace(task, model=method.finish()).evaluate(*task.val)
+
+
+def stepped(
+    task: BenchmarkTask,
+    optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
+) -> Method:
+    """Return the method that steps ``optimizer`` and then ``scheduler``, and evaluates the model itself."""
+
+    def step(_: Tensor) -> None:
+        optimizer.step()
+        if scheduler is not None:
+            scheduler.step()
+
+    return Method(step, lambda: task.model)
+
+
+def trainable(model: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
