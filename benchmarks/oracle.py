@@ -39,11 +39,13 @@ class Grid:
         name: prefix of the entries in the cache.
         train: ``train(task, lr, weight_decay, steps) -> final loss``; inf once a loss is not finite.
         evaluate: ``evaluate(task) -> loss`` without any training.
-        rates_per_decade: learning rates per decade, from ``definition.low`` to ``definition.high``.
+        rates_per_decade: learning rates per decade, both ends of the range included.
         weight_decays: ascending.
         seeds: of the trainings at every cell.
-        max_failed_rates: after this many consecutive rates at which every training diverged, higher rates are not
+        max_failed_rates: after this many consecutive rates at which every training failed, higher rates are not
             trained; they count as diverged.
+        rate_range: log10 of the lowest and the highest rate, for all tasks; None: those of each task's definition.
+        useless_fails: a training fails, too, if its loss ends above the untrained one although a lower rate's did not.
         n_retrained: best cells that are trained again with ``retraining_seeds``.
         default_cells: trained with ``retraining_seeds``, too.
         retraining_seeds: differ from ``seeds``.
@@ -56,17 +58,20 @@ class Grid:
     weight_decays: tuple[float, ...]
     seeds: range
     max_failed_rates: int
+    rate_range: tuple[float, float] | None = None
+    useless_fails: bool = False
     n_retrained: int = 0
     default_cells: tuple[tuple[float, float], ...] = ()
     retraining_seeds: range = range(0)
 
     def rates(self, definition: TaskDefinition) -> list[float]:
-        n = round((definition.high - definition.low) * self.rates_per_decade) + 1
-        return [float(rate) for rate in np.logspace(definition.low, definition.high, n)]
+        low, high = self.rate_range or (definition.low, definition.high)
+        n = round((high - low) * self.rates_per_decade) + 1
+        return [float(rate) for rate in np.logspace(low, high, n)]
 
     def key(self, definition: TaskDefinition) -> str:
         shape = f"{self.rates_per_decade}-{len(self.weight_decays)}-{len(self.seeds)}"
-        return f"{VERSION}-{shape}-{definition.digest()}"
+        return f"{VERSION}-{shape}-{definition.digest(self.rate_range)}"
 
     def entry_name(self, definition: TaskDefinition) -> str:
         return f"{self.name}/{definition.name}"
@@ -200,14 +205,20 @@ def _train_grid(
 ) -> tuple[float, list[list[float]], float]:
     """Return the untrained loss, the final losses ``[rates][decays]`` and the CPU seconds of one seed."""
     begin = time.process_time()
+    untrained = grid.evaluate(definition.make(seed))
     losses: list[list[float]] = []
+    n_failed = 0
+    is_useful = False
     for lr in grid.rates(definition):
-        last = losses[-grid.max_failed_rates :]
-        if len(last) == grid.max_failed_rates and all(math.isinf(loss) for row in last for loss in row):
+        if n_failed == grid.max_failed_rates:
             losses.append([math.inf] * len(grid.weight_decays))
-        else:
-            losses.append([_train(definition, grid, seed, [lr, decay], steps) for decay in grid.weight_decays])
-    return grid.evaluate(definition.make(seed)), losses, time.process_time() - begin
+            continue
+        losses.append([_train(definition, grid, seed, [lr, decay], steps) for decay in grid.weight_decays])
+        best = min(losses[-1])
+        is_useful |= best <= untrained
+        fails = math.isinf(best) or (grid.useless_fails and is_useful and best > untrained)
+        n_failed = n_failed + 1 if fails else 0
+    return untrained, losses, time.process_time() - begin
 
 
 def _retrain(definition: TaskDefinition, grid: Grid, cells: list[Cell], steps: int | None) -> tuple[Retraining, float]:

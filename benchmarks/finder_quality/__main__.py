@@ -2,8 +2,8 @@
 
 python -m benchmarks.finder_quality --results benchmarks/results
 
-The oracle trains the short 1cycle of every task at every rate of a grid: 8 rates per decade, 3 seeds. The finders run
-with other seeds. ``regret.py`` holds the formulas.
+The oracle trains the short 1cycle of every task at every rate of a grid. The finders run with other seeds.
+``regret.py`` holds the formulas, and ``optimizers.py`` the optimizers with their grids.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from ..result_files import Row, read_rows, write_rows
 from ..task_library.definition import TaskDefinition
 from ..task_library.selection import select_tasks
 from .contenders import CONTENDERS, Measurement, measure, warm_up
-from .regret import GRID, RegretCurve
-from .rows import summary_row, summary_table, task_line, task_row
+from .optimizers import OPTIMIZERS
+from .regret import RegretCurve
+from .rows import BEST_CONSTANT, best_constant, constant_rows, summary_row, summary_table, task_line, task_row
 from .tasks import SPLITS
 
 FINDER_SEED = 100
 """The first seed of the finders; far from the oracle's."""
 
 TINY_TASKS = ["wine_mlp", "iris_mlp"]
-TINY_GRID = dataclasses.replace(GRID, rates_per_decade=2, seeds=range(1))
 TINY_STEPS = 20
 
 
@@ -40,8 +40,9 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--tasks", nargs="+", help=f"names of tasks or of splits: {', '.join(SPLITS)} (default: all)")
+    parser.add_argument("--contenders", nargs="+", help="run only these; the results of the others stay (default: all)")
     parser.add_argument(
-        "--contenders", nargs="+", help="run only these, and keep the results of the others (default: all)"
+        "--optimizer", nargs="+", choices=OPTIMIZERS, default=[*OPTIMIZERS], help="whose rate is wanted (default: all)"
     )
     parser.add_argument("--seeds", type=int, default=5, help="suggestions per task (default: %(default)s)")
     parser.add_argument("--processes", type=int, default=2, help="default: %(default)s")
@@ -54,52 +55,79 @@ def main() -> None:
     if unknown := set(arguments.contenders or ()) - set(CONTENDERS):
         parser.error(f"--contenders: there are no {sorted(unknown)}; give some of {sorted(CONTENDERS)}")
     try:
-        definitions = select_tasks(arguments.tasks or (TINY_TASKS if arguments.tiny else None), SPLITS)
+        selected = select_tasks(arguments.tasks or (TINY_TASKS if arguments.tiny else None), SPLITS)
     except ValueError as error:
         parser.error(f"--tasks: {error}")
 
-    grid, cache, steps = (TINY_GRID, None, TINY_STEPS) if arguments.tiny else (GRID, arguments.oracle, None)
+    rows = [row for name in arguments.optimizer for row in compare_with(name, selected, arguments)]
+    if arguments.results is not None and not arguments.oracle_only:
+        path = arguments.results / "finder_quality.json"
+        found = {(row["optimizer"], row["contender"]) for row in rows}
+        kept = [row for row in read_rows(path) if (row["optimizer"], row["contender"]) not in found]
+        write_rows(path, rows + kept)
+
+
+def compare_with(optimizer: str, selected: list[TaskDefinition], arguments: argparse.Namespace) -> list[Row]:
+    """Compare the finders on the selected tasks of one optimizer; return no rows with ``--oracle-only``."""
+    tuned = OPTIMIZERS[optimizer]
+    definitions = [each for each in selected if any(each.name in split for split in tuned.splits.values())]
+    if not definitions:
+        return []
+    grid, cache, steps = tuned.grid, arguments.oracle, None
+    if arguments.tiny:
+        grid, cache, steps = dataclasses.replace(grid, rates_per_decade=2, seeds=range(1)), None, TINY_STEPS
     oracles = find_oracles(definitions, grid, cache, processes=arguments.processes, steps=steps)
     curves = {definition.name: RegretCurve(oracles[definition.name]) for definition in definitions}
     for name, curve in curves.items():
-        print(f"{name:26} {curve}")
+        print(f"{optimizer}: {name:26} {curve}")
     if arguments.oracle_only:
-        return
+        return []
     seeds = range(FINDER_SEED, FINDER_SEED + (1 if arguments.tiny else arguments.seeds))
-    measurements = run_finders(definitions, seeds, arguments.processes, arguments.contenders)
-    rows = compare(curves, measurements)
-    if arguments.results is not None:
-        path = arguments.results / "finder_quality.json"
-        only = arguments.contenders or ()
-        write_rows(path, rows + [row for row in read_rows(path) if only and row["contender"] not in only])
+    measurements = run_finders(definitions, seeds, optimizer, arguments.processes, arguments.contenders)
+    return compare(optimizer, curves, measurements)
 
 
 def run_finders(
-    definitions: list[TaskDefinition], seeds: range, processes: int, contenders: list[str] | None
+    definitions: list[TaskDefinition], seeds: range, optimizer: str, processes: int, contenders: list[str] | None
 ) -> list[Measurement]:
     """Run the contenders, all by default, on every task with every seed."""
     wanted = set(CONTENDERS if contenders is None else contenders)
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=warm_up) as pool:
-        running = [pool.submit(measure, task, seed, wanted) for task in definitions for seed in seeds]
+    warmed_up = {"initializer": warm_up, "initargs": (optimizer,)}
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), **warmed_up) as pool:
+        running = [pool.submit(measure, task, seed, optimizer, wanted) for task in definitions for seed in seeds]
         return [measurement for future in running for measurement in future.result()]
 
 
-def compare(curves: dict[str, RegretCurve], measurements: list[Measurement]) -> list[Row]:
-    """Print tables, and return the rows: of every contender over the tasks of each split, then on each task."""
+def compare(optimizer: str, curves: dict[str, RegretCurve], measurements: list[Measurement]) -> list[Row]:
+    """Print tables, and return the rows: of every contender over the tasks of each split, then on each task.
+
+    Constant rates are contenders, too. The best constant differs between splits, and has no rows of single tasks.
+    """
     names = list(dict.fromkeys(each.contender for each in measurements))
-    task_rows = [
-        task_row(name, curve, [each for each in measurements if (each.contender, each.task) == (name, task)])
+    by_contender = {
+        name: [
+            task_row(
+                optimizer, name, curve, [each for each in measurements if (each.contender, each.task) == (name, task)]
+            )
+            for task, curve in curves.items()
+        ]
         for name in names
-        for task, curve in curves.items()
-    ]
+    }
+    for lr in OPTIMIZERS[optimizer].constants:
+        by_contender[f"always {lr:g}"] = constant_rows(optimizer, f"always {lr:g}", lr, curves)
     summaries: list[Row] = []
     for split, tasks in {"all": curves, **SPLITS}.items():
-        rows = [row for row in task_rows if row["task"] in tasks]
-        if rows:
-            found = [summary_row(name, split, [row for row in rows if row["contender"] == name]) for name in names]
-            n_tasks, n_seeds = found[0]["n_tasks"], rows[0]["n"]
-            print(f"\n{split}: {n_tasks} tasks, {n_seeds} seeds\n{summary_table(found)}")
+        own = {task: curve for task, curve in curves.items() if task in tasks}
+        if own:
+            found = [summary_row(split, [row for row in rows if row["task"] in own]) for rows in by_contender.values()]
+            constant = best_constant(list(own.values()))
+            best = summary_row(split, constant_rows(optimizer, BEST_CONSTANT, constant, own))
+            found.append({**best, "lr": constant})
+            print(
+                f"\n{optimizer}, {split}: {len(own)} tasks; the best constant is {constant:g}\n{summary_table(found)}"
+            )
             summaries += found
+    task_rows = [row for rows in by_contender.values() for row in rows]
     print()
     for row in sorted(task_rows, key=lambda row: row["task"]):
         print(task_line(row))

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from torch.optim import Optimizer
 
 import clrfast
 from clrfast.training._batches import cycle_loader
 
 from ..task_library.definition import BenchmarkTask, TaskDefinition
+from .optimizers import OPTIMIZERS
 from .peers import PEERS
 from .suggestion import Finder, Suggestion, count_forward_passes
 from .tasks.development import DEVELOPMENT
@@ -22,33 +24,42 @@ from .tasks.development import DEVELOPMENT
 BARE_STEPS = 100
 """Steps of the bare training loop that a finder's wall time is compared with."""
 
+ANY_LR = 1e-3
+"""The rate of the optimizers that clrfast's finders get; the ramp replaces it."""
+
 RULES = ("steepest", "valley", "slide", "minimum_tenth")
 """Suggestion rules of other finders, applied to clrfast's curve."""
 
 
-def _default(task: BenchmarkTask) -> float:
-    return clrfast.range_test(task.model, task.loss_fn, task.loader()).suggest().max_lr
+def _default(task: BenchmarkTask, optimizer: Optimizer | None) -> clrfast.Suggestion:
+    return clrfast.range_test(task.model, task.loss_fn, task.loader(), optimizer=optimizer).suggest()
 
 
-def _by_rule(task: BenchmarkTask, rule: str) -> float:
-    return clrfast.range_test(task.model, task.loss_fn, task.loader()).suggest(rule).max_lr
+def _by_rule(task: BenchmarkTask, optimizer: Optimizer | None, rule: str) -> clrfast.Suggestion:
+    return clrfast.range_test(task.model, task.loss_fn, task.loader(), optimizer=optimizer).suggest(rule)
 
 
-def _thorough(task: BenchmarkTask) -> float:
-    return clrfast.trial_cycles(task.model, task.loss_fn, task.loader()).suggest().max_lr
+def _thorough(task: BenchmarkTask, optimizer: Optimizer | None) -> clrfast.Suggestion:
+    return clrfast.trial_cycles(task.model, task.loss_fn, task.loader(), optimizer=optimizer).suggest()
 
 
-def _finder(name: str, find: Callable[[BenchmarkTask], float]) -> Finder:
-    """Wrap ``find``: measure its cost; NoSuggestionError means no suggestion."""
+def _finder(name: str, find: Callable[[BenchmarkTask, Optimizer | None], clrfast.Suggestion]) -> Finder:
+    """Wrap ``find``: measure its cost; NoSuggestionError means no suggestion.
 
-    def suggest(task: BenchmarkTask) -> dict[str, Suggestion]:
+    ``find`` gets no optimizer for SGD, because clrfast's finders make their own.
+    """
+
+    def suggest(task: BenchmarkTask, optimizer: str) -> dict[str, Suggestion]:
         begin = time.perf_counter()
+        lr, reason, is_low_confidence = None, "", False
         with count_forward_passes(task.model) as passes:
             try:
-                lr, reason = find(task), ""
+                found = find(task, None if optimizer == "sgd" else OPTIMIZERS[optimizer].make(task, ANY_LR))
+                lr, is_low_confidence = found.max_lr, getattr(found, "confidence", "high") == "low"
             except clrfast.NoSuggestionError as error:
-                lr, reason = None, str(error)
-        return {name: Suggestion(lr, passes.n, time.perf_counter() - begin, reason)}
+                reason = str(error)
+        seconds = time.perf_counter() - begin
+        return {name: Suggestion(lr, passes.n, seconds, reason, passes.n_extra, is_low_confidence)}
 
     return suggest
 
@@ -77,41 +88,42 @@ class Measurement:
     bare_seconds: float
 
 
-def measure(definition: TaskDefinition, seed: int, wanted: set[str]) -> list[Measurement]:
+def measure(definition: TaskDefinition, seed: int, optimizer: str, wanted: set[str]) -> list[Measurement]:
     """Run the finders on one task with one seed, each on a fresh model.
 
     Args:
+        optimizer: name in ``OPTIMIZERS``.
         wanted: names in ``CONTENDERS``.
     """
     make = definition.make
     found: dict[str, Suggestion] = {}
-    bare = [bare_seconds(make(seed))]
+    bare = [bare_seconds(make(seed), optimizer)]
     for call_name, suggest in CONTENDERS.items():
         if call_name in wanted:
             torch.manual_seed(seed)
-            found |= suggest(make(seed))
-    bare.append(bare_seconds(make(seed)))
+            found |= suggest(make(seed), optimizer)
+    bare.append(bare_seconds(make(seed), optimizer))
     mean = statistics.mean(bare)
     return [Measurement(contender, definition.name, seed, each, mean) for contender, each in found.items()]
 
 
-def warm_up() -> None:
+def warm_up(optimizer: str) -> None:
     """Call every finder once, untimed: the first call in a process imports and loads."""
     torch.set_num_threads(1)
     make = DEVELOPMENT["iris_mlp"].make
-    bare_seconds(make(0))
+    bare_seconds(make(0), optimizer)
     for suggest in CONTENDERS.values():
         with contextlib.suppress(Exception):
-            suggest(make(0))
+            suggest(make(0), optimizer)
 
 
-def bare_seconds(task: BenchmarkTask) -> float:
+def bare_seconds(task: BenchmarkTask, optimizer: str) -> float:
     """Return the wall time of ``BARE_STEPS`` training steps without anything around them."""
-    optimizer = torch.optim.SGD(task.model.parameters(), lr=1e-7, momentum=0.9)
+    bare_optimizer = OPTIMIZERS[optimizer].make(task, 1e-7)
     task.model.train()
     begin = time.perf_counter()
     for _, (inputs, targets) in zip(range(BARE_STEPS), cycle_loader(task.loader()), strict=False):
-        optimizer.zero_grad()
+        bare_optimizer.zero_grad()
         task.loss_fn(task.model(inputs), targets).backward()
-        optimizer.step()
+        bare_optimizer.step()
     return time.perf_counter() - begin

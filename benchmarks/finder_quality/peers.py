@@ -1,8 +1,8 @@
 """The finders of other packages, called through their public interfaces at their own defaults.
 
-All tune SGD with momentum 0.9. Arguments without a default are as in the finder's documentation: torch-lr-finder and
-Ignite start at the optimizer's rate, which is 1e-7 here. A finder that raises makes no suggestion; the error is the
-reason.
+All get the optimizer whose rate is wanted. Arguments without a default are as in the finder's documentation:
+torch-lr-finder and Ignite start at the optimizer's rate, which is 1e-7 here. A finder that raises makes no suggestion;
+the error is the reason.
 
 pip install torch-lr-finder fastai lightning pytorch-ignite matplotlib
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -20,7 +21,8 @@ import torch
 
 from ..peer_packages import quiet, why_missing
 from ..task_library.definition import BenchmarkTask
-from .suggestion import Finder, Suggestion, count_forward_passes
+from .optimizers import OPTIMIZERS
+from .suggestion import Finder, PassCounter, Suggestion, count_forward_passes
 
 START_LR = 1e-7
 
@@ -28,49 +30,53 @@ Found = dict[str, float | str | None]
 """By contender: a rate, or the reason why there is none."""
 
 
-def _peer(names: tuple[str, ...], modules: tuple[str, ...], find: Callable[[BenchmarkTask], Found]) -> Finder:
+def _peer(names: tuple[str, ...], modules: tuple[str, ...], find: Callable[[BenchmarkTask, str], Found]) -> Finder:
     """Wrap ``find``: measure its cost, suppress its output, and turn its errors into reasons.
+
+    A finder whose package is not installed is left out.
 
     Args:
         names: the contenders that ``find`` returns rates for.
         modules: that ``find`` imports.
     """
 
-    def suggest(task: BenchmarkTask) -> dict[str, Suggestion]:
+    def suggest(task: BenchmarkTask, optimizer: str) -> dict[str, Suggestion]:
         if reason := why_missing(modules):
-            return {name: Suggestion(None, 0, 0.0, reason) for name in names}
+            warnings.warn(f"left out: {', '.join(names)}: {reason}", stacklevel=2)
+            return {}
         found: Found = dict.fromkeys(names)
         begin = time.perf_counter()
         with quiet(), count_forward_passes(task.model) as passes:
             try:
-                found |= find(task)
+                found |= find(task, optimizer)
             except Exception as error:
                 found |= dict.fromkeys(names, _reason(error))
         seconds = time.perf_counter() - begin
-        return {name: _suggestion(found[name], passes.n, seconds) for name in names}
+        return {name: _suggestion(found[name], passes, seconds) for name in names}
 
     return suggest
 
 
-def _suggestion(found: float | str | None, steps: int, seconds: float) -> Suggestion:
+def _suggestion(found: float | str | None, passes: PassCounter, seconds: float) -> Suggestion:
     if isinstance(found, float) and math.isfinite(found) and found > 0:
-        return Suggestion(found, steps, seconds)
-    return Suggestion(None, steps, seconds, found if isinstance(found, str) else f"the finder gave {found}")
+        return Suggestion(found, passes.n, seconds, extra_passes=passes.n_extra)
+    reason = found if isinstance(found, str) else f"the finder gave {found}"
+    return Suggestion(None, passes.n, seconds, reason, passes.n_extra)
 
 
 def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 
-def _sgd(task: BenchmarkTask) -> torch.optim.SGD:
-    return torch.optim.SGD(task.model.parameters(), lr=START_LR, momentum=0.9)
+def _optimizer(task: BenchmarkTask, name: str) -> torch.optim.Optimizer:
+    return OPTIMIZERS[name].make(task, START_LR)
 
 
-def _torch_lr_finder(task: BenchmarkTask) -> Found:
+def _torch_lr_finder(task: BenchmarkTask, optimizer: str) -> Found:
     from matplotlib.figure import Figure
     from torch_lr_finder import LRFinder
 
-    finder = LRFinder(task.model, _sgd(task), task.loss_fn, device="cpu")
+    finder = LRFinder(task.model, _optimizer(task, optimizer), task.loss_fn, device="cpu")
     finder.range_test(task.loader())
     _, rate = finder.plot(ax=Figure().subplots())
     finder.reset()
@@ -80,7 +86,7 @@ def _torch_lr_finder(task: BenchmarkTask) -> Found:
 FASTAI = ("valley", "slide", "steep", "minimum")
 
 
-def _fastai(task: BenchmarkTask) -> Found:
+def _fastai(task: BenchmarkTask, optimizer: str) -> Found:
     from fastai.callback import schedule
     from fastai.data.core import DataLoaders
     from fastai.learner import Learner
@@ -90,7 +96,8 @@ def _fastai(task: BenchmarkTask) -> Found:
     found: Found = {}
     with tempfile.TemporaryDirectory() as folder:
         loaders = DataLoaders(task.loader(), DataLoader(TensorDataset(*task.val), batch_size=len(task.val[0])))
-        opt_func = partial(OptimWrapper, opt=torch.optim.SGD, momentum=0.9)
+        tuned = OPTIMIZERS[optimizer]
+        opt_func = partial(OptimWrapper, opt=tuned.torch_class, **tuned.arguments)
         learner = Learner(loaders, task.model, loss_func=task.loss_fn, opt_func=opt_func, path=folder)
         with learner.no_bar():
             # One range test for all rules; if one rule fails, the others still suggest a rate.
@@ -115,7 +122,7 @@ def _recorded(function: Callable[..., Any], found: Found) -> Callable[..., Any]:
     return suggest
 
 
-def _lightning(task: BenchmarkTask) -> Found:
+def _lightning(task: BenchmarkTask, optimizer: str) -> Found:
     from lightning.pytorch import LightningModule, Trainer
     from lightning.pytorch.tuner import Tuner
 
@@ -129,7 +136,7 @@ def _lightning(task: BenchmarkTask) -> Found:
             return task.loss_fn(self.model(inputs), targets)
 
         def configure_optimizers(self) -> torch.optim.Optimizer:
-            return torch.optim.SGD(self.parameters(), lr=self.lr, momentum=0.9)
+            return OPTIMIZERS[optimizer].make(task, self.lr)
 
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
@@ -145,20 +152,16 @@ def _lightning(task: BenchmarkTask) -> Found:
         return {"lightning": None if finder is None else finder.suggestion()}
 
 
-def _ignite(task: BenchmarkTask, name: str, **arguments: Any) -> Found:
+def _ignite(task: BenchmarkTask, optimizer: str, name: str, **arguments: Any) -> Found:
     from ignite.engine import create_supervised_trainer
     from ignite.handlers import FastaiLRFinder
 
-    optimizer = _sgd(task)
-    trainer = create_supervised_trainer(task.model, optimizer, task.loss_fn)
+    tuned = _optimizer(task, optimizer)
+    trainer = create_supervised_trainer(task.model, tuned, task.loss_fn)
     finder = FastaiLRFinder()
-    with finder.attach(trainer, to_save={"model": task.model, "optimizer": optimizer}, **arguments) as attached:
+    with finder.attach(trainer, to_save={"model": task.model, "optimizer": tuned}, **arguments) as attached:
         attached.run(task.loader())
     return {name: float(finder.lr_suggestion())}
-
-
-def _fixed(lr: float) -> Finder:
-    return lambda task: {f"always {lr:g}": Suggestion(lr, 0, 0.0)}
 
 
 PEERS: dict[str, Finder] = {
@@ -173,7 +176,5 @@ PEERS: dict[str, Finder] = {
         ("ignite.handlers",),
         partial(_ignite, name="ignite, 100 iterations", num_iter=100),
     ),
-    "always 0.01": _fixed(0.01),
-    "always 0.1": _fixed(0.1),
 }
 """Finders by name. One finder may suggest for several contenders, such as the rules of fastai."""

@@ -10,35 +10,10 @@ import math
 
 import numpy as np
 
-import clrfast
-
-from ..oracle import Grid, Oracle
-from ..task_library.definition import BenchmarkTask
+from ..oracle import Oracle
 
 NEAR_OPTIMAL = 0.05
 """A smaller regret counts as near optimal."""
-
-
-def final_loss(task: BenchmarkTask, lr: float, weight_decay: float, steps: int) -> float:
-    """Return the validation loss after a 1cycle up to ``lr``; inf once a loss is not finite."""
-    schedule = clrfast.one_cycle(lr, steps, weight_decay=weight_decay)
-    optimizer = clrfast.SGD(task.model.parameters(), momentum=0.9, schedule=schedule)
-    return task.evaluate(*task.val) if task.fit(optimizer, steps) else math.inf
-
-
-def untrained_loss(task: BenchmarkTask) -> float:
-    return task.evaluate(*task.val)
-
-
-GRID = Grid(
-    name="finder_quality",
-    train=final_loss,
-    evaluate=untrained_loss,
-    rates_per_decade=8,
-    weight_decays=(0.0,),
-    seeds=range(3),
-    max_failed_rates=4,
-)
 
 
 class RegretCurve:

@@ -15,35 +15,54 @@ MIN_GAIN = 1 / 50
 gain is noise."""
 
 
+SHOWN_SPLITS = ("validation", "fine_tuning", "test")
+"""Splits whose mean regret has a column of its own. No constant of a finder is chosen on them."""
+
+OPTIMIZER_TITLES = {"sgd": "SGD with 1cycle", "adamw": "AdamW with a cosine 1cycle"}
+"""Heads of the tables of finders."""
+
+
 def finder_table(results: Results) -> str:
-    """Return the table of finders: one per line, over all tasks, with the means over the splits not chosen on."""
+    """Return a table of finders for each optimizer: one finder per line, over all tasks, with the means of splits."""
     rows = [row for row in results["rows"] if row["benchmark"] == "regret"]
+    tables = [
+        _finder_table(title, [row for row in rows if row["optimizer"] == name])
+        for name, title in OPTIMIZER_TITLES.items()
+        if any(row["optimizer"] == name for row in rows)
+    ]
+    overall = [row for row in rows if row["split"] == "all"]
+    note = (
+        "Mean regret with its 95 % bootstrap interval over the tasks; without a suggestion the regret is 1. Divergent, "
+        "no suggestion, low confidence: fractions of all calls. Spread: standard deviation of log10 of the "
+        "suggestions over the seeds, mean over the tasks. Steps: training steps; extra: other forward passes. Best "
+        "constant: chosen in hindsight. Finders "
+        f"at their own defaults. {hardware_and_versions(results)}{_other_commits(overall)}. "
+        "`python -m benchmarks.finder_quality`"
+    )
+    return "\n\n".join([*tables, note])
+
+
+def _finder_table(title: str, rows: list[Row]) -> str:
     mean_regret = {(row["split"], row["contender"]): row["mean_regret"] for row in rows}
-    splits = [name for name in ("validation", "test") if any(row["split"] == name for row in rows)]
+    splits = [name for name in SHOWN_SPLITS if any(row["split"] == name for row in rows)]
     overall = sorted((row for row in rows if row["split"] == "all"), key=lambda row: row["mean_regret"])
-    head = ["rate from", "mean regret", *(f"{name} tasks" for name in splits), "median", "worst task"]
-    head += ["divergent", "no suggestion", "spread", "steps"]
+    head = ["rate from", "mean regret", *(f"{name.replace('_', '-')} tasks" for name in splits), "median", "worst task"]
+    head += ["divergent", "no suggestion", "low confidence", "spread", "steps, extra"]
     lines = [
         [
-            row["contender"],
-            f"{row['mean_regret']:.2f}",
+            f"{row['contender']} ({row['lr']:g})" if row.get("lr") else row["contender"],
+            f"{row['mean_regret']:.2f} ({row['mean_low']:.2f} to {row['mean_high']:.2f})",
             *(f"{mean_regret[name, row['contender']]:.2f}" for name in splits),
             f"{row['median_regret']:.2f}",
             f"{row['worst_regret']:.2f} ({row['worst_task']})",
-            percent(row["divergent"]),
-            percent(row["no_suggestion"]),
-            f"{row['spread']:.3g}x",
-            f"{row['steps']:.0f}",
+            *(percent(row[name] / row["n"]) for name in ("n_divergent", "n_no_suggestion", "n_low_confidence")),
+            "" if row["spread"] is None else f"{row['spread']:.2f}",
+            f"{row['steps']:.0f}, {row['extra_passes']:.0f}",
         ]
         for row in overall
     ]
-    n_seeds = overall[0]["n"] // overall[0]["n_tasks"]
-    note = (
-        f"{overall[0]['n_tasks']} tasks, {n_seeds} seeds, finders at their own defaults; spread: highest over lowest "
-        "suggestion of a task's seeds, on the worst task. "
-        f"{hardware_and_versions(results)}{_other_commits(overall)}. `python -m benchmarks.finder_quality`"
-    )
-    return markdown_table(head, lines, note)
+    n_tasks, n_seeds = overall[0]["n_tasks"], max(row["n"] for row in overall) // overall[0]["n_tasks"]
+    return markdown_table(head, lines, f"{title}: {n_tasks} tasks, {n_seeds} seeds.")
 
 
 def _other_commits(rows: list[Row]) -> str:

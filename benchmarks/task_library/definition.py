@@ -13,12 +13,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Dataset
 
-import clrfast
 from clrfast.training._batches import cycle_loader
 
 from .data import Arrays
+
+ParameterGroup = dict[str, Any]
+"""A dict with "params" and "lr", as torch's optimizers take them."""
 
 
 @dataclass
@@ -32,6 +36,8 @@ class BenchmarkTask:
         batch_size: samples per training batch; the last, incomplete batch of an epoch is dropped.
         steps: updates of a training.
         seed: decides the initial weights and the order of the data.
+        groups: ``groups(model, lr)`` returns parameter groups with the key "lr"; the highest of their rates is ``lr``.
+            None: one group of all trainable parameters.
     """
 
     model: nn.Module
@@ -41,6 +47,13 @@ class BenchmarkTask:
     batch_size: int
     steps: int
     seed: int
+    groups: Callable[[nn.Module, float], list[ParameterGroup]] | None = None
+
+    def parameter_groups(self, lr: float) -> list[ParameterGroup]:
+        """Return new groups of the trainable parameters for any optimizer."""
+        if self.groups is not None:
+            return self.groups(self.model, lr)
+        return [{"params": [p for p in self.model.parameters() if p.requires_grad], "lr": lr}]
 
     def loader(self) -> DataLoader:
         """Return a new loader. All loaders give the same batches in the same order, a new order in each epoch."""
@@ -53,8 +66,12 @@ class BenchmarkTask:
             collate_fn=_unchanged,
         )
 
-    def fit(self, optimizer: clrfast.SGD, steps: int) -> bool:
-        """Train for ``steps`` updates; return False at the first loss that is not finite, else True."""
+    def fit(self, optimizer: Optimizer, steps: int, scheduler: LRScheduler | None = None) -> bool:
+        """Train for ``steps`` updates; return False at the first loss that is not finite, else True.
+
+        Args:
+            scheduler: stepped after each update; None for an optimizer with a schedule of its own.
+        """
         torch.manual_seed(self.seed)  # for dropout
         self.model.train()
         for _, (inputs, targets) in zip(range(steps), cycle_loader(self.loader()), strict=False):
@@ -63,7 +80,11 @@ class BenchmarkTask:
             if not math.isfinite(loss.item()):
                 return False
             loss.backward()
-            optimizer.step(loss=loss)
+            if scheduler is None:
+                optimizer.step(loss=loss)
+            else:
+                optimizer.step()
+                scheduler.step()
         return True
 
     @torch.no_grad()
@@ -113,10 +134,14 @@ class TaskDefinition:
     high: float
     packed: bool
 
-    def digest(self) -> str:
-        """Return a hash of code, model, loss, data and rates. Docstring and split do not count."""
+    def digest(self, rate_range: tuple[float, float] | None = None) -> str:
+        """Return a hash of code, model, loss, data and rates. Docstring and split do not count.
+
+        Args:
+            rate_range: replaces ``(low, high)``.
+        """
         task = self.make(0)
-        parts = [_code(self.make), repr(task.model), repr(task.loss_fn), repr((self.low, self.high))]
+        parts = [_code(self.make), repr(task.model), repr(task.loss_fn), repr(rate_range or (self.low, self.high))]
         for tensor in (*task.train, *task.val):
             # Few digits of a sum that cannot cancel: image decoders of other versions change the last digits.
             parts.append(f"{tuple(tensor.shape)} {float(tensor.double().abs().sum()):.3e}")

@@ -11,8 +11,7 @@ import torch
 from torch import nn
 
 from benchmarks import oracle
-from benchmarks.finder_quality import regret
-from benchmarks.finder_quality import tasks as finder_tasks
+from benchmarks.finder_quality.optimizers import OPTIMIZERS
 from benchmarks.oracle import Grid, Oracle, Retraining
 from benchmarks.recipe_quality import reference
 from benchmarks.recipe_quality import tasks as recipe_tasks
@@ -46,6 +45,30 @@ def test_every_cell_is_trained_until_too_many_rates_diverged():
     counting = replace(GRID, train=lambda *cell: counted.append(cell[1:3]) or math.inf)
     oracle._train_grid(LINEAR, counting, 0, None)
     assert len(counted) == len(GRID.weight_decays)  # of the first rate only
+
+
+def test_a_grid_may_have_a_range_of_its_own():
+    own = replace(GRID, rate_range=(-3.0, 1.0))
+    assert own.rates(LINEAR) == pytest.approx([10 ** (x / 2) for x in range(-6, 3)])
+    other = replace(LINEAR, low=-7.0)
+    assert own.key(LINEAR) == own.key(other) != replace(own, rate_range=(-3.0, 2.0)).key(LINEAR)
+    assert GRID.key(LINEAR) != GRID.key(other)
+    assert own.key(replace(LINEAR, low=-3.0, high=1.0)) == own.key(LINEAR)
+
+
+@pytest.mark.parametrize(
+    ("losses", "n_trained"),
+    [
+        ([11.0, 11.0, 9.0, 5.0, 11.0, math.inf, 1.0], 6),  # without effect at first, then two failures
+        ([9.0, 11.0, 9.0, 11.0, 9.0, 9.0, 9.0], 7),  # no two in a row
+        ([11.0] * 7, 7),
+    ],
+)
+def test_a_useless_training_above_a_useful_rate_may_count_as_failed(losses, n_trained):
+    each = iter(losses)
+    grid = Grid("test", lambda *_: next(each), lambda task: 10.0, 2, (0.0,), range(1), 2, (-3.0, 0.0), True)
+    _, found, _ = oracle._train_grid(LINEAR, grid, 0, None)
+    assert found == [[loss] for loss in losses[:n_trained]] + [[math.inf]] * (7 - n_trained)
 
 
 def test_the_best_cells_and_the_defaults_are_trained_with_fresh_seeds():
@@ -116,7 +139,9 @@ MEASURED_WITH = re.search(
 
 @pytest.mark.skipif(not torch.__version__.startswith(MEASURED_WITH), reason=f"needs torch {MEASURED_WITH}")
 @pytest.mark.parametrize(
-    ("grid", "splits"), [(regret.GRID, finder_tasks.SPLITS), (reference.GRID, recipe_tasks.SPLITS)], ids=lambda x: ""
+    ("grid", "splits"),
+    [(OPTIMIZERS["sgd"].grid, OPTIMIZERS["sgd"].splits), (reference.GRID, recipe_tasks.SPLITS)],
+    ids=lambda x: "",
 )
 def test_the_oracles_in_the_results_are_those_of_todays_tasks(grid, splits):
     pytest.importorskip("sklearn", reason="needs scikit-learn's data")
