@@ -15,7 +15,7 @@ MIN_GAIN = 1 / 50
 gain is noise."""
 
 
-SHOWN_SPLITS = ("validation", "fine_tuning", "test")
+SHOWN_SPLITS = ("fine_tuning", "test")
 """Splits whose mean regret has a column of its own. No constant of a finder is chosen on them."""
 
 OPTIMIZER_TITLES = {"sgd": "SGD with 1cycle", "adamw": "AdamW with a cosine 1cycle"}

@@ -134,3 +134,68 @@ class GaussianMixtureNLL(nn.Module):
         squares = ((targets[:, None] - mean) * (-log_std).exp()).square().sum(2)
         normal = -0.5 * squares - size * (log_std[:, :, 0] + 0.5 * math.log(2 * math.pi))
         return -(logits[:, :, 0].log_softmax(1) + normal).logsumexp(1).mean()
+
+
+class ConnectionistTemporalLoss(nn.Module):
+    """Negative log likelihood of a sequence of classes that may lie anywhere in the scores (Graves et al. 2006).
+
+    The scores are ``[B, T, 1 + classes]``, of no class first; the targets are the classes ``[B, n]``, from 1.
+    """
+
+    def forward(self, scores: Tensor, targets: Tensor) -> Tensor:
+        n, length = scores.shape[:2]
+        lengths = torch.full((n,), length), torch.full((n,), targets.shape[1])
+        return functional.ctc_loss(scores.log_softmax(2).transpose(0, 1), targets, *lengths)
+
+
+class PairwiseRankingLoss(nn.Module):
+    """Logistic loss of every pair of documents of a query of which one is more relevant; summed over a query's pairs.
+
+    The scores and the relevances are ``[B, documents]``.
+    """
+
+    def forward(self, scores: Tensor, relevance: Tensor) -> Tensor:
+        above, more_relevant = (part[:, :, None] - part[:, None, :] for part in (scores, relevance))
+        return ((more_relevant > 0) * functional.softplus(-above)).sum((1, 2)).mean()
+
+
+class AngularMarginLoss(nn.Module):
+    """Cross entropy of ``scale`` times cosines ``[B, classes]``; that of the true class has to win by ``margin``."""
+
+    def __init__(self, scale: float, margin: float):
+        super().__init__()
+        self.scale, self.margin = scale, margin
+
+    def forward(self, cosines: Tensor, labels: Tensor) -> Tensor:
+        reduced = cosines - self.margin * functional.one_hot(labels, cosines.shape[1])
+        return functional.cross_entropy(self.scale * reduced, labels)
+
+
+class WeightedHuber(nn.Module):
+    """Huber's loss with a weight for every sample. The targets ``[B, 2]`` are values and weights."""
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        values, weights = targets.unbind(1)
+        return (weights * functional.huber_loss(outputs, values, reduction="none")).mean()
+
+
+class SummedSquares(nn.Module):
+    """Squared error summed over every sample, and the mean over the batch."""
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs - targets).square().flatten(1).sum(1).mean()
+
+
+class ClassesAndValueLoss(nn.Module):
+    """Cross entropy of a class, plus ``weight`` times the squared error of a number.
+
+    The outputs are the scores of the classes and the number; the targets ``[B, 2]`` the class and the number.
+    """
+
+    def __init__(self, weight: float):
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        classes = functional.cross_entropy(outputs[:, :-1], targets[:, 0].long())
+        return classes + self.weight * functional.mse_loss(outputs[:, -1], targets[:, 1])

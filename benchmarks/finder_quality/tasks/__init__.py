@@ -1,9 +1,8 @@
 """Small tasks with a short 1cycle each, on which learning-rate finders are judged.
 
-A finder's constants may be chosen on the development tasks only. The validation and test tasks show whether they carry
-over: those tasks were written without looking at any finder, and the oracle alone decided their range of rates. When a
-finder changes after a look at its regret on one of them, that task becomes a development task and needs a successor.
-The test tasks are newer than the validation tasks.
+A finder's constants may be chosen on the development tasks only. The test tasks show whether they carry over: they were
+written without running any finder on them, and the oracle alone decided their range of rates. When a finder changes
+after a look at its regret on one of them, that task becomes a development task and needs a successor.
 
 A task is a function ``seed -> BenchmarkTask``. The seed decides the initial weights and the order of the data, never
 the data or its split. A 1cycle of a task takes about a second or less on one core. Tasks that need ``../shared/data``
@@ -13,8 +12,7 @@ are left out where it is missing.
 from ...task_library.definition import Split
 from .development import DEVELOPMENT
 from .test import TEST
-from .validation import VALIDATION
 
-__all__ = ["DEVELOPMENT", "SPLITS", "TEST", "VALIDATION"]
+__all__ = ["DEVELOPMENT", "SPLITS", "TEST"]
 
-SPLITS: dict[str, Split] = {"development": DEVELOPMENT, "validation": VALIDATION, "test": TEST}
+SPLITS: dict[str, Split] = {"development": DEVELOPMENT, "test": TEST}

@@ -1,13 +1,15 @@
 """Data of the tasks: every function returns the same arrays at every call."""
 
 from .arrays import Arrays
-from .images import digits, ellipses, noisy_patches, pixels
+from .geometry import moons, papers, spirals, subjects_of_papers
+from .images import digit_strings, digits, ellipses, noisy_patches, pixels
 from .packed import PACKED_DATA, cifar, fashion, mnist, mnist_triplets, unpack
-from .series import hourly_load, lorenz, motions, pendulums, waveforms
+from .series import day_ahead_load, hourly_load, lorenz, marked_numbers, motions, pendulums, waveforms
 from .tabular import (
     arm,
     bundled,
     clicks,
+    coatings,
     counts,
     covertype_like,
     curved_sheet,
@@ -18,24 +20,31 @@ from .tabular import (
     lifetimes,
     linear_map,
     multilabel,
+    outliers,
+    queries,
     ratings,
     teacher,
     uneven_noise,
+    visitors,
 )
-from .text import characters, n_characters, neighbours, snippets, texts, trigrams
+from .text import backwards, characters, n_characters, neighbours, snippets, texts, trigrams
 
 __all__ = [
     "PACKED_DATA",
     "Arrays",
     "arm",
+    "backwards",
     "bundled",
     "characters",
     "cifar",
     "clicks",
+    "coatings",
     "counts",
     "covertype_like",
     "curved_sheet",
+    "day_ahead_load",
     "diabetes",
+    "digit_strings",
     "digits",
     "ellipses",
     "fashion",
@@ -46,21 +55,29 @@ __all__ = [
     "lifetimes",
     "linear_map",
     "lorenz",
+    "marked_numbers",
     "mnist",
     "mnist_triplets",
+    "moons",
     "motions",
     "multilabel",
     "n_characters",
     "neighbours",
     "noisy_patches",
+    "outliers",
+    "papers",
     "pendulums",
     "pixels",
+    "queries",
     "ratings",
     "snippets",
+    "spirals",
+    "subjects_of_papers",
     "teacher",
     "texts",
     "trigrams",
     "uneven_noise",
     "unpack",
+    "visitors",
     "waveforms",
 ]

@@ -73,3 +73,18 @@ def ellipses(size: int) -> Arrays:
     images = (mask | rectangle) * rng.uniform(1, 2, (n, 1, 1)) + 0.4 * rng.normal(size=mask.shape)
     inputs, targets = (torch.tensor(part, dtype=torch.float32).unsqueeze(1) for part in (images, mask))
     return split(inputs, targets, 300)
+
+
+@functools.cache
+def digit_strings(n_digits: int) -> Arrays:
+    """Return images ``[n, 1, 8, 8 * n_digits]`` of digits side by side, and their classes plus one, ``[n, n_digits]``.
+
+    The training strings are made of the training digits only.
+    """
+    rng = np.random.default_rng(0)
+    images, labels, val_images, val_labels = digits()
+    parts = []
+    for single, classes, n in ((images, labels, 3000), (val_images, val_labels, 400)):
+        chosen = torch.tensor(rng.integers(len(single), size=(n, n_digits)))
+        parts += [single[chosen].permute(0, 2, 3, 1, 4).flatten(3), classes[chosen] + 1]
+    return tuple(parts)  # type: ignore[return-value]

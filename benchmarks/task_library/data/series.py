@@ -38,12 +38,8 @@ def waveforms() -> Arrays:
     return split(standardize(series).unsqueeze(1), torch.tensor(labels), 700)
 
 
-@functools.cache
-def hourly_load(length: int) -> Arrays:
-    """Return ``[n, 1, length]`` hours of a load with daily, weekly and weather patterns, and the next hour.
-
-    The last fifth of the time is for validation.
-    """
+def _load() -> np.ndarray:
+    """Return hours of a load with daily, weekly and weather patterns."""
     rng = np.random.default_rng(0)
     hours = np.arange(24 * 7 * 30)
     weather = np.zeros(len(hours))
@@ -51,11 +47,46 @@ def hourly_load(length: int) -> Arrays:
         weather[hour] = 0.97 * weather[hour - 1] + 0.1 * change
     day = np.sin(2 * np.pi * hours / 24) + 0.5 * np.sin(4 * np.pi * hours / 24 + 1)
     weekend = hours // 24 % 7 >= 5
-    load = day * np.where(weekend, 0.5, 1.0) + weather + (0.05 + 0.1 * (day > 0)) * rng.normal(size=len(hours))
-    windows = standardize(load).unfold(0, length + 1, 1)
+    load: np.ndarray = (
+        day * np.where(weekend, 0.5, 1.0) + weather + (0.05 + 0.1 * (day > 0)) * rng.normal(size=len(hours))
+    )
+    return load
+
+
+@functools.cache
+def hourly_load(length: int) -> Arrays:
+    """Return ``[n, 1, length]`` hours of a load with daily, weekly and weather patterns, and the next hour.
+
+    The last fifth of the time is for validation.
+    """
+    windows = standardize(_load()).unfold(0, length + 1, 1)
     cut = len(windows) * 4 // 5
     train, val = windows[:cut].unsqueeze(1), windows[cut + length :].unsqueeze(1)  # no hour is in both
     return train[:, :, :-1], train[:, 0, -1], val[:, :, :-1], val[:, 0, -1]
+
+
+@functools.cache
+def day_ahead_load(n_past: int) -> Arrays:
+    """Return ``[n, n_past]`` hours of the load of ``hourly_load``, standardized, and the next 24 hours in megawatts.
+
+    The megawatts are those above the mean; their standard deviation is 3,000. The last fifth of the time is for
+    validation.
+    """
+    windows = standardize(_load()).unfold(0, n_past + 24, 1)
+    past, ahead = windows[:, :n_past], 3000 * windows[:, n_past:]
+    cut = len(windows) * 4 // 5
+    val = cut + n_past + 23  # no hour is in both
+    return past[:cut], ahead[:cut], past[val:], ahead[val:]
+
+
+@functools.cache
+def marked_numbers(length: int) -> Arrays:
+    """Return series ``[n, length, 2]`` of random numbers, two of which are marked, and the sum of these two."""
+    generator = torch.Generator().manual_seed(0)
+    numbers = torch.rand(4000, length, generator=generator)
+    places = torch.rand(4000, length, generator=generator).argsort(1)[:, :2]
+    marks = torch.zeros_like(numbers).scatter(1, places, 1.0)
+    return split(torch.stack([numbers, marks], 2), (numbers * marks).sum(1), 800)
 
 
 @functools.cache

@@ -194,3 +194,54 @@ def arm() -> Arrays:
     hand += 0.05 * rng.normal(size=hand.shape)
     angles = np.stack([shoulder, elbow], 1)
     return split(torch.tensor(hand.T, dtype=torch.float32), torch.tensor(angles, dtype=torch.float32), 800)
+
+
+@functools.cache
+def outliers() -> Arrays:
+    """Return 15 columns, and targets ``[n, 2]``: a smooth function of the columns, and the weight of the sample.
+
+    5 % of the targets are far off, in the validation samples, too. The weights of all samples sum to one.
+    """
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(2500, 15))
+    exact = inputs[:, :5].sum(1) + 2 * np.sin(2 * inputs[:, 5]) + inputs[:, 6] * inputs[:, 7]
+    far = rng.random(len(exact)) < 0.05
+    values = exact + np.where(far, 30, 0.1) * rng.normal(size=len(exact))
+    weights = rng.uniform(0.5, 1.5, size=len(exact))
+    targets = np.stack([values, weights / weights.sum()], 1)
+    return split(torch.tensor(inputs, dtype=torch.float32), torch.tensor(targets, dtype=torch.float32), 500)
+
+
+@functools.cache
+def visitors() -> Arrays:
+    """Return ten columns and the visitors of a day, a Poisson variable around a thousand."""
+    rng = np.random.default_rng(0)
+    inputs = rng.uniform(-1, 1, size=(4000, 10))
+    log_mean = 6.8 + 0.6 * np.sin(3 * inputs[:, 0]) + 0.5 * inputs[:, 1] * inputs[:, 2] - 0.4 * np.abs(inputs[:, 3])
+    targets = rng.poisson(np.exp(log_mean + 0.2 * inputs[:, 4:].sum(1)))
+    return split(torch.tensor(inputs, dtype=torch.float32), torch.tensor(targets, dtype=torch.float32), 800)
+
+
+@functools.cache
+def coatings() -> Arrays:
+    """Return six columns and the thickness of a coating in metres, some thousandths, as a difference from the mean."""
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(3000, 6))
+    exact = np.tanh(inputs[:, 0] + inputs[:, 1]) + 0.7 * np.cos(2 * inputs[:, 2]) + 0.5 * inputs[:, 3] * inputs[:, 4]
+    thickness = 0.004 * (exact + 0.1 * rng.normal(size=len(exact)))
+    targets = torch.tensor(thickness - thickness.mean(), dtype=torch.float32)
+    return split(torch.tensor(inputs, dtype=torch.float32), targets, 600)
+
+
+@functools.cache
+def queries(n_documents: int) -> Arrays:
+    """Return 20 columns of the documents of every query, ``[n, n_documents, 20]``, and their relevance, 0 to 4.
+
+    The columns of all documents of a query share an offset that says nothing about their relevance.
+    """
+    rng = np.random.default_rng(0)
+    own, of_query = rng.normal(size=(2000, n_documents, 20)), rng.normal(size=(2000, 1, 20))
+    match = own[..., 0] + np.tanh(2 * own[..., 1]) + own[..., 2] * own[..., 3] + 0.5 * rng.normal(size=own.shape[:2])
+    relevance = np.digitize(match, [-0.5, 0.5, 1.5, 2.5])
+    inputs, targets = (torch.tensor(part, dtype=torch.float32) for part in (own + of_query, relevance))
+    return split(inputs, targets, 400)

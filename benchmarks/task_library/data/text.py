@@ -50,6 +50,17 @@ def characters(length: int) -> Arrays:
     return train[:, :-1], train[:, 1:], val[:, :-1], val[:, 1:]
 
 
+@functools.cache
+def backwards(length: int) -> Arrays:
+    """Return what ``characters`` does for texts that are read from their end."""
+    parts: list[Tensor] = []
+    train, train_next, val, val_next = characters(length)
+    for text, following in ((train, train_next), (val, val_next)):
+        reversed_text = torch.cat([text, following[:, -1:]], 1).flip(1)
+        parts += [reversed_text[:, :-1], reversed_text[:, 1:]]
+    return tuple(parts)  # type: ignore[return-value]
+
+
 def _stretches(length: int) -> Iterator[tuple[int, int, Tensor]]:
     """Yield label, part and windows ``[n, length]`` for stretches of every text.
 

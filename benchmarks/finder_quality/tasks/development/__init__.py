@@ -1,0 +1,11 @@
+"""The tasks on which a finder's constants may be chosen, by the kind of their data."""
+
+from ....task_library.definition import Split
+from .classification import CLASSIFICATION
+from .image_codes import IMAGE_CODES
+from .images import IMAGES
+from .regression import REGRESSION
+from .saddles import SADDLES
+from .sequences import SEQUENCES
+
+DEVELOPMENT = Split({**IMAGES, **IMAGE_CODES, **SEQUENCES, **CLASSIFICATION, **REGRESSION, **SADDLES})

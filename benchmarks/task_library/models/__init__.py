@@ -1,0 +1,48 @@
+"""Models of the tasks that ``nn.Sequential`` alone cannot express."""
+
+from .graphs import GraphConvolutions
+from .images import (
+    ColumnReader,
+    DualEncoder,
+    Mixer,
+    PatchAttention,
+    SmallUNet,
+    TiedAutoencoder,
+    VariationalAutoencoder,
+    resnet56,
+)
+from .layers import CosineLinear, LowRankAdapter, OrdinalThresholds, Residual, Sine
+from .sequences import (
+    CharGRU,
+    CharTransformer,
+    ConvGRU,
+    DerivativeRollout,
+    GRURegressor,
+    LSTMRegressor,
+)
+from .tabular import CouplingFlow, MatrixFactorization
+
+__all__ = [
+    "CharGRU",
+    "CharTransformer",
+    "ColumnReader",
+    "ConvGRU",
+    "CosineLinear",
+    "CouplingFlow",
+    "DerivativeRollout",
+    "DualEncoder",
+    "GRURegressor",
+    "GraphConvolutions",
+    "LSTMRegressor",
+    "LowRankAdapter",
+    "MatrixFactorization",
+    "Mixer",
+    "OrdinalThresholds",
+    "PatchAttention",
+    "Residual",
+    "Sine",
+    "SmallUNet",
+    "TiedAutoencoder",
+    "VariationalAutoencoder",
+    "resnet56",
+]

@@ -1,0 +1,94 @@
+"""Models of text and series."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class CharGRU(nn.Module):
+    """A recurrent model of the next character."""
+
+    def __init__(self, n_characters: int, width: int):
+        super().__init__()
+        self.embedding = nn.Embedding(n_characters, width)
+        self.gru = nn.GRU(width, width, batch_first=True)
+        self.head = nn.Linear(width, n_characters)
+
+    def forward(self, text: Tensor) -> Tensor:  # [B, T] -> [B, characters, T]
+        return self.head(self.gru(self.embedding(text))[0]).transpose(1, 2)
+
+
+class CharTransformer(nn.Module):
+    """A causal transformer of one block that predicts the next character."""
+
+    def __init__(self, n_characters: int, length: int, width: int):
+        super().__init__()
+        self.embedding = nn.Embedding(n_characters, width)
+        self.position = nn.Parameter(torch.randn(length, width) * 0.1)
+        self.block = nn.TransformerEncoderLayer(
+            width, nhead=2, dim_feedforward=2 * width, dropout=0.0, batch_first=True, norm_first=True
+        )
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, n_characters)
+        self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(length))
+
+    def forward(self, text: Tensor) -> Tensor:  # [B, T] -> [B, characters, T]
+        hidden = self.block(self.embedding(text) + self.position, src_mask=self.mask, is_causal=True)
+        return self.head(self.norm(hidden)).transpose(1, 2)
+
+
+class LSTMRegressor(nn.Module):
+    """A number from the last state of an LSTM."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.lstm = nn.LSTM(1, width, batch_first=True)
+        self.head = nn.Linear(width, 1)
+
+    def forward(self, series: Tensor) -> Tensor:  # [B, T, 1] -> [B]
+        return self.head(self.lstm(series)[0][:, -1])[:, 0]
+
+
+class ConvGRU(nn.Module):
+    """A convolution along a series, a bidirectional GRU, and the mean over time."""
+
+    def __init__(self, n_inputs: int, width: int, n_outputs: int):
+        super().__init__()
+        self.convolution = nn.Conv1d(n_inputs, width, 5, stride=3)
+        self.gru = nn.GRU(width, width, batch_first=True, bidirectional=True)
+        self.head = nn.Linear(2 * width, n_outputs)
+
+    def forward(self, series: Tensor) -> Tensor:  # [B, n_inputs, T] -> [B, n_outputs]
+        hidden = self.convolution(series).relu().transpose(1, 2)
+        return self.head(self.gru(hidden)[0].mean(1))
+
+
+class DerivativeRollout(nn.Module):
+    """A learned derivative of a state, integrated for ``n_steps`` with Heun's method."""
+
+    def __init__(self, n_state: int, width: int, n_steps: int, interval: float):
+        super().__init__()
+        self.derivative = nn.Sequential(nn.Linear(n_state, width), nn.Tanh(), nn.Linear(width, n_state))
+        self.n_steps, self.interval = n_steps, interval
+
+    def forward(self, state: Tensor) -> Tensor:  # [B, n_state] -> [B, n_steps, n_state]
+        states = []
+        for _ in range(self.n_steps):
+            here = self.derivative(state)
+            there = self.derivative(state + self.interval * here)
+            state = state + 0.5 * self.interval * (here + there)
+            states.append(state)
+        return torch.stack(states, 1)
+
+
+class GRURegressor(nn.Module):
+    """A number from the last state of a GRU."""
+
+    def __init__(self, n_inputs: int, width: int):
+        super().__init__()
+        self.gru = nn.GRU(n_inputs, width, batch_first=True)
+        self.head = nn.Linear(width, 1)
+
+    def forward(self, series: Tensor) -> Tensor:  # [B, T, n_inputs] -> [B]
+        return self.head(self.gru(series)[0][:, -1])[:, 0]
