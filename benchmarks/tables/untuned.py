@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from .markdown import Results, hardware_and_versions, markdown_table
+from .quality import SHOWN_SPLITS
 
 
 def untuned_table(results: Results) -> str:
-    """Return the table of contenders: one per line, over all tasks, with the means over the splits not chosen on."""
+    """Return the table of contenders: one per line, over all tasks, with the means of splits."""
     rows = [row for row in results["rows"] if row["benchmark"] == "untuned"]
     mean_score = {(row["split"], row["contender"]): row["mean_score"] for row in rows}
-    splits = [name for name in ("validation", "test") if any(row["split"] == name for row in rows)]
+    splits = [name for name in SHOWN_SPLITS if any(row["split"] == name for row in rows)]
     overall = [row for row in rows if row["split"] == "all"]
     compares = any(row["n_compared"] for row in overall)
-    head = ["training", "mean score", *(f"{name} tasks" for name in splits), "median", "worst task"]
+    head = ["training", "mean score", *(f"{name.replace('_', '-')} tasks" for name in splits), "median", "worst task"]
     head += ["better than the best SGD", "lowest of all", *(["lower than clrfast SGD"] if compares else [])]
     head += ["failed tasks", "cost"]
     lines = []
@@ -22,7 +23,7 @@ def untuned_table(results: Results) -> str:
         lines.append(
             [
                 contender,
-                f"{row['mean_score']:.2f} ({row['low']:.2f} to {row['high']:.2f})",
+                f"{row['mean_score']:.2f} ({row['mean_low']:.2f} to {row['mean_high']:.2f})",
                 *means,
                 f"{row['median_score']:.2f}",
                 f"{row['worst_score']:.2f} ({row['worst_task']})",
@@ -43,7 +44,7 @@ def _note(results: Results) -> str:
     n_tasks = max(row["n_tasks"] for row in overall)
     return (
         "Score: 0 is the loss after the best SGD 1cycle of a grid of rates, 1 is the untrained loss; in brackets the "
-        "95 % interval over tasks. Cost: forward passes in training mode, over the updates of the training. "
+        "95 % bootstrap interval over the tasks. Cost: forward passes, over the updates of the training. "
         f"{n_tasks} tasks, {n_seeds:.0f} seeds, all settings as in the packages' READMEs ({packages}). "
         f"{hardware_and_versions(results)}. `python -m benchmarks.untuned_training`"
     )

@@ -16,13 +16,12 @@ from pathlib import Path
 import torch
 
 from ..environment import environment
-from ..finder_quality.regret import GRID, RegretCurve
-from ..finder_quality.tasks import SPLITS
+from ..finder_quality.regret import RegretCurve
 from ..oracle import CACHE, find_oracles
 from ..result_files import read_rows, write_rows
 from ..tables.untuned import untuned_table
 from ..task_library.selection import select_tasks
-from .contenders import CONTENDERS
+from .contenders import CONTENDERS, GRID, SPLITS
 from .measurement import installed, measure_all
 from .rows import merged, task_line
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import torch
+from functools import partial
+
 from torch.optim.lr_scheduler import OneCycleLR
 
 import clrfast
 
+from ..finder_quality.optimizers import OPTIMIZERS
 from ..task_library.definition import BenchmarkTask
 from .peers import PEERS
 from .training import Contender, Method, stepped, trainable
+
+GRID, SPLITS = OPTIMIZERS["sgd"].grid, OPTIMIZERS["sgd"].splits
+"""The oracle that scores are relative to, and the tasks that it has."""
+
+ANY_LR = 1e-3
+"""The rate of the optimizer that the search gets; the ramp replaces it."""
 
 
 def _search_sgd(task: BenchmarkTask) -> float:
@@ -17,7 +25,7 @@ def _search_sgd(task: BenchmarkTask) -> float:
 
 
 def _search_adamw(task: BenchmarkTask) -> float:
-    optimizer = torch.optim.AdamW(trainable(task.model))
+    optimizer = OPTIMIZERS["adamw"].make(task, ANY_LR)
     return clrfast.range_test(task.model, task.loss_fn, task.loader(), optimizer=optimizer).suggest().max_lr
 
 
@@ -27,19 +35,16 @@ def _clrfast_sgd(task: BenchmarkTask, steps: int, lr: float) -> Method:
     return Method(lambda loss: optimizer.step(loss=loss), lambda: task.model)
 
 
-def _adamw_one_cycle(task: BenchmarkTask, steps: int, lr: float) -> Method:
-    optimizer = torch.optim.AdamW(trainable(task.model), lr=lr)
-    return stepped(task, optimizer, OneCycleLR(optimizer, max_lr=lr, total_steps=steps))
-
-
 def _adamw_constant(task: BenchmarkTask, steps: int, lr: float) -> Method:
-    return stepped(task, torch.optim.AdamW(trainable(task.model), lr=lr))
+    return stepped(task, OPTIMIZERS["adamw"].make(task, lr))
 
 
-def _sgd_one_cycle(task: BenchmarkTask, steps: int, lr: float) -> Method:
-    optimizer = torch.optim.SGD(trainable(task.model), lr=lr, momentum=0.9)
-    return stepped(task, optimizer, OneCycleLR(optimizer, max_lr=lr, total_steps=steps))
+def _one_cycle(task: BenchmarkTask, steps: int, lr: float, optimizer: str) -> Method:
+    made = OPTIMIZERS[optimizer].make(task, lr)
+    return stepped(task, made, OneCycleLR(made, [group["lr"] for group in made.param_groups], total_steps=steps))
 
+
+_sgd_one_cycle, _adamw_one_cycle = (partial(_one_cycle, optimizer=name) for name in ("sgd", "adamw"))
 
 OURS = "clrfast SGD, 1cycle"
 """The contender that others are compared with one by one."""

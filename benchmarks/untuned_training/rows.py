@@ -10,17 +10,12 @@ from __future__ import annotations
 
 import statistics
 
-import numpy as np
-
 from ..environment import commit
 from ..finder_quality.regret import RegretCurve
-from ..finder_quality.tasks import SPLITS
+from ..finder_quality.rows import bootstrap_interval
 from ..result_files import Row, rounded
-from .contenders import CONTENDERS, OURS
+from .contenders import CONTENDERS, OURS, SPLITS
 from .training import Outcome
-
-N_RESAMPLES = 4000
-"""Bootstrap samples of the tasks for the interval of a mean score."""
 
 
 def score(outcome: Outcome, best: float) -> float:
@@ -95,8 +90,8 @@ def _summary_row(split: str, rows: list[Row], lowest: dict[str, float], of_refer
         "n_tasks": len(rows),
         "n": sum(row["n"] for row in rows),
         "mean_score": rounded(statistics.mean(scores)),
-        "low": rounded(low),
-        "high": rounded(high),
+        "mean_low": rounded(low),
+        "mean_high": rounded(high),
         "median_score": rounded(statistics.median(scores)),
         "worst_score": max(scores),
         "worst_task": max(rows, key=lambda row: row["score"])["task"],
@@ -107,13 +102,6 @@ def _summary_row(split: str, rows: list[Row], lowest: dict[str, float], of_refer
         "failed_tasks": sum(row["n_failed"] > 0 for row in rows),
         "cost": rounded(statistics.mean(row["cost"] for row in rows)),
     }
-
-
-def bootstrap_interval(scores: list[float]) -> tuple[float, float]:
-    """Return the 95 % interval of the mean over tasks, by drawing as many tasks with replacement."""
-    draws = np.random.default_rng(0).choice(scores, (N_RESAMPLES, len(scores)))
-    low, high = np.quantile(draws.mean(1), (0.025, 0.975))
-    return float(low), float(high)
 
 
 def merged(rows: list[Row], found: list[Row]) -> list[Row]:

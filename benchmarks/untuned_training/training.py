@@ -37,7 +37,7 @@ class Contender:
     Attributes:
         method: ``method(task, steps, lr) -> Method`` for a training of ``steps`` updates.
         lr: the rate, or a search ``task -> rate`` that leaves the model as it was.
-        charged: take the search's forward passes off the number of updates.
+        charged: take the search's forward passes off the number of updates, each like an update.
         module: that the optimizer comes from.
     """
 
@@ -54,7 +54,7 @@ class Outcome:
     Attributes:
         loss: validation loss at the end; inf if the training failed.
         untrained: validation loss before it.
-        passes: forward passes in training mode, those of the search included.
+        passes: forward passes besides the evaluations of ``untrained`` and ``loss``.
         search_passes: those of the search alone.
         reason: why the training failed.
     """
@@ -69,35 +69,37 @@ class Outcome:
 def run(contender: Contender, task: BenchmarkTask, steps: int) -> Outcome:
     """Search a rate if the contender does so, and train for ``steps`` updates. An error makes the training fail."""
     untrained = task.evaluate(*task.val)
-    search_passes, loss, reason = 0, math.inf, ""
+    search_passes, model, reason = 0, None, ""
     torch.manual_seed(task.seed)
-    with count_forward_passes(task.model) as passes, quiet():
+    with quiet(), count_forward_passes(task.model) as passes:
         try:
             lr = contender.lr(task) if callable(contender.lr) else contender.lr
-            search_passes = passes.n
+            search_passes = passes.n + passes.n_extra
             n_updates = steps - search_passes if contender.charged else steps
             if n_updates < 1:
                 reason = "the search leaves no updates"
             else:
-                loss = final_loss(task, contender.method(task, n_updates, lr), n_updates)
-                reason = "" if math.isfinite(loss) else "the loss is not finite"
+                model = trained(task, contender.method(task, n_updates, lr), n_updates)
+                reason = "" if model is not None else "the loss is not finite"
         except Exception as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-    return Outcome(loss, untrained, passes.n, search_passes, reason)
+        n_passes = passes.n + passes.n_extra
+    loss = math.inf if model is None else dataclasses.replace(task, model=model).evaluate(*task.val)
+    return Outcome(loss, untrained, n_passes, search_passes, reason)
 
 
-def final_loss(task: BenchmarkTask, method: Method, steps: int) -> float:
-    """Train for ``steps`` updates and return the validation loss; inf at the first loss that is not finite."""
+def trained(task: BenchmarkTask, method: Method, steps: int) -> nn.Module | None:
+    """Train for ``steps`` updates and return the model to evaluate; None at the first loss that is not finite."""
     torch.manual_seed(task.seed)  # for dropout
     task.model.train()
     for _, (inputs, targets) in zip(range(steps), cycle_loader(task.loader()), strict=False):
         task.model.zero_grad()
         loss = task.loss_fn(task.model(inputs), targets)
         if not math.isfinite(loss.item()):
-            return math.inf
+            return None
         loss.backward()
         method.step(loss)
-    return dataclasses.replace(task, model=method.finish()).evaluate(*task.val)
+    return method.finish()
 
 
 def stepped(

@@ -9,7 +9,7 @@ from benchmarks.finder_quality.regret import RegretCurve
 from benchmarks.oracle import Oracle
 from benchmarks.tables.untuned import untuned_table
 from benchmarks.untuned_training.contenders import OURS
-from benchmarks.untuned_training.rows import bootstrap_interval, merged, score, summary_rows, task_line, task_row
+from benchmarks.untuned_training.rows import merged, score, summary_rows, task_line, task_row
 from benchmarks.untuned_training.training import Outcome
 
 BEST, UNTRAINED = 1.0, 11.0
@@ -66,13 +66,6 @@ def test_a_summary_is_over_the_tasks():
 def test_without_rows_of_the_reference_nothing_is_compared():
     (found,) = summary_rows("all", [row("a", "one", 1.0)], reference="b")
     assert found["n_compared"] == found["lower_than_reference"] == 0
-
-
-def test_the_interval_is_that_of_the_mean_over_tasks():
-    assert bootstrap_interval([0.25] * 5) == (0.25, 0.25)
-    low, high = bootstrap_interval([0.0, 1.0] * 50)
-    assert low == pytest.approx(0.4, abs=0.03)
-    assert high == pytest.approx(0.6, abs=0.03)
 
 
 def test_new_rows_replace_older_ones_and_all_others_stay():

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from benchmarks.finder_quality.regret import final_loss
+from benchmarks.finder_quality.optimizers import loss_with_sgd
 from benchmarks.finder_quality.tasks import DEVELOPMENT
 from benchmarks.peer_packages import name_and_version, why_missing
 from benchmarks.untuned_training.contenders import CONTENDERS, OURS
@@ -59,7 +59,7 @@ def test_a_training_that_diverges_or_raises_fails_with_its_reason(task):
 
 def test_clrfast_trains_as_the_oracle_does(task):
     outcome = run(Contender(CONTENDERS[OURS].method, 0.3), task, STEPS)
-    assert outcome.loss == final_loss(DEVELOPMENT["iris_mlp"].make(100), 0.3, 0.0, STEPS)
+    assert outcome.loss == loss_with_sgd(DEVELOPMENT["iris_mlp"].make(100), 0.3, 0.0, STEPS)
 
 
 def test_a_contender_without_its_package_is_left_out(monkeypatch, capsys):
