@@ -19,7 +19,7 @@ import clrfast
 
 from ..oracle import Grid
 from ..task_library.definition import BenchmarkTask, Split
-from .tasks import SPLITS
+from .tasks import DEVELOPMENT, SPLITS, TEST
 
 
 def untrained_loss(task: BenchmarkTask) -> float:
@@ -77,7 +77,7 @@ OPTIMIZERS = {
         torch.optim.SGD,
         {"momentum": 0.9},
         (0.01, 0.1),
-        SPLITS,
+        {"development": DEVELOPMENT, "test": TEST},
     ),
     "adamw": TunedOptimizer(
         Grid(

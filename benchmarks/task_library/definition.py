@@ -126,6 +126,8 @@ class TaskDefinition:
         make: ``seed -> BenchmarkTask``; must not depend on anything else.
         low, high: log10 of the lowest and the highest rate, both included: from far too low to divergence.
         packed: needs the data sets in ``../shared/data``.
+        pretraining: functions that ``make`` calls; their code counts in the digest, too.
+        packages: that ``make`` imports.
     """
 
     name: str
@@ -133,6 +135,8 @@ class TaskDefinition:
     low: float
     high: float
     packed: bool
+    pretraining: tuple[Callable[..., Any], ...] = ()
+    packages: tuple[str, ...] = ()
 
     def digest(self, rate_range: tuple[float, float] | None = None) -> str:
         """Return a hash of code, model, loss, data and rates. Docstring and split do not count.
@@ -141,7 +145,12 @@ class TaskDefinition:
             rate_range: replaces ``(low, high)``.
         """
         task = self.make(0)
-        parts = [_code(self.make), repr(task.model), repr(task.loss_fn), repr(rate_range or (self.low, self.high))]
+        parts = [
+            *map(_code, (self.make, *self.pretraining)),
+            repr(task.model),
+            repr(task.loss_fn),
+            repr(rate_range or (self.low, self.high)),
+        ]
         for tensor in (*task.train, *task.val):
             # Few digits of a sum that cannot cancel: image decoders of other versions change the last digits.
             parts.append(f"{tuple(tensor.shape)} {float(tensor.double().abs().sum()):.3e}")
@@ -160,12 +169,18 @@ class Split(dict[str, TaskDefinition]):
     """Task definitions by name, in the order of their registration."""
 
     def task(
-        self, *, low: float, high: float, packed: bool = False
+        self,
+        *,
+        low: float,
+        high: float,
+        packed: bool = False,
+        pretraining: tuple[Callable[..., Any], ...] = (),
+        packages: tuple[str, ...] = (),
     ) -> Callable[[Callable[[int], BenchmarkTask]], Callable[[int], BenchmarkTask]]:
         """Return a decorator that registers a function ``seed -> BenchmarkTask`` under its name."""
 
         def register(make: Callable[[int], BenchmarkTask]) -> Callable[[int], BenchmarkTask]:
-            self[make.__name__] = TaskDefinition(make.__name__, make, low, high, packed)
+            self[make.__name__] = TaskDefinition(make.__name__, make, low, high, packed, pretraining, packages)
             return make
 
         return register

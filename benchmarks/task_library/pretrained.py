@@ -11,8 +11,10 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import OneCycleLR
 
 from . import data, models
+from .definition import build_task
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -35,6 +37,21 @@ def _trained(
             loss_fn(model(inputs[index]), targets[index]).backward()
             optimizer.step()
     return model
+
+
+def pretrain(
+    build: Callable[[], Model], loss_fn: nn.Module, arrays: data.Arrays, *, lr: float, batch_size: int, steps: int
+) -> Model:
+    """Return a model after a cosine 1cycle of AdamW up to ``lr``.
+
+    The model is the same at every call; the global random state stays as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        task = build_task(0, build, loss_fn, arrays, batch_size=batch_size, steps=steps)
+        optimizer = torch.optim.AdamW(task.model.parameters())
+        if not task.fit(optimizer, steps, OneCycleLR(optimizer, lr, total_steps=steps)):
+            raise RuntimeError("the pre-training diverged")
+    return task.model
 
 
 @functools.cache

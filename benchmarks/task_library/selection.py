@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from ..peer_packages import why_missing
 from .data import unpack
 from .definition import Split, TaskDefinition
 
 
 def select_tasks(names: list[str] | None, splits: dict[str, Split]) -> list[TaskDefinition]:
-    """Return the tasks of the given names, and print which ones lack their data and are left out.
+    """Return the tasks of the given names, and print which ones lack their data or packages and are left out.
 
     Args:
         names: of tasks or of splits; None means all.
@@ -23,6 +24,8 @@ def select_tasks(names: list[str] | None, splits: dict[str, Split]) -> list[Task
     for definition in map(every.__getitem__, found):
         if definition.packed and not have_packed:
             print(f"{definition.name}: left out, its data is not here")
+        elif reason := why_missing(definition.packages):
+            print(f"{definition.name}: left out, {reason}")
         else:
             selected.append(definition)
     return selected

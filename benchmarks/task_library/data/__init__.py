@@ -5,6 +5,7 @@ from .geometry import moons, papers, spirals, subjects_of_papers
 from .images import digit_strings, digits, ellipses, noisy_patches, pixels
 from .packed import PACKED_DATA, cifar, fashion, mnist, mnist_triplets, unpack
 from .series import day_ahead_load, hourly_load, lorenz, marked_numbers, motions, pendulums, waveforms
+from .shifted import balanced_covertype, classes, labelled_windows, latent_columns, two_languages, two_teachers
 from .tabular import (
     arm,
     bundled,
@@ -34,9 +35,11 @@ __all__ = [
     "Arrays",
     "arm",
     "backwards",
+    "balanced_covertype",
     "bundled",
     "characters",
     "cifar",
+    "classes",
     "clicks",
     "coatings",
     "counts",
@@ -52,6 +55,8 @@ __all__ = [
     "friedman2",
     "gaussian_quantiles",
     "hourly_load",
+    "labelled_windows",
+    "latent_columns",
     "lifetimes",
     "linear_map",
     "lorenz",
@@ -76,6 +81,8 @@ __all__ = [
     "teacher",
     "texts",
     "trigrams",
+    "two_languages",
+    "two_teachers",
     "uneven_noise",
     "unpack",
     "visitors",

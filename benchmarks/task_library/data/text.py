@@ -14,7 +14,7 @@ from torch import Tensor
 from .arrays import Arrays
 
 
-def _descriptions() -> list[str]:
+def descriptions() -> list[str]:
     """Return the descriptions of the data sets that scikit-learn bundles."""
     folder = importlib.resources.files("sklearn.datasets") / "descr"
     files = sorted((file for file in folder.iterdir() if file.name.endswith(".rst")), key=lambda file: file.name)
@@ -24,7 +24,7 @@ def _descriptions() -> list[str]:
 @functools.cache
 def texts() -> tuple[Tensor, ...]:
     """Return the descriptions as character indices; rare characters share one index."""
-    texts = _descriptions()
+    texts = descriptions()
     everything = "".join(texts)
     number = {char: i for i, char in enumerate(sorted(c for c in set(everything) if everything.count(c) >= 5))}
     return tuple(torch.tensor([number.get(char, len(number)) for char in text]) for text in texts)
@@ -40,11 +40,16 @@ def _windows(text: Tensor, length: int, stride: int) -> Tensor:
 
 @functools.cache
 def characters(length: int) -> Arrays:
+    """Return ``windows_with_targets`` of all texts."""
+    return windows_with_targets(texts(), length)
+
+
+def windows_with_targets(chosen: tuple[Tensor, ...], length: int) -> Arrays:
     """Return ``[n, length]`` characters, and the next character at every place.
 
     The last sixth of every text is for validation.
     """
-    cuts = [(text, len(text) * 5 // 6) for text in texts()]
+    cuts = [(text, len(text) * 5 // 6) for text in chosen]
     train = torch.cat([_windows(text[:cut], length + 1, 3) for text, cut in cuts])
     val = torch.cat([_windows(text[cut:], length + 1, length + 1) for text, cut in cuts])
     return train[:, :-1], train[:, 1:], val[:, :-1], val[:, 1:]
@@ -102,7 +107,7 @@ def neighbours(n_words: int, reach: int) -> Arrays:
 
     The last sixth of every text is for validation.
     """
-    texts = [re.findall("[a-z]+", text.lower()) for text in _descriptions()]
+    texts = [re.findall("[a-z]+", text.lower()) for text in descriptions()]
     frequent = Counter(word for text in texts for word in text).most_common(n_words)
     number = {word: i for i, (word, _) in enumerate(frequent)}
     parts: list[Tensor] = []

@@ -11,7 +11,7 @@ from .images import (
     VariationalAutoencoder,
     resnet56,
 )
-from .layers import CosineLinear, LowRankAdapter, OrdinalThresholds, Residual, Sine
+from .layers import CosineLinear, LowRankAdapter, OrdinalThresholds, Residual, Sine, adapt_low_rank
 from .sequences import (
     CharGRU,
     CharTransformer,
@@ -19,6 +19,7 @@ from .sequences import (
     DerivativeRollout,
     GRURegressor,
     LSTMRegressor,
+    TextClassifier,
 )
 from .tabular import CouplingFlow, MatrixFactorization
 
@@ -42,7 +43,9 @@ __all__ = [
     "Residual",
     "Sine",
     "SmallUNet",
+    "TextClassifier",
     "TiedAutoencoder",
     "VariationalAutoencoder",
+    "adapt_low_rank",
     "resnet56",
 ]

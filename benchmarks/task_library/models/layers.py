@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils import parametrize
 
 
 class Residual(nn.Module):
@@ -63,3 +64,29 @@ class CosineLinear(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:  # [B, n_inputs] -> [B, n_outputs]
         return functional.normalize(inputs, dim=1) @ functional.normalize(self.directions, dim=1).T
+
+
+class LowRankUpdate(nn.Module):
+    """A frozen matrix plus a trained matrix of low rank, which is 0 at first (Hu et al. 2021, "LoRA").
+
+    weight = frozen + up @ down
+    """
+
+    def __init__(self, n_out: int, n_in: int, rank: int):
+        super().__init__()
+        self.down = nn.Parameter(torch.randn(rank, n_in) / n_in**0.5)
+        self.up = nn.Parameter(torch.zeros(n_out, rank))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + self.up @ self.down
+
+
+def adapt_low_rank(model: nn.Module, rank: int) -> nn.Module:
+    """Freeze ``model`` and return it with a low-rank update of the weights of its linear and attention layers."""
+    model.requires_grad_(False)
+    for module in [*model.modules()]:
+        names = {nn.Linear: "weight", nn.MultiheadAttention: "in_proj_weight"}
+        for name in (name for kind, name in names.items() if isinstance(module, kind)):
+            update = LowRankUpdate(*getattr(module, name).shape, rank)
+            parametrize.register_parametrization(module, name, update)
+    return model

@@ -33,9 +33,23 @@ class CharTransformer(nn.Module):
         self.head = nn.Linear(width, n_characters)
         self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(length))
 
+    def hidden(self, text: Tensor) -> Tensor:  # [B, T] -> [B, T, width]
+        return self.norm(self.block(self.embedding(text) + self.position, src_mask=self.mask, is_causal=True))
+
     def forward(self, text: Tensor) -> Tensor:  # [B, T] -> [B, characters, T]
-        hidden = self.block(self.embedding(text) + self.position, src_mask=self.mask, is_causal=True)
-        return self.head(self.norm(hidden)).transpose(1, 2)
+        return self.head(self.hidden(text)).transpose(1, 2)
+
+
+class TextClassifier(nn.Module):
+    """A new head on the mean of the hidden states of a language model."""
+
+    def __init__(self, language_model: CharTransformer, width: int, n_classes: int):
+        super().__init__()
+        self.language_model = language_model
+        self.head = nn.Linear(width, n_classes)
+
+    def forward(self, text: Tensor) -> Tensor:  # [B, T] -> [B, classes]
+        return self.head(self.language_model.hidden(text).mean(1))
 
 
 class LSTMRegressor(nn.Module):
