@@ -27,6 +27,9 @@ CACHE = RESULTS / "oracle.json"
 VERSION = 1
 """Part of the cache's keys; raise it when the trainings change."""
 
+NO_EFFECT = 0.05
+"""A training that gains less than this fraction of the best gain has almost no effect."""
+
 Cell = list[float]
 """A learning rate and a weight decay."""
 
@@ -42,10 +45,12 @@ class Grid:
         rates_per_decade: learning rates per decade, both ends of the range included.
         weight_decays: ascending.
         seeds: of the trainings at every cell.
-        max_failed_rates: after this many consecutive rates at which every training failed, higher rates are not
+        max_failed_rates: after this many consecutive rates at which every training diverged, higher rates are not
             trained; they count as diverged.
         rate_range: log10 of the lowest and the highest rate, for all tasks; None: those of each task's definition.
-        useless_fails: a training fails, too, if its loss ends above the untrained one although a lower rate's did not.
+        first_lr: the rate that is trained first, to save time. From there upwards, a loss that ends above the untrained
+            one counts as diverged, if a lower rate's did not. Downwards, the trainings end at two rates that have
+            almost no effect; the losses of lower rates count as untrained. None: all rates are trained.
         n_retrained: best cells that are trained again with ``retraining_seeds``.
         default_cells: trained with ``retraining_seeds``, too.
         retraining_seeds: differ from ``seeds``.
@@ -59,7 +64,7 @@ class Grid:
     seeds: range
     max_failed_rates: int
     rate_range: tuple[float, float] | None = None
-    useless_fails: bool = False
+    first_lr: float | None = None
     n_retrained: int = 0
     default_cells: tuple[tuple[float, float], ...] = ()
     retraining_seeds: range = range(0)
@@ -206,19 +211,46 @@ def _train_grid(
     """Return the untrained loss, the final losses ``[rates][decays]`` and the CPU seconds of one seed."""
     begin = time.process_time()
     untrained = grid.evaluate(definition.make(seed))
-    losses: list[list[float]] = []
+    rates = grid.rates(definition)
+    first = 0 if grid.first_lr is None else int(np.searchsorted(rates, grid.first_lr * (1 - 1e-9)))
+
+    def losses_at(lr: float) -> list[float]:
+        return [_train(definition, grid, seed, [lr, decay], steps) for decay in grid.weight_decays]
+
+    above = _until_failure(map(losses_at, rates[first:]), grid, untrained)
+    above += [[math.inf] * len(grid.weight_decays)] * (len(rates) - first - len(above))
+    below = _until_no_effect(map(losses_at, rates[:first][::-1]), untrained, min(map(min, above)))
+    below += [[untrained] * len(grid.weight_decays)] * (first - len(below))
+    return untrained, below[::-1] + above, time.process_time() - begin
+
+
+def _until_failure(losses: Iterable[list[float]], grid: Grid, untrained: float) -> list[list[float]]:
+    """Return the losses at ascending rates, up to ``max_failed_rates`` failures in a row."""
+    found: list[list[float]] = []
     n_failed = 0
-    is_useful = False
-    for lr in grid.rates(definition):
+    highest = math.inf  # of a training that has not failed
+    for row in losses:
+        found.append(row)
+        best = min(row)
+        if grid.first_lr is not None and best <= untrained:
+            highest = untrained
+        n_failed = n_failed + 1 if math.isinf(best) or best > highest else 0
         if n_failed == grid.max_failed_rates:
-            losses.append([math.inf] * len(grid.weight_decays))
-            continue
-        losses.append([_train(definition, grid, seed, [lr, decay], steps) for decay in grid.weight_decays])
-        best = min(losses[-1])
-        is_useful |= best <= untrained
-        fails = math.isinf(best) or (grid.useless_fails and is_useful and best > untrained)
-        n_failed = n_failed + 1 if fails else 0
-    return untrained, losses, time.process_time() - begin
+            break
+    return found
+
+
+def _until_no_effect(losses: Iterable[list[float]], untrained: float, best: float) -> list[list[float]]:
+    """Return the losses at descending rates, up to two in a row that gain almost nothing."""
+    found: list[list[float]] = []
+    n_without = 0
+    for row in losses:
+        found.append(row)
+        best = min(best, *row)
+        n_without = n_without + 1 if untrained - min(row) < NO_EFFECT * (untrained - best) else 0
+        if n_without == 2:
+            break
+    return found
 
 
 def _retrain(definition: TaskDefinition, grid: Grid, cells: list[Cell], steps: int | None) -> tuple[Retraining, float]:

@@ -89,7 +89,7 @@ OPTIMIZERS = {
             seeds=range(2),
             max_failed_rates=4,
             rate_range=(-6.0, 0.0),
-            useless_fails=True,
+            first_lr=1e-4,
         ),
         torch.optim.AdamW,
         {},

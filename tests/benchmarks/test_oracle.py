@@ -57,18 +57,21 @@ def test_a_grid_may_have_a_range_of_its_own():
 
 
 @pytest.mark.parametrize(
-    ("losses", "n_trained"),
+    ("losses", "expected"),
     [
-        ([11.0, 11.0, 9.0, 5.0, 11.0, math.inf, 1.0], 6),  # without effect at first, then two failures
-        ([9.0, 11.0, 9.0, 11.0, 9.0, 9.0, 9.0], 7),  # no two in a row
-        ([11.0] * 7, 7),
+        ([11, 11, 9, 5, 11, math.inf, 1], [11, 11, 9, 5, 11, math.inf, math.inf]),  # two failures above a useful rate
+        ([9.5, 9, 9, 11, 9, 11, 9], [9.5, 9, 9, 11, 9, 11, 9]),  # no two in a row
+        ([11] * 7, [10, 11, 11, 11, 11, 11, 11]),
+        ([9, 9.9, 9.9, 9.9, 0, 1, 2], [10, 9.9, 9.9, 9.9, 0, 1, 2]),  # two without effect below a useful rate
     ],
 )
-def test_a_useless_training_above_a_useful_rate_may_count_as_failed(losses, n_trained):
-    each = iter(losses)
-    grid = Grid("test", lambda *_: next(each), lambda task: 10.0, 2, (0.0,), range(1), 2, (-3.0, 0.0), True)
+def test_from_a_first_rate_on_the_trainings_end_where_they_fail_or_have_no_effect(losses, expected):
+    def loss_at(task, lr, *_):
+        return losses[round(2 * math.log10(lr)) + 6]
+
+    grid = Grid("test", loss_at, lambda task: 10.0, 2, (0.0,), range(1), 2, (-3.0, 0.0), 10**-1.5)
     _, found, _ = oracle._train_grid(LINEAR, grid, 0, None)
-    assert found == [[loss] for loss in losses[:n_trained]] + [[math.inf]] * (7 - n_trained)
+    assert found == [[loss] for loss in expected]
 
 
 def test_the_best_cells_and_the_defaults_are_trained_with_fresh_seeds():

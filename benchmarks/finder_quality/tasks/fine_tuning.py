@@ -123,8 +123,8 @@ def pretrained_language_model() -> models.CharTransformer:
     arrays, _ = data.two_languages(24)
     return pretrain(
         *(lambda: models.CharTransformer(data.n_characters(), 24, 64), CROSS_ENTROPY, arrays),
-        batch_size=64,
-        steps=800,
+        batch_size=32,
+        steps=600,
         lr=0.005,
     )
 
