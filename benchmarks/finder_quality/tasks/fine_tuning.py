@@ -46,7 +46,7 @@ def pretrained_digits_cnn() -> nn.Module:
 
 
 @FINE_TUNING.task(low=-6, high=0, pretraining=(pretrained_digits_cnn,))
-def digits_other_classes(seed: int) -> BenchmarkTask:
+def digits_new_head(seed: int) -> BenchmarkTask:
     """A CNN with batch norm that knows the digits 0 to 4 learns the others: a new head, all layers trained."""
 
     def model() -> nn.Module:
