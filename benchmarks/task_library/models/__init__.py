@@ -11,7 +11,7 @@ from .images import (
     VariationalAutoencoder,
     resnet56,
 )
-from .layers import CosineLinear, LowRankAdapter, OrdinalThresholds, Residual, Sine, adapt_low_rank
+from .layers import CosineLinear, OrdinalThresholds, Residual, Sine, adapt_low_rank
 from .sequences import (
     CharGRU,
     CharTransformer,
@@ -35,7 +35,6 @@ __all__ = [
     "GRURegressor",
     "GraphConvolutions",
     "LSTMRegressor",
-    "LowRankAdapter",
     "MatrixFactorization",
     "Mixer",
     "OrdinalThresholds",

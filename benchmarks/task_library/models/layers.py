@@ -41,20 +41,6 @@ class OrdinalThresholds(nn.Module):
         return scores - self.thresholds
 
 
-class LowRankAdapter(nn.Module):
-    """A frozen linear layer plus a trained product of two thin matrices; the second one starts at zero."""
-
-    def __init__(self, linear: nn.Linear, rank: int):
-        super().__init__()
-        self.linear = linear.requires_grad_(False)
-        self.down = nn.Linear(linear.in_features, rank, bias=False)
-        self.up = nn.Linear(rank, linear.out_features, bias=False)
-        nn.init.zeros_(self.up.weight)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.linear(inputs) + self.up(self.down(inputs))
-
-
 class CosineLinear(nn.Module):
     """Cosines of the angles between the inputs and a learned direction of each output."""
 

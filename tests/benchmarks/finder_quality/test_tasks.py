@@ -9,6 +9,7 @@ from benchmarks.task_library import pretrained
 
 PRETRAINED = {
     "digits_other_classes": pretrained.low_digits_cnn,
+    "digits_turned_adapters": pretrained.digits_mlp,
 }
 """Tasks, and the model that each of them trains further."""
 
