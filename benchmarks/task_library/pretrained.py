@@ -5,8 +5,9 @@ They are trained once per process. Tasks change copies of them.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import torch
@@ -39,14 +40,25 @@ def _trained(
     return model
 
 
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
+
+
 def pretrain(
     build: Callable[[], Model], loss_fn: nn.Module, arrays: data.Arrays, *, lr: float, batch_size: int, steps: int
 ) -> Model:
     """Return a model after a cosine 1cycle of AdamW up to ``lr``.
 
-    The model is the same at every call; the global random state stays as it was.
+    The model is the same at every call; the global random state stays as it was. The training runs on one thread,
+    because sums on several threads end in other digits.
     """
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _one_thread():
         task = build_task(0, build, loss_fn, arrays, batch_size=batch_size, steps=steps)
         optimizer = torch.optim.AdamW(task.model.parameters())
         if not task.fit(optimizer, steps, OneCycleLR(optimizer, lr, total_steps=steps)):
