@@ -13,7 +13,7 @@ from ._version import __version__
 if TYPE_CHECKING:
     from . import schedules
     from ._errors import NotWrittenError, RankError
-    from .finder import LRCurve, NoSuggestionError, RateMonitor, Suggestion, Trials, range_test, trial_cycles
+    from .finder import LRCurve, NoSuggestionError, RateMonitor, Suggestion, Trials, range_test
     from .optim import SGD, StepControl, layer_groups
     from .recipe import (
         BatchSizes,
@@ -68,7 +68,6 @@ __all__ = [
     "range_test",
     "schedules",
     "sweep",
-    "trial_cycles",
 ]
 
 _HOMES = ("_errors", "schedules", "tasks", "optim", "training", "finder", "recipe")

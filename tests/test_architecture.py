@@ -23,14 +23,14 @@ PUBLIC_NAMES = {
         RateMonitor Recipe SGD Schedule SettingSuggestion StepControl StepOptions Suggestion SweepResult
         Task Trials WeightDecayTrials __version__ as_lr_scheduler constant diagnose find_batch_size
         find_momentum find_recipe find_weight_decay layer_groups lr_ramp one_cycle range_test schedules
-        sweep trial_cycles
+        sweep
     """,
     "clrfast.cli": """
         main
     """,
     "clrfast.finder": """
         LRCurve NoSuggestionError RateMonitor RateRecord Suggestion Trials clr_bounds edge minimum_tenth
-        range_test slide steepest trial_cycles valley
+        range_test slide steepest valley
     """,
     "clrfast.optim": """
         SGD StepControl layer_groups

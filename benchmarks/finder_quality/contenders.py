@@ -27,8 +27,8 @@ BARE_STEPS = 100
 ANY_LR = 1e-3
 """The rate of the optimizers that clrfast's finders get; the ramp replaces it."""
 
-RULES = ("steepest", "valley", "slide", "minimum_tenth")
-"""Suggestion rules of other finders, applied to clrfast's curve."""
+RULES = ("edge", "steepest", "valley", "slide", "minimum_tenth")
+"""Suggestion rules for the ramp alone: clrfast's own and those of other finders."""
 
 
 def _default(task: BenchmarkTask, optimizer: Optimizer | None) -> clrfast.Suggestion:
@@ -36,11 +36,12 @@ def _default(task: BenchmarkTask, optimizer: Optimizer | None) -> clrfast.Sugges
 
 
 def _by_rule(task: BenchmarkTask, optimizer: Optimizer | None, rule: str) -> clrfast.Suggestion:
-    return clrfast.range_test(task.model, task.loss_fn, task.loader(), optimizer=optimizer).suggest(rule)
+    curve = clrfast.range_test(task.model, task.loss_fn, task.loader(), optimizer=optimizer, trials=False)
+    return curve.suggest(rule)
 
 
 def _thorough(task: BenchmarkTask, optimizer: Optimizer | None) -> clrfast.Suggestion:
-    return clrfast.trial_cycles(task.model, task.loss_fn, task.loader(), optimizer=optimizer).suggest()
+    return clrfast.range_test(task.model, task.loss_fn, task.loader(), optimizer=optimizer, trials="thorough").suggest()
 
 
 def _finder(name: str, find: Callable[[BenchmarkTask, Optimizer | None], clrfast.Suggestion]) -> Finder:
@@ -55,7 +56,7 @@ def _finder(name: str, find: Callable[[BenchmarkTask, Optimizer | None], clrfast
         with count_forward_passes(task.model) as passes:
             try:
                 found = find(task, None if optimizer == "sgd" else OPTIMIZERS[optimizer].make(task, ANY_LR))
-                lr, is_low_confidence = found.max_lr, getattr(found, "confidence", "high") == "low"
+                lr, is_low_confidence = found.max_lr, found.confidence == "low"
             except clrfast.NoSuggestionError as error:
                 reason = str(error)
         seconds = time.perf_counter() - begin

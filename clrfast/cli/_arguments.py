@@ -12,8 +12,8 @@ from typing import Any, Literal, get_args
 
 from .._version import __version__
 
-METHODS = ("edge", "minimum_tenth", "slide", "steepest", "valley")
-"""Rules of ``LRCurve.suggest`` except "clr_bounds", which needs a curve of accuracies."""
+METHODS = ("trials", "edge", "minimum_tenth", "slide", "steepest", "valley")
+"""Methods of ``LRCurve.suggest`` except "clr_bounds", which needs a curve of accuracies."""
 
 MAX_RATE_RATIO = 4.0
 """Maximum ratio of neighbouring rates in an exponential ramp: beyond it a single point decides the answer."""
@@ -148,7 +148,13 @@ def _add_range_test_options(parser: argparse.ArgumentParser) -> None:
         default="exponential",
         help="of the rates (default: exponential)",
     )
-    parser.add_argument("--method", choices=METHODS, default="edge", help="of the suggestion (default: edge)")
+    parser.add_argument(
+        "--method",
+        choices=METHODS,
+        help="of the suggestion: trials, or a rule for the ramp alone, which saves the trials (default: trials with "
+        "--steps auto, else edge)",
+    )
+    parser.add_argument("--thorough", action="store_true", help="always make the longer trials, too")
     _add_seed(parser)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from ..finder import LRCurve, range_test
+from ..finder._range_test import TrialsOption
 from ..tasks import Task, make_task
 
 
@@ -32,5 +33,12 @@ def run_range_test(task: Task, arguments: argparse.Namespace) -> LRCurve:
         steps=arguments.steps,
         spacing=arguments.spacing,
         repeats=arguments.repeats,
+        trials=_resolve_trials(arguments),
         progress=True,
     )
+
+
+def _resolve_trials(arguments: argparse.Namespace) -> TrialsOption:
+    if arguments.method not in (None, "trials"):
+        return False
+    return "thorough" if arguments.thorough else arguments.method == "trials" or "auto"

@@ -5,7 +5,7 @@ from ._range_test import range_test
 from ._rate_monitor import RateMonitor, RateRecord
 from ._suggestion import NoSuggestionError, Suggestion
 from ._suggestion_rules import clr_bounds, edge, minimum_tenth, slide, steepest, valley
-from ._trial_cycles import Trials, trial_cycles
+from ._trials import Trials
 
 __all__ = [
     "LRCurve",
@@ -20,6 +20,5 @@ __all__ = [
     "range_test",
     "slide",
     "steepest",
-    "trial_cycles",
     "valley",
 ]

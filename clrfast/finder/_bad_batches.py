@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .._distributed import Ranks
-from .._torch_compat import tree_leaves
+from .._torch_compat import tree_leaves, tree_map_only
 from ..training._eager_step import EagerStep
 
 KEPT_BYTES = 2**28
@@ -43,6 +43,12 @@ class BadBatches:
     def numbered(self, loader: Iterable[Any]) -> Iterable[Any]:
         """Iterate over ``loader``, and remember the indices of its latest batches for warnings."""
         return _Numbered(loader, self._numbers)
+
+    def copy(self, batch: Any) -> Any:
+        """Copy the tensors of ``batch``; a warning of the copy gives the index of the original."""
+        copied = tree_map_only(Tensor, Tensor.clone, batch)
+        self._numbers += [(number, id(copied)) for number in self._find_numbers(batch)[-1:]]
+        return copied
 
     def without_bad(self, batches: Iterator[Any]) -> Iterator[Any]:
         """Iterate over the batches that are not bad.
@@ -92,8 +98,11 @@ class BadBatches:
         return True
 
     def _name(self, batch: Any) -> str:
-        numbers = [number for number, other in self._numbers if other == id(batch)]
+        numbers = self._find_numbers(batch)
         return f"batch {numbers[-1]}" if numbers else "a batch"
+
+    def _find_numbers(self, batch: Any) -> list[int]:
+        return [number for number, other in self._numbers if other == id(batch)]
 
     def _is_bad(self, batch: Any) -> bool:
         if not self._bad:

@@ -22,15 +22,21 @@ from ._bootstrap import bootstrap
 from ._divergence import find_divergence
 from ._metrics import VALIDATION_LOSS
 from ._slopes import are_evenly_spaced, compute_slopes
-from ._smoothing import Floats, smooth
+from ._smoothing import Floats, estimate_noise, smooth
 from ._stability import estimate_stability_lr, find_divergence_lr, require_descent
 from ._suggestion import NoSuggestionError, Suggestion
 from ._suggestion_rules import MIN_POINTS, RULES, edge
+from ._trial_suggestion import estimate_from_ramp, suggest_from_trials
+from ._trials import Trials
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 StopReason = Literal["completed", "diverged", "non-finite"]
+
+MIN_NOISE_POINTS = 10
+"""Minimum number of points from which ``noise`` is estimated. More are an eighth of the curve, where the loss hardly
+falls."""
 
 FITTED_FRAC = 1e-2
 """Fraction of the initial loss below which the model has fitted the data. Its gradients vanish there."""
@@ -53,6 +59,9 @@ class LRCurve:
         metric_name: "validation loss", "accuracy", or the name of the user's function.
         momentum: momentum of the SGD that the range test trained with; None for other optimizers.
         repeats: curves of further ramps on other batches.
+        probe_loss: float64 ``[n]``, the loss of fixed training batches after the update with ``lr[i]``, NaN where it
+            was not measured; None without trials.
+        trials: short 1cycles of growing length after the ramps, which decide the suggestion. Empty without trials.
     """
 
     lr: Floats
@@ -64,11 +73,13 @@ class LRCurve:
     metric_name: str = ""
     momentum: float | None = None
     repeats: tuple[LRCurve, ...] = ()
+    probe_loss: Floats | None = None
+    trials: tuple[Trials, ...] = ()
     _range_test: Callable[..., LRCurve] | None = field(default=None, repr=False, metadata=saving.NOT_SAVED)
     """``range_test`` with the ramp of this curve, for ``extended``. Neither saved nor pickled."""
 
     def __post_init__(self) -> None:
-        for name, values in (("loss", self.loss), ("metric", self.metric)):
+        for name, values in (("loss", self.loss), ("metric", self.metric), ("probe_loss", self.probe_loss)):
             if values is not None and (self.lr.ndim != 1 or self.lr.shape != values.shape):
                 raise ValueError(
                     f"lr, {name}: got shapes {self.lr.shape} and {values.shape}; give two arrays of one length"
@@ -136,15 +147,15 @@ class LRCurve:
             return None
         return estimate_stability_lr(self.lr, self.loss, self.initial_loss, self.momentum)
 
-    def suggest(self, method: str = "edge", *, of: Literal["loss", "metric"] | None = None) -> Suggestion:
+    def suggest(self, method: str | None = None, *, of: Literal["loss", "metric"] | None = None) -> Suggestion:
         """Suggest a learning rate, with an interval and a reason.
 
-        The answer is the median over curves with resampled noise (a wild bootstrap), and the interval holds 90 % of
-        these answers. Points past a perfect fit of the data are left out, unless the loss diverged.
+        The answer of a rule is the median over curves with resampled noise (a wild bootstrap), and the interval holds
+        90 % of these answers. Points past a perfect fit of the data are left out, unless the loss diverged.
 
         Args:
-            method: "edge", "steepest", "valley", "slide", "minimum_tenth" or "clr_bounds"; see the functions of these
-                names.
+            method: "trials", or a rule for the ramp alone: "edge", "steepest", "valley", "slide", "minimum_tenth" or
+                "clr_bounds"; see the functions of these names. None: "trials" if there are any, else "edge".
             of: "loss" for the training loss, or "metric" for the validation metric. "clr_bounds" needs a metric that
                 rises, such as the accuracy; the other methods need the validation loss. None: "metric" for
                 "clr_bounds", else "loss".
@@ -152,13 +163,17 @@ class LRCurve:
             NoSuggestionError: the curve has no valid answer; the message says why.
             ValueError: an unknown method, or a method whose metric was not measured.
         """
-        if method not in RULES:
-            raise ValueError(f"method: got {method!r}; give one of {sorted(RULES)}")
+        if method is None:
+            method = "trials" if self.trials and of != "metric" else "edge"
+        if method not in (*RULES, "trials"):
+            raise ValueError(f"method: got {method!r}; give one of {sorted(RULES)}, or 'trials'")
         if of not in (None, "loss", "metric"):
             raise ValueError(f"of: got {of!r}; give 'loss', 'metric' or None")
         rises = method == "clr_bounds"
         if rises and of == "loss":
             raise ValueError("of: 'clr_bounds' needs a metric that rises; give 'metric', or leave it out")
+        if method == "trials":
+            return self._suggest_from_trials(of)
         curves = (self, *self.repeats)
         if rises or of == "metric":
             return bootstrap(RULES[method], [curve._measured_metric(rises, method) for curve in curves])
@@ -169,6 +184,33 @@ class LRCurve:
         if method == "edge" and any(end < len(curve.lr) for curve, end in zip(curves, ends, strict=True)):
             rule = partial(edge, beyond="there the data are fitted, and higher rates tell nothing")
         return bootstrap(rule, [(c.lr[:end], c.bounded[:end]) for c, end in zip(curves, ends, strict=True)])
+
+    def _suggest_from_trials(self, of: str | None) -> Suggestion:
+        if not self.trials:
+            raise ValueError("method: 'trials' needs trials, and none were made; call range_test with trials=True")
+        if of == "metric":
+            raise ValueError("of: trials are judged by the training loss; give 'loss', or leave it out")
+        ramp = self._try_edge()
+        return suggest_from_trials(self.trials, self.ramp_lr, self.noise, None if ramp is None else ramp.base_lr)
+
+    @property
+    def ramp_lr(self) -> float:
+        """The best rate as the ramps alone show it; see ``estimate_from_ramp``."""
+        edge_answer = self._try_edge()
+        edge_lr = None if edge_answer is None else edge_answer.max_lr
+        estimates = [estimate_from_ramp(curve.lr, curve.probe_loss, edge_lr) for curve in (self, *self.repeats)]
+        return float(np.exp(np.mean(np.log(estimates))))
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of the noise of a training batch's loss, at the lowest rates."""
+        return estimate_noise(self.loss[: max(MIN_NOISE_POINTS, len(self.loss) // 8)])
+
+    def _try_edge(self) -> Suggestion | None:
+        try:
+            return self.suggest("edge")
+        except NoSuggestionError:
+            return None
 
     @property
     def _informative_end(self) -> int:
@@ -269,6 +311,8 @@ class LRCurve:
             "metric": data.numbers("metric") if data.has("metric") else None,
             "metric_name": data.text("metric_name") if data.has("metric_name") else "",
             "momentum": data.finite("momentum", 0.0) if data.has("momentum") else None,
+            "probe_loss": data.numbers("probe_loss") if data.has("probe_loss") else None,
+            "trials": tuple(map(Trials.from_plain, data.dicts("trials"))) if data.has("trials") else (),
         }
         with data.prefix_errors():
             curve = cls(**given)

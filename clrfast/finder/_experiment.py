@@ -26,6 +26,7 @@ from ..training._optimizer_list import Optimizers, join_optimizers, split_optimi
 from ..training._preservation import preserve_model_and_optimizer, preserve_rng_and_loaders
 from ._bad_batches import BadBatches, RecentBatches
 from ._loss_reader import READ_EVERY
+from ._probes import Probes
 from ._rank_failures import repeat_failed_batches, zero_failed_losses
 from ._scheduled_run import RunRecord, ScheduledRun
 from ._validation import Validation
@@ -50,6 +51,8 @@ class Experiment:
         optimizer: see ``range_test``.
         ranks: the ranks that make all runs together.
     Attributes:
+        optimizer, loader, options, ranks: as given; a list of optimizers is one joint optimizer.
+        bad_batches: the bad batches found so far.
         loss_modules: the modules of the loss with trainable parameters that the model does not have.
     Raises:
         ValueError: a bad argument; the message names it.
@@ -65,16 +68,16 @@ class Experiment:
     ):
         model, loss_fn, compute_loss = task.model, task.loss_fn, task.compute_loss
         chosen = resolve_loss(loss_fn, compute_loss)
-        self._optimizer = join_optimizers(optimizer)
-        _require_trainable(model, self._optimizer)
+        self.optimizer = join_optimizers(optimizer)
+        _require_trainable(model, self.optimizer)
         require_iterable(task.train_loader)
-        self._model, self._loader, self._bad = model, task.train_loader, BadBatches()
+        self._task, self._model, self.loader, self.bad_batches = task, model, task.train_loader, BadBatches()
         own = set(trainable_parameters(model))
         self.loss_modules = [
             each for each in find_loss_modules(loss_fn, compute_loss) if not own.issuperset(trainable_parameters(each))
         ]
         self._restored_too = tuple(each for each in (*self.loss_modules, loss_fn) if isinstance(each, nn.Module))
-        self._options, self._ranks = options, ranks
+        self.options, self.ranks = options, ranks
         self._new_step: Callable[..., EagerStep] = (
             partial(TrainStep, task)
             if options.graph == "auto" and ranks.world_size == 1  # a graph cannot hold the communication of ranks
@@ -88,31 +91,45 @@ class Experiment:
 
         The order of ``loaders`` is restored, too.
         """
-        with preserve_rng_and_loaders(self._loader, *loaders):
-            batches = cycle_loader(self._bad.numbered(self._loader))
-            yield batches if self._ranks.world_size == 1 else repeat_failed_batches(batches, self._ranks)
+        with preserve_rng_and_loaders(self.loader, *loaders):
+            batches = cycle_loader(self.bad_batches.numbered(self.loader))
+            yield batches if self.ranks.world_size == 1 else repeat_failed_batches(batches, self.ranks)
+
+    def make_probes(self, batches: list[Any], every: int | None = None) -> Probes:
+        """Make ``Probes`` of training batches; ``every`` is as there."""
+        return Probes(batches, every=every, custom_batches=self._task.loss_fn is None, loss_modules=self._restored_too)
+
+    def drop_bad(self, batches: list[Any], others: Iterator[Any]) -> list[Any]:
+        """Return the batches that are not bad; see ``BadBatches.find_in``. All ranks keep the same number."""
+        recent = RecentBatches(iter(batches), len(batches))
+        for _ in recent:
+            pass
+        with self.training() as step:
+            self.bad_batches.find_in(recent, others, step, self.ranks)
+        good = list(self.bad_batches.without_bad(iter(batches)))
+        return good[: min(self.ranks.all_gather("good batches", len(good)))]
 
     def make_step(self) -> EagerStep:
         """Make a training step with the user's optimizer.
 
         Without one, the step has a new SGD over all trainable parameters of the model and of the loss.
         """
-        optimizer = self._optimizer
+        optimizer = self.optimizer
         if optimizer is None:
             optimizer = SGD(trainable_parameters(self._model, *self.loss_modules), momentum=DEFAULT_MOMENTUM)
-        step = self._new_step(optimizer=optimizer, options=self._options)
-        if self._ranks.world_size > 1:
-            step.sum_found_inf = self._ranks.all_reduce
+        step = self._new_step(optimizer=optimizer, options=self.options)
+        if self.ranks.world_size > 1:
+            step.sum_found_inf = self.ranks.all_reduce
         return step
 
     @property
     def momentum(self) -> float | None:
         """Momentum of heavy-ball SGD, if it is the same in all groups; None for any other optimizer."""
-        if self._optimizer is None:
+        if self.optimizer is None:
             return DEFAULT_MOMENTUM
-        if not isinstance(self._optimizer, SGD | torch.optim.SGD):
+        if not isinstance(self.optimizer, SGD | torch.optim.SGD):
             return None
-        groups = self._optimizer.param_groups
+        groups = self.optimizer.param_groups
         values = {(group["momentum"], group["dampening"], group["nesterov"]) for group in groups}
         momentum, dampening, nesterov = values.pop()
         return None if values or dampening or nesterov else float(momentum)
@@ -127,10 +144,10 @@ class Experiment:
     def _training(self) -> Iterator[tuple[EagerStep, ModuleAttributes]]:
         with preserve_model_and_optimizer(
             self._model,
-            self._optimizer,
+            self.optimizer,
             self._restored_too,
-            scaler=self._options.scaler,
-            snapshot_device=self._options.snapshot_device,
+            scaler=self.options.scaler,
+            snapshot_device=self.options.snapshot_device,
         ) as attributes:
             if not self._model.training:
                 self._model.train()
@@ -146,6 +163,7 @@ class Experiment:
         progress: Progress | None,
         done: int,
         total: int,
+        probes: Probes | None = None,
     ) -> RunRecord:
         """Train along ``schedule`` from the initial weights.
 
@@ -154,22 +172,22 @@ class Experiment:
         """
         while True:
             with self._training() as (step, attributes):
-                lag = 1 if step.device.type == "cpu" and self._ranks.world_size == 1 else MAX_LAG_STEPS
-                recent = RecentBatches(self._bad.without_bad(batches), step.accumulate * lag)
+                lag = 1 if step.device.type == "cpu" and self.ranks.world_size == 1 else MAX_LAG_STEPS
+                recent = RecentBatches(self.bad_batches.without_bad(batches), step.accumulate * lag)
                 run = ScheduledRun(
                     step,
                     schedule,
-                    keep_ratios=self._optimizer is not None,
+                    keep_ratios=self.optimizer is not None,
                     stop_factor=stop_factor,
-                    ranks=self._ranks,
+                    ranks=self.ranks,
                     after_first_step=attributes.record_sizes,
                 )
-                self._ranks.all_gather("a run", None)  # from here on all ranks take the same steps
-                record = run.run(prefetch(iter(recent), step.device), validation, progress, done, total)
+                self.ranks.all_gather("a run", None)  # from here on all ranks take the same steps
+                record = run.run(prefetch(iter(recent), step.device), validation, progress, done, total, probes)
             if not record.diverged or math.isfinite(record.losses[-1]):
                 return record
             with self.training() as step:
-                if not self._bad.find_in(recent, batches, step, self._ranks):
+                if not self.bad_batches.find_in(recent, batches, step, self.ranks):
                     return record
 
 

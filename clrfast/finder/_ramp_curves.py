@@ -10,6 +10,7 @@ import numpy as np
 
 from ..schedules import Schedule
 from ._curve import LRCurve, StopReason
+from ._probes import Probes
 from ._ramp_plan import FINE_RANGE, RampPlan, make_fine_ramp
 from ._scheduled_run import RunRecord, compute_rates
 from ._smoothing import Floats
@@ -25,16 +26,20 @@ REBOUND_MULTIPLIER = 6.0
 """Centre of the fine ramp if the coarse ramp does not diverge, as a multiple of the rate at which its loss rebounds."""
 
 
-def measure_curves(plan: RampPlan, run: Callable[..., RunRecord], stop_factor: float) -> list[LRCurve]:
+def measure_curves(
+    plan: RampPlan, run: Callable[..., RunRecord], stop_factor: float, total: int, probes: Probes | None = None
+) -> list[LRCurve]:
     """Train along the ramps of ``plan``, and return one curve per repeat.
 
     Args:
         run: ``run(ramp, stop_factor=..., done=..., total=...)`` trains along one ramp from the initial weights.
         stop_factor: see ``find_divergence``; > 1.
+        total: number of updates of the whole call, with those after the ramps.
+        probes: measured during all ramps but the coarse one.
     Raises:
         ValueError: the first loss is not finite.
     """
-    total, coarse, ramp = plan.total_steps, None, plan.single
+    coarse, ramp = None, plan.single
     if plan.coarse is not None:
         stop = 1 + COARSE_STOP_MULTIPLIER * (stop_factor - 1)
         coarse = _curve(plan.coarse, run(plan.coarse, stop_factor=stop, done=0, total=total))
@@ -42,8 +47,8 @@ def measure_curves(plan: RampPlan, run: Callable[..., RunRecord], stop_factor: f
         ramp = make_fine_ramp(_fine_centre(coarse, max_lr), max_lr)
     curves = []
     for repeat in range(plan.repeats):
-        done = total - (plan.repeats - repeat) * plan.steps_each
-        curve = _curve(ramp, run(ramp, stop_factor=stop_factor, done=done, total=total))
+        done = plan.total_steps - (plan.repeats - repeat) * plan.steps_each
+        curve = _curve(ramp, run(ramp, stop_factor=stop_factor, done=done, total=total, probes=probes))
         curves.append(curve if coarse is None else _combined(coarse, curve))
     return [replace(curve, stop_reason=_stop_reason(curve)) for curve in curves]
 
@@ -103,15 +108,18 @@ def _joined(coarse: LRCurve, fine: LRCurve, n: int) -> LRCurve:
     def joined(of_coarse: Floats, of_fine: Floats) -> Floats:
         return np.concatenate((of_coarse[below], of_fine[:n], of_coarse[above]))
 
-    metric = None
+    metric = probe_loss = None
     if coarse.metric is not None and fine.metric is not None:
         metric = joined(coarse.metric, fine.metric)
+    if fine.probe_loss is not None:
+        probe_loss = joined(np.full(len(coarse.lr), math.nan), fine.probe_loss)
     return replace(
         fine,
         lr=joined(coarse.lr, fine.lr),
         loss=joined(coarse.loss, fine.loss),
         initial_loss=coarse.initial_loss,
         metric=metric,
+        probe_loss=probe_loss,
     )
 
 
@@ -136,8 +144,11 @@ def _curve(ramp: Schedule, record: RunRecord) -> LRCurve:
         kind, reason = "non-finite", f"the loss became {after[-1]} at {lr[-1]:.3g}"
     if record.diverged and len(after) < MIN_POINTS:
         reason += ", within the first points; start lower (min_lr)"
-    metric = align_with_updates(record.validations, len(after)) if record.validations else None
-    return LRCurve(lr, np.array(after), initial, kind, reason, metric)
+    metric, probe_loss = (
+        align_with_updates(measured, len(after)) if measured else None
+        for measured in (record.validations, record.probe_losses)
+    )
+    return LRCurve(lr, np.array(after), initial, kind, reason, metric, probe_loss=probe_loss)
 
 
 def _stop_reason(curve: LRCurve) -> str:

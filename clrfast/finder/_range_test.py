@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor, nn
 
+from .._checks import is_whole
 from .._distributed import GroupOption, resolve_group
 from .._progress import Progress, show_progress
 from ..optim._control import require_divergence_limits
+from ..schedules._curves import Exponential
 from ..schedules._policies import Spacing
 from ..tasks import Task
 from ..training import StepOptions
@@ -24,11 +26,16 @@ from ._curve import LRCurve
 from ._experiment import Experiment
 from ._metrics import Metric
 from ._ramp_curves import measure_curves
-from ._ramp_plan import plan_ramps
+from ._ramp_plan import RampPlan, plan_ramps
+from ._trial_runs import MAX_FIRST_STEPS, TrialRuns
 from ._validation import Validation
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+
+TrialsOption = Literal["auto", "thorough"] | bool
+"""Whether trials follow the ramps. "auto": if ``steps`` is "auto" too and the ramp is exponential."""
 
 
 class RampKeywords(StepKeywords, total=False):
@@ -41,6 +48,8 @@ class RampKeywords(StepKeywords, total=False):
     spacing: Spacing
     repeats: int
     stop_factor: float
+    trials: TrialsOption
+    max_steps: int | None
 
 
 class RangeTestKeywords(RampKeywords, total=False):
@@ -71,12 +80,17 @@ def range_test(
     metric: Metric | None = None,
     val_every: int | None = None,
     stop_factor: float = 4.0,
+    trials: TrialsOption = "auto",
+    max_steps: int | None = None,
     group: GroupOption = "auto",
     progress: Progress | bool | None = None,
     options: StepOptions | None = None,
     **step_options: Unpack[StepKeywords],
 ) -> LRCurve:
     """Train ``model`` while the learning rate rises from ``min_lr`` to ``max_lr``, and record the loss.
+
+    By default, short trials follow: 1cycles of 20 steps at rates around the ramp's suggestion, each from the initial
+    weights and on the same batches. The loss of fixed training batches after each trial decides the suggestion.
 
     **Restoration.** Afterwards everything is bit for bit as before, also after an exception or Ctrl-C: the model with
     its buffers, plain attributes, gradients and train/eval flags, the modules of the loss, the optimizer, the scaler,
@@ -126,6 +140,11 @@ def range_test(
             that validation takes no more forward passes than training.
         stop_factor: > 1. A ramp stops where the loss exceeds ``start + (stop_factor - 1) * max(fall, 10 * noise)``, or
             is not finite.
+        trials: False: none. True: 3 to 5 trials of 20 updates, 3 to 6 of 80 if the loss does not visibly fall in those,
+            and 3 to 5 of 240 if it does not fall in these either. "thorough": the trials of 80 updates in any case.
+            "auto": True if ``steps`` is "auto" and the spacing is exponential.
+        max_steps: maximum number of updates of ramps and trials together, which ends the trials early; the ramps count
+            as if they did not diverge. None: no limit.
         group: the ranks that make this call together. "auto": the default group, if torch.distributed is initialised.
             A process group: its ranks. None: this process alone; a model whose ranks wait for each other is refused.
         progress: ``progress(done, total, {"lr": ..., "loss": ...})``, called about every 10 steps and at the end, on
@@ -152,12 +171,15 @@ def range_test(
         "spacing": spacing,
         "repeats": repeats,
         "stop_factor": stop_factor,
+        "trials": trials,
+        "max_steps": max_steps,
     }
     with resolve_group(group).end_together() as ranks:
         options = resolve_options(options, step_options, "range_test", RangeTestKeywords.__optional_keys__)
         task = resolve_task(model, loss_fn, loader, compute_loss)
         plan = plan_ramps(min_lr, max_lr, steps, spacing, repeats)
         require_divergence_limits(0.0, stop_factor)
+        with_trials = _resolve_trials(trials, max_steps, steps, plan)
         val_loader = _resolve_val_loader(val_loader, task, metric, val_every)
         experiment = Experiment(task, options, optimizer=optimizer, ranks=ranks)
         if ranks.world_size == 1:
@@ -181,11 +203,36 @@ def range_test(
                 validation = Validation(
                     val_loader, metric, steps_each, val_every, custom_batches=custom_batches, ranks=ranks
                 )
+            trial_runs, probes, total = None, None, plan.total_steps
+            if with_trials:
+                trial_runs = TrialRuns(experiment, batches, max_lr=max_lr, max_steps=max_steps)
+                batches, probes, total = trial_runs.ramp_batches, trial_runs.ramp_probes, total + MAX_FIRST_STEPS
             run = partial(experiment.run, batches=batches, validation=validation, progress=show)
-            curves = measure_curves(plan, run, stop_factor)
-    name = "" if validation is None else validation.metric_name
-    first, *others = (replace(curve, metric_name=name, momentum=experiment.momentum) for curve in curves)
-    return replace(first, repeats=tuple(others), _range_test=partial(range_test, **ramp))
+            curves = measure_curves(plan, run, stop_factor, total, probes)
+            name = "" if validation is None else validation.metric_name
+            first, *others = (replace(curve, metric_name=name, momentum=experiment.momentum) for curve in curves)
+            curve = replace(first, repeats=tuple(others), _range_test=partial(range_test, **ramp))
+            if trial_runs is None:
+                return curve
+            thorough = with_trials == "thorough"
+            return replace(curve, trials=trial_runs.run(curve, plan.total_steps, show, thorough=thorough))
+
+
+def _resolve_trials(trials: Any, max_steps: Any, steps: Any, plan: RampPlan) -> bool | Literal["thorough"]:
+    """Return whether trials follow the ramps of ``plan``, or "thorough".
+
+    Raises:
+        ValueError: ``trials`` or ``max_steps`` is wrong.
+    """
+    if not (isinstance(trials, bool) or trials in ("auto", "thorough")):
+        raise ValueError(f"trials: got {trials!r}; give True, False, 'thorough' or 'auto'")
+    if max_steps is not None and (not is_whole(max_steps) or max_steps < plan.total_steps):
+        raise ValueError(
+            f"max_steps: got {max_steps!r}; give a whole number, at least the {plan.total_steps} updates of the ramps"
+        )
+    if trials == "auto":
+        return steps == "auto" and isinstance(plan.single.lr, Exponential)
+    return trials
 
 
 def _resolve_val_loader(

@@ -93,6 +93,7 @@ class RateMonitor:
         options = resolve_options(keywords.get("options"), keywords, "range_test", known)
         optimizer = keywords.get("optimizer")
         Experiment(resolve_task(model, loss_fn, loader, keywords.get("compute_loss")), options, optimizer=optimizer)
+        keywords.setdefault("trials", False)
         self._range_test = partial(range_test, model, loss_fn, loader, **keywords)
         self._optimizer, self._every_n_epochs, self._method = join_optimizers(optimizer), int(every_n_epochs), method
         self.history: list[RateRecord] = []

@@ -19,7 +19,7 @@ from ._controlled_step import ControlledStep
 from ._divergence import find_divergence
 from ._loss_reader import LocalLosses, LossReader, RankMeanLosses
 from ._smoothing import Floats
-from ._validation import Validation, ValidationLog
+from ._validation import Measured, MeasurementLog
 
 MAX_SKIPPED_UPDATES = 40
 """Updates in a row that a scaler may skip. It halves its scale each time, and few losses need 2 ** -40."""
@@ -33,11 +33,13 @@ class RunRecord:
         losses: float64 ``[n + 1]``, before the updates 0, 1, ..., up to the divergence.
         diverged: the last loss is the first one beyond the limit, or not finite.
         validations: the validation metric by the number of updates before it, each a tensor of one element.
+        probe_losses: the loss of the probe batches, in the same form.
     """
 
     losses: Floats
     diverged: bool
     validations: dict[int, Tensor] = field(default_factory=dict)
+    probe_losses: dict[int, Tensor] = field(default_factory=dict)
 
 
 class ScheduledRun:
@@ -70,7 +72,13 @@ class ScheduledRun:
         self._losses: LossReader = LocalLosses(control) if ranks.world_size == 1 else RankMeanLosses(control, ranks)
 
     def run(
-        self, batches: Iterator[Any], validation: Validation | None, progress: Progress | None, done: int, total: int
+        self,
+        batches: Iterator[Any],
+        validation: Measured | None,
+        progress: Progress | None,
+        done: int,
+        total: int,
+        probes: Measured | None = None,
     ) -> RunRecord:
         """Train up to the last rate or to divergence.
 
@@ -79,15 +87,19 @@ class ScheduledRun:
             validation: validation during the run and after the last update; None for none.
             progress: called after every read of the losses, with ``done`` plus the number of steps.
             done, total: steps of the whole call before this run, and all steps of the call.
+            probes: measured during the run and after the last update, like the validation; None for none.
         Raises:
             ValueError: the scaler skips every update.
         """
         control, steps = self._controlled.control, self._controlled.total_steps
-        validations = ValidationLog(validation, self._step, control, steps, self._ranks)
+        validations, probe_losses = (
+            MeasurementLog(measured, self._step, control, steps, self._ranks) for measured in (validation, probes)
+        )
         limit, skips = math.inf, _SkippedUpdates()
         for turn in count():
             last = control.host_step >= steps and control.synchronize() >= steps
             validations.measure_if_due(last=last)
+            probe_losses.measure_if_due(last=last)
             before = control.host_step
             loss = self._controlled(batches, last=last)
             if turn == 0 and self._after_first_step is not None:
@@ -103,7 +115,8 @@ class ScheduledRun:
                     control.synchronize()  # the device may skip every update, and only the host can notice
         losses = self._losses.read_all()
         index, _ = find_divergence(losses, self._stop_factor)
-        return RunRecord(losses if index is None else losses[: index + 1], index is not None, validations.means())
+        losses = losses if index is None else losses[: index + 1]
+        return RunRecord(losses, index is not None, validations.means(), probe_losses.means())
 
     def _report(self, progress: Progress | None, done: int, total: int, losses: Floats) -> None:
         if progress is None:

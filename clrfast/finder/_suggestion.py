@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+Confidence = Literal["high", "low"]
 
 
 class NoSuggestionError(ValueError):
@@ -16,10 +19,12 @@ class Suggestion:
     Attributes:
         max_lr: the rate to train with: the peak of a 1cycle, or the upper bound of a cyclical rate.
         base_lr: the lower bound of a cyclical rate: where the descent begins, at most a quarter of ``max_lr``.
-        low, high: the 5 % and 95 % quantiles of ``max_lr`` when the noise of the losses is resampled, over all repeats
-            of the range test. They describe the noise of these curves only: other initial weights may differ by more.
+        low, high: ends of the interval. "trials": 90 % of the best rates of the benchmark's development tasks lie in
+            it. All other rules: the 5 % and 95 % quantiles of ``max_lr`` when the noise of the losses is resampled,
+            over all repeats of the range test; other initial weights may differ by more.
         method: name of the rule that found it.
         reason: one sentence.
+        confidence: "low" if the evidence is weak; the reason says why.
     """
 
     max_lr: float
@@ -28,6 +33,7 @@ class Suggestion:
     high: float
     method: str
     reason: str
+    confidence: Confidence = "high"
 
     def __str__(self) -> str:
         """Return rates, rule and reason in one line.
@@ -36,4 +42,7 @@ class Suggestion:
         0.21 (0.18 to 0.25), lower bound 0.012; edge: a fifth of 1.05
         """
         interval = f"{self.low:.2g} to {self.high:.2g}"
-        return f"{self.max_lr:.3g} ({interval}), lower bound {self.base_lr:.2g}; {self.method}: {self.reason}"
+        confidence = "low confidence; " if self.confidence == "low" else ""
+        return (
+            f"{self.max_lr:.3g} ({interval}), lower bound {self.base_lr:.2g}; {confidence}{self.method}: {self.reason}"
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -23,6 +23,16 @@ MetricSum = tuple[Tensor | float, int]
 
 MIN_VALIDATIONS = 10
 """Minimum number of validations in a run, by default. For that, at most a tenth as many batches as steps are used."""
+
+
+class Measured(Protocol):
+    """What is measured on fixed batches during a run: a validation metric, or the loss of probe batches."""
+
+    def is_due(self, step_count: int, steps: int) -> bool:
+        """Return whether to measure after ``step_count`` updates of a run of ``steps``; its end is measured anyway."""
+
+    def total(self, step: EagerStep) -> MetricSum:
+        """Measure the sum over all samples, and count them."""
 
 
 class Validation:
@@ -95,31 +105,31 @@ class Validation:
         return total, n_total
 
 
-class ValidationLog:
-    """The validations of one run, each measured once, after the same updates as a training loss.
+class MeasurementLog:
+    """The measurements of one run, each made once, after the same updates as a training loss.
 
     Args:
-        validation: the batches and the metric; None measures nothing.
+        measured: what is measured; None measures nothing.
         step: the training step; its model is evaluated.
         control: counts the updates.
         steps: number of updates of the run.
         ranks: the ranks that make this run together.
     """
 
-    def __init__(self, validation: Validation | None, step: EagerStep, control: StepControl, steps: int, ranks: Ranks):
-        self._validation, self._step, self._control, self._steps, self._ranks = validation, step, control, steps, ranks
+    def __init__(self, measured: Measured | None, step: EagerStep, control: StepControl, steps: int, ranks: Ranks):
+        self._measured, self._step, self._control, self._steps, self._ranks = measured, step, control, steps, ranks
         self._sums: dict[int, MetricSum] = {}
 
     def measure_if_due(self, *, last: bool) -> None:
-        """Validate if it is due or the run ends. Call this before the batch of a step changes the model."""
-        if self._validation is None or not (last or self._validation.is_due(self._control.host_step, self._steps)):
+        """Measure if it is due or the run ends. Call this before the batch of a step changes the model."""
+        if self._measured is None or not (last or self._measured.is_due(self._control.host_step, self._steps)):
             return
         # With a scaler the host is ahead: the device may have skipped updates.
         at = self._control.host_step if self._step.scaler is None else self._control.synchronize()
-        if at and at not in self._sums and (last or self._validation.is_due(at, self._steps)):
+        if at and at not in self._sums and (last or self._measured.is_due(at, self._steps)):
             self._sums[at] = math.nan, 1
             try:
-                self._sums[at] = self._validation.total(self._step)
+                self._sums[at] = self._measured.total(self._step)
             except Exception as error:
                 self._ranks.defer(error)
 
@@ -137,10 +147,10 @@ def average_over_ranks(ranks: Ranks, metric_sum: MetricSum) -> Tensor:
     return to_tensor(sum(totals) / sum(counts))
 
 
-def align_with_updates(validations: dict[int, Tensor], n: int) -> Floats:
-    """Arrange validations, keyed by the number of updates before them, as float64 ``[n]``: NaN where there is none."""
+def align_with_updates(measurements: dict[int, Tensor], n: int) -> Floats:
+    """Arrange measurements, keyed by the number of updates before them, as float64 ``[n]``: NaN where there is none."""
     values = np.full(n, np.nan)
-    for step_count, value in validations.items():
+    for step_count, value in measurements.items():
         if 0 < step_count <= n:
             values[step_count - 1] = float(value)
     return values

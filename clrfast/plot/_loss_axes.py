@@ -38,13 +38,14 @@ def common_loss_limits(curves: Collection[LossCurve]) -> tuple[float, float]:
 def loss_limits(curve: LossCurve, val_loss: Floats | None = None) -> tuple[float, float]:
     """Return the ends of the axis of the loss.
 
-    They include the descent of the loss, and ``val_loss`` up to its minimum. An explosion of the loss is cut off.
+    They include the descent of the loss, ``val_loss`` up to its minimum, and the best trials. An explosion of the loss
+    is cut off.
     """
     finite = curve.loss[np.isfinite(curve.loss)]
     smoothed = curve.smoothed[np.isfinite(curve.smoothed)]
     if not len(finite):
         return 0.0, 1.0
-    low = float(finite.min())
+    low = min(float(losses.min()) for losses in (finite, *(trials.loss for trials in curve.trials)))
     usual = float(max(curve.initial_loss, np.quantile(finite, 0.75), np.median(smoothed)))
     highest = float(finite.max())
     if val_loss is not None and np.isfinite(val_loss).any():

@@ -14,6 +14,7 @@ from ._style import (
     RAW_COLOR,
     SMOOTHED_COLOR,
     SUGGESTION_COLOR,
+    TRIAL_COLOR,
     add_legend,
     new_figure,
     style_axes,
@@ -21,6 +22,10 @@ from ._style import (
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+
+TRIAL_MARKERS = "sDv"
+"""Markers of the trials of each length."""
 
 
 def lr_curve(
@@ -34,9 +39,9 @@ def lr_curve(
     """Draw the loss over the learning rate, raw and smoothed, with the suggestion and the point of divergence.
 
     The axis of the rate is logarithmic, or linear for a linear ramp. A held-out loss is drawn on the axis of the loss,
-    any other metric on a second one. Further ramps (``curve.repeats``) are thin lines. Without ``ax``, a second panel
-    below shows the slope: the change of the loss with the rate. Of a line of more than 4,000 points, only the lowest
-    and the highest of neighbouring points are drawn.
+    any other metric on a second one. Trials are points at their highest rates. Further ramps (``curve.repeats``) are
+    thin lines. Without ``ax``, a second panel below shows the slope: the change of the loss with the rate. Of a line of
+    more than 4,000 points, only the lowest and the highest of neighbouring points are drawn.
 
     Args:
         curve: a result of ``range_test``.
@@ -63,6 +68,7 @@ def lr_curve(
     entries = _draw_losses(ax, curve)
     if held_out is not None:
         entries.append(_draw_metric(ax, curve, held_out))
+    entries += _draw_trials(ax, curve, limits)
     if suggestion is not None:
         entries += _draw_suggestion(ax, curve, suggestion, limits)
     if curve.divergence_lr is not None:
@@ -106,6 +112,16 @@ def _draw_metric(ax: Any, curve: LossCurve, held_out: Floats) -> Any:
         metric_ax.spines[["top", "left", "bottom"]].set_visible(False)
         metric_ax.spines["right"].set_color(METRIC_COLOR)
     return line
+
+
+def _draw_trials(ax: Any, curve: LossCurve, limits: tuple[float, float]) -> list[Any]:
+    """Draw the loss after each trial at its highest rate, and at the upper edge of the axes what lies above it."""
+    lines = []
+    for trials, marker in zip(curve.trials, TRIAL_MARKERS, strict=False):
+        shown = np.minimum(np.nan_to_num(trials.loss, nan=np.inf), limits[1])
+        style = {"color": TRIAL_COLOR, "ms": 5, "lw": 1.0, "mec": "white", "mew": 0.6, "zorder": 4, "clip_on": False}
+        lines += ax.plot(trials.lr, shown, f"{marker}:", label=f"after 1cycles of {trials.steps} steps", **style)
+    return lines
 
 
 def _draw_suggestion(ax: Any, curve: LossCurve, suggestion: RateSuggestion, limits: tuple[float, float]) -> list[Any]:

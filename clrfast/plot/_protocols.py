@@ -27,6 +27,17 @@ class RateSuggestion(Protocol):
     def high(self) -> float: ...
 
 
+class ShortTrials(Protocol):
+    """Losses after short trainings of ``steps`` updates each; ``clrfast.Trials`` are some."""
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def lr(self) -> Floats: ...
+    @property
+    def loss(self) -> Floats: ...
+
+
 class LossCurve(Protocol):
     """A range test's loss over the learning rate, as arrays of ``n`` points; ``clrfast.LRCurve`` is one."""
 
@@ -58,6 +69,8 @@ class LossCurve(Protocol):
 
     @property
     def repeats(self) -> Sequence[LossCurve]: ...
+    @property
+    def trials(self) -> Sequence[ShortTrials]: ...
     def suggest(self) -> RateSuggestion:
         """Raise a ValueError if the curve has no answer."""
 

@@ -152,4 +152,4 @@ class Search:
 
 
 def _range_test(task: Task, options: StepOptions, optimizer: SGD | None, progress: Progress | bool | None) -> LRCurve:
-    return range_test(model=task, options=options, optimizer=optimizer, group=None, progress=progress)
+    return range_test(model=task, options=options, optimizer=optimizer, trials=False, group=None, progress=progress)

@@ -78,7 +78,7 @@ def test_help_and_wrong_arguments_do_not_wait_for_torch(arguments, code, wanted)
 
 
 def test_the_option_method_offers_all_rules_for_losses():
-    assert tuple(sorted(set(RULES) - {"clr_bounds"})) == _arguments.METHODS
+    assert ("trials", *sorted(set(RULES) - {"clr_bounds"})) == _arguments.METHODS
 
 
 def test_ramps_with_too_few_steps_are_refused():

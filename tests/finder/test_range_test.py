@@ -131,7 +131,12 @@ def test_progress_never_falls_over_coarse_and_fine_ramps():
     model, loss_fn, loader = blobs()
     reports = []
     range_test(
-        model, lambda o, t: 1e-6 * loss_fn(o, t), loader, repeats=2, progress=lambda *args: reports.append(args[:2])
+        model,
+        lambda o, t: 1e-6 * loss_fn(o, t),
+        loader,
+        repeats=2,
+        trials=False,
+        progress=lambda *args: reports.append(args[:2]),
     )
     assert [done for done, _ in reports] == sorted(done for done, _ in reports)
     assert {total for _, total in reports} == {52 + 2 * 60}
@@ -313,7 +318,9 @@ def test_a_stream_shorter_than_the_ramp_starts_again():
     np.testing.assert_array_equal(curve.loss, again.loss)
 
 
-@pytest.mark.parametrize(("arguments", "total"), [({"steps": 25}, 25), ({"steps": 10, "repeats": 3}, 30), ({}, 74)])
+@pytest.mark.parametrize(
+    ("arguments", "total"), [({"steps": 25}, 25), ({"steps": 10, "repeats": 3}, 30), ({"trials": False}, 74)]
+)
 def test_progress_ends_at_its_total(arguments, total):
     model, loss_fn, loader = quadratic()
     reports = []

@@ -53,6 +53,35 @@ def test_model_optimizer_and_data_are_restored_after_success_and_failure(name, f
     assert torch.equal(loader.generator.get_state(), order)
 
 
+@pytest.mark.parametrize("own", [True, False], ids=["own optimizer", "no optimizer"])
+@pytest.mark.parametrize("failure", [None, ZeroDivisionError, KeyboardInterrupt])
+def test_trials_restore_model_optimizer_data_and_random_states(own, failure):
+    model, loss_fn, loader = blobs()
+    model = nn.Sequential(model, nn.BatchNorm1d(2), nn.Dropout(0.1))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    before, order, random = full_state(model, optimizer), loader.generator.get_state(), torch.get_rng_state()
+    calls = []
+
+    def failing_loss(outputs, targets):
+        calls.append(1)
+        if failure is not None and len(calls) == 60:
+            raise failure
+        return loss_fn(outputs, targets)
+
+    options = {"optimizer": optimizer if own else None, "steps": 20, "trials": True}
+    if failure is None:
+        curve = range_test(model, failing_loss, loader, **options)
+        assert len(curve.trials[0].lr) >= 3
+        assert 1e-5 < curve.suggest().max_lr < 10
+    else:
+        with pytest.raises(failure):
+            range_test(model, failing_loss, loader, **options)
+        assert len(calls) == 60  # of the ramp and its probes there are 46
+    assert full_state(model, optimizer) == before
+    assert torch.equal(loader.generator.get_state(), order)
+    assert torch.equal(torch.get_rng_state(), random)
+
+
 def test_a_snapshot_on_another_device_restores_the_same():
     model, loss_fn, loader = blobs()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1)

@@ -157,7 +157,8 @@ def held_out(rank, count):
 
 @case
 def trials(rank, count):
-    found = clrfast.trial_cycles(wrapped(), CROSS_ENTROPY, shard(rank, count), trial_steps=20, n_trials=3)
+    curve = clrfast.range_test(wrapped(), CROSS_ENTROPY, shard(rank, count), trials=True, **SHORT)
+    found = curve.trials[0]
     return {"rates": found.lr.tolist(), "loss": found.loss.tolist(), "start": found.initial_loss}
 
 
@@ -285,7 +286,9 @@ def sharded_and_alone(rank, count):
 
 @case
 def no_answer(rank, count):
-    return clrfast.trial_cycles(wrapped(), lambda outputs, _: 0 * outputs.sum() + 1, shard(rank, count))
+    return clrfast.range_test(
+        wrapped(), lambda outputs, _: 0 * outputs.sum() + 1, shard(rank, count), **SHORT
+    ).suggest()
 
 
 @case

@@ -93,7 +93,7 @@ def short_runs(model, loss_fn, loader):
 
 
 def trials(model, loss_fn, loader):
-    clrfast.trial_cycles(model, loss_fn, loader, trial_steps=10, n_trials=3)
+    clrfast.range_test(model, loss_fn, loader, steps=20, trials=True)
 
 
 def monitor(model, loss_fn, loader):

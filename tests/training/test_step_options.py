@@ -43,7 +43,7 @@ def range_losses(*args, **options):
 
 
 def trial_losses(*args, **options):
-    return clrfast.trial_cycles(*args, trial_steps=10, n_trials=3, **options).loss
+    return clrfast.range_test(*args, steps=20, trials=True, **options).trials[0].loss
 
 
 def decay_losses(*args, **options):

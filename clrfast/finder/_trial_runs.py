@@ -1,0 +1,100 @@
+"""Runs the trials of a range test: short 1cycles from the same weights, judged on the same probe batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from .._progress import Progress
+from ..schedules import Schedule, one_cycle
+from ._curve import LRCurve
+from ._experiment import Experiment
+from ._probes import Probes
+from ._trial_batches import TrialBatches
+from ._trial_search import LEVELS, OutOfStepsError, search
+from ._trials import Trials
+from ._validation import average_over_ranks
+
+RAMP_PROBES, RAMP_PROBE_EVERY = 4, 3
+"""Number of probe batches that are measured during a ramp, and number of updates between two measurements."""
+
+MAX_FIRST_STEPS = LEVELS[0].steps * LEVELS[0].max_trials
+"""Maximum number of updates of the first trials. Few tasks need more."""
+
+MAX_KEPT_STEPS = LEVELS[1].steps
+"""Number of updates for which training batches are kept, so that all trials train on the same ones."""
+
+
+class TrialRuns:
+    """The trials of one range test.
+
+    Args:
+        experiment: trains from the initial weights.
+        stream: its training batches, without end.
+        max_lr: the highest rate of a trial; None: no limit.
+        max_steps: maximum number of updates of ramps and trials together; None: no limit.
+    Attributes:
+        ramp_batches: the training batches for the ramps.
+        ramp_probes: the probes that are measured during the ramps.
+    """
+
+    def __init__(self, experiment: Experiment, stream: Iterator[Any], *, max_lr: float | None, max_steps: int | None):
+        n_needed = (MAX_KEPT_STEPS + 1) * experiment.options.accumulate
+        self._batches = TrialBatches(stream, experiment.loader, n_needed, experiment.bad_batches, experiment.ranks)
+        self._experiment = experiment
+        self._max_lr = math.inf if max_lr is None else max_lr
+        self._max_steps = math.inf if max_steps is None else max_steps
+        self.ramp_batches = self._batches.training
+        self.ramp_probes = experiment.make_probes(self._batches.probes[:RAMP_PROBES], RAMP_PROBE_EVERY)
+
+    def run(self, curve: LRCurve, done: int, progress: Progress | None, *, thorough: bool) -> tuple[Trials, ...]:
+        """Run the trials around the ramps' estimate of the best rate.
+
+        Args:
+            curve: the result of the ramps.
+            done: number of updates of the ramps.
+            progress: called as by ``ScheduledRun``.
+            thorough: run trials of the second length in any case.
+        """
+        probes, initial_loss = self._measured_probes()
+        first_end = done + MAX_FIRST_STEPS
+
+        def loss_after(lr: float, steps: int) -> float:
+            nonlocal done
+            if done + steps > self._max_steps:
+                raise OutOfStepsError
+            record = self._experiment.run(
+                self._schedule(lr, steps),
+                batches=iter(self._batches),
+                stop_factor=math.inf,  # a trial that recovers is judged by its end
+                validation=None,
+                probes=probes,
+                progress=progress,
+                done=done,
+                total=max(done + steps, first_end),
+            )
+            done += steps
+            return math.inf if record.diverged else float(record.probe_losses[steps])
+
+        levels = search(loss_after, curve.ramp_lr, self._max_lr, initial_loss, curve.noise, thorough=thorough)
+        if progress is not None:
+            progress(done, done, {"lr": curve.ramp_lr, "loss": initial_loss})
+        return tuple(levels)
+
+    def _measured_probes(self) -> tuple[Probes, float]:
+        """Return the probes and their loss on the initial weights, without bad batches."""
+        for batches in (self._batches.probes, None):
+            if batches is None:
+                batches = self._experiment.drop_bad(self._batches.probes, self._batches.training)
+            probes = self._experiment.make_probes(batches)
+            with self._experiment.training() as step:
+                loss = float(average_over_ranks(self._experiment.ranks, probes.total(step)))
+            if math.isfinite(loss):
+                break
+        return probes, loss
+
+    def _schedule(self, lr: float, steps: int) -> Schedule:
+        if self._experiment.optimizer is None:
+            return one_cycle(lr, steps)
+        return one_cycle(lr, steps, momentum=None)  # the user's choice of a momentum is kept

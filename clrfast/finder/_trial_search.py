@@ -1,0 +1,132 @@
+"""The search for the range of good rates: which short 1cycles are run, and how long they are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ._trials import Trials, make_trials
+
+VISIBLE_FALL_STDS = 1.5
+"""Minimum fall of the loss in the best trial, in standard deviations of the noise of a training batch. Below it the
+trials were too short to show which rate trains best, and longer ones follow."""
+
+HARMFUL_RISE_STDS = 2.0
+"""Rise of the loss, in the same unit, above which a trial shows that its rate is too high."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """Trials of one length.
+
+    Attributes:
+        steps: number of updates of each.
+        octaves: distance of neighbouring rates, in powers of two.
+        max_trials: maximum number of trials, at least 3.
+        min_fall_frac: minimum fall of the loss in the best trial, as a fraction of the initial loss, for the trials to
+            show which rate trains best. A smaller one may be the way to a saddle, from which the training starts.
+    """
+
+    steps: int
+    octaves: float
+    max_trials: int
+    min_fall_frac: float
+
+
+LEVELS = (Level(20, 2.0, 5, 0.05), Level(80, 1.0, 6, 0.0), Level(240, 1.0, 5, 0.0))
+"""Trials of growing length. Each level follows only where the loss does not visibly fall in the one before."""
+
+CENTRE_OCTAVES = 2.0
+"""Distance of the first trial's rate above the ramp's estimate, in powers of two, because short trainings are stable at
+higher rates than long ones."""
+
+
+class OutOfStepsError(Exception):
+    """The next trial would exceed the maximum number of steps."""
+
+
+LossAfter = Callable[[float, int], float]
+"""``loss_after(lr, steps)``: the loss of the probe batches after a trial. Raises OutOfStepsError."""
+
+
+def search(
+    loss_after: LossAfter, ramp_lr: float, max_lr: float, initial_loss: float, noise: float, *, thorough: bool
+) -> list[Trials]:
+    """Run trials of growing length until the loss visibly falls.
+
+    Args:
+        ramp_lr: the ramp's estimate of the best rate.
+        max_lr: the highest rate of a trial.
+        initial_loss: the loss of the probe batches before training.
+        noise: standard deviation of the noise of a training batch's loss.
+        thorough: run the second level in any case.
+    Returns:
+        The trials of each level that was begun; none if the steps do not suffice for 3 trials.
+    """
+    found: list[Trials] = []
+    if not math.isfinite(initial_loss):
+        return found
+    centre = ramp_lr * 2**CENTRE_OCTAVES
+    for number, level in enumerate(LEVELS, 1):
+        if found:
+            centre = _next_centre(found[-1], noise)
+        centre = min(centre, max_lr / 2**level.octaves)
+        trials = _run_level(loss_after, level, centre, max_lr, initial_loss, noise)
+        if trials is None:
+            break
+        found.append(trials)
+        if is_visible(trials, noise) and not (thorough and number == 1):
+            break
+    return found
+
+
+def is_visible(trials: Trials, noise: float) -> bool:
+    """Return whether the loss falls enough in the best trial to show which rate trains best."""
+    (frac,) = {level.min_fall_frac for level in LEVELS if level.steps == trials.steps} or {0.0}
+    return trials.fall > 0 and trials.fall >= max(VISIBLE_FALL_STDS * noise, frac * abs(trials.initial_loss))
+
+
+def _run_level(
+    loss_after: LossAfter, level: Level, centre: float, max_lr: float, initial: float, noise: float
+) -> Trials | None:
+    """Run the trials of one level: three around ``centre``, then outwards while the best is at an end."""
+    losses: dict[float, float] = {}
+    place: int | None = 0
+    places: list[int] = []
+    while place is not None and len(places) < level.max_trials:
+        lr = centre * 2 ** (level.octaves * place)
+        if lr > max_lr * (1 + 1e-9):
+            break
+        try:
+            loss = loss_after(lr, level.steps)
+        except OutOfStepsError:
+            break
+        losses[lr] = loss if math.isfinite(loss) else math.inf
+        places.append(place)
+        place = _next_place(places, make_trials(level.steps, losses, initial), noise)
+    return make_trials(level.steps, losses, initial) if len(losses) >= 3 else None
+
+
+def _next_place(places: list[int], trials: Trials, noise: float) -> int | None:
+    """Choose the place of the next trial, in distances from the centre; None if the range of good rates is known."""
+    for place in (0, -1, 1):
+        if place not in places:
+            return place
+    harmful = trials.loss > trials.initial_loss + HARMFUL_RISE_STDS * noise
+    if harmful.all():
+        return min(places) - 1
+    if is_visible(trials, noise):
+        if trials.best == 0:
+            return min(places) - 1
+        return max(places) + 1 if trials.best == len(trials.lr) - 1 else None
+    return None if harmful[-1] else max(places) + 1  # nothing is visible yet: the loss may fall at a higher rate
+
+
+def _next_centre(trials: Trials, noise: float) -> float:
+    """Choose the first rate of longer trials: an octave below the highest one that did no harm."""
+    if is_visible(trials, noise):
+        low, high = trials.good_range()
+        return math.sqrt(low * high) / 2
+    harmless = trials.lr[trials.loss <= trials.initial_loss + HARMFUL_RISE_STDS * noise]
+    return float(harmless[-1] if len(harmless) else trials.lr[0]) / 2

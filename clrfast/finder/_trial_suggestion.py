@@ -1,0 +1,116 @@
+"""The answer of the default finder: what the ramp and the trials together say about the best rate. Pure NumPy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from ._smoothing import Floats
+from ._suggestion import NoSuggestionError, Suggestion
+from ._suggestion_rules import MIN_POINTS
+from ._trial_search import LEVELS, is_visible
+from ._trials import Trials
+
+MINIMUM_OCTAVES = 2.0
+"""Distance of the ramp's estimate below the rate at which the probe loss is lowest, in powers of two."""
+
+TOP_OCTAVES = 5.75
+"""The same distance below the ramp's last rate, where the ramp shows neither an edge nor a minimum."""
+
+SHORT_HIGH_OCTAVES = 3.2
+"""Distance of the best rate of a training below the upper end of the rates that are good for 20 steps."""
+
+LONG_OCTAVES = 1.2
+"""Distance of the best rate of a training below the weighted mean of the rates that are good for 80 steps or more."""
+
+UNSEEN_OCTAVES = 0.5
+"""Distance of the answer below the middle of the trials where no trial lowered the loss visibly."""
+
+INTERVAL_OCTAVES = 1.7
+"""Half width of the interval, in powers of two: of the best rates of the development tasks of
+benchmarks/finder_quality, 90 % lay so close to the answer."""
+
+
+def estimate_from_ramp(lr: Floats, probe_loss: Floats | None, edge_lr: float | None) -> float:
+    """Estimate the best rate from a ramp: the geometric mean of the edge's answer and a quarter of the probes' minimum.
+
+    Where both are missing, the estimate is the last rate divided by 2 ** 5.75.
+
+    Args:
+        lr, probe_loss: float64 ``[n]``: the rates, and the probe losses after them, NaN where none was measured.
+        edge_lr: the answer of the rule ``edge``; None if it has none.
+    """
+    lowest = None if probe_loss is None else _probe_minimum(lr, probe_loss)
+    known = [rate for rate in (edge_lr, None if lowest is None else lowest / 2**MINIMUM_OCTAVES) if rate is not None]
+    if not known:
+        return float(lr[-1]) / 2**TOP_OCTAVES
+    return math.exp(sum(map(math.log, known)) / len(known))
+
+
+def suggest_from_trials(levels: Sequence[Trials], ramp_lr: float, noise: float, base_lr: float | None) -> Suggestion:
+    """Suggest a rate from the trials of each level and the ramp's estimate. All logarithms are to base 2.
+
+        trials of 20 steps:             log lr = log ramp_lr / 2 + (log high - 3.2) / 2
+        longer trials:                  log lr = log middle / 4 + log low / 4 + log high / 2 - 1.2
+        visible falls at both lengths:  the mean of the two
+        no visible fall:                log lr = log middle - 0.5, with low confidence
+
+    ``low`` to ``high`` is the range of good rates, and ``middle`` its geometric mean. No answer is above ``high``.
+
+    Args:
+        levels: at least one; the last one decides.
+        noise: standard deviation of the noise of a training batch's loss.
+        base_lr: the lower bound of a cyclical rate that the ramp suggests; None if it suggests none.
+    Raises:
+        NoSuggestionError: no trial changed the loss at all.
+    """
+    last = levels[-1]
+    if all((trials.loss == trials.initial_loss).all() for trials in levels):
+        raise NoSuggestionError(
+            f"no rate from {last.lr[0]:.3g} to {last.lr[-1]:.3g} changes the loss: check that gradients reach the "
+            "parameters"
+        )
+    low, high = last.good_range()
+    visible = [trials for trials in levels if is_visible(trials, noise)]
+    if visible:
+        logs = [_log_answer(trials, ramp_lr) for trials in visible]
+        max_lr = min(2 ** (sum(logs) / len(logs)), high)
+        what = f"is lowest after a trial at {last.lr[last.best]:.3g} and as good from {low:.3g} to {high:.3g}"
+    else:
+        max_lr = math.sqrt(low * high) / 2**UNSEEN_OCTAVES
+        what = "does not fall visibly, so the model did not train in any trial"
+    reason = (
+        f"in {len(last.lr)} trials of {last.steps} steps, 1cycles up to {last.lr[0]:.3g} to {last.lr[-1]:.3g}, the "
+        f"loss of fixed batches {what}; the ramp alone suggests {ramp_lr:.3g}"
+    )
+    return Suggestion(
+        max_lr,
+        min(max_lr / 4, math.inf if base_lr is None else base_lr),
+        max_lr / 2**INTERVAL_OCTAVES,
+        max_lr * 2**INTERVAL_OCTAVES,
+        "trials",
+        reason,
+        "high" if visible else "low",
+    )
+
+
+def _log_answer(trials: Trials, ramp_lr: float) -> float:
+    low, high = map(math.log2, trials.good_range())
+    if trials.steps == LEVELS[0].steps:
+        return math.log2(ramp_lr) / 2 + (high - SHORT_HIGH_OCTAVES) / 2
+    return (low + high) / 8 + low / 4 + high / 2 - LONG_OCTAVES
+
+
+def _probe_minimum(lr: Floats, probe_loss: Floats) -> float | None:
+    """Find the rate at which the smoothed probe loss is lowest; None if it is nowhere below its first value."""
+    at = np.isfinite(probe_loss)
+    if at.sum() < MIN_POINTS:
+        return None
+    rates, losses = lr[at], probe_loss[at]
+    highest = 2 * losses[0] - losses.min()  # an explosion must not reach far into the smoothed loss
+    padded = np.pad(np.minimum(losses, highest), 1, mode="edge")
+    smoothed = (padded[:-2] + 2 * padded[1:-1] + padded[2:]) / 4
+    lowest = int(smoothed.argmin())
+    return float(rates[lowest]) if smoothed[lowest] < losses[0] else None

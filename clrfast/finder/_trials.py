@@ -1,0 +1,102 @@
+"""``Trials``: the losses after short 1cycles at several rates, and the range of good rates. Pure NumPy."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from .._fields import Fields
+from ._smoothing import Floats
+
+GOOD_FRAC = 0.1
+"""Maximum excess of a good rate's loss over the best loss, as a fraction of the best trial's fall."""
+
+LOST_FRAC = 0.5
+"""Fraction of the fall at lower rates that is lost at the first rate whose training is not stable. What is above that
+rate does not count: a model that collapsed may end lower at a still higher rate."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trials:
+    """Losses after short 1cycles of one length, from the same weights and on the same batches.
+
+    Attributes:
+        steps: number of updates of each trial.
+        lr: float64 ``[n]``, ascending: the highest rate of each trial.
+        loss: float64 ``[n]``: the loss of the probe batches after each trial; inf if it became not finite.
+        initial_loss: the loss of the probe batches before training.
+    """
+
+    steps: int
+    lr: Floats
+    loss: Floats
+    initial_loss: float
+
+    def __post_init__(self) -> None:
+        if self.lr.ndim != 1 or not len(self.lr) or self.lr.shape != self.loss.shape:
+            raise ValueError(
+                f"lr, loss: got shapes {self.lr.shape} and {self.loss.shape}; give two arrays of one length"
+            )
+
+    @classmethod
+    def from_plain(cls, data: Fields) -> Trials:
+        """Make trials from the plain data of ``saving.to_plain``.
+
+        Raises:
+            ValueError: an entry is missing, unknown or of another kind; the message names it.
+        """
+        data.require_known("steps", "lr", "loss", "initial_loss")
+        lr, loss = data.ascending("lr", 0.0), data.numbers("loss")
+        steps, initial_loss = data.integer("steps", 1), data.finite("initial_loss", -math.inf)
+        with data.prefix_errors():
+            return cls(steps, lr, loss, initial_loss)
+
+    @property
+    def n_counted(self) -> int:
+        """Number of trials below the first one that lost half of the fall at lower rates; at least 1."""
+        best = self.initial_loss
+        for index, loss in enumerate(self.loss.tolist()):
+            fall = self.initial_loss - best
+            if fall > 0 and not loss <= best + LOST_FRAC * fall:
+                return index
+            best = min(best, loss)
+        return len(self.loss)
+
+    @property
+    def best(self) -> int:
+        """Index of the lowest loss that counts."""
+        return int(self.loss[: self.n_counted].argmin())
+
+    @property
+    def fall(self) -> float:
+        """Fall of the loss in the best trial; negative or NaN if no trial lowers it."""
+        return float(self.initial_loss - self.loss[self.best])
+
+    def good_range(self) -> tuple[float, float]:
+        """Return the lowest and the highest rate whose loss is at most the best one plus a tenth of the fall.
+
+        Between two trials the loss is interpolated linearly in log lr. Half way to a loss that is not finite, it
+        crosses the limit. Beyond the first and the last trial nothing is known, and these are the ends.
+        """
+        limit = float(self.loss[self.best]) + GOOD_FRAC * max(self.fall, 0.0)
+        return self._crossing(-1, limit), self._crossing(1, limit)
+
+    def _crossing(self, side: int, limit: float) -> float:
+        """Find the rate below (side -1) or above (1) the best trial at which the loss exceeds ``limit``."""
+        inside = self.best
+        while 0 <= inside + side < self.n_counted and self.loss[inside + side] <= limit:
+            inside += side
+        outside = inside + side
+        if not 0 <= outside < len(self.lr):
+            return float(self.lr[inside])
+        rise = float(self.loss[outside] - self.loss[inside])
+        share = min((limit - self.loss[inside]) / rise, 1.0) if 0 < rise < math.inf else 0.5
+        return float(self.lr[inside] * (self.lr[outside] / self.lr[inside]) ** share)
+
+
+def make_trials(steps: int, losses: dict[float, float], initial_loss: float) -> Trials:
+    """Make ``Trials`` from the losses by the rate."""
+    rates = sorted(losses)
+    return Trials(steps, np.array(rates), np.array([losses[rate] for rate in rates]), initial_loss)

@@ -1,0 +1,72 @@
+import math
+
+import numpy as np
+import pytest
+
+from clrfast import NoSuggestionError, Trials
+from clrfast.finder._trial_suggestion import estimate_from_ramp, suggest_from_trials
+
+
+def trials(losses, *, steps=20, initial=2.0, first=-2):
+    return Trials(steps, 2.0 ** np.arange(first, first + len(losses)), np.array(losses), initial)
+
+
+SHORT = trials([1.2, 1.0, 1.0, 1.2])  # good from 2 ** -1.5 to 2 ** 0.5
+
+
+def test_trials_of_20_steps_and_the_ramp_have_equal_weights():
+    answer = suggest_from_trials([SHORT], 2.0**-4, 0.01, 2.0**-8)
+    assert math.log2(answer.max_lr) == pytest.approx((-4 + 0.5 - 3.2) / 2)
+    assert answer.base_lr == 2.0**-8
+    assert (answer.method, answer.confidence) == ("trials", "high")
+    assert answer.low < answer.max_lr < answer.high
+    assert "in 4 trials of 20 steps, 1cycles up to 0.25 to 2, the loss of fixed batches is lowest" in answer.reason
+
+
+def test_longer_trials_decide_alone_where_the_loss_does_not_fall_in_short_ones():
+    flat, long = trials([2.0, 1.999, 2.0]), trials([1.2, 1.0, 1.0, 1.2], steps=80)
+    answer = suggest_from_trials([flat, long], 2.0**-4, 0.01, None)
+    assert math.log2(answer.max_lr) == pytest.approx(-0.5 / 4 - 1.5 / 4 + 0.5 / 2 - 1.2)
+    assert answer.base_lr == answer.max_lr / 4
+
+
+def test_the_answer_of_both_lengths_is_their_geometric_mean():
+    long = trials([1.2, 1.0, 1.0, 1.2], steps=80)
+    both = [suggest_from_trials(levels, 2.0**-4, 0.01, None).max_lr for levels in ([SHORT], [trials([2.0]), long])]
+    answer = suggest_from_trials([SHORT, long], 2.0**-4, 0.01, None)
+    assert answer.max_lr == pytest.approx(math.sqrt(both[0] * both[1]))
+
+
+def test_a_model_that_does_not_train_gets_an_answer_of_low_confidence():
+    answer = suggest_from_trials([trials([1.999, 2.01, 2.5], first=-4)], 2.0**-4, 0.1, None)
+    assert answer.confidence == "low"
+    assert "did not train in any trial" in answer.reason
+    assert "low confidence" in str(answer)
+
+
+def test_no_answer_is_above_what_a_trial_has_survived():
+    answer = suggest_from_trials([SHORT], 2.0**10, 0.01, None)
+    assert answer.max_lr == pytest.approx(2**0.5)
+
+
+def test_a_loss_that_no_rate_changes_has_no_answer():
+    with pytest.raises(NoSuggestionError, match=r"no rate from 0.25 to 1 changes the loss: check that gradients reach"):
+        suggest_from_trials([trials([2.0, 2.0, 2.0])], 0.1, 0.01, None)
+
+
+LR = 2.0 ** np.arange(-10, 6)
+
+
+def test_the_ramp_estimates_a_quarter_of_the_probes_minimum():
+    probe_loss = np.where(np.arange(len(LR)) % 2 == 0, np.abs(np.log2(LR) + 2), np.nan)
+    assert estimate_from_ramp(LR, probe_loss, None) == pytest.approx(2.0**-4)
+
+
+def test_the_ramp_estimates_the_mean_of_edge_and_minimum():
+    probe_loss = np.abs(np.log2(LR) + 2)
+    assert estimate_from_ramp(LR, probe_loss, 2.0**-6) == pytest.approx(2.0**-5)
+
+
+@pytest.mark.parametrize("probe_loss", [None, np.full(len(LR), np.nan), np.arange(len(LR), dtype=float)])
+def test_the_ramp_estimates_from_its_end_where_it_shows_nothing(probe_loss):
+    assert estimate_from_ramp(LR, probe_loss, None) == pytest.approx(2.0 ** (5 - 5.75))

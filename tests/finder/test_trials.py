@@ -1,0 +1,123 @@
+import math
+
+import numpy as np
+import pytest
+
+from clrfast import Trials
+from clrfast.finder._trial_search import LEVELS, OutOfStepsError, search
+
+
+def trials(losses, *, steps=20, initial=2.0, first=-2):
+    """Trials at powers of two from 2 ** first on."""
+    return Trials(steps, 2.0 ** np.arange(first, first + len(losses)), np.array(losses), initial)
+
+
+def test_a_good_rate_loses_at_most_a_tenth_of_the_fall():
+    # The limit is 1.1, half way between the trials at the ends of the range.
+    low, high = trials([1.2, 1.0, 1.0, 1.2, 2.0]).good_range()
+    assert (low, high) == (pytest.approx(2**-1.5), pytest.approx(2**0.5))
+
+
+def test_half_way_to_a_trial_that_diverged_the_rate_is_no_longer_good():
+    assert trials([1.5, 1.2, 1.0, math.inf]).good_range()[1] == pytest.approx(2**0.5)
+
+
+def test_the_ends_of_the_trials_are_the_ends_of_the_range_where_all_are_good():
+    assert trials([1.0, 1.0, 1.0]).good_range() == (0.25, 1.0)
+
+
+def test_a_collapsed_model_that_ends_lower_at_a_still_higher_rate_does_not_count():
+    found = trials([1.5, 1.0, 1.6, 0.9])
+    assert (found.n_counted, found.best, found.fall) == (2, 1, 1.0)
+    assert 2**-1 < found.good_range()[1] < 1.0
+
+
+def loss_of(rate_to_loss, log):
+    """``loss_after`` that reads a function of log2 of the rate, and logs the calls."""
+
+    def loss_after(lr, steps):
+        log.append((round(math.log2(lr), 6), steps))
+        return rate_to_loss(math.log2(lr), steps)
+
+    return loss_after
+
+
+def run(rate_to_loss, *, ramp_lr=1.0, max_lr=math.inf, noise=0.01, thorough=False):
+    log = []
+    found = search(loss_of(rate_to_loss, log), ramp_lr, max_lr, 2.0, noise, thorough=thorough)
+    return found, log
+
+
+def test_three_trials_suffice_where_the_middle_one_is_best():
+    found, log = run(lambda x, _: 1.0 + 0.1 * abs(x - 2))
+    assert log == [(2, 20), (0, 20), (4, 20)]
+    assert len(found) == 1
+
+
+def test_trials_follow_the_best_outwards():
+    _, log = run(lambda x, _: 1.0 + 0.01 * abs(x - 6))
+    assert [x for x, _ in log] == [2, 0, 4, 6, 8]
+    _, log = run(lambda x, _: 1.0 + 0.01 * abs(x + 2))
+    assert [x for x, _ in log] == [2, 0, 4, -2, -4]
+
+
+def test_lower_rates_follow_where_all_do_harm():
+    _, log = run(lambda x, steps: 3.0 + x if steps == 20 else 1.0)
+    assert [x for x, steps in log if steps == 20] == [2, 0, 4, -2, -4]
+
+
+def test_higher_rates_follow_where_nothing_is_visible_yet():
+    _, log = run(lambda x, steps: 2.0 if steps == 20 else 1.0)
+    assert [x for x, steps in log if steps == 20] == [2, 0, 4, 6, 8]
+
+
+def test_longer_trials_follow_until_the_loss_falls():
+    found, log = run(lambda x, steps: 2.0 if steps < 240 else 1.0 + 0.1 * abs(x))
+    assert [each.steps for each in found] == [level.steps for level in LEVELS]
+    assert sum(steps for _, steps in log) <= sum(level.steps * level.max_trials for level in LEVELS)
+
+
+def test_a_fall_within_the_noise_does_not_count():
+    found, _ = run(lambda x, _: 2.0 - 0.1 * (x == 2), noise=0.1)
+    assert len(found) == len(LEVELS)
+
+
+def test_a_small_fall_leads_to_longer_trials_because_it_may_be_the_way_to_a_saddle():
+    found, _ = run(lambda x, steps: 1.95 + 0.001 * abs(x - 2) if steps == 20 else 1.0 + 0.1 * abs(x), noise=1e-6)
+    assert [each.steps for each in found] == [20, 80]
+
+
+def test_thorough_makes_the_second_trials_in_any_case():
+    found, _ = run(lambda x, _: 1.0 + 0.1 * abs(x - 2), thorough=True)
+    assert [each.steps for each in found] == [20, 80]
+
+
+def test_no_trial_exceeds_the_highest_rate():
+    _, log = run(lambda x, _: 2.0 - 0.1 * x, max_lr=2.0)
+    assert max(x for x, _ in log) == 1
+    assert len([x for x, steps in log if steps == 20]) == 3
+
+
+def test_the_search_ends_where_the_steps_do():
+    log, left = [], 70
+
+    def loss_after(lr, steps):
+        nonlocal left
+        if steps > left:
+            raise OutOfStepsError
+        left -= steps
+        log.append(lr)
+        return 2.0
+
+    found = search(loss_after, 1.0, math.inf, 2.0, 0.01, thorough=False)
+    assert len(log) == 3
+    assert [len(each.lr) for each in found] == [3]
+
+
+def test_there_are_no_trials_without_a_finite_initial_loss():
+    assert search(loss_of(lambda *_: 1.0, []), 1.0, math.inf, math.nan, 0.01, thorough=False) == []
+
+
+def test_arrays_of_other_shapes_are_refused():
+    with pytest.raises(ValueError, match=r"lr, loss: got shapes \(3,\) and \(2,\)"):
+        Trials(20, np.ones(3), np.ones(2), 1.0)
