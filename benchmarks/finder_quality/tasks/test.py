@@ -162,6 +162,17 @@ def marked_numbers_gru(seed: int) -> BenchmarkTask:
     return build_task(seed, lambda: models.GRURegressor(2, 24), nn.MSELoss(), numbers, batch_size=40, steps=200)
 
 
+@TEST.task(low=-6.5, high=-0.5)
+def load_day_ahead(seed: int) -> BenchmarkTask:
+    """A residual MLP with layer norm predicts the load of the next day: squared errors summed over its hours."""
+
+    def model() -> nn.Module:
+        blocks = [models.Residual(nn.LayerNorm(96), nn.Linear(96, 96), nn.ReLU(), nn.Linear(96, 96)) for _ in range(3)]
+        return nn.Sequential(nn.Linear(72, 96), *blocks, nn.LayerNorm(96), nn.Linear(96, 24))
+
+    return build_task(seed, model, SummedSquares(), data.day_ahead_load(72), batch_size=32, steps=200)
+
+
 # --- tables, points and graphs ----------------------------------------------------------------------------------------
 
 
@@ -180,6 +191,20 @@ def wine_few_batch_norm(seed: int) -> BenchmarkTask:
     return build_task(seed, model, nn.CrossEntropyLoss(), arrays, batch_size=4, steps=100)
 
 
+@TEST.task(low=-3.5, high=2)
+def papers_graph(seed: int) -> BenchmarkTask:
+    """Graph convolutions learn the subjects of all papers from 100 of them, in one batch."""
+    adjacency, words, _ = data.papers()
+    return build_task(
+        seed,
+        lambda: models.GraphConvolutions(adjacency, words, 32, 5),
+        nn.CrossEntropyLoss(),
+        data.subjects_of_papers(100),
+        batch_size=100,
+        steps=200,
+    )
+
+
 @TEST.task(low=-4, high=2)
 def moons_deep_sigmoid(seed: int) -> BenchmarkTask:
     """Four layers of sigmoids: the gradient shrinks from layer to layer."""
@@ -192,6 +217,23 @@ def moons_deep_sigmoid(seed: int) -> BenchmarkTask:
         return nn.Sequential(*layers, nn.Linear(16, 1), nn.Flatten(0))
 
     return build_task(seed, model, nn.BCEWithLogitsLoss(), data.moons(), batch_size=16, steps=400)
+
+
+@TEST.task(low=-5, high=1)
+def spirals_residual_rms(seed: int) -> BenchmarkTask:
+    """A residual MLP of 20 layers with RMS norm that starts as a linear map; its last layer starts at zero."""
+
+    def block() -> nn.Module:
+        second = nn.Linear(32, 32)
+        nn.init.zeros_(second.weight)
+        return models.Residual(nn.RMSNorm(32), nn.Linear(32, 32), nn.GELU(), second)
+
+    def model() -> nn.Module:
+        last = nn.Linear(32, 3)
+        nn.init.zeros_(last.weight)
+        return nn.Sequential(nn.Linear(2, 32), *(block() for _ in range(9)), nn.RMSNorm(32), last)
+
+    return build_task(seed, model, nn.CrossEntropyLoss(), data.spirals(), batch_size=16, steps=120)
 
 
 @TEST.task(low=-1, high=5)

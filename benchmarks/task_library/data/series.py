@@ -67,13 +67,12 @@ def hourly_load(length: int) -> Arrays:
 
 @functools.cache
 def day_ahead_load(n_past: int) -> Arrays:
-    """Return ``[n, n_past]`` hours of the load of ``hourly_load``, standardized, and the next 24 hours in megawatts.
+    """Return ``[n, n_past]`` hours of the load of ``hourly_load``, standardized, and the next 24 hours in gigawatts.
 
-    The megawatts are those above the mean; their standard deviation is 3,000. The last fifth of the time is for
-    validation.
+    The gigawatts are those above the mean; their standard deviation is 3. The last fifth of the time is for validation.
     """
     windows = standardize(_load()).unfold(0, n_past + 24, 1)
-    past, ahead = windows[:, :n_past], 3000 * windows[:, n_past:]
+    past, ahead = windows[:, :n_past], 3 * windows[:, n_past:]
     cut = len(windows) * 4 // 5
     val = cut + n_past + 23  # no hour is in both
     return past[:cut], ahead[:cut], past[val:], ahead[val:]

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class GraphConvolutions(nn.Module):
-    """Two graph convolutions over a whole graph (Kipf and Welling 2017); classifies the nodes that are asked for.
+    """Two graph convolutions with layer norm over a whole graph (Kipf and Welling 2017); classifies some nodes.
 
     Args:
         adjacency: normalized, with self loops, ``[n, n]``.
@@ -16,9 +16,10 @@ class GraphConvolutions(nn.Module):
     def __init__(self, adjacency: Tensor, features: Tensor, width: int, n_classes: int):
         super().__init__()
         self.first, self.second = nn.Linear(features.shape[1], width), nn.Linear(width, n_classes)
+        self.norm = nn.LayerNorm(width)
         self.register_buffer("adjacency", adjacency)
         self.register_buffer("features", features)
 
     def forward(self, nodes: Tensor) -> Tensor:  # [B] -> [B, classes]
-        hidden = (self.adjacency @ self.first(self.features)).relu()
+        hidden = self.norm(self.adjacency @ self.first(self.features)).relu()
         return self.adjacency[nodes] @ self.second(hidden)
