@@ -6,9 +6,9 @@ import io
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property, partial
+from functools import partial
 from html import escape
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from torch import Tensor, nn
@@ -19,34 +19,22 @@ from .._fields import Fields
 from ..plot import lr_curve
 from ..tasks import Task
 from ._bootstrap import bootstrap
-from ._divergence import find_divergence
-from ._metrics import VALIDATION_LOSS
-from ._slopes import are_evenly_spaced, compute_slopes
-from ._smoothing import Floats, estimate_noise, smooth
-from ._stability import estimate_stability_lr, find_divergence_lr, require_descent
+from ._measured_curve import MeasuredCurve
+from ._stability import require_descent
 from ._suggestion import NoSuggestionError, Suggestion
-from ._suggestion_rules import MIN_POINTS, RULES, edge
+from ._suggestion_rules import RULES, edge
 from ._trial_suggestion import estimate_from_ramp, suggest_from_trials
 from ._trials import Trials
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-StopReason = Literal["completed", "diverged", "non-finite"]
-
-MIN_NOISE_POINTS = 10
-"""Minimum number of points from which ``noise`` is estimated. More are an eighth of the curve, where the loss hardly
-falls."""
-
-FITTED_FRAC = 1e-2
-"""Fraction of the initial loss below which the model has fitted the data. Its gradients vanish there."""
-
 _FORMAT = "clrfast.LRCurve/1"
 
 
 @dataclass(frozen=True, eq=False)
-class LRCurve:
-    """Loss over learning rate, as a range test measured it.
+class LRCurve(MeasuredCurve):
+    """Loss over learning rate, as a range test measured it, with suggestions, plot and file.
 
     Attributes:
         lr: float64 ``[n]``, ascending, > 0.
@@ -58,94 +46,16 @@ class LRCurve:
             None without such batches.
         metric_name: "validation loss", "accuracy", or the name of the user's function.
         momentum: momentum of the SGD that the range test trained with; None for other optimizers.
-        repeats: curves of further ramps on other batches.
         probe_loss: float64 ``[n]``, the loss of fixed training batches after the update with ``lr[i]``, NaN where it
             was not measured; None without trials.
+        repeats: curves of further ramps on other batches.
         trials: short 1cycles of growing length after the ramps, which decide the suggestion. Empty without trials.
     """
 
-    lr: Floats
-    loss: Floats
-    initial_loss: float
-    stopped: StopReason
-    stop_reason: str
-    metric: Floats | None = None
-    metric_name: str = ""
-    momentum: float | None = None
     repeats: tuple[LRCurve, ...] = ()
-    probe_loss: Floats | None = None
     trials: tuple[Trials, ...] = ()
     _range_test: Callable[..., LRCurve] | None = field(default=None, repr=False, metadata=saving.NOT_SAVED)
     """``range_test`` with the ramp of this curve, for ``extended``. Neither saved nor pickled."""
-
-    def __post_init__(self) -> None:
-        for name, values in (("loss", self.loss), ("metric", self.metric), ("probe_loss", self.probe_loss)):
-            if values is not None and (self.lr.ndim != 1 or self.lr.shape != values.shape):
-                raise ValueError(
-                    f"lr, {name}: got shapes {self.lr.shape} and {values.shape}; give two arrays of one length"
-                )
-        if self.stopped not in get_args(StopReason):
-            raise ValueError(f"stopped: got {self.stopped!r}; give one of {get_args(StopReason)}")
-
-    @cached_property
-    def bounded(self) -> Floats:
-        """Loss clipped at the divergence limit, which also replaces NaN and infinities: float64 ``[n]``."""
-        _, limit = find_divergence(np.concatenate(([self.initial_loss], self.loss)))
-        return np.where(np.isfinite(self.loss), np.minimum(self.loss, limit), limit)
-
-    @cached_property
-    def smoothed(self) -> Floats:
-        """Bounded loss without its noise, a centred average with Gaussian weights: float64 ``[n]``."""
-        return smooth(self.bounded)
-
-    @property
-    def spacing(self) -> Literal["exponential", "linear"]:
-        """Spacing of the rates: "linear" if neighbours have equal differences, else "exponential"."""
-        return "linear" if are_evenly_spaced(self.lr) else "exponential"
-
-    @cached_property
-    def slope(self) -> Floats:
-        """Change of the loss per decade of the rate, or per unit of the rate if ``spacing`` is linear: float64 ``[n]``.
-
-        NaN if fewer than two points are finite.
-        """
-        return compute_slopes(self.lr, self.bounded)
-
-    @property
-    def metric_is_loss(self) -> bool:
-        """Whether ``metric`` is the loss on validation batches."""
-        return self.metric_name == VALIDATION_LOSS
-
-    @property
-    def fitted_from(self) -> int | None:
-        """First index from which the loss stays below 1 % of the initial loss: the model has fitted the data.
-
-        None if fewer than 5 points are left from there.
-        """
-        above = np.flatnonzero(~(np.abs(self.loss) <= FITTED_FRAC * abs(self.initial_loss)))
-        first = int(above[-1]) + 1 if len(above) else 0
-        return first if first + MIN_POINTS <= len(self.loss) else None
-
-    @property
-    def divergence_lr(self) -> float | None:
-        """Lowest rate from which the smoothed loss stays above its highest value up to its minimum.
-
-        The last rate if the run was stopped before that; None if the curve did not diverge.
-        """
-        at = find_divergence_lr(self.lr, self.bounded, self.smoothed)
-        return float(self.lr[-1]) if at is None and self.stopped != "completed" else at
-
-    @property
-    def stability_lr(self) -> float | None:
-        """Largest rate at which gradient descent is stable, estimated from the growth of the diverging loss.
-
-        On a quadratic with the largest curvature ``lambda_max`` it is ``2 * (1 + momentum) / lambda_max``. Without a
-        known momentum (other optimizers than SGD) it is the rate at which the final climb began. None for a curve that
-        did not diverge.
-        """
-        if self.stopped == "completed" or not len(self.loss):
-            return None
-        return estimate_stability_lr(self.lr, self.loss, self.initial_loss, self.momentum)
 
     def suggest(self, method: str | None = None, *, of: Literal["loss", "metric"] | None = None) -> Suggestion:
         """Suggest a learning rate, with an interval and a reason.
@@ -176,10 +86,10 @@ class LRCurve:
             return self._suggest_from_trials(of)
         curves = (self, *self.repeats)
         if rises or of == "metric":
-            return bootstrap(RULES[method], [curve._measured_metric(rises, method) for curve in curves])
+            return bootstrap(RULES[method], [curve.measured_metric(rises, method) for curve in curves])
         for curve in curves:
             require_descent(curve.lr, curve.bounded, curve.smoothed, curve.divergence_lr)
-        ends = [curve._informative_end for curve in curves]
+        ends = [curve.informative_end for curve in curves]
         rule = RULES[method]
         if method == "edge" and any(end < len(curve.lr) for curve, end in zip(curves, ends, strict=True)):
             rule = partial(edge, beyond="there the data are fitted, and higher rates tell nothing")
@@ -201,41 +111,11 @@ class LRCurve:
         estimates = [estimate_from_ramp(curve.lr, curve.probe_loss, edge_lr) for curve in (self, *self.repeats)]
         return float(np.exp(np.mean(np.log(estimates))))
 
-    @property
-    def noise(self) -> float:
-        """Standard deviation of the noise of a training batch's loss, at the lowest rates."""
-        return estimate_noise(self.loss[: max(MIN_NOISE_POINTS, len(self.loss) // 8)])
-
     def _try_edge(self) -> Suggestion | None:
         try:
             return self.suggest("edge")
         except NoSuggestionError:
             return None
-
-    @property
-    def _informative_end(self) -> int:
-        """Number of points up to a perfect fit of the data, and a few more; all points if the loss diverged."""
-        if self.stopped != "completed" or self.fitted_from is None:
-            return len(self.lr)
-        return self.fitted_from + MIN_POINTS
-
-    def _measured_metric(self, rises: bool, method: str) -> tuple[Floats, Floats]:
-        """Return the rates at which the metric was measured, and its values."""
-        if self.metric is None:
-            raise ValueError(
-                f"method: {method!r} needs a held-out metric, and none was measured; call range_test with val_loader"
-                + (" and metric='accuracy'" if rises else "")
-            )
-        if rises == self.metric_is_loss:
-            better = "one that rises, such as the accuracy" if rises else "the validation loss"
-            raise ValueError(f"method: {method!r} needs {better}, and the metric measured is the {self.metric_name}")
-        at = ~np.isnan(self.metric)
-        if at.sum() < MIN_POINTS:
-            raise NoSuggestionError(
-                f"the {self.metric_name} was measured {at.sum()} times up to {self.lr[-1]:.3g}, fewer than "
-                f"{MIN_POINTS}: take a smaller val_every or more steps, or, if the ramp diverged, a lower max_lr"
-            )
-        return self.lr[at], self.metric[at]
 
     def extended(
         self,

@@ -9,7 +9,8 @@ from dataclasses import replace
 import numpy as np
 
 from ..schedules import Schedule
-from ._curve import LRCurve, StopReason
+from ._curve import LRCurve
+from ._measured_curve import StopReason
 from ._probes import Probes
 from ._ramp_plan import FINE_RANGE, RampPlan, make_fine_ramp
 from ._scheduled_run import RunRecord, compute_rates

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -203,19 +203,33 @@ def range_test(
                 validation = Validation(
                     val_loader, metric, steps_each, val_every, custom_batches=custom_batches, ranks=ranks
                 )
-            trial_runs, probes, total = None, None, plan.total_steps
+            trial_runs = None
             if with_trials:
-                trial_runs = TrialRuns(experiment, batches, max_lr=max_lr, max_steps=max_steps)
-                batches, probes, total = trial_runs.ramp_batches, trial_runs.ramp_probes, total + MAX_FIRST_STEPS
-            run = partial(experiment.run, batches=batches, validation=validation, progress=show)
-            curves = measure_curves(plan, run, stop_factor, total, probes)
-            name = "" if validation is None else validation.metric_name
-            first, *others = (replace(curve, metric_name=name, momentum=experiment.momentum) for curve in curves)
-            curve = replace(first, repeats=tuple(others), _range_test=partial(range_test, **ramp))
-            if trial_runs is None:
-                return curve
-            thorough = with_trials == "thorough"
-            return replace(curve, trials=trial_runs.run(curve, plan.total_steps, show, thorough=thorough))
+                thorough = with_trials == "thorough"
+                trial_runs = TrialRuns(experiment, batches, max_lr=max_lr, max_steps=max_steps, thorough=thorough)
+            curve = _measure(experiment, plan, batches, stop_factor, validation, trial_runs, show)
+    return replace(curve, _range_test=partial(range_test, **ramp))
+
+
+def _measure(
+    experiment: Experiment,
+    plan: RampPlan,
+    batches: Iterator[Any],
+    stop_factor: float,
+    validation: Validation | None,
+    trial_runs: TrialRuns | None,
+    progress: Progress | None,
+) -> LRCurve:
+    """Run the ramps of ``plan`` and the trials, if there are any, and return the curve of all."""
+    probes, total = None, plan.total_steps
+    if trial_runs is not None:
+        batches, probes, total = trial_runs.ramp_batches, trial_runs.ramp_probes, total + MAX_FIRST_STEPS
+    run = partial(experiment.run, batches=batches, validation=validation, progress=progress)
+    curves = measure_curves(plan, run, stop_factor, total, probes)
+    name = "" if validation is None else validation.metric_name
+    first, *others = (replace(curve, metric_name=name, momentum=experiment.momentum) for curve in curves)
+    curve = replace(first, repeats=tuple(others))
+    return curve if trial_runs is None else replace(curve, trials=trial_runs.run(curve, plan.total_steps, progress))
 
 
 def _resolve_trials(trials: Any, max_steps: Any, steps: Any, plan: RampPlan) -> bool | Literal["thorough"]:

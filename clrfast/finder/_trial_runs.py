@@ -34,28 +34,36 @@ class TrialRuns:
         stream: its training batches, without end.
         max_lr: the highest rate of a trial; None: no limit.
         max_steps: maximum number of updates of ramps and trials together; None: no limit.
+        thorough: run trials of the second length in any case.
     Attributes:
         ramp_batches: the training batches for the ramps.
         ramp_probes: the probes that are measured during the ramps.
     """
 
-    def __init__(self, experiment: Experiment, stream: Iterator[Any], *, max_lr: float | None, max_steps: int | None):
+    def __init__(
+        self,
+        experiment: Experiment,
+        stream: Iterator[Any],
+        *,
+        max_lr: float | None,
+        max_steps: int | None,
+        thorough: bool,
+    ):
         n_needed = (MAX_KEPT_STEPS + 1) * experiment.options.accumulate
         self._batches = TrialBatches(stream, experiment.loader, n_needed, experiment.bad_batches, experiment.ranks)
-        self._experiment = experiment
+        self._experiment, self._thorough = experiment, thorough
         self._max_lr = math.inf if max_lr is None else max_lr
         self._max_steps = math.inf if max_steps is None else max_steps
         self.ramp_batches = self._batches.training
         self.ramp_probes = experiment.make_probes(self._batches.probes[:RAMP_PROBES], RAMP_PROBE_EVERY)
 
-    def run(self, curve: LRCurve, done: int, progress: Progress | None, *, thorough: bool) -> tuple[Trials, ...]:
+    def run(self, curve: LRCurve, done: int, progress: Progress | None) -> tuple[Trials, ...]:
         """Run the trials around the ramps' estimate of the best rate.
 
         Args:
             curve: the result of the ramps.
             done: number of updates of the ramps.
             progress: called as by ``ScheduledRun``.
-            thorough: run trials of the second length in any case.
         """
         probes, initial_loss = self._measured_probes()
         first_end = done + MAX_FIRST_STEPS
@@ -77,7 +85,7 @@ class TrialRuns:
             done += steps
             return math.inf if record.diverged else float(record.probe_losses[steps])
 
-        levels = search(loss_after, curve.ramp_lr, self._max_lr, initial_loss, curve.noise, thorough=thorough)
+        levels = search(loss_after, curve.ramp_lr, self._max_lr, initial_loss, curve.noise, thorough=self._thorough)
         if progress is not None:
             progress(done, done, {"lr": curve.ramp_lr, "loss": initial_loss})
         return tuple(levels)

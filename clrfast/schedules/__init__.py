@@ -1,6 +1,5 @@
 """Schedules: curves ``step -> value``, the policies made of them, and a torch scheduler for other optimizers."""
 
-from ._annealing import Cosine, CosineRestarts, ExponentialDecay, InverseSqrt, Polynomial
 from ._composition import Clipped, Joined, Repeated, Scaled, Shifted, Stretched
 from ._curves import Constant, Curve, CurveLike, Exponential, Function, Linear, Tabulated
 from ._cycles import Triangular
@@ -13,6 +12,7 @@ from ._decay import (
     polynomial_decay,
     step_decay,
 )
+from ._decay_curves import Cosine, CosineRestarts, ExponentialDecay, InverseSqrt, Polynomial
 from ._follow_lr import FollowLR
 from ._lr_scheduler import ScheduleLR, as_lr_scheduler
 from ._one_cycle import one_cycle, one_cycle_cos, one_cycle_fastai, one_cycle_linear, one_cycle_three_phase

@@ -8,9 +8,9 @@ torch's schedulers do with ``T_max`` or ``total_iters`` = total_steps, and keeps
 from __future__ import annotations
 
 from .._checks import require_finite, require_positive
-from ._annealing import Cosine, CosineRestarts, ExponentialDecay, InverseSqrt, Polynomial
 from ._composition import Joined
 from ._curves import Constant, CurveLike
+from ._decay_curves import Cosine, CosineRestarts, ExponentialDecay, InverseSqrt, Polynomial
 from ._schedule import Schedule
 from ._table import check_total_steps
 

@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 
 from .._checks import require_positive
-from ._annealing import Cosine
 from ._composition import Joined
 from ._curves import Constant, Curve, CurveLike, Linear
+from ._decay_curves import Cosine
 from ._policies import Momentum, momentum_curve
 from ._schedule import Schedule
 from ._table import check_total_steps

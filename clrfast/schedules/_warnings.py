@@ -7,10 +7,10 @@ import sys
 import warnings
 from functools import singledispatch
 
-from ._annealing import CosineRestarts
 from ._composition import Clipped, Joined, Repeated, Scaled, Shifted, Stretched
 from ._curves import Curve
 from ._cycles import Triangular
+from ._decay_curves import CosineRestarts
 from ._schedule import Schedule
 
 MIN_UPDATES_PER_EPOCH = 6
