@@ -115,7 +115,7 @@ class TrialRunner:
             if self._progress is not None:
                 self._progress(done, total + trial_steps, shown)
 
-        test = partial(range_test, self._task, options=self._options, group=None, progress=show)
+        test = partial(range_test, self._task, options=self._options, trials=False, group=None, progress=show)
         return self._ranks.compute_on_first("the range test", test).suggest().max_lr
 
     def run(self, settings: Sequence[tuple[Momentum, float]], *, upcoming: int = 0) -> tuple[Repeats, ...]:

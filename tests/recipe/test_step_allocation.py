@@ -43,7 +43,5 @@ def test_trials_are_long_enough_with_the_advised_budget():
 def test_a_range_test_takes_at_most_the_steps_that_it_is_charged():
     told = []
     task = clouds()
-    clrfast.range_test(
-        task.model, task.loss_fn, task.train_loader, progress=lambda done, total, shown: told.append(total)
-    )
+    clrfast.range_test(task, trials=False, progress=lambda done, total, shown: told.append(total))
     assert max(told) == RANGE_TEST_STEPS
