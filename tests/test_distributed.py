@@ -17,7 +17,7 @@ from clrfast._distributed import Ranks
 from clrfast.cli._torchrun import torchrun_ranks
 from clrfast.recipe._shared_trials import _digest, joined_ranks, require_same_start
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
 HERE = Path(__file__).parent
 

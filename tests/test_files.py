@@ -176,7 +176,9 @@ def test_unchanged_data_load(name, formats):
     load(data)
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name == "recipe" else []) for name in FORMATS]
+)
 def test_a_hostile_value_at_any_path_is_accepted_or_its_entry_named(name, formats):
     data, load = formats[name]
     ways = list(paths(data))

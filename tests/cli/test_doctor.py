@@ -45,6 +45,7 @@ def test_the_exchange_api_is_used_if_torch_has_it():
     assert native.has_exchange_api == hasattr(torch.Tensor, "__dlpack_c_exchange_api__")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("built", [True, False])
 def test_a_checkout_that_hides_an_installed_build_is_named(tmp_path, built):
     """As after ``pip install .`` in a checkout, for ``python -m``, pytest and torchrun in it."""

@@ -36,6 +36,7 @@ def test_wrong_use_gives_one_line_and_exit_code_2(task_modules, capsys, argument
     assert message in lines[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["doctor"], ["--help"]])
 def test_a_reader_that_closes_the_pipe_is_no_error(arguments):
     reading, writing = os.pipe()

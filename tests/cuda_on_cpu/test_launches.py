@@ -119,6 +119,7 @@ def test_a_missing_backend_is_an_error_that_names_the_parameter(backend, monkeyp
         clrfast.SGD(params, lr=0.1, backend="cuda")
 
 
+@pytest.mark.slow
 def test_older_toolkits_use_small_arguments(backend, emulation, pytestconfig, monkeypatch):
     """Before CUDA 13 an argument has 4 KB, so there are more launches with the same numbers."""
     module, controls = build.build(pytestconfig.cache.mkdir("cuda_on_cpu"), cudart_version=12080)

@@ -40,6 +40,7 @@ def read(version, path):
     return Study.read(path)
 
 
+@pytest.mark.slow
 def test_a_kill_costs_only_the_trial_that_it_ended(versions, sgd_updates, tmp_path):
     path, budget = tmp_path / "recipe.json", 2600
     whole = find_recipe(clouds(), budget, planned_steps=2000, saved=path)
@@ -60,6 +61,7 @@ def test_a_kill_costs_only_the_trial_that_it_ended(versions, sgd_updates, tmp_pa
         np.testing.assert_array_equal(resumed.study.weight_decay_trials.loss, whole.study.weight_decay_trials.loss)
 
 
+@pytest.mark.slow
 def test_a_killed_stage_continues_with_its_finished_trials(versions, sgd_updates, tmp_path):
     path = tmp_path / "recipe.json"
     whole = find_recipe(clouds(), 2600, planned_steps=2000, saved=path)
@@ -146,6 +148,7 @@ def test_a_search_that_is_killed_repeatedly_still_ends_with_a_recipe(versions, s
     assert resumed.steps == RANGE_TEST_STEPS + (6 + 5) * 40
 
 
+@pytest.mark.slow
 def test_a_command_continues_after_sigkill(own_task, capsys):
     """With the real signal, during a trial with a weight decay."""
     (own_task / "killed.py").write_text(

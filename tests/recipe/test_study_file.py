@@ -31,6 +31,7 @@ def test_a_second_call_measures_only_what_is_missing(tmp_path, stage_calls):
     assert more.steps <= first.steps + 1000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stopped", ["find_weight_decay", "find_momentum"])
 def test_a_search_continues_after_ctrl_c_in_short_trials(stopped, tmp_path, stage_calls, monkeypatch):
     path = tmp_path / "recipe.json"
