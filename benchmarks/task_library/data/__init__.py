@@ -2,7 +2,7 @@
 
 from .arrays import Arrays
 from .geometry import moons, papers, spirals, subjects_of_papers
-from .images import digit_strings, digits, ellipses, noisy_patches, pixels
+from .images import digit_strings, digits, ellipses, mislabelled_digits, noisy_patches, pixels
 from .packed import PACKED_DATA, cifar, fashion, mnist, mnist_triplets, unpack
 from .series import day_ahead_load, hourly_load, lorenz, marked_numbers, motions, pendulums, waveforms
 from .shifted import balanced_covertype, classes, labelled_windows, latent_columns, two_languages, two_teachers
@@ -61,6 +61,7 @@ __all__ = [
     "linear_map",
     "lorenz",
     "marked_numbers",
+    "mislabelled_digits",
     "mnist",
     "mnist_triplets",
     "moons",

@@ -23,6 +23,16 @@ def digits(standardized: bool = True) -> Arrays:
 
 
 @functools.cache
+def mislabelled_digits(share: float) -> Arrays:
+    """Return the digits; that share of the training labels is drawn at random."""
+    images, labels, val_images, val_labels = digits()
+    generator = torch.Generator().manual_seed(1)
+    wrong = torch.rand(len(labels), generator=generator) < share
+    random_labels = torch.randint(0, 10, (len(labels),), generator=generator)
+    return images, torch.where(wrong, random_labels, labels), val_images, val_labels
+
+
+@functools.cache
 def noisy_patches(size: int) -> Arrays:
     """Return grey patches ``[n, 1, size, size]`` of two photographs, with noise as inputs and without it as targets.
 

@@ -11,7 +11,7 @@ from .images import (
     VariationalAutoencoder,
     resnet56,
 )
-from .layers import CosineLinear, OrdinalThresholds, Residual, Sine, adapt_low_rank
+from .layers import CosineLinear, OrdinalThresholds, Residual, Sine, adapt_low_rank, mlp
 from .sequences import (
     CharGRU,
     CharTransformer,
@@ -46,5 +46,6 @@ __all__ = [
     "TiedAutoencoder",
     "VariationalAutoencoder",
     "adapt_low_rank",
+    "mlp",
     "resnet56",
 ]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -76,3 +79,24 @@ def adapt_low_rank(model: nn.Module, rank: int) -> nn.Module:
             update = LowRankUpdate(*getattr(module, name).shape, rank)
             parametrize.register_parametrization(module, name, update)
     return model
+
+
+def mlp(
+    *widths: int,
+    activation: Callable[[], nn.Module] = nn.ReLU,
+    layer_norm: bool = False,
+    dropout: float = 0.0,
+    scalar: bool = False,
+) -> nn.Sequential:
+    """Return linear layers between ``widths``, with an activation after all but the last one.
+
+    Args:
+        layer_norm: before every activation.
+        dropout: probability, after every activation.
+        scalar: the last width is one, and the outputs are ``[B]``.
+    """
+    layers: list[nn.Module] = [nn.Flatten()]
+    for n_in, n_out in itertools.pairwise(widths[:-1]):
+        norm = [nn.LayerNorm(n_out)] if layer_norm else []
+        layers += [nn.Linear(n_in, n_out), *norm, activation(), *([nn.Dropout(dropout)] if dropout else [])]
+    return nn.Sequential(*layers, nn.Linear(*widths[-2:]), *([nn.Flatten(0)] if scalar else []))

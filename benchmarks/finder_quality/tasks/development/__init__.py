@@ -2,10 +2,11 @@
 
 from ....task_library.definition import Split
 from .classification import CLASSIFICATION
+from .digits import DIGITS
 from .image_codes import IMAGE_CODES
 from .images import IMAGES
 from .regression import REGRESSION
 from .saddles import SADDLES
 from .sequences import SEQUENCES
 
-DEVELOPMENT = Split({**IMAGES, **IMAGE_CODES, **SEQUENCES, **CLASSIFICATION, **REGRESSION, **SADDLES})
+DEVELOPMENT = Split({**DIGITS, **IMAGES, **IMAGE_CODES, **SEQUENCES, **CLASSIFICATION, **REGRESSION, **SADDLES})

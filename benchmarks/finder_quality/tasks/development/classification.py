@@ -126,3 +126,38 @@ def diabetes_grades(seed: int) -> BenchmarkTask:
         return nn.Sequential(nn.Linear(10, 24), nn.ReLU(), nn.Linear(24, 1), models.OrdinalThresholds(4))
 
     return build_task(seed, model, CumulativeLogitLoss(), (train, grades, val, val_grades), batch_size=20, steps=150)
+
+
+@CLASSIFICATION.task(low=-4, high=1.5)
+def wine_wide(seed: int) -> BenchmarkTask:
+    """130 samples are fitted perfectly: the training loss falls up to rates that end far above the untrained loss."""
+    loss_fn, arrays = nn.CrossEntropyLoss(), data.bundled("wine", 48)
+    return build_task(seed, lambda: models.mlp(13, 96, 3), loss_fn, arrays, batch_size=32, steps=80)
+
+
+@CLASSIFICATION.task(low=-4, high=1.5)
+def wine_deep(seed: int) -> BenchmarkTask:
+    """Narrow and deep, batches of 8: little moves below 0.008, most seeds are lost above 0.1."""
+    loss_fn, arrays = nn.CrossEntropyLoss(), data.bundled("wine", 48)
+    return build_task(seed, lambda: models.mlp(13, 16, 16, 16, 3), loss_fn, arrays, batch_size=8, steps=120)
+
+
+@CLASSIFICATION.task(low=-4, high=1.5)
+def iris_shallow(seed: int) -> BenchmarkTask:
+    """60 steps: the best rates (0.1 to 1) are next to ones at which only some seeds end well."""
+    loss_fn, arrays = nn.CrossEntropyLoss(), data.bundled("iris", 50)
+    return build_task(seed, lambda: models.mlp(4, 16, 3), loss_fn, arrays, batch_size=16, steps=60)
+
+
+@CLASSIFICATION.task(low=-4, high=1.5)
+def cancer_small(seed: int) -> BenchmarkTask:
+    """Batches of 8 of easy samples: most losses are near zero, a few are large."""
+    loss_fn, arrays = nn.CrossEntropyLoss(), data.bundled("breast_cancer", 169)
+    return build_task(seed, lambda: models.mlp(30, 16, 2), loss_fn, arrays, batch_size=8, steps=80)
+
+
+@CLASSIFICATION.task(low=-4, high=1.5)
+def cancer_full(seed: int) -> BenchmarkTask:
+    """One batch an epoch, hardly any noise: in a sweep the loss falls on at rates that end badly."""
+    loss_fn, arrays = nn.CrossEntropyLoss(), data.bundled("breast_cancer", 169)
+    return build_task(seed, lambda: models.mlp(30, 48, 48, 2), loss_fn, arrays, batch_size=256, steps=60)
