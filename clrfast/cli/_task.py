@@ -11,6 +11,7 @@ import torch
 from ..finder import LRCurve, range_test
 from ..finder._range_test import TrialsOption
 from ..tasks import Task, make_task
+from ._arguments import UsageError
 
 
 def make_seeded_task(arguments: argparse.Namespace) -> Task:
@@ -40,5 +41,9 @@ def run_range_test(task: Task, arguments: argparse.Namespace) -> LRCurve:
 
 def _resolve_trials(arguments: argparse.Namespace) -> TrialsOption:
     if arguments.method not in (None, "trials"):
+        if arguments.thorough:
+            raise UsageError(f"--thorough: --method {arguments.method} is a rule for the ramp alone; leave one out")
         return False
-    return "thorough" if arguments.thorough else arguments.method == "trials" or "auto"
+    if arguments.thorough:
+        return "thorough"
+    return True if arguments.method == "trials" else "auto"

@@ -6,7 +6,7 @@ import io
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, replace
-from functools import partial
+from functools import cached_property, partial
 from html import escape
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -65,10 +65,11 @@ class LRCurve(MeasuredCurve):
 
         Args:
             method: "trials", or a rule for the ramp alone: "edge", "steepest", "valley", "slide", "minimum_tenth" or
-                "clr_bounds"; see the functions of these names. None: "trials" if there are any, else "edge".
+                "clr_bounds"; see the functions of these names. None: "trials" if there are any and ``of`` is not
+                "metric", else "edge".
             of: "loss" for the training loss, or "metric" for the validation metric. "clr_bounds" needs a metric that
-                rises, such as the accuracy; the other methods need the validation loss. None: "metric" for
-                "clr_bounds", else "loss".
+                rises, such as the accuracy; the other rules need the validation loss. None: "metric" for "clr_bounds",
+                else "loss".
         Raises:
             NoSuggestionError: the curve has no valid answer; the message says why.
             ValueError: an unknown method, or a method whose metric was not measured.
@@ -100,18 +101,19 @@ class LRCurve(MeasuredCurve):
             raise ValueError("method: 'trials' needs trials, and none were made; call range_test with trials=True")
         if of == "metric":
             raise ValueError("of: trials are judged by the training loss; give 'loss', or leave it out")
-        ramp = self._try_edge()
-        return suggest_from_trials(self.trials, self.ramp_lr, self.noise, None if ramp is None else ramp.base_lr)
+        base_lr = None if self._edge is None else self._edge.base_lr
+        return suggest_from_trials(self.trials, self.ramp_lr, self.noise, base_lr)
 
     @property
     def ramp_lr(self) -> float:
         """The best rate as the ramps alone show it; see ``estimate_from_ramp``."""
-        edge_answer = self._try_edge()
-        edge_lr = None if edge_answer is None else edge_answer.max_lr
+        edge_lr = None if self._edge is None else self._edge.max_lr
         estimates = [estimate_from_ramp(curve.lr, curve.probe_loss, edge_lr) for curve in (self, *self.repeats)]
         return float(np.exp(np.mean(np.log(estimates))))
 
-    def _try_edge(self) -> Suggestion | None:
+    @cached_property
+    def _edge(self) -> Suggestion | None:
+        """The answer of the rule "edge"; None if it has none."""
         try:
             return self.suggest("edge")
         except NoSuggestionError:
@@ -127,8 +129,9 @@ class LRCurve(MeasuredCurve):
     ) -> LRCurve:
         """Run the range test of this curve up to another highest rate, on the model as it is now.
 
-        The curve keeps only ``min_lr``, ``steps``, ``spacing``, ``repeats`` and ``stop_factor`` of its call. Give all
-        others again, such as ``optimizer`` or ``accumulate``; what is left out has the default of ``range_test``.
+        The curve keeps only ``min_lr``, ``steps``, ``spacing``, ``repeats``, ``stop_factor``, ``trials`` and
+        ``max_steps`` of its call. Give all others again, such as ``optimizer`` or ``accumulate``; what is left out has
+        the default of ``range_test``.
 
         Args:
             max_lr: the new end of the ramp, above the last rate of this curve.
@@ -221,7 +224,8 @@ class LRCurve(MeasuredCurve):
         try:
             answer = self.suggest()
             text = (
-                f"<b>suggested learning rate: {answer.max_lr:.3g}</b> ({answer.low:.2g} to {answer.high:.2g})<br>"
+                f"<b>suggested learning rate: {answer.max_lr:.3g}</b> ({answer.low:.2g} to {answer.high:.2g}), "
+                f"{answer.confidence} confidence<br>"
                 f"{escape(answer.reason)}"
             )
         except NoSuggestionError as error:

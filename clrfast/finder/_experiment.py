@@ -6,6 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -99,15 +100,17 @@ class Experiment:
         """Make ``Probes`` of training batches; ``every`` is as there."""
         return Probes(batches, every=every, custom_batches=self._task.loss_fn is None, loss_modules=self._restored_too)
 
-    def drop_bad(self, batches: list[Any], others: Iterator[Any]) -> list[Any]:
-        """Return the batches that are not bad; see ``BadBatches.find_in``. All ranks keep the same number."""
-        recent = RecentBatches(iter(batches), len(batches))
-        for _ in recent:
-            pass
-        with self.training() as step:
-            self.bad_batches.find_in(recent, others, step, self.ranks)
-        good = list(self.bad_batches.without_bad(iter(batches)))
-        return good[: min(self.ranks.all_gather("good batches", len(good)))]
+    def replace_bad(self, batches: list[Any], others: Iterator[Any]) -> list[Any]:
+        """Return ``batches`` with the next of ``others`` in place of those that are bad; see ``BadBatches.find_in``."""
+        while True:
+            recent = RecentBatches(iter(batches), len(batches))
+            for _ in recent:
+                pass
+            with self.training() as step:
+                if not self.bad_batches.find_in(recent, others, step, self.ranks):
+                    return batches
+            good = list(self.bad_batches.without_bad(iter(batches)))
+            batches = good + list(islice(self.bad_batches.without_bad(others), len(batches) - len(good)))
 
     def make_step(self) -> EagerStep:
         """Make a training step with the user's optimizer.

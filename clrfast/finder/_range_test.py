@@ -38,8 +38,8 @@ TrialsOption = Literal["auto", "thorough"] | bool
 """Whether trials follow the ramps. "auto": if ``steps`` is "auto" too and the ramp is exponential."""
 
 
-class RampKeywords(StepKeywords, total=False):
-    """Keyword arguments of ``range_test`` that describe its ramps and steps."""
+class RangeTestKeywords(StepKeywords, total=False):
+    """Keyword arguments of ``range_test``."""
 
     optimizer: Optimizers | None
     min_lr: float
@@ -50,11 +50,6 @@ class RampKeywords(StepKeywords, total=False):
     stop_factor: float
     trials: TrialsOption
     max_steps: int | None
-
-
-class RangeTestKeywords(RampKeywords, total=False):
-    """All keyword arguments of ``range_test``."""
-
     compute_loss: ComputeLoss | None
     val_loader: Iterable[Any] | None
     metric: Metric | None

@@ -91,16 +91,17 @@ class TrialRuns:
         return tuple(levels)
 
     def _measured_probes(self) -> tuple[Probes, float]:
-        """Return the probes and their loss on the initial weights, without bad batches."""
-        for batches in (self._batches.probes, None):
-            if batches is None:
-                batches = self._experiment.drop_bad(self._batches.probes, self._batches.training)
-            probes = self._experiment.make_probes(batches)
-            with self._experiment.training() as step:
-                loss = float(average_over_ranks(self._experiment.ranks, probes.total(step)))
-            if math.isfinite(loss):
-                break
+        """Return the probes and their loss on the initial weights; bad batches are replaced."""
+        batches = self._batches.probes
+        probes, loss = self._measure(batches)
+        if not math.isfinite(loss):
+            probes, loss = self._measure(self._experiment.replace_bad(batches, self._batches.training))
         return probes, loss
+
+    def _measure(self, batches: list[Any]) -> tuple[Probes, float]:
+        probes = self._experiment.make_probes(batches)
+        with self._experiment.training() as step:
+            return probes, float(average_over_ranks(self._experiment.ranks, probes.total(step)))
 
     def _schedule(self, lr: float, steps: int) -> Schedule:
         if self._experiment.optimizer is None:

@@ -6,11 +6,16 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ._trials import Trials, make_trials
+from ._smoothing import Floats
+from ._trials import SHORT_STEPS, Trials, make_trials
 
 VISIBLE_FALL_STDS = 1.5
 """Minimum fall of the loss in the best trial, in standard deviations of the noise of a training batch. Below it the
 trials were too short to show which rate trains best, and longer ones follow."""
+
+MIN_SHORT_FALL_FRAC = 0.05
+"""Minimum fall of the loss in the best of the shortest trials, as a fraction of the initial loss. A smaller one may be
+the way to a saddle, from which the training starts."""
 
 HARMFUL_RISE_STDS = 2.0
 """Rise of the loss, in the same unit, above which a trial shows that its rate is too high."""
@@ -24,17 +29,14 @@ class Level:
         steps: number of updates of each.
         octaves: distance of neighbouring rates, in powers of two.
         max_trials: maximum number of trials, at least 3.
-        min_fall_frac: minimum fall of the loss in the best trial, as a fraction of the initial loss, for the trials to
-            show which rate trains best. A smaller one may be the way to a saddle, from which the training starts.
     """
 
     steps: int
     octaves: float
     max_trials: int
-    min_fall_frac: float
 
 
-LEVELS = (Level(20, 2.0, 5, 0.05), Level(80, 1.0, 6, 0.0), Level(240, 1.0, 5, 0.0))
+LEVELS = (Level(SHORT_STEPS, 2.0, 5), Level(80, 1.0, 6), Level(240, 1.0, 5))
 """Trials of growing length. Each level follows only where the loss does not visibly fall in the one before."""
 
 CENTRE_OCTAVES = 2.0
@@ -83,8 +85,13 @@ def search(
 
 def is_visible(trials: Trials, noise: float) -> bool:
     """Return whether the loss falls enough in the best trial to show which rate trains best."""
-    (frac,) = {level.min_fall_frac for level in LEVELS if level.steps == trials.steps} or {0.0}
-    return trials.fall > 0 and trials.fall >= max(VISIBLE_FALL_STDS * noise, frac * abs(trials.initial_loss))
+    least = MIN_SHORT_FALL_FRAC * abs(trials.initial_loss) if trials.steps == SHORT_STEPS else 0.0
+    return trials.fall > 0 and trials.fall >= max(VISIBLE_FALL_STDS * noise, least)
+
+
+def find_harmless(trials: Trials, noise: float) -> Floats:
+    """Find the rates after which the loss is not above the initial one by more than noise: float64, ascending."""
+    return trials.lr[trials.loss <= trials.initial_loss + HARMFUL_RISE_STDS * noise]
 
 
 def _run_level(
@@ -113,20 +120,22 @@ def _next_place(places: list[int], trials: Trials, noise: float) -> int | None:
     for place in (0, -1, 1):
         if place not in places:
             return place
-    harmful = trials.loss > trials.initial_loss + HARMFUL_RISE_STDS * noise
-    if harmful.all():
+    harmless = find_harmless(trials, noise)
+    if not len(harmless):
         return min(places) - 1
     if is_visible(trials, noise):
         if trials.best == 0:
             return min(places) - 1
         return max(places) + 1 if trials.best == len(trials.lr) - 1 else None
-    return None if harmful[-1] else max(places) + 1  # nothing is visible yet: the loss may fall at a higher rate
+    # Nothing is visible yet: the loss may fall at a higher rate.
+    return max(places) + 1 if harmless[-1] == trials.lr[-1] else None
 
 
 def _next_centre(trials: Trials, noise: float) -> float:
-    """Choose the first rate of longer trials: an octave below the highest one that did no harm."""
+    """Choose the first rate of longer trials, which bear lower rates.
+
+    It is half the middle of the good rates if the loss visibly falls; else half the highest rate that did no harm.
+    """
     if is_visible(trials, noise):
-        low, high = trials.good_range()
-        return math.sqrt(low * high) / 2
-    harmless = trials.lr[trials.loss <= trials.initial_loss + HARMFUL_RISE_STDS * noise]
-    return float(harmless[-1] if len(harmless) else trials.lr[0]) / 2
+        return trials.middle / 2
+    return float(max(find_harmless(trials, noise), default=trials.lr[0])) / 2

@@ -10,6 +10,9 @@ import numpy as np
 from .._fields import Fields
 from ._smoothing import Floats
 
+SHORT_STEPS = 20
+"""Number of updates of the shortest trials."""
+
 GOOD_FRAC = 0.1
 """Maximum excess of a good rate's loss over the best loss, as a fraction of the best trial's fall."""
 
@@ -36,9 +39,11 @@ class Trials:
 
     def __post_init__(self) -> None:
         if self.lr.ndim != 1 or not len(self.lr) or self.lr.shape != self.loss.shape:
-            raise ValueError(
-                f"lr, loss: got shapes {self.lr.shape} and {self.loss.shape}; give two arrays of one length"
-            )
+            raise ValueError(f"lr, loss: got shapes {self.lr.shape} and {self.loss.shape}; give arrays of one length")
+        if not (self.lr > 0).all():
+            raise ValueError(f"lr: got {float(self.lr.min())}; give rates above 0")
+        if np.isnan(self.loss).any():
+            raise ValueError("loss: got nan; give inf for a trial that diverged")
 
     @classmethod
     def from_plain(cls, data: Fields) -> Trials:
@@ -82,6 +87,11 @@ class Trials:
         """
         limit = float(self.loss[self.best]) + GOOD_FRAC * max(self.fall, 0.0)
         return self._crossing(-1, limit), self._crossing(1, limit)
+
+    @property
+    def middle(self) -> float:
+        """Geometric mean of the ends of the good range."""
+        return math.sqrt(math.prod(self.good_range()))
 
     def _crossing(self, side: int, limit: float) -> float:
         """Find the rate below (side -1) or above (1) the best trial at which the loss exceeds ``limit``."""

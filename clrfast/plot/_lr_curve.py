@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -117,8 +118,8 @@ def _draw_metric(ax: Any, curve: LossCurve, held_out: Floats) -> Any:
 def _draw_trials(ax: Any, curve: LossCurve, limits: tuple[float, float]) -> list[Any]:
     """Draw the loss after each trial at its highest rate, and at the upper edge of the axes what lies above it."""
     lines = []
-    for trials, marker in zip(curve.trials, TRIAL_MARKERS, strict=False):
-        shown = np.minimum(np.nan_to_num(trials.loss, nan=np.inf), limits[1])
+    for trials, marker in zip(curve.trials, cycle(TRIAL_MARKERS), strict=False):
+        shown = np.minimum(trials.loss, limits[1])
         style = {"color": TRIAL_COLOR, "ms": 5, "lw": 1.0, "mec": "white", "mew": 0.6, "zorder": 4, "clip_on": False}
         lines += ax.plot(trials.lr, shown, f"{marker}:", label=f"after 1cycles of {trials.steps} steps", **style)
     return lines
