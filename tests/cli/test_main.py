@@ -17,6 +17,10 @@ from clrfast.cli import _main, _task
         (["find", "good:nothing"], "has no function 'nothing'"),
         (["train", "good:returns_other"], "returned int"),
         (["find", "digits", "--out", "missing"], "--out: missing is no folder"),
+        (
+            ["find", "digits", "--thorough", "--method", "edge"],
+            "--thorough: --method edge is a rule for the ramp alone",
+        ),
         (["find", "digits", "--min-lr", "2", "--max-lr", "1"], "min_lr, max_lr: got 2.0 and 1.0"),
         (["find", "good:flat"], "changes the loss: check that gradients reach the parameters"),
         (["train", "good:flat"], "changes the loss: check that gradients reach the parameters"),

@@ -81,6 +81,16 @@ def test_trials_leave_bad_batches_out():
     assert np.isfinite(trials.initial_loss)
 
 
+def test_bad_probes_are_replaced():
+    """The probes are the first batches, and all of them are bad."""
+    model, x, y = task()
+    y[: 32 * 4] = -100  # all ignored: a mean over nothing
+    with pytest.warns(UserWarning, match=r"batch [0-3] gives a loss of nan"):
+        curve = range_test(model, LOSS, list(zip(x.split(32), y.split(32), strict=True)), trials=True, steps=20)
+    assert np.isfinite(curve.trials[0].initial_loss)
+    assert np.isfinite(curve.trials[0].loss).any()
+
+
 def test_a_model_that_overflows_at_a_high_rate_has_no_bad_batches():
     """The first update of 1e7 makes the loss overflow on good batches."""
     model = nn.Linear(1, 1)

@@ -44,6 +44,25 @@ def test_a_model_that_does_not_train_gets_an_answer_of_low_confidence():
     assert "low confidence" in str(answer)
 
 
+@pytest.mark.parametrize("losses", [[math.inf, math.inf, math.inf], [2.5, 9.0, math.inf]])
+def test_the_answer_is_below_all_rates_where_all_did_harm(losses):
+    answer = suggest_from_trials([trials(losses)], 2.0**-4, 0.1, None)
+    assert answer.max_lr <= 2.0**-3
+    assert answer.confidence == "low"
+
+
+def test_without_a_visible_fall_the_answer_is_not_above_the_highest_rate_that_did_no_harm():
+    answer = suggest_from_trials([trials([1.995, 2.0, 2.5, 1.99], first=-4)], 2.0**-4, 0.1, None)
+    assert answer.max_lr <= 2.0**-1
+    assert answer.confidence == "low"
+
+
+def test_longer_trials_without_a_visible_fall_do_not_decide():
+    alone = suggest_from_trials([SHORT], 2.0**-4, 0.01, None)
+    answer = suggest_from_trials([SHORT, trials([2.1, 2.2, 2.3], steps=80)], 2.0**-4, 0.01, None)
+    assert (answer.max_lr, answer.reason) == (alone.max_lr, alone.reason)
+
+
 def test_no_answer_is_above_what_a_trial_has_survived():
     answer = suggest_from_trials([SHORT], 2.0**10, 0.01, None)
     assert answer.max_lr == pytest.approx(2**0.5)

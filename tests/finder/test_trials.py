@@ -118,6 +118,15 @@ def test_there_are_no_trials_without_a_finite_initial_loss():
     assert search(loss_of(lambda *_: 1.0, []), 1.0, math.inf, math.nan, 0.01, thorough=False) == []
 
 
-def test_arrays_of_other_shapes_are_refused():
-    with pytest.raises(ValueError, match=r"lr, loss: got shapes \(3,\) and \(2,\)"):
-        Trials(20, np.ones(3), np.ones(2), 1.0)
+@pytest.mark.parametrize(
+    ("lr", "loss", "named"),
+    [
+        ([1.0, 2.0, 3.0], [1.0, 1.0], r"lr, loss: got shapes \(3,\) and \(2,\)"),
+        ([], [], r"lr, loss: got shapes \(0,\) and \(0,\)"),
+        ([0.0, 1.0], [1.0, 1.0], "lr: got 0.0; give rates above 0"),
+        ([1.0, 2.0], [1.0, math.nan], "loss: got nan; give inf for a trial that diverged"),
+    ],
+)
+def test_wrong_arrays_are_refused(lr, loss, named):
+    with pytest.raises(ValueError, match=named):
+        Trials(20, np.array(lr), np.array(loss), 1.0)
