@@ -12,14 +12,11 @@ import argparse
 import dataclasses
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from pathlib import Path
 
-import torch
-
-from ..oracle import CACHE, find_oracles
+from ..oracle import find_oracles
+from ..quality_command import make_parser, parse
 from ..result_files import Row, read_rows, write_rows
 from ..task_library.definition import TaskDefinition
-from ..task_library.selection import select_tasks
 from .contenders import CONTENDERS, Measurement, measure, warm_up
 from .optimizers import OPTIMIZERS
 from .regret import RegretCurve
@@ -34,30 +31,14 @@ TINY_STEPS = 20
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.finder_quality",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--tasks", nargs="+", help=f"names of tasks or of splits: {', '.join(SPLITS)} (default: all)")
+    parser = make_parser("finder_quality", __doc__, SPLITS)
     parser.add_argument("--contenders", nargs="+", help="run only these; the results of the others stay (default: all)")
     parser.add_argument(
         "--optimizer", nargs="+", choices=OPTIMIZERS, default=[*OPTIMIZERS], help="whose rate is wanted (default: all)"
     )
     parser.add_argument("--seeds", type=int, default=5, help="suggestions per task (default: %(default)s)")
-    parser.add_argument("--processes", type=int, default=2, help="default: %(default)s")
-    parser.add_argument("--results", type=Path, help="folder for the result file")
-    parser.add_argument("--oracle", type=Path, default=CACHE, help="the oracle's cache (default: %(default)s)")
     parser.add_argument("--oracle-only", action="store_true", help="run no finder")
-    parser.add_argument("--tiny", action="store_true", help="two tasks, a coarse oracle that is not kept")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)  # the result file states it, and the worker processes do the same
-    if unknown := set(arguments.contenders or ()) - set(CONTENDERS):
-        parser.error(f"--contenders: there are no {sorted(unknown)}; give some of {sorted(CONTENDERS)}")
-    try:
-        selected = select_tasks(arguments.tasks or (TINY_TASKS if arguments.tiny else None), SPLITS)
-    except ValueError as error:
-        parser.error(f"--tasks: {error}")
+    arguments, selected = parse(parser, SPLITS, TINY_TASKS, CONTENDERS)
 
     rows = [row for name in arguments.optimizer for row in compare_with(name, selected, arguments)]
     if arguments.results is not None and not arguments.oracle_only:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
 import torch
-from torch.optim import Optimizer
 
 import clrfast
 from clrfast.training._batches import cycle_loader
@@ -31,31 +29,27 @@ RULES = ("edge", "steepest", "valley", "slide", "minimum_tenth")
 """Suggestion rules for the ramp alone: clrfast's own and those of other finders."""
 
 
-def _default(task: BenchmarkTask, optimizer: Optimizer | None) -> clrfast.Suggestion:
-    return clrfast.range_test(task.model, task.loss_fn, task.loader(), optimizer=optimizer).suggest()
+def find_lr(task: BenchmarkTask, optimizer: str, method: str | None = None, **options: Any) -> clrfast.Suggestion:
+    """Suggest a rate with clrfast, which makes its own optimizer for SGD.
 
-
-def _by_rule(task: BenchmarkTask, optimizer: Optimizer | None, rule: str) -> clrfast.Suggestion:
-    curve = clrfast.range_test(task.model, task.loss_fn, task.loader(), optimizer=optimizer, trials=False)
-    return curve.suggest(rule)
-
-
-def _thorough(task: BenchmarkTask, optimizer: Optimizer | None) -> clrfast.Suggestion:
-    return clrfast.range_test(task.model, task.loss_fn, task.loader(), optimizer=optimizer, trials="thorough").suggest()
-
-
-def _finder(name: str, find: Callable[[BenchmarkTask, Optimizer | None], clrfast.Suggestion]) -> Finder:
-    """Wrap ``find``: measure its cost; NoSuggestionError means no suggestion.
-
-    ``find`` gets no optimizer for SGD, because clrfast's finders make their own.
+    Args:
+        optimizer: name in ``OPTIMIZERS``.
+        method: of ``LRCurve.suggest``.
+        options: of ``range_test``.
     """
+    own = None if optimizer == "sgd" else OPTIMIZERS[optimizer].make(task, ANY_LR)
+    return clrfast.range_test(task.model, task.loss_fn, task.loader(), optimizer=own, **options).suggest(method)
+
+
+def _finder(name: str, **options: Any) -> Finder:
+    """Wrap ``find_lr`` with ``options``: measure its cost; NoSuggestionError means no suggestion."""
 
     def suggest(task: BenchmarkTask, optimizer: str) -> dict[str, Suggestion]:
         begin = time.perf_counter()
         lr, reason, is_low_confidence = None, "", False
         with count_forward_passes(task.model) as passes:
             try:
-                found = find(task, None if optimizer == "sgd" else OPTIMIZERS[optimizer].make(task, ANY_LR))
+                found = find_lr(task, optimizer, **options)
                 lr, is_low_confidence = found.max_lr, found.confidence == "low"
             except clrfast.NoSuggestionError as error:
                 reason = str(error)
@@ -66,9 +60,9 @@ def _finder(name: str, find: Callable[[BenchmarkTask, Optimizer | None], clrfast
 
 
 CONTENDERS: dict[str, Finder] = {
-    "clrfast": _finder("clrfast", _default),
-    "clrfast thorough": _finder("clrfast thorough", _thorough),
-    **{f"clrfast {rule}": _finder(f"clrfast {rule}", partial(_by_rule, rule=rule)) for rule in RULES},
+    "clrfast": _finder("clrfast"),
+    "clrfast thorough": _finder("clrfast thorough", trials="thorough"),
+    **{f"clrfast {rule}": _finder(f"clrfast {rule}", method=rule, trials=False) for rule in RULES},
     **PEERS,
 }
 """Finders by name. One finder may suggest for several contenders, such as the rules of fastai."""

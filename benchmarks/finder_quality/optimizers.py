@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 import clrfast
 
 from ..oracle import Grid
-from ..task_library.definition import BenchmarkTask, Split
+from ..task_library.definition import BenchmarkTask, Split, make_step
 from .tasks import DEVELOPMENT, SPLITS, TEST
 
 
@@ -30,7 +30,7 @@ def loss_with_sgd(task: BenchmarkTask, lr: float, weight_decay: float, steps: in
     """Return the validation loss after a 1cycle up to ``lr``; inf once a loss is not finite."""
     schedule = clrfast.one_cycle(lr, steps, weight_decay=weight_decay)
     optimizer = clrfast.SGD(task.model.parameters(), momentum=0.9, schedule=schedule)
-    return task.evaluate(*task.val) if task.fit(optimizer, steps) else math.inf
+    return task.evaluate(*task.val) if task.fit(make_step(optimizer), steps) else math.inf
 
 
 def loss_with_adamw(task: BenchmarkTask, lr: float, weight_decay: float, steps: int) -> float:
@@ -38,7 +38,7 @@ def loss_with_adamw(task: BenchmarkTask, lr: float, weight_decay: float, steps: 
     groups = task.parameter_groups(lr)
     optimizer = torch.optim.AdamW(groups, weight_decay=weight_decay, fused=True)  # fused: fastest on a CPU
     scheduler = OneCycleLR(optimizer, [group["lr"] for group in groups], total_steps=steps)
-    return task.evaluate(*task.val) if task.fit(optimizer, steps, scheduler) else math.inf
+    return task.evaluate(*task.val) if task.fit(make_step(optimizer, scheduler), steps) else math.inf
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ with two. It searches with seeds of its own, and sees only half of the held-out 
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import functools
 from concurrent.futures import ProcessPoolExecutor
@@ -18,9 +17,9 @@ from pathlib import Path
 
 import torch
 
-from ..oracle import CACHE, find_oracles
+from ..oracle import find_oracles
+from ..quality_command import make_parser, parse
 from ..result_files import Row, write_rows
-from ..task_library.selection import select_tasks
 from .reference import GRID
 from .rows import task_line, task_rows
 from .tasks import SPLITS
@@ -36,12 +35,7 @@ TINY_STEPS = 20
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.recipe_quality",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--tasks", nargs="+", help=f"names of tasks or of splits: {', '.join(SPLITS)} (default: all)")
+    parser = make_parser("recipe_quality", __doc__, SPLITS)
     parser.add_argument(
         "--budgets",
         type=float,
@@ -50,18 +44,9 @@ def main() -> None:
         help=f"fractions of the grid's updates with one seed (default: {' '.join(map(str, BUDGETS))})",
     )
     parser.add_argument("--searches", type=int, default=len(SEARCH_SEEDS), help="per task (default: %(default)s)")
-    parser.add_argument("--processes", type=int, default=2, help="default: %(default)s")
     parser.add_argument("--kept", type=Path, help="folder of searches; a finished one is not repeated")
-    parser.add_argument("--results", type=Path, help="folder for the result file")
-    parser.add_argument("--oracle", type=Path, default=CACHE, help="the oracle's cache (default: %(default)s)")
     parser.add_argument("--oracle-only", action="store_true", help="make no search")
-    parser.add_argument("--tiny", action="store_true", help="two tasks, a coarse oracle that is not kept")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    try:
-        definitions = select_tasks(arguments.tasks or (TINY_TASKS if arguments.tiny else None), SPLITS)
-    except ValueError as error:
-        parser.error(f"--tasks: {error}")
+    arguments, definitions = parse(parser, SPLITS, TINY_TASKS)
 
     grid, cache, steps = (TINY_GRID, None, TINY_STEPS) if arguments.tiny else (GRID, arguments.oracle, None)
     oracles = find_oracles(definitions, grid, cache, processes=arguments.processes, steps=steps)

@@ -22,7 +22,7 @@ from torch import Tensor
 import clrfast
 
 from ..oracle import Cell, Grid, Oracle, Retraining
-from ..task_library.definition import BenchmarkTask
+from ..task_library.definition import BenchmarkTask, make_step
 
 MOMENTUM = (0.95, 0.85)
 
@@ -41,7 +41,7 @@ def test_loss(task: BenchmarkTask) -> float:
 
 def final_loss(task: BenchmarkTask, optimizer: clrfast.SGD, steps: int) -> float:
     """Return the test loss after a training; inf once a loss is not finite."""
-    return test_loss(task) if task.fit(optimizer, steps) else math.inf
+    return test_loss(task) if task.fit(make_step(optimizer), steps) else math.inf
 
 
 def cell_loss(task: BenchmarkTask, lr: float, weight_decay: float, steps: int) -> float:

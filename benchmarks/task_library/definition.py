@@ -25,6 +25,10 @@ ParameterGroup = dict[str, Any]
 """A dict with "params" and "lr", as torch's optimizers take them."""
 
 
+Step = Callable[[Tensor], object]
+"""``step(loss)`` makes one update from the gradients of ``loss``."""
+
+
 @dataclass
 class BenchmarkTask:
     """A fresh model, its loss and data, and the length of its training.
@@ -66,25 +70,17 @@ class BenchmarkTask:
             collate_fn=_unchanged,
         )
 
-    def fit(self, optimizer: Optimizer, steps: int, scheduler: LRScheduler | None = None) -> bool:
-        """Train for ``steps`` updates; return False at the first loss that is not finite, else True.
-
-        Args:
-            scheduler: stepped after each update; None for an optimizer with a schedule of its own.
-        """
+    def fit(self, step: Step, steps: int) -> bool:
+        """Train for ``steps`` updates; return False at the first loss that is not finite, else True."""
         torch.manual_seed(self.seed)  # for dropout
         self.model.train()
         for _, (inputs, targets) in zip(range(steps), cycle_loader(self.loader()), strict=False):
-            optimizer.zero_grad()
+            self.model.zero_grad()
             loss = self.loss_fn(self.model(inputs), targets)
             if not math.isfinite(loss.item()):
                 return False
             loss.backward()
-            if scheduler is None:
-                optimizer.step(loss=loss)
-            else:
-                optimizer.step()
-                scheduler.step()
+            step(loss)
         return True
 
     @torch.no_grad()
@@ -95,6 +91,17 @@ class BenchmarkTask:
         loss = float(self.loss_fn(self.model(inputs), targets))
         self.model.train(training)
         return loss if math.isfinite(loss) else math.inf
+
+
+def make_step(optimizer: Optimizer, scheduler: LRScheduler | None = None) -> Step:
+    """Return a ``Step`` that steps a torch optimizer and then its scheduler."""
+
+    def step(_: Tensor) -> None:
+        optimizer.step()
+        if scheduler is not None:
+            scheduler.step()
+
+    return step
 
 
 class _Pairs(Dataset):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 
 from . import data, models
-from .definition import build_task
+from .definition import build_task, make_step
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -61,7 +61,7 @@ def pretrain(
     with torch.random.fork_rng(devices=[]), _one_thread():
         task = build_task(0, build, loss_fn, arrays, batch_size=batch_size, steps=steps)
         optimizer = torch.optim.AdamW(task.model.parameters())
-        if not task.fit(optimizer, steps, OneCycleLR(optimizer, lr, total_steps=steps)):
+        if not task.fit(make_step(optimizer, OneCycleLR(optimizer, lr, total_steps=steps)), steps):
             raise RuntimeError("the pre-training diverged")
     return task.model
 

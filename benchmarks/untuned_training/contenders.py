@@ -7,32 +7,29 @@ from functools import partial
 from torch.optim.lr_scheduler import OneCycleLR
 
 import clrfast
+from clrfast.training._loss_modules import trainable_parameters
 
+from ..finder_quality.contenders import find_lr
 from ..finder_quality.optimizers import OPTIMIZERS
 from ..task_library.definition import BenchmarkTask
 from .peers import PEERS
-from .training import Contender, Method, stepped, trainable
+from .training import Contender, Method, stepped
 
 GRID, SPLITS = OPTIMIZERS["sgd"].grid, OPTIMIZERS["sgd"].splits
 """The oracle that scores are relative to, and the tasks that it has."""
 
-ANY_LR = 1e-3
-"""The rate of the optimizer that the search gets; the ramp replaces it."""
+
+def _search(task: BenchmarkTask, optimizer: str) -> float:
+    return find_lr(task, optimizer).max_lr
 
 
-def _search_sgd(task: BenchmarkTask) -> float:
-    return clrfast.range_test(task.model, task.loss_fn, task.loader()).suggest().max_lr
-
-
-def _search_adamw(task: BenchmarkTask) -> float:
-    optimizer = OPTIMIZERS["adamw"].make(task, ANY_LR)
-    return clrfast.range_test(task.model, task.loss_fn, task.loader(), optimizer=optimizer).suggest().max_lr
+_search_sgd, _search_adamw = (partial(_search, optimizer=name) for name in ("sgd", "adamw"))
 
 
 def _clrfast_sgd(task: BenchmarkTask, steps: int, lr: float) -> Method:
     schedule = clrfast.one_cycle(lr, steps)
-    optimizer = clrfast.SGD(trainable(task.model), momentum=0.9, schedule=schedule)
-    return Method(lambda loss: optimizer.step(loss=loss), lambda: task.model)
+    optimizer = clrfast.SGD(trainable_parameters(task.model), momentum=0.9, schedule=schedule)
+    return stepped(task, optimizer)
 
 
 def _adamw_constant(task: BenchmarkTask, steps: int, lr: float) -> Method:

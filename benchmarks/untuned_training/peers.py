@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
+from clrfast.training._loss_modules import trainable_parameters
+
 from ..task_library.definition import BenchmarkTask
-from .training import Contender, Method, stepped, trainable
+from .training import Contender, Method, stepped
 
 WARMUP_FRAC = 0.05
 """Warmup of the schedule-free optimizers, as a fraction of the steps, as in "The Road Less Scheduled"."""
@@ -31,27 +33,27 @@ BATCH_NORM_REPS_REL = 1e-4
 def _prodigy(task: BenchmarkTask, steps: int, lr: float) -> Method:
     from prodigyopt import Prodigy
 
-    return _cosine(task, Prodigy(trainable(task.model), lr=lr), steps)
+    return _cosine(task, Prodigy(trainable_parameters(task.model), lr=lr), steps)
 
 
 def _prodigy_schedule_free(task: BenchmarkTask, steps: int, lr: float) -> Method:
     from prodigyplus.prodigy_plus_schedulefree import ProdigyPlusScheduleFree
 
-    return _schedule_free(task, ProdigyPlusScheduleFree(trainable(task.model), lr=lr))
+    return _schedule_free(task, ProdigyPlusScheduleFree(trainable_parameters(task.model), lr=lr))
 
 
 def _adamw_schedule_free(task: BenchmarkTask, steps: int, lr: float) -> Method:
     from schedulefree import AdamWScheduleFree
 
     warmup_steps = round(WARMUP_FRAC * steps)
-    return _schedule_free(task, AdamWScheduleFree(trainable(task.model), lr=lr, warmup_steps=warmup_steps))
+    return _schedule_free(task, AdamWScheduleFree(trainable_parameters(task.model), lr=lr, warmup_steps=warmup_steps))
 
 
 def _sgd_schedule_free(task: BenchmarkTask, steps: int, lr: float) -> Method:
     from schedulefree import SGDScheduleFree
 
     warmup_steps = round(WARMUP_FRAC * steps)
-    return _schedule_free(task, SGDScheduleFree(trainable(task.model), lr=lr, warmup_steps=warmup_steps))
+    return _schedule_free(task, SGDScheduleFree(trainable_parameters(task.model), lr=lr, warmup_steps=warmup_steps))
 
 
 def _dog(task: BenchmarkTask, steps: int, lr: float) -> Method:
@@ -69,37 +71,37 @@ def _ldog(task: BenchmarkTask, steps: int, lr: float) -> Method:
 def _d_adapt_adam(task: BenchmarkTask, steps: int, lr: float) -> Method:
     from dadaptation import DAdaptAdam
 
-    return _cosine(task, DAdaptAdam(trainable(task.model), lr=lr), steps)
+    return _cosine(task, DAdaptAdam(trainable_parameters(task.model), lr=lr), steps)
 
 
 def _d_adapt_sgd(task: BenchmarkTask, steps: int, lr: float) -> Method:
     from dadaptation import DAdaptSGD
 
-    return _cosine(task, DAdaptSGD(trainable(task.model), lr=lr, momentum=0.9), steps)
+    return _cosine(task, DAdaptSGD(trainable_parameters(task.model), lr=lr, momentum=0.9), steps)
 
 
 def _momo(task: BenchmarkTask, steps: int, lr: float) -> Method:
     from momo import Momo
 
-    return _given_the_loss(task, Momo(trainable(task.model), lr=lr))
+    return _given_the_loss(task, Momo(trainable_parameters(task.model), lr=lr))
 
 
 def _momo_adam(task: BenchmarkTask, steps: int, lr: float) -> Method:
     from momo import MomoAdam
 
-    return _given_the_loss(task, MomoAdam(trainable(task.model), lr=lr))
+    return _given_the_loss(task, MomoAdam(trainable_parameters(task.model), lr=lr))
 
 
 def _mechanic_sgd(task: BenchmarkTask, steps: int, lr: float) -> Method:
     from mechanic_pytorch import mechanize
 
-    return _cosine(task, mechanize(torch.optim.SGD)(trainable(task.model), lr=lr, momentum=0.9), steps)
+    return _cosine(task, mechanize(torch.optim.SGD)(trainable_parameters(task.model), lr=lr, momentum=0.9), steps)
 
 
 def _mechanic_adamw(task: BenchmarkTask, steps: int, lr: float) -> Method:
     from mechanic_pytorch import mechanize
 
-    return _cosine(task, mechanize(torch.optim.AdamW)(trainable(task.model), lr=lr), steps)
+    return _cosine(task, mechanize(torch.optim.AdamW)(trainable_parameters(task.model), lr=lr), steps)
 
 
 def _cosine(task: BenchmarkTask, optimizer: torch.optim.Optimizer, steps: int) -> Method:
@@ -130,7 +132,7 @@ def _averaged(task: BenchmarkTask, optimizer_class: Any) -> Method:
     from dog import PolynomialDecayAverager
 
     more = {"reps_rel": BATCH_NORM_REPS_REL} if _has_batch_norm(task.model) else {}
-    optimizer = optimizer_class(trainable(task.model), **more)
+    optimizer = optimizer_class(trainable_parameters(task.model), **more)
     averager = PolynomialDecayAverager(task.model)
 
     def step(_: Tensor) -> None:

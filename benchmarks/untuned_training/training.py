@@ -8,13 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-
-from clrfast.training._batches import cycle_loader
+from torch import nn
 
 from ..finder_quality.suggestion import count_forward_passes
 from ..peer_packages import quiet
-from ..task_library.definition import BenchmarkTask
+from ..task_library.definition import BenchmarkTask, Step, make_step
 
 
 @dataclass(frozen=True)
@@ -22,11 +20,11 @@ class Method:
     """An optimizer with its schedule, as the training loop uses it.
 
     Attributes:
-        step: ``step(loss)`` makes one update from the gradients of ``loss``.
+        step: makes one update.
         finish: called once after the last update; returns the model to evaluate.
     """
 
-    step: Callable[[Tensor], object]
+    step: Step
     finish: Callable[[], nn.Module]
 
 
@@ -79,27 +77,16 @@ def run(contender: Contender, task: BenchmarkTask, steps: int) -> Outcome:
             if n_updates < 1:
                 reason = "the search leaves no updates"
             else:
-                model = trained(task, contender.method(task, n_updates, lr), n_updates)
-                reason = "" if model is not None else "the loss is not finite"
+                method = contender.method(task, n_updates, lr)
+                if task.fit(method.step, n_updates):
+                    model = method.finish()
+                else:
+                    reason = "the loss is not finite"
         except Exception as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         n_passes = passes.n + passes.n_extra
     loss = math.inf if model is None else dataclasses.replace(task, model=model).evaluate(*task.val)
     return Outcome(loss, untrained, n_passes, search_passes, reason)
-
-
-def trained(task: BenchmarkTask, method: Method, steps: int) -> nn.Module | None:
-    """Train for ``steps`` updates and return the model to evaluate; None at the first loss that is not finite."""
-    torch.manual_seed(task.seed)  # for dropout
-    task.model.train()
-    for _, (inputs, targets) in zip(range(steps), cycle_loader(task.loader()), strict=False):
-        task.model.zero_grad()
-        loss = task.loss_fn(task.model(inputs), targets)
-        if not math.isfinite(loss.item()):
-            return None
-        loss.backward()
-        method.step(loss)
-    return method.finish()
 
 
 def stepped(
@@ -108,14 +95,4 @@ def stepped(
     scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
 ) -> Method:
     """Return the method that steps ``optimizer`` and then ``scheduler``, and evaluates the model itself."""
-
-    def step(_: Tensor) -> None:
-        optimizer.step()
-        if scheduler is not None:
-            scheduler.step()
-
-    return Method(step, lambda: task.model)
-
-
-def trainable(model: nn.Module) -> list[nn.Parameter]:
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return Method(make_step(optimizer, scheduler), lambda: task.model)

@@ -10,6 +10,7 @@ FLOORS = [
     {"result_files", "peer_packages"},
     {"tables", "task_library"},
     {"oracle"},
+    {"quality_command"},
     {"finder_quality", "recipe_quality", "policy_quality"},
     {"speed", "untuned_training"},
     {"report"},

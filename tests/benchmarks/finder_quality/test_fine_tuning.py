@@ -8,12 +8,13 @@ from torch import nn
 
 from benchmarks.finder_quality.tasks.fine_tuning import FINE_TUNING, by_depth
 from benchmarks.task_library import minilm, models
+from benchmarks.task_library.definition import make_step
 from benchmarks.task_library.pretrained import pretrain
 
 
 def train(task, lr):
     optimizer = torch.optim.AdamW(task.parameter_groups(lr))
-    assert task.fit(optimizer, 2, torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=2))
+    assert task.fit(make_step(optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=2)), 2)
 
 
 def test_pretraining_is_the_same_at_every_call_and_leaves_the_global_state_alone():

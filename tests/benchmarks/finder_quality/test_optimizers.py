@@ -8,7 +8,7 @@ from torch import nn
 
 from benchmarks.finder_quality.optimizers import OPTIMIZERS, loss_with_adamw
 from benchmarks.finder_quality.suggestion import count_forward_passes
-from benchmarks.task_library.definition import build_task
+from benchmarks.task_library.definition import build_task, make_step
 
 
 def make(loss_fn=None, groups=None):
@@ -28,7 +28,7 @@ def test_adamw_follows_torchs_1cycle():
     loss = loss_with_adamw(task, 0.3, 0.01, 7)
     optimizer = torch.optim.AdamW(expected.model.parameters())
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.3, total_steps=7)
-    assert expected.fit(optimizer, 7, scheduler)
+    assert expected.fit(make_step(optimizer, scheduler), 7)
     torch.testing.assert_close(list(task.model.parameters()), list(expected.model.parameters()))
     assert loss == task.evaluate(*task.val)
 

@@ -6,6 +6,7 @@ import torch
 import clrfast
 from benchmarks.finder_quality.tasks import SPLITS, test
 from benchmarks.task_library import pretrained
+from benchmarks.task_library.definition import make_step
 
 PRETRAINED = {
     "digits_other_classes": pretrained.low_digits_cnn,
@@ -42,7 +43,7 @@ def test_training_a_task_leaves_its_pretrained_model_as_it_was(name):
     task = test.TEST[name].make(0)
     before = [p.clone() for p in task.model.parameters()]
     schedule = clrfast.constant(0.01, 2)
-    assert task.fit(clrfast.SGD(task.model.parameters(), schedule=schedule, backend="torch"), 2)
+    assert task.fit(make_step(clrfast.SGD(task.model.parameters(), schedule=schedule, backend="torch")), 2)
     assert any(not torch.equal(p, was) for p, was in zip(task.model.parameters(), before, strict=True))
     for key, value in PRETRAINED[name]().state_dict().items():
         assert torch.equal(value, known[key]), key

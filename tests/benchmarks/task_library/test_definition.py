@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import clrfast
-from benchmarks.task_library.definition import Split, build_task
+from benchmarks.task_library.definition import Split, build_task, make_step
 from benchmarks.task_library.selection import select_tasks
 
 SPLIT = Split()
@@ -58,10 +58,10 @@ def test_incomplete_batches_are_dropped():
 def test_a_training_ends_at_the_first_loss_that_is_not_finite():
     task = linear(0)
     schedule = clrfast.constant(1e-4, 20)
-    assert task.fit(clrfast.SGD(task.model.parameters(), schedule=schedule, backend="torch"), 20)
+    assert task.fit(make_step(clrfast.SGD(task.model.parameters(), schedule=schedule, backend="torch")), 20)
     assert math.isfinite(task.evaluate(*task.val))
     schedule = clrfast.constant(1e20, 20)
-    assert not task.fit(clrfast.SGD(task.model.parameters(), schedule=schedule, backend="torch"), 20)
+    assert not task.fit(make_step(clrfast.SGD(task.model.parameters(), schedule=schedule, backend="torch")), 20)
     assert task.model.training
     assert task.evaluate(*task.val) == math.inf
     assert task.model.training

@@ -11,7 +11,8 @@ from benchmarks.peer_packages import name_and_version, why_missing
 from benchmarks.untuned_training.contenders import CONTENDERS, OURS
 from benchmarks.untuned_training.measurement import installed
 from benchmarks.untuned_training.peers import PEERS
-from benchmarks.untuned_training.training import Contender, run, stepped, trainable
+from benchmarks.untuned_training.training import Contender, run, stepped
+from clrfast.training._loss_modules import trainable_parameters
 
 STEPS = 30
 
@@ -22,7 +23,7 @@ def task():
 
 
 def sgd(task, steps, lr):
-    return stepped(task, torch.optim.SGD(trainable(task.model), lr=lr, momentum=0.9))
+    return stepped(task, torch.optim.SGD(trainable_parameters(task.model), lr=lr, momentum=0.9))
 
 
 def search_of_ten_passes(task):
