@@ -129,12 +129,11 @@ class RecentBatches:
     def __iter__(self) -> Iterator[Any]:
         for batch in self._batches:
             self.batches.append(batch)
-            while len(self.batches) > self._n or (len(self.batches) > 1 and self._bytes() > KEPT_BYTES):
+            while len(self.batches) > self._n or (
+                len(self.batches) > 1 and sum(map(count_bytes, self.batches)) > KEPT_BYTES
+            ):
                 self.batches.popleft()
             yield batch
-
-    def _bytes(self) -> int:
-        return sum(tensor.nbytes for batch in self.batches for tensor in _tensors(batch))
 
 
 class _Numbered:
@@ -145,6 +144,11 @@ class _Numbered:
         for number, batch in enumerate(self._loader):
             self._latest.append((number, id(batch)))
             yield batch
+
+
+def count_bytes(batch: Any) -> int:
+    """Count the bytes of the tensors in ``batch``."""
+    return sum(tensor.nbytes for tensor in _tensors(batch))
 
 
 def _loss(step: EagerStep, batch: Any) -> float:

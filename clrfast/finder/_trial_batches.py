@@ -7,11 +7,8 @@ from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from typing import Any
 
-from torch import Tensor
-
 from .._distributed import Ranks
-from .._torch_compat import tree_leaves
-from ._bad_batches import BadBatches
+from ._bad_batches import BadBatches, count_bytes
 from ._metrics import count_samples
 
 N_PROBE_SAMPLES = 512
@@ -80,7 +77,7 @@ class TrialBatches:
 
     def _keep(self, batch: Any) -> bool:
         """Keep ``batch`` for the next trial if it and all before it fit into the memory; return whether it was kept."""
-        self._bytes_left -= sum(leaf.nbytes for leaf in tree_leaves(batch) if isinstance(leaf, Tensor))
+        self._bytes_left -= count_bytes(batch)
         if self._bytes_left >= 0:
             self._kept.append(self._copy(batch))
         return self._bytes_left >= 0
