@@ -76,7 +76,7 @@ def test_trials_restore_model_optimizer_data_and_random_states(own, failure):
     else:
         with pytest.raises(failure):
             range_test(model, failing_loss, loader, **options)
-        assert len(calls) == 60  # of the ramp and its probes there are 46
+        assert len(calls) == 60  # the ramp and its probes make 28, so this is in a trial
     assert full_state(model, optimizer) == before
     assert torch.equal(loader.generator.get_state(), order)
     assert torch.equal(torch.get_rng_state(), random)
