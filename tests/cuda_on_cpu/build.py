@@ -16,6 +16,7 @@ from types import ModuleType
 import pybind11
 import pytest
 import torch
+from filelock import FileLock
 
 from clrfast import _native, _torch_compat
 from clrfast.optim._backends import cuda
@@ -44,13 +45,14 @@ def build(folder: Path, cudart_version: int = 13000) -> tuple[ModuleType, Module
     headers = [*ROOT.glob("csrc/**/*.h"), *HERE.glob("include/*.h")]
     text = "".join(path.read_text() for path in [*SOURCES, *sorted(headers)]) + f"{flags} {SANITIZED} {pybind11}"
     target = folder / f"emulated_{hashlib.sha256(text.encode()).hexdigest()[:16]}.so"
-    if not target.exists():
-        objects = [target.with_name(f"{target.stem}_{source.parent.name}_{source.stem}.o") for source in SOURCES]
-        with ThreadPoolExecutor() as pool:
-            list(pool.map(lambda source, to: compiled("-c", *flags, "-xc++", source, to=to), SOURCES, objects))
-        compiled("-shared", *objects, to=target)
-        for path in objects:
-            path.unlink()
+    with FileLock(target.with_suffix(".lock")):  # workers of pytest-xdist share the folder
+        if not target.exists():
+            objects = [target.with_name(f"{target.stem}_{source.parent.name}_{source.stem}.o") for source in SOURCES]
+            with ThreadPoolExecutor() as pool:
+                list(pool.map(lambda source, to: compiled("-c", *flags, "-xc++", source, to=to), SOURCES, objects))
+            compiled("-shared", *objects, to=target)
+            for path in objects:
+                path.unlink()
     return _loaded("_C", target), _loaded("_emulation", target)
 
 

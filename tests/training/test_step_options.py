@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import clrfast
-from clrfast.finder._range_test import RampKeywords, RangeTestKeywords
+from clrfast.finder._range_test import RangeTestKeywords
 from clrfast.recipe import find_pair
 from clrfast.recipe._batch_size import PrecisionKeywords
 from clrfast.training import StepOptions, TrainStep
@@ -247,4 +247,3 @@ def test_the_types_of_keywords_name_the_arguments_that_there_are():
         if parameter.kind is parameter.KEYWORD_ONLY
     }
     assert own | set(STEP_OPTIONS) == RangeTestKeywords.__optional_keys__
-    assert RampKeywords.__optional_keys__ < RangeTestKeywords.__optional_keys__
