@@ -16,6 +16,17 @@ class NegativeLogDensity(nn.Module):
         return -log_density.mean()
 
 
+class ScaledLoss(nn.Module):
+    """``factor`` times another loss."""
+
+    def __init__(self, loss: nn.Module, factor: float):
+        super().__init__()
+        self.loss, self.factor = loss, factor
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return self.factor * self.loss(outputs, targets)
+
+
 class GaussianNLL(nn.Module):
     """Negative log likelihood of normal distributions, up to a constant.
 

@@ -9,16 +9,18 @@ from torch import Tensor, nn
 
 
 class MatrixFactorization(nn.Module):
-    """Entries of a matrix as products of row and column factors."""
+    """Entries of a matrix as products of row and column factors, and with ``column_bias`` a bias of every column."""
 
-    def __init__(self, n_rows: int, n_columns: int, rank: int, std: float):
+    def __init__(self, n_rows: int, n_columns: int, rank: int, std: float, column_bias: bool = False):
         super().__init__()
         self.rows, self.columns = nn.Embedding(n_rows, rank), nn.Embedding(n_columns, rank)
         for factor in (self.rows, self.columns):
             nn.init.normal_(factor.weight, std=std)
+        self.bias = nn.Parameter(torch.zeros(n_columns)) if column_bias else None
 
     def forward(self, index: Tensor) -> Tensor:  # [B, 2] -> [B]
-        return (self.rows(index[:, 0]) * self.columns(index[:, 1])).sum(-1)
+        entries = (self.rows(index[:, 0]) * self.columns(index[:, 1])).sum(-1)
+        return entries if self.bias is None else entries + self.bias[index[:, 1]]
 
 
 class CouplingFlow(nn.Module):

@@ -15,6 +15,11 @@ def test_the_ranking_loss_is_over_the_pairs_of_which_one_is_more_relevant():
     assert losses.PairwiseRankingLoss()(scores, torch.zeros(1, 3)).item() == 0
 
 
+def test_a_scaled_loss_is_that_many_times_the_loss():
+    loss = losses.ScaledLoss(torch.nn.MSELoss(), 0.01)
+    assert loss(torch.tensor([1.0, 3.0]), torch.zeros(2)).item() == pytest.approx(0.05)
+
+
 def test_the_angular_margin_makes_the_true_class_harder():
     cosines, label = torch.tensor([[0.5, 0.5]]), torch.tensor([1])
     assert losses.AngularMarginLoss(10, 0.0)(cosines, label).item() == pytest.approx(math.log(2))

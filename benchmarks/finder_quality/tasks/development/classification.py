@@ -161,3 +161,17 @@ def cancer_full(seed: int) -> BenchmarkTask:
     """One batch an epoch, hardly any noise: in a sweep the loss falls on at rates that end badly."""
     loss_fn, arrays = nn.CrossEntropyLoss(), data.bundled("breast_cancer", 169)
     return build_task(seed, lambda: models.mlp(30, 48, 48, 2), loss_fn, arrays, batch_size=256, steps=60)
+
+
+@CLASSIFICATION.task(low=-4, high=2)
+def covertype_bs64(seed: int) -> BenchmarkTask:
+    """Seven uneven classes: half of the gain comes from the frequencies alone, at any rate."""
+    loss_fn, arrays = nn.CrossEntropyLoss(), data.covertype_like()
+    return build_task(seed, lambda: models.mlp(54, 64, 64, 7), loss_fn, arrays, batch_size=64, steps=120)
+
+
+@CLASSIFICATION.task(low=-4, high=2)
+def covertype_margin(seed: int) -> BenchmarkTask:
+    """A margin loss: gradients that do not shrink, until they are exactly zero."""
+    loss_fn, arrays = nn.MultiMarginLoss(), data.covertype_like()
+    return build_task(seed, lambda: models.mlp(54, 32, 7), loss_fn, arrays, batch_size=32, steps=150)

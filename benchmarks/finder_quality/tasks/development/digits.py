@@ -6,6 +6,7 @@ from torch import nn
 
 from ....task_library import data, models
 from ....task_library.definition import BenchmarkTask, Split, build_task
+from ....task_library.losses import ScaledLoss
 
 DIGITS = Split()
 
@@ -106,3 +107,10 @@ def digits_noisy(seed: int) -> BenchmarkTask:
     """Half of the training labels are wrong: fitting them costs validation loss, the training loss tells little."""
     loss_fn, arrays = nn.CrossEntropyLoss(), data.mislabelled_digits(0.5)
     return build_task(seed, lambda: models.mlp(64, 48, 10), loss_fn, arrays, batch_size=16, steps=200)
+
+
+@DIGITS.task(low=-5.5, high=0)
+def digits_sum(seed: int) -> BenchmarkTask:
+    """The loss is 32 times the mean, as if summed over the batch: the best rate is 32 times lower."""
+    loss_fn, arrays = ScaledLoss(nn.CrossEntropyLoss(), 32), data.digits()
+    return build_task(seed, lambda: models.mlp(64, 64, 10), loss_fn, arrays, batch_size=32, steps=120)

@@ -8,10 +8,16 @@ import math
 from torch import nn
 
 from ....task_library import data, models
+from ....task_library.data import Arrays
 from ....task_library.definition import BenchmarkTask, Split, build_task
 from ....task_library.losses import ContrastiveLoss, DiceAndCrossEntropy, NegativeELBO, TripletLoss
 
 IMAGE_CODES = Split()
+
+
+def _digits_to_themselves() -> Arrays:
+    train, _, val, _ = data.digits()
+    return train.flatten(1), train.flatten(1), val.flatten(1), val.flatten(1)
 
 
 @IMAGE_CODES.task(low=-4.5, high=1.5)
@@ -100,4 +106,20 @@ def digit_halves_contrastive(seed: int) -> BenchmarkTask:
     """A dual encoder matches the halves of digits within the batch; the temperature is learned."""
     return build_task(
         seed, lambda: models.DualEncoder(32, 64, 16), ContrastiveLoss(), data.digits(), batch_size=128, steps=200
+    )
+
+
+@IMAGE_CODES.task(low=-3.5, high=2)
+def digits_autoencoder_relu(seed: int) -> BenchmarkTask:
+    """A bottleneck of 8: a plateau at the mean image, which also is where too high rates end."""
+    loss_fn, arrays = nn.MSELoss(), _digits_to_themselves()
+    return build_task(seed, lambda: models.mlp(64, 32, 8, 32, 64), loss_fn, arrays, batch_size=32, steps=200)
+
+
+@IMAGE_CODES.task(low=-3.5, high=2)
+def digits_autoencoder_wide(seed: int) -> BenchmarkTask:
+    """Small gradients, as the loss is a mean over 64 pixels: the best rate is around 0.5."""
+    loss_fn, arrays = nn.MSELoss(), _digits_to_themselves()
+    return build_task(
+        seed, lambda: models.mlp(64, 128, 64, activation=nn.GELU), loss_fn, arrays, batch_size=16, steps=120
     )

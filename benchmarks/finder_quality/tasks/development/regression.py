@@ -6,7 +6,13 @@ from torch import nn
 
 from ....task_library import data, models
 from ....task_library.definition import BenchmarkTask, Split, build_task
-from ....task_library.losses import CoxPartialLikelihood, GaussianMixtureNLL, GaussianNLL, NegativeLogDensity
+from ....task_library.losses import (
+    CoxPartialLikelihood,
+    GaussianMixtureNLL,
+    GaussianNLL,
+    NegativeLogDensity,
+    ScaledLoss,
+)
 
 REGRESSION = Split()
 
@@ -114,3 +120,61 @@ def sheet_flow(seed: int) -> BenchmarkTask:
         batch_size=200,
         steps=300,
     )
+
+
+@REGRESSION.task(low=-3.5, high=2)
+def linear_map(seed: int) -> BenchmarkTask:
+    """Quadratic: a valley seven octaves wide that ends at the stability limit."""
+    return build_task(seed, lambda: nn.Linear(16, 16), nn.MSELoss(), data.linear_map(), batch_size=32, steps=100)
+
+
+@REGRESSION.task(low=-4, high=2)
+def diabetes_bs8(seed: int) -> BenchmarkTask:
+    """320 noisy samples: six octaves are about as good, then all is lost at once."""
+    loss_fn, arrays = nn.MSELoss(), data.diabetes(standardized=True)
+    return build_task(seed, lambda: models.mlp(10, 32, 1, scalar=True), loss_fn, arrays, batch_size=8, steps=100)
+
+
+@REGRESSION.task(low=-4, high=2)
+def diabetes_linear(seed: int) -> BenchmarkTask:
+    """Ill-conditioned, batches of 4: the best rate is 0.002, and noise decides."""
+    loss_fn, arrays = nn.MSELoss(), data.diabetes(standardized=True)
+    return build_task(seed, lambda: models.mlp(10, 1, scalar=True), loss_fn, arrays, batch_size=4, steps=200)
+
+
+@REGRESSION.task(low=-4, high=2)
+def friedman_bs16(seed: int) -> BenchmarkTask:
+    """Noisy targets: the best rates are next to ones at which most seeds are lost."""
+    loss_fn, arrays = nn.MSELoss(), data.friedman()
+    return build_task(seed, lambda: models.mlp(10, 48, 48, 1, scalar=True), loss_fn, arrays, batch_size=16, steps=150)
+
+
+@REGRESSION.task(low=-3.5, high=2.5)
+def friedman_huber(seed: int) -> BenchmarkTask:
+    """Bounded gradients: a shelf four octaves wide below the best rate, and a bad end above it without divergence."""
+
+    def model() -> nn.Module:
+        return models.mlp(10, 32, 1, activation=nn.Tanh, scalar=True)
+
+    return build_task(seed, model, nn.HuberLoss(delta=0.3), data.friedman(), batch_size=64, steps=120)
+
+
+@REGRESSION.task(low=-4, high=2)
+def teacher_bs8(seed: int) -> BenchmarkTask:
+    """Batches of 8 and hardly any label noise: the best rate is one octave below the first lost seeds."""
+    loss_fn, arrays = nn.MSELoss(), data.teacher()
+    return build_task(seed, lambda: models.mlp(20, 64, 1, scalar=True), loss_fn, arrays, batch_size=8, steps=200)
+
+
+@REGRESSION.task(low=-4, high=2)
+def teacher_bs500(seed: int) -> BenchmarkTask:
+    """Four batches an epoch, smooth: the best rate is next to the cliff."""
+    loss_fn, arrays = nn.MSELoss(), data.teacher()
+    return build_task(seed, lambda: models.mlp(20, 64, 64, 1, scalar=True), loss_fn, arrays, batch_size=500, steps=100)
+
+
+@REGRESSION.task(low=-2, high=3.5)
+def teacher_hundredth(seed: int) -> BenchmarkTask:
+    """A hundredth of the loss: the best rate is around 8."""
+    loss_fn, arrays = ScaledLoss(nn.MSELoss(), 0.01), data.teacher()
+    return build_task(seed, lambda: models.mlp(20, 32, 1, scalar=True), loss_fn, arrays, batch_size=32, steps=200)
