@@ -44,7 +44,8 @@ JSON = st.recursive(
 def make_curve(n=12):
     lr = np.geomspace(1e-3, 1.0, n)
     loss = np.append(np.linspace(2.0, 1.0, n - 2), [3.0, np.inf])
-    return LRCurve(lr, loss, 2.0, "diverged", "made by hand", np.linspace(2.0, 1.0, n), "validation loss", 0.9)
+    curve = LRCurve(lr, loss, 2.0, "diverged", "made by hand", np.linspace(2.0, 1.0, n), "validation loss", 0.9)
+    return replace(curve, update_steps=n, extra_forward_passes=1)
 
 
 def run(end):

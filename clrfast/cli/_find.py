@@ -31,6 +31,7 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"range test: {curve.stop_reason}")
     if suggestion is not None:
         print(f"suggested learning rate: {suggestion}")
+    print(f"cost: {curve.update_steps} updates and {curve.extra_forward_passes} extra forward passes")
     print("written: " + ", ".join(map(str, written)))
     if suggestion is None:
         raise UsageError(f"no suggestion: {problem}")

@@ -15,6 +15,7 @@ from torch import Tensor
 from .._distributed import Ranks
 from .._torch_compat import tree_leaves, tree_map_only
 from ..training._eager_step import EagerStep
+from ._cost import Cost
 
 KEPT_BYTES = 2**28
 """Maximum memory, in bytes, of the batches that a run keeps until the host has read their losses. At least one batch is
@@ -33,9 +34,13 @@ class BadBatches:
 
     If a bad batch contains values that are not finite, all further batches with such values are left out, because
     another order of the data puts these samples into other batches.
+
+    Args:
+        cost: counts the forward passes; None counts nothing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, cost: Cost | None = None):
+        self._cost = cost or Cost()
         self._bad: list[Any] = []
         self._values_are_bad = False
         self._numbers: deque[tuple[int, int]] = deque(maxlen=1000)  # index and id: no batch is kept alive
@@ -74,10 +79,10 @@ class BadBatches:
         Raises:
             ValueError: too many were found.
         """
-        found = [(batch, loss) for batch in recent.batches if not math.isfinite(loss := _loss(step, batch))]
+        found = [(batch, loss) for batch in recent.batches if not math.isfinite(loss := self._loss(step, batch))]
         if not any(ranks.all_gather("batches whose loss is not finite", len(found))):
             return False
-        finite = (math.isfinite(_loss(step, batch)) for batch in islice(others, N_CONTROLS))
+        finite = (math.isfinite(self._loss(step, batch)) for batch in islice(others, N_CONTROLS))
         # Several ranks evaluate all of them, because ranks may wait for each other in each forward pass.
         any_finite = any(finite) if ranks.world_size == 1 else any(list(finite))
         if not all(ranks.all_gather("a batch whose loss is finite", any_finite)):
@@ -96,6 +101,11 @@ class BadBatches:
                 f"loader: {len(self._bad)} batches give a loss that is not finite on the initial weights{_ADVICE}"
             )
         return True
+
+    def _loss(self, step: EagerStep, batch: Any) -> float:
+        self._cost.extra_forward_passes += 1
+        with torch.enable_grad():  # a loss may contain a derivative
+            return float(step.compute_loss(batch).detach().mean())
 
     def _name(self, batch: Any) -> str:
         numbers = self._find_numbers(batch)
@@ -149,11 +159,6 @@ class _Numbered:
 def count_bytes(batch: Any) -> int:
     """Count the bytes of the tensors in ``batch``."""
     return sum(tensor.nbytes for tensor in _tensors(batch))
-
-
-def _loss(step: EagerStep, batch: Any) -> float:
-    with torch.enable_grad():  # a loss may contain a derivative
-        return float(step.compute_loss(batch).detach().mean())
 
 
 def _tensors(batch: Any) -> list[Tensor]:

@@ -29,11 +29,13 @@ class ControlledStep:
     Attributes:
         control: the ``StepControl`` that records the losses and counts the updates.
         total_steps: number of updates of the schedule.
+        forward_passes: number of batches taken so far, those of steps without an update included.
     """
 
     def __init__(self, step: EagerStep, schedule: Schedule, *, keep_ratios: bool, ranks: Ranks = SINGLE_PROCESS):
         assert schedule.total_steps is not None
         self.total_steps = schedule.total_steps
+        self.forward_passes, self._own_updates = 0, 0
         self._step, self._ranks = step, ranks
         self._sums_losses = ranks.world_size > 1 and step.scaler is not None  # at every step, over the ranks
         # One row more than updates: the last loss is measured after the last update.
@@ -85,8 +87,16 @@ class ControlledStep:
             self.control.synchronize()
         return loss
 
+    @property
+    def update_steps(self) -> int:
+        """Number of updates made so far; the host waits for the device."""
+        if isinstance(self._step.optimizer, SGD):
+            return min(self.control.synchronize(), self.total_steps)  # it also counts the last loss
+        return self._own_updates  # the control stops at a loss that is not finite, and such an optimizer does not
+
     def _take(self, batches: Iterator[Any], last: bool) -> Tensor:
         some = list(islice(batches, self._step.accumulate))
+        self.forward_passes += len(some)
         return self._evaluate(some) if last else self._update(some)
 
     def _evaluate(self, batches: list[Any]) -> Tensor:
@@ -116,6 +126,7 @@ class ControlledStep:
         _set_rates(optimizer, [lr for lr, *_ in control.host_row()])
         if self._step.scaler is None:  # nothing skips an update
             self._step.update()
+            self._own_updates += 1
             control.advance(loss)
             return
         applied = _Applied()
@@ -124,7 +135,9 @@ class ControlledStep:
             self._step.update()
         finally:
             handle.remove()
-        control.advance(loss, applied.found_inf(loss.device))
+        found_inf = applied.found_inf(loss.device)
+        self._own_updates += found_inf is None or not bool(found_inf)
+        control.advance(loss, found_inf)
         control.synchronize()  # the next rate depends on whether this update was skipped
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _FORMAT = "clrfast.LRCurve/1"
+_COUNTS = ("update_steps", "extra_forward_passes")
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,10 +51,18 @@ class LRCurve(MeasuredCurve):
             was not measured; None without trials.
         repeats: curves of further ramps on other batches.
         trials: short 1cycles of growing length after the ramps, which decide the suggestion. Empty without trials.
+        update_steps: number of updates that the range test made in all ramps and trials, those of a ramp that a bad
+            batch ended included. An update takes ``accumulate`` batches. None for curves in ``repeats``, for curves
+            made by hand, and for files written without it.
+        extra_forward_passes: number of evaluations of one batch, on this rank, that led to no update: of probe and
+            validation batches, of batches suspected to be bad, of the next batch after each ramp and trial, and of
+            updates that were skipped. A loss or metric that calls the model several times counts once. None as above.
     """
 
     repeats: tuple[LRCurve, ...] = ()
     trials: tuple[Trials, ...] = ()
+    update_steps: int | None = None
+    extra_forward_passes: int | None = None
     _range_test: Callable[..., LRCurve] | None = field(default=None, repr=False, metadata=saving.NOT_SAVED)
     """``range_test`` with the ramp of this curve, for ``extended``. Neither saved nor pickled."""
 
@@ -196,6 +205,7 @@ class LRCurve(MeasuredCurve):
             "momentum": data.finite("momentum", 0.0) if data.has("momentum") else None,
             "probe_loss": data.numbers("probe_loss") if data.has("probe_loss") else None,
             "trials": tuple(map(Trials.from_plain, data.dicts("trials"))) if data.has("trials") else (),
+            **{name: data.integer(name, 0) if data.has(name) else None for name in _COUNTS},
         }
         with data.prefix_errors():
             curve = cls(**given)

@@ -26,6 +26,7 @@ from ..training._module_attributes import ModuleAttributes
 from ..training._optimizer_list import Optimizers, join_optimizers, split_optimizer
 from ..training._preservation import preserve_model_and_optimizer, preserve_rng_and_loaders
 from ._bad_batches import BadBatches, RecentBatches
+from ._cost import Cost
 from ._loss_reader import READ_EVERY
 from ._probes import Probes
 from ._rank_failures import repeat_failed_batches, zero_failed_losses
@@ -54,6 +55,7 @@ class Experiment:
     Attributes:
         optimizer, loader, options, ranks: as given; a list of optimizers is one joint optimizer.
         bad_batches: the bad batches found so far.
+        cost: counts the updates and the extra forward passes of all runs and measurements.
         loss_modules: the modules of the loss with trainable parameters that the model does not have.
     Raises:
         ValueError: a bad argument; the message names it.
@@ -72,7 +74,8 @@ class Experiment:
         self.optimizer = join_optimizers(optimizer)
         _require_trainable(model, self.optimizer)
         require_iterable(task.train_loader)
-        self._task, self._model, self.loader, self.bad_batches = task, model, task.train_loader, BadBatches()
+        self._task, self._model, self.loader, self.cost = task, model, task.train_loader, Cost()
+        self.bad_batches = BadBatches(self.cost)
         own = set(trainable_parameters(model))
         self.loss_modules = [
             each for each in find_loss_modules(loss_fn, compute_loss) if not own.issuperset(trainable_parameters(each))
@@ -98,7 +101,13 @@ class Experiment:
 
     def make_probes(self, batches: list[Any], every: int | None = None) -> Probes:
         """Make ``Probes`` of training batches; ``every`` is as there."""
-        return Probes(batches, every=every, custom_batches=self._task.loss_fn is None, loss_modules=self._restored_too)
+        return Probes(
+            batches,
+            every=every,
+            custom_batches=self._task.loss_fn is None,
+            loss_modules=self._restored_too,
+            cost=self.cost,
+        )
 
     def replace_bad(self, batches: list[Any], others: Iterator[Any]) -> list[Any]:
         """Return ``batches`` with the next of ``others`` in place of those that are bad; see ``BadBatches.find_in``."""
@@ -182,6 +191,7 @@ class Experiment:
                     schedule,
                     keep_ratios=self.optimizer is not None,
                     stop_factor=stop_factor,
+                    cost=self.cost,
                     ranks=self.ranks,
                     after_first_step=attributes.record_sizes,
                 )

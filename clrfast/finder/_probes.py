@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..training._eager_step import EagerStep
 from ..training._preservation import preserve_rng_and_loaders
 from ..training._saved_state import copy_value, save_module
+from ._cost import Cost
 from ._metrics import count_samples
 from ._validation import MetricSum
 
@@ -31,6 +32,7 @@ class Probes:
         every: number of updates between two measurements of a run; None measures at its end only.
         custom_batches: the batches are not pairs ``(inputs, targets)``, and their loss may contain a derivative.
         loss_modules: modules of the loss, whose buffers are restored too.
+        cost: counts the forward passes; None counts nothing.
     """
 
     def __init__(
@@ -40,9 +42,10 @@ class Probes:
         every: int | None = None,
         custom_batches: bool,
         loss_modules: tuple[nn.Module, ...] = (),
+        cost: Cost | None = None,
     ):
         self._batches, self._every, self._custom_batches = batches, every, custom_batches
-        self._loss_modules = loss_modules
+        self._loss_modules, self._cost = loss_modules, cost or Cost()
 
     def is_due(self, step_count: int, steps: int) -> bool:
         """Return whether to measure after ``step_count`` updates; the end of a run is measured anyway."""
@@ -63,6 +66,7 @@ class Probes:
                 n = count_samples(batch)
                 total = total + n * step.compute_loss(batch).detach().float().mean()
                 n_total += n
+                self._cost.extra_forward_passes += 1
         return total, n_total
 
 

@@ -148,6 +148,7 @@ def range_test(
             graph and snapshot_device. An update that the scaler skips is repeated at the same rate with the next batch.
     Returns:
         The curve. ``loss[i]`` is the loss after the update with ``lr[i]``, so a ramp takes one batch more than updates.
+        ``update_steps`` and ``extra_forward_passes`` count what the call did.
     Raises:
         TypeError: a keyword is unknown.
         ValueError: an argument is wrong, the model has no trainable parameters, the loader is empty or used up before
@@ -196,14 +197,26 @@ def range_test(
             if val_loader is not None:
                 steps_each, custom_batches = plan.total_steps // repeats, task.loss_fn is None
                 validation = Validation(
-                    val_loader, metric, steps_each, val_every, custom_batches=custom_batches, ranks=ranks
+                    val_loader,
+                    metric,
+                    steps_each,
+                    val_every,
+                    custom_batches=custom_batches,
+                    ranks=ranks,
+                    cost=experiment.cost,
                 )
             trial_runs = None
             if with_trials:
                 thorough = with_trials == "thorough"
                 trial_runs = TrialRuns(experiment, batches, max_lr=max_lr, max_steps=max_steps, thorough=thorough)
             curve = _measure(experiment, plan, batches, stop_factor, validation, trial_runs, show)
-    return replace(curve, _range_test=partial(range_test, **ramp))
+    cost = experiment.cost
+    return replace(
+        curve,
+        update_steps=cost.update_steps,
+        extra_forward_passes=cost.extra_forward_passes,
+        _range_test=partial(range_test, **ramp),
+    )
 
 
 def _measure(

@@ -16,6 +16,7 @@ from .._progress import Progress
 from ..schedules import Curve, Schedule
 from ..training._eager_step import EagerStep
 from ._controlled_step import ControlledStep
+from ._cost import Cost
 from ._divergence import find_divergence
 from ._loss_reader import LocalLosses, LossReader, RankMeanLosses
 from ._smoothing import Floats
@@ -50,6 +51,7 @@ class ScheduledRun:
         schedule: its ``total_steps`` must be set.
         keep_ratios: the optimizer's groups keep the ratios of their rates; the schedule's rate is the highest.
         stop_factor: see ``find_divergence``; > 1.
+        cost: counts the updates and the forward passes of the run.
         ranks: the ranks that make this run together. A failure of one of them is raised on all at the next read of the
             losses. Until then that rank continues, because the others wait for it in every step.
         after_first_step: called once, after the first step.
@@ -62,10 +64,11 @@ class ScheduledRun:
         *,
         keep_ratios: bool,
         stop_factor: float,
+        cost: Cost,
         ranks: Ranks = SINGLE_PROCESS,
         after_first_step: Callable[[], None] | None = None,
     ):
-        self._step, self._stop_factor = step, stop_factor
+        self._step, self._stop_factor, self._cost = step, stop_factor, cost
         self._ranks, self._after_first_step = ranks, after_first_step
         self._controlled = ControlledStep(step, schedule, keep_ratios=keep_ratios, ranks=ranks)
         control = self._controlled.control
@@ -116,7 +119,13 @@ class ScheduledRun:
         losses = self._losses.read_all()
         index, _ = find_divergence(losses, self._stop_factor)
         losses = losses if index is None else losses[: index + 1]
+        self._count_passes()
         return RunRecord(losses, index is not None, validations.means(), probe_losses.means())
+
+    def _count_passes(self) -> None:
+        updates = self._controlled.update_steps
+        self._cost.update_steps += updates
+        self._cost.extra_forward_passes += self._controlled.forward_passes - updates * self._step.accumulate
 
     def _report(self, progress: Progress | None, done: int, total: int, losses: Floats) -> None:
         if progress is None:

@@ -15,6 +15,7 @@ from .._checks import is_whole
 from .._distributed import SINGLE_PROCESS, Ranks
 from ..optim import StepControl
 from ..training._eager_step import EagerStep, eval_mode
+from ._cost import Cost
 from ._metrics import Metric, count_samples, measure_batch, name_metric, require_metric, to_tensor
 from ._smoothing import Floats
 
@@ -49,6 +50,7 @@ class Validation:
         custom_batches: the batches are not pairs ``(inputs, targets)``.
         ranks: the ranks that validate together, each on batches of its own. Each keeps as many as the rank with the
             fewest has.
+        cost: counts the forward passes; None counts nothing.
     Attributes:
         every: steps between two validations.
         metric_name: name of the metric.
@@ -65,6 +67,7 @@ class Validation:
         *,
         custom_batches: bool,
         ranks: Ranks = SINGLE_PROCESS,
+        cost: Cost | None = None,
     ):
         if not isinstance(val_loader, Iterable):
             raise ValueError(f"val_loader: got {type(val_loader).__name__}; give an iterable of batches")
@@ -77,7 +80,7 @@ class Validation:
         del self._batches[min(ranks.all_gather("held-out batches", len(self._batches))) :]
         self.every = len(self._batches) if every is None else every
         self.metric_name = name_metric(metric)
-        self._metric, self._custom_batches = metric, custom_batches
+        self._metric, self._custom_batches, self._cost = metric, custom_batches, cost or Cost()
 
     def is_due(self, step_count: int, steps: int) -> bool:
         """Return whether to validate after ``step_count`` updates of a run of ``steps``.
@@ -102,6 +105,7 @@ class Validation:
                 mean = measure_batch(self._metric, step, batch, custom_batches=self._custom_batches)
                 total = total + n * mean.detach().float()
                 n_total += n
+                self._cost.extra_forward_passes += 1
         return total, n_total
 
 

@@ -14,6 +14,9 @@ def test_find_writes_its_files_and_prints_the_suggestion(tmp_path, capsys):
     assert 0.01 < suggested < 1
     curve = LRCurve.load(tmp_path / "lr_range_test.json")
     assert curve.suggest().max_lr == pytest.approx(suggested, rel=0.01)
+    assert curve.update_steps > 100
+    assert curve.extra_forward_passes > 10
+    assert f"cost: {curve.update_steps} updates and {curve.extra_forward_passes} extra forward passes\n" in printed
     assert (tmp_path / "lr_range_test.png").read_bytes().startswith(b"\x89PNG")
 
 

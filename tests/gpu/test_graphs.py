@@ -14,7 +14,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 import clrfast
 from clrfast.schedules import Linear
 from clrfast.training import CapturedStep
-from tests.helpers.captured import image_batch, static_training
+from tests.helpers.captured import conv_net, image_batch, static_training
 from tests.helpers.optimizers import (
     assert_same,
     give_grads,
@@ -66,6 +66,12 @@ def test_a_captured_run_stops_where_the_eager_one_does():
         return [*net.parameters(), optimizer.control.losses, optimizer.control.step.float()]
 
     assert_same(run(True), run(False))
+
+
+def test_a_range_test_counts_replayed_steps():
+    data = [image_batch(seed) for seed in range(8)]
+    curve = clrfast.range_test(conv_net(width=8), nn.functional.cross_entropy, data, steps=12, max_lr=0.1)
+    assert (curve.update_steps, curve.extra_forward_passes) == (12, 1)
 
 
 @pytest.mark.hardware
