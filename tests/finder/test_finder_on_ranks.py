@@ -75,6 +75,21 @@ def test_all_ranks_get_one_curve_and_one_suggestion(results, case):
     assert 1e-4 < found["rate"] < 1
 
 
+@pytest.mark.parametrize("case", ["distributed_data_parallel", "sharded_model"])
+def test_the_default_trials_are_the_same_on_all_ranks_and_decide_the_suggestion(results, case):
+    found = same(results, case)
+    (steps, rates, losses, initial_loss), *_ = found["trials"]
+    assert steps == 20
+    assert len(rates) >= 3
+    assert min(losses) < initial_loss
+    assert "trials of" in found["suggestion"]
+
+
+def test_each_rank_counts_its_updates_and_extra_forward_passes(results):
+    found = same(results, "sharded_model")
+    assert found["calls"] == sum(found["counts"])
+
+
 def test_a_run_that_diverges_ends_at_the_same_loss_on_all_ranks(results):
     found = same(results, "diverging")
     assert found["stopped"] == "diverged"

@@ -57,7 +57,15 @@ def sharded():
 
 
 def summary(curve):
-    return {"loss": curve.loss.tolist(), "stopped": curve.stopped, "rate": curve.suggest().max_lr}
+    suggestion = curve.suggest()
+    return {
+        "loss": curve.loss.tolist(),
+        "stopped": curve.stopped,
+        "trials": [[each.steps, each.lr.tolist(), each.loss.tolist(), each.initial_loss] for each in curve.trials],
+        "rate": suggestion.max_lr,
+        "suggestion": str(suggestion),
+        "counts": [curve.update_steps, curve.extra_forward_passes],
+    }
 
 
 def loss_with(rank, at, happens):
@@ -84,7 +92,7 @@ def distributed_data_parallel(rank, count):
 
 @case
 def sharded_model(rank, count):
-    """The curve, and whether outputs and parameters of the model are as before."""
+    """The curve with trials, whether outputs and parameters of the model are as before, and the calls of the model."""
     model, (inputs, _) = sharded(), next(iter(shard(rank, count)))
 
     def seen():
@@ -98,9 +106,12 @@ def sharded_model(rank, count):
     model(inputs)  # leaves the gathered parameters behind
     before = [module.training for module in model.modules()], torch.get_rng_state().tolist(), seen()
     model(inputs)
+    calls = []
+    handle = model.register_forward_hook(lambda *_: calls.append(0))
     curve = clrfast.range_test(model, CROSS_ENTROPY, shard(rank, count), clip_norm=10.0)
+    handle.remove()
     after = [module.training for module in model.modules()], torch.get_rng_state().tolist(), seen()
-    return {**summary(curve), "as before": before == after}
+    return {**summary(curve), "as before": before == after, "calls": len(calls)}
 
 
 @case
