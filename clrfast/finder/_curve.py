@@ -51,6 +51,8 @@ class LRCurve(MeasuredCurve):
             was not measured; None without trials.
         repeats: curves of further ramps on other batches.
         trials: short 1cycles of growing length after the ramps, which decide the suggestion. Empty without trials.
+        prior_lr: the rate that is expected to train a model of this size best, with which the suggestion from trials is
+            weighed; None without trials, and for optimizers other than Adam and its variants.
         update_steps: number of updates that the range test made in all ramps and trials, those of a ramp that a bad
             batch ended included. An update takes ``accumulate`` batches. None for curves in ``repeats``, for curves
             made by hand, and for files written without it.
@@ -61,6 +63,7 @@ class LRCurve(MeasuredCurve):
 
     repeats: tuple[LRCurve, ...] = ()
     trials: tuple[Trials, ...] = ()
+    prior_lr: float | None = None
     update_steps: int | None = None
     extra_forward_passes: int | None = None
     _range_test: Callable[..., LRCurve] | None = field(default=None, repr=False, metadata=saving.NOT_SAVED)
@@ -111,7 +114,7 @@ class LRCurve(MeasuredCurve):
         if of == "metric":
             raise ValueError("of: trials are judged by the training loss; give 'loss', or leave it out")
         base_lr = None if self._edge is None else self._edge.base_lr
-        return suggest_from_trials(self.trials, self.ramp_lr, self.noise, base_lr)
+        return suggest_from_trials(self.trials, self.ramp_lr, self.noise, base_lr, self.prior_lr)
 
     @property
     def ramp_lr(self) -> float:
@@ -205,6 +208,7 @@ class LRCurve(MeasuredCurve):
             "momentum": data.finite("momentum", 0.0) if data.has("momentum") else None,
             "probe_loss": data.numbers("probe_loss") if data.has("probe_loss") else None,
             "trials": tuple(map(Trials.from_plain, data.dicts("trials"))) if data.has("trials") else (),
+            "prior_lr": data.positive("prior_lr") if data.has("prior_lr") else None,
             **{name: data.integer(name, 0) if data.has(name) else None for name in _COUNTS},
         }
         with data.prefix_errors():

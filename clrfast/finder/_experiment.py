@@ -28,6 +28,7 @@ from ..training._preservation import preserve_model_and_optimizer, preserve_rng_
 from ._bad_batches import BadBatches, RecentBatches
 from ._cost import Cost
 from ._loss_reader import READ_EVERY
+from ._prior import expect_lr
 from ._probes import Probes
 from ._rank_failures import repeat_failed_batches, zero_failed_losses
 from ._scheduled_run import RunRecord, ScheduledRun
@@ -145,6 +146,11 @@ class Experiment:
         values = {(group["momentum"], group["dampening"], group["nesterov"]) for group in groups}
         momentum, dampening, nesterov = values.pop()
         return None if values or dampening or nesterov else float(momentum)
+
+    @property
+    def prior_lr(self) -> float | None:
+        """The rate that is expected before the first step; see ``expect_lr``."""
+        return expect_lr(self.optimizer, self._model)
 
     @contextlib.contextmanager
     def training(self) -> Iterator[EagerStep]:

@@ -14,6 +14,7 @@ from ..training._preservation import preserve_rng_and_loaders
 from ..training._saved_state import copy_value, save_module
 from ._cost import Cost
 from ._metrics import count_samples
+from ._smoothing import Floats
 from ._validation import MetricSum
 
 SEED = 0
@@ -46,15 +47,22 @@ class Probes:
     ):
         self._batches, self._every, self._custom_batches = batches, every, custom_batches
         self._loss_modules, self._cost = loss_modules, cost or Cost()
+        self._last_losses: list[Tensor] = []
 
     def is_due(self, step_count: int, steps: int) -> bool:
         """Return whether to measure after ``step_count`` updates; the end of a run is measured anyway."""
         return self._every is not None and step_count % self._every == 0
 
+    @property
+    def last_losses(self) -> Floats:
+        """The mean loss of each batch in the last measurement: float64 ``[n]``. The host waits for the device."""
+        return torch.stack(self._last_losses).double().cpu().numpy()
+
     def total(self, step: EagerStep) -> MetricSum:
         """Measure the sum of the loss over all samples, and count them."""
         total: Tensor | float = 0.0
         n_total = 0
+        self._last_losses = []
         with (
             preserve_rng_and_loaders(),
             _preserve_modules((step.model, *self._loss_modules)),
@@ -64,7 +72,9 @@ class Probes:
             torch.manual_seed(SEED)
             for batch in self._batches:
                 n = count_samples(batch)
-                total = total + n * step.compute_loss(batch).detach().float().mean()
+                loss = step.compute_loss(batch).detach().float().mean()
+                self._last_losses.append(loss)
+                total = total + n * loss
                 n_total += n
                 self._cost.extra_forward_passes += 1
         return total, n_total

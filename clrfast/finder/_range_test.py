@@ -135,8 +135,9 @@ def range_test(
             that validation takes no more forward passes than training.
         stop_factor: > 1. A ramp stops where the loss exceeds ``start + (stop_factor - 1) * max(fall, 10 * noise)``, or
             is not finite.
-        trials: False: none. True: 3 to 5 trials of 20 updates, 3 to 6 of 80 if the loss does not visibly fall in those,
-            and 3 to 5 of 240 if it does not fall in these either. "thorough": the trials of 80 updates in any case.
+        trials: False: none. True: 3 to 7 trials of 20 updates; 3 to 6 of 80 if the loss does not visibly fall in those,
+            or falls as much in a range of rates over a factor of 5.7; 3 to 5 of 240 if it does not visibly fall in
+            these either. "thorough": the trials of 80 updates, too, unless those of 20 fit the data.
             "auto": True if ``steps`` is "auto" and the spacing is exponential.
         max_steps: maximum number of updates of ramps and trials together, which ends the trials early; the ramps count
             as if they did not diverge. None: no limit.
@@ -237,7 +238,10 @@ def _measure(
     name = "" if validation is None else validation.metric_name
     first, *others = (replace(curve, metric_name=name, momentum=experiment.momentum) for curve in curves)
     curve = replace(first, repeats=tuple(others))
-    return curve if trial_runs is None else replace(curve, trials=trial_runs.run(curve, plan.total_steps, progress))
+    if trial_runs is None:
+        return curve
+    trials = trial_runs.run(curve, plan.total_steps, progress)
+    return replace(curve, trials=trials, prior_lr=experiment.prior_lr)
 
 
 def _resolve_trials(trials: Any, max_steps: Any, steps: Any, plan: RampPlan) -> bool | Literal["thorough"]:

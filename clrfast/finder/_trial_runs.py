@@ -6,14 +6,17 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from .._progress import Progress
 from ..schedules import Schedule, one_cycle
 from ._curve import LRCurve
 from ._experiment import Experiment
 from ._probes import Probes
+from ._smoothing import Floats
 from ._trial_batches import TrialBatches
 from ._trial_search import LEVELS, OutOfStepsError, search
-from ._trials import Trials
+from ._trials import Trials, estimate_noise_of_change
 from ._validation import average_over_ranks
 
 RAMP_PROBES, RAMP_PROBE_EVERY = 4, 3
@@ -66,9 +69,10 @@ class TrialRuns:
             progress: called as by ``ScheduledRun``.
         """
         probes, initial_loss = self._measured_probes()
+        before = self._gather_losses(probes)
         first_end = done + MAX_FIRST_STEPS
 
-        def loss_after(lr: float, steps: int) -> float:
+        def loss_after(lr: float, steps: int) -> tuple[float, float]:
             nonlocal done
             if done + steps > self._max_steps:
                 raise OutOfStepsError
@@ -83,7 +87,10 @@ class TrialRuns:
                 total=max(done + steps, first_end),
             )
             done += steps
-            return math.inf if record.diverged else float(record.probe_losses[steps])
+            if record.diverged:
+                return math.inf, curve.noise
+            noise = estimate_noise_of_change(before, self._gather_losses(probes), curve.noise)
+            return float(record.probe_losses[steps]), noise
 
         levels = search(loss_after, curve.ramp_lr, self._max_lr, initial_loss, curve.noise, thorough=self._thorough)
         if progress is not None:
@@ -97,6 +104,10 @@ class TrialRuns:
         if not math.isfinite(loss):
             probes, loss = self._measure(self._experiment.replace_bad(batches, self._batches.training))
         return probes, loss
+
+    def _gather_losses(self, probes: Probes) -> Floats:
+        """Return the losses of the last measurement of all ranks' probes: float64 ``[n]``."""
+        return np.concatenate(self._experiment.ranks.all_gather("the probe losses", probes.last_losses))
 
     def _measure(self, batches: list[Any]) -> tuple[Probes, float]:
         probes = self._experiment.make_probes(batches)

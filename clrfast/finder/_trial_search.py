@@ -10,15 +10,18 @@ from ._smoothing import Floats
 from ._trials import SHORT_STEPS, Trials, make_trials
 
 VISIBLE_FALL_STDS = 1.5
-"""Minimum fall of the loss in the best trial, in standard deviations of the noise of a training batch. Below it the
-trials were too short to show which rate trains best, and longer ones follow."""
+"""Minimum fall of the loss in the best trial, in units of its noise, below which the fall may be chance."""
 
 MIN_SHORT_FALL_FRAC = 0.05
 """Minimum fall of the loss in the best of the shortest trials, as a fraction of the initial loss. A smaller one may be
 the way to a saddle, from which the training starts."""
 
+WIDE_OCTAVES = 2.5
+"""Width of the range of good rates, in powers of two, from which on the shortest trials tell too little and longer ones
+follow."""
+
 HARMFUL_RISE_STDS = 2.0
-"""Rise of the loss, in the same unit, above which a trial shows that its rate is too high."""
+"""Rise of the loss, in units of its noise, above which a trial shows that its rate is too high."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,8 @@ class Level:
     max_trials: int
 
 
-LEVELS = (Level(SHORT_STEPS, 2.0, 5), Level(80, 1.0, 6), Level(240, 1.0, 5))
-"""Trials of growing length. Each level follows only where the loss does not visibly fall in the one before."""
+LEVELS = (Level(SHORT_STEPS, 2.0, 7), Level(80, 1.0, 6), Level(240, 1.0, 5))
+"""Trials of growing length. Each level follows only where the one before is not conclusive."""
 
 CENTRE_OCTAVES = 2.0
 """Distance of the first trial's rate above the ramp's estimate, in powers of two, because short trainings are stable at
@@ -48,21 +51,22 @@ class OutOfStepsError(Exception):
     """The next trial would exceed the maximum number of steps."""
 
 
-LossAfter = Callable[[float, int], float]
-"""``loss_after(lr, steps)``: the loss of the probe batches after a trial. Raises OutOfStepsError."""
+LossAfter = Callable[[float, int], tuple[float, float]]
+"""``loss_after(lr, steps)``: the loss of the probe batches after a trial, and the noise of its change. Raises
+OutOfStepsError."""
 
 
 def search(
     loss_after: LossAfter, ramp_lr: float, max_lr: float, initial_loss: float, noise: float, *, thorough: bool
 ) -> list[Trials]:
-    """Run trials of growing length until the loss visibly falls.
+    """Run trials of growing length until they are conclusive.
 
     Args:
         ramp_lr: the ramp's estimate of the best rate.
         max_lr: the highest rate of a trial.
         initial_loss: the loss of the probe batches before training.
         noise: standard deviation of the noise of a training batch's loss.
-        thorough: run the second level in any case.
+        thorough: run the second level, too, unless the first one fits the data.
     Returns:
         The trials of each level that was begun; none if the steps do not suffice for 3 trials.
     """
@@ -72,33 +76,49 @@ def search(
     centre = ramp_lr * 2**CENTRE_OCTAVES
     for number, level in enumerate(LEVELS, 1):
         if found:
-            centre = _next_centre(found[-1], noise)
+            centre = _next_centre(found[-1])
         centre = min(centre, max_lr / 2**level.octaves)
-        trials = _run_level(loss_after, level, centre, max_lr, initial_loss, noise)
+        trials = _run_level(loss_after, level, centre, max_lr, initial_loss)
         if trials is None:
             break
         found.append(trials)
-        if is_visible(trials, noise) and not (thorough and number == 1):
+        if is_conclusive(trials, noise) and (trials.fits_data or not thorough or number > 1):
             break
     return found
 
 
+def is_significant(trials: Trials) -> bool:
+    """Return whether the loss falls in the best trial by more than chance."""
+    return trials.fall > 0 and trials.fall >= VISIBLE_FALL_STDS * float(trials.noise[trials.best])
+
+
 def is_visible(trials: Trials, noise: float) -> bool:
-    """Return whether the loss falls enough in the best trial to show which rate trains best."""
-    least = MIN_SHORT_FALL_FRAC * abs(trials.initial_loss) if trials.steps == SHORT_STEPS else 0.0
-    return trials.fall > 0 and trials.fall >= max(VISIBLE_FALL_STDS * noise, least)
+    """Return whether the loss falls enough in the best trial to show which rate trains best.
+
+    The fall in the shortest trials must also stand out of the noise of a training batch, and be 5 % of the loss.
+    """
+    least = max(VISIBLE_FALL_STDS * noise, MIN_SHORT_FALL_FRAC * abs(trials.initial_loss))
+    return is_significant(trials) and (trials.steps > SHORT_STEPS or trials.fall >= least)
 
 
-def find_harmless(trials: Trials, noise: float) -> Floats:
-    """Find the rates after which the loss is not above the initial one by more than noise: float64, ascending."""
-    return trials.lr[trials.loss <= trials.initial_loss + HARMFUL_RISE_STDS * noise]
+def is_conclusive(trials: Trials, noise: float) -> bool:
+    """Return whether the loss visibly falls, and in the shortest trials in a narrow range of rates.
+
+    Trials that fit the data are conclusive in any case: longer ones would fit them at all rates.
+    """
+    low, high = trials.good_range()
+    is_informative = trials.steps > SHORT_STEPS or trials.fits_data or high < low * 2**WIDE_OCTAVES
+    return is_visible(trials, noise) and is_informative
 
 
-def _run_level(
-    loss_after: LossAfter, level: Level, centre: float, max_lr: float, initial: float, noise: float
-) -> Trials | None:
+def find_harmless(trials: Trials) -> Floats:
+    """Find the rates after which the loss is not above the initial one by more than chance: float64, ascending."""
+    return trials.lr[trials.loss <= trials.initial_loss + HARMFUL_RISE_STDS * trials.noise]
+
+
+def _run_level(loss_after: LossAfter, level: Level, centre: float, max_lr: float, initial: float) -> Trials | None:
     """Run the trials of one level: three around ``centre``, then outwards while the best is at an end."""
-    losses: dict[float, float] = {}
+    found: dict[float, tuple[float, float]] = {}
     place: int | None = 0
     places: list[int] = []
     while place is not None and len(places) < level.max_trials:
@@ -106,36 +126,36 @@ def _run_level(
         if lr > max_lr * (1 + 1e-9):
             break
         try:
-            loss = loss_after(lr, level.steps)
+            loss, noise = loss_after(lr, level.steps)
         except OutOfStepsError:
             break
-        losses[lr] = loss if math.isfinite(loss) else math.inf
+        found[lr] = loss if math.isfinite(loss) else math.inf, noise
         places.append(place)
-        place = _next_place(places, make_trials(level.steps, losses, initial), noise)
-    return make_trials(level.steps, losses, initial) if len(losses) >= 3 else None
+        place = _next_place(places, make_trials(level.steps, found, initial))
+    return make_trials(level.steps, found, initial) if len(found) >= 3 else None
 
 
-def _next_place(places: list[int], trials: Trials, noise: float) -> int | None:
+def _next_place(places: list[int], trials: Trials) -> int | None:
     """Choose the place of the next trial, in distances from the centre; None if the range of good rates is known."""
     for place in (0, -1, 1):
         if place not in places:
             return place
-    harmless = find_harmless(trials, noise)
+    harmless = find_harmless(trials)
     if not len(harmless):
         return min(places) - 1
-    if is_visible(trials, noise):
-        if trials.best == 0:
-            return min(places) - 1
-        return max(places) + 1 if trials.best == len(trials.lr) - 1 else None
-    # Nothing is visible yet: the loss may fall at a higher rate.
-    return max(places) + 1 if harmless[-1] == trials.lr[-1] else None
+    highest = len(trials.lr) - 1
+    if harmless[-1] == trials.lr[highest] and not is_significant(trials):
+        return max(places) + 1  # the loss may fall at a higher rate
+    if trials.best == 0:
+        return min(places) - 1
+    return max(places) + 1 if trials.best == highest else None
 
 
-def _next_centre(trials: Trials, noise: float) -> float:
+def _next_centre(trials: Trials) -> float:
     """Choose the first rate of longer trials, which bear lower rates.
 
-    It is half the middle of the good rates if the loss visibly falls; else half the highest rate that did no harm.
+    It is half the middle of the good rates if the loss falls; else half the highest rate that did no harm.
     """
-    if is_visible(trials, noise):
+    if is_significant(trials):
         return trials.middle / 2
-    return float(max(find_harmless(trials, noise), default=trials.lr[0])) / 2
+    return float(max(find_harmless(trials), default=trials.lr[0])) / 2

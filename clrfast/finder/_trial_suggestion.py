@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ._prior import weigh_with_prior
 from ._smoothing import Floats
 from ._suggestion import NoSuggestionError, Suggestion
 from ._suggestion_rules import MIN_POINTS
-from ._trial_search import find_harmless, is_visible
+from ._trial_search import find_harmless, is_conclusive, is_visible
 from ._trials import SHORT_STEPS, Trials
 
 MINIMUM_OCTAVES = 2.0
@@ -19,14 +20,18 @@ MINIMUM_OCTAVES = 2.0
 TOP_OCTAVES = 5.75
 """The same distance below the ramp's last rate, where the ramp shows neither an edge nor a minimum."""
 
-SHORT_HIGH_OCTAVES = 3.2
+SHORT_HIGH_OCTAVES = 2.75
 """Distance of the best rate of a training below the upper end of the rates that are good for 20 steps."""
 
-LONG_OCTAVES = 1.2
+LONG_OCTAVES = 1.0
 """Distance of the best rate of a training below the weighted mean of the rates that are good for 80 steps or more."""
 
 UNSEEN_OCTAVES = 0.5
 """Distance of the answer below the middle of the trials where no trial lowered the loss visibly."""
+
+EVIDENCE_STD, UNSEEN_STD = 1.3, 3.0
+"""Standard deviation of the answer's error, in powers of two, where a trial lowered the loss visibly, and where none
+did."""
 
 INTERVAL_OCTAVES = 1.7
 """Half width of the interval, in powers of two. In 95 of 100 runs on the development tasks of
@@ -50,42 +55,50 @@ def estimate_from_ramp(lr: Floats, probe_loss: Floats | None, edge_lr: float | N
     return math.exp(sum(map(math.log, known)) / len(known))
 
 
-def suggest_from_trials(levels: Sequence[Trials], ramp_lr: float, noise: float, base_lr: float | None) -> Suggestion:
+def suggest_from_trials(
+    levels: Sequence[Trials], ramp_lr: float, noise: float, base_lr: float | None, prior_lr: float | None = None
+) -> Suggestion:
     """Suggest a rate from the trials of each level and the ramp's estimate. All logarithms are to base 2.
 
-        trials of 20 steps:             log lr = log ramp_lr / 2 + (log high - 3.2) / 2
-        longer trials:                  log lr = log middle / 4 + log low / 4 + log high / 2 - 1.2
-        visible falls at both lengths:  the mean of the two
-        no visible fall:                log lr = log middle - 0.5, with low confidence
+        trials of 20 steps:              log lr = log min(ramp_lr, stable) / 2 + (log high - 2.75) / 2
+        longer trials:                   log lr = log middle / 4 + log low / 4 + log high / 2 - 1
+        conclusive ones of both lengths: the mean of the two
+        no visible fall:                 log lr = log middle - 0.5, with low confidence
 
-    ``low`` to ``high`` is the range of good rates, and ``middle`` its geometric mean. No answer is above the ``high``
-    of the longest trials with a visible fall. Without any, no answer is above the highest rate that did no harm, or
-    above half the lowest rate if all did.
+    ``low`` to ``high`` is the range of good rates, ``middle`` its geometric mean, and ``stable`` the highest rate of a
+    stable trial. Trials that are not conclusive count only where no others are. The answer is then weighed with the
+    prior. No answer is above the ``high`` of the longest trials that count. Without a visible fall, no answer is above
+    the highest rate that did no harm, or above half the lowest rate if all did.
 
     Args:
         levels: at least one, in the order of their lengths.
         noise: standard deviation of the noise of a training batch's loss.
         base_lr: the lower bound of a cyclical rate that the ramp suggests; None if it suggests none.
+        prior_lr: the rate that ``expect_lr`` expects; None: no prior.
     Raises:
         NoSuggestionError: no trial changed the loss at all.
     """
     visible = [trials for trials in levels if is_visible(trials, noise)]
-    decisive = (visible or levels)[-1]
+    counted = [trials for trials in visible if is_conclusive(trials, noise)] or visible[-1:]
+    decisive = (counted or levels)[-1]
     rates = f"{decisive.lr[0]:.3g} to {decisive.lr[-1]:.3g}"
     if all((trials.loss == trials.initial_loss).all() for trials in levels):
         raise NoSuggestionError(f"no rate from {rates} changes the loss: check that gradients reach the parameters")
     low, high = decisive.good_range()
-    if visible:
-        logs = [_log_answer(trials, ramp_lr) for trials in visible]
-        max_lr = min(2 ** (sum(logs) / len(logs)), high)
+    if counted:
+        logs = [_log_answer(trials, ramp_lr) for trials in counted]
+        max_lr = min(weigh_with_prior(2 ** (sum(logs) / len(logs)), EVIDENCE_STD, prior_lr), high)
         what = f"is lowest after a trial at {decisive.lr[decisive.best]:.3g} and as good from {low:.3g} to {high:.3g}"
     else:
-        max_lr = min(decisive.middle / 2**UNSEEN_OCTAVES, _highest_harmless(levels, noise))
+        max_lr = weigh_with_prior(decisive.middle / 2**UNSEEN_OCTAVES, UNSEEN_STD, prior_lr)
+        max_lr = min(max_lr, _highest_harmless(levels))
         what = "does not fall visibly, so the model did not train in any trial"
     reason = (
         f"in {len(decisive.lr)} trials of {decisive.steps} steps, 1cycles up to {rates}, the loss of fixed batches "
         f"{what}; the ramp alone suggests {ramp_lr:.3g}"
     )
+    if prior_lr is not None:
+        reason += f", and models of this size train best at about {prior_lr:.2g} with this optimizer"
     return Suggestion(
         max_lr,
         min(max_lr / 4, math.inf if base_lr is None else base_lr),
@@ -93,20 +106,21 @@ def suggest_from_trials(levels: Sequence[Trials], ramp_lr: float, noise: float, 
         max_lr * 2**INTERVAL_OCTAVES,
         "trials",
         reason,
-        "high" if visible else "low",
+        "high" if counted else "low",
     )
 
 
-def _highest_harmless(levels: Sequence[Trials], noise: float) -> float:
+def _highest_harmless(levels: Sequence[Trials]) -> float:
     """Find the highest rate that did no harm at any length; half the lowest rate if all did."""
-    harmless = [float(lr) for trials in levels for lr in find_harmless(trials, noise)]
+    harmless = [float(lr) for trials in levels for lr in find_harmless(trials)]
     return max(harmless) if harmless else min(float(trials.lr[0]) for trials in levels) / 2
 
 
 def _log_answer(trials: Trials, ramp_lr: float) -> float:
     low, high = map(math.log2, trials.good_range())
     if trials.steps == SHORT_STEPS:
-        return math.log2(ramp_lr) / 2 + (high - SHORT_HIGH_OCTAVES) / 2
+        stable = float(trials.lr[trials.n_stable - 1])
+        return math.log2(min(ramp_lr, stable)) / 2 + (high - SHORT_HIGH_OCTAVES) / 2
     return (low + high) / 8 + low / 4 + high / 2 - LONG_OCTAVES
 
 

@@ -6,8 +6,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .._fields import Fields
+from ._measured_curve import FITTED_FRAC
 from ._smoothing import Floats
 
 SHORT_STEPS = 20
@@ -15,6 +17,9 @@ SHORT_STEPS = 20
 
 GOOD_FRAC = 0.1
 """Maximum excess of a good rate's loss over the best loss, as a fraction of the best trial's fall."""
+
+MIN_PAIRS = 3
+"""Minimum number of probe batches whose changes of the loss are compared."""
 
 LOST_FRAC = 0.5
 """Fraction of the fall at lower rates that is lost at the first rate whose training is not stable. What is above that
@@ -29,17 +34,23 @@ class Trials:
         steps: number of updates of each trial.
         lr: float64 ``[n]``, ascending: the highest rate of each trial.
         loss: float64 ``[n]``: the loss of the probe batches after each trial; inf if it became not finite.
+        noise: float64 ``[n]``: the uncertainty of each trial's change of the loss, at most the noise of a training
+            batch's loss; see ``estimate_noise_of_change``.
         initial_loss: the loss of the probe batches before training.
     """
 
     steps: int
     lr: Floats
     loss: Floats
+    noise: Floats
     initial_loss: float
 
     def __post_init__(self) -> None:
-        if self.lr.ndim != 1 or not len(self.lr) or self.lr.shape != self.loss.shape:
-            raise ValueError(f"lr, loss: got shapes {self.lr.shape} and {self.loss.shape}; give arrays of one length")
+        for name, values in (("loss", self.loss), ("noise", self.noise)):
+            if self.lr.ndim != 1 or not len(self.lr) or self.lr.shape != values.shape:
+                raise ValueError(
+                    f"lr, {name}: got shapes {self.lr.shape} and {values.shape}; give arrays of one length"
+                )
         if not (self.lr > 0).all():
             raise ValueError(f"lr: got {float(self.lr.min())}; give rates above 0")
         if np.isnan(self.loss).any():
@@ -52,14 +63,14 @@ class Trials:
         Raises:
             ValueError: an entry is missing, unknown or of another kind; the message names it.
         """
-        data.require_known("steps", "lr", "loss", "initial_loss")
-        lr, loss = data.ascending("lr", 0.0), data.numbers("loss")
+        data.require_known("steps", "lr", "loss", "noise", "initial_loss")
+        lr, loss, noise = data.ascending("lr", 0.0), data.numbers("loss"), data.finite_numbers("noise", 0.0)
         steps, initial_loss = data.integer("steps", 1), data.finite("initial_loss", -math.inf)
         with data.prefix_errors():
-            return cls(steps, lr, loss, initial_loss)
+            return cls(steps, lr, loss, noise, initial_loss)
 
     @property
-    def n_counted(self) -> int:
+    def n_stable(self) -> int:
         """Number of trials below the first one that lost half of the fall at lower rates; at least 1."""
         best = self.initial_loss
         for index, loss in enumerate(self.loss.tolist()):
@@ -68,6 +79,24 @@ class Trials:
                 return index
             best = min(best, loss)
         return len(self.loss)
+
+    @property
+    def n_counted(self) -> int:
+        """Number of stable trials up to the first that fitted the data; at least 1.
+
+        Gradients vanish where the data are fitted, so what a still higher rate learns says nothing about it.
+        """
+        fitted = self._fitted[: self.n_stable]
+        return int(fitted.argmax()) + 1 if fitted.any() else self.n_stable
+
+    @property
+    def fits_data(self) -> bool:
+        """Whether a stable trial fitted the data."""
+        return bool(self._fitted[: self.n_stable].any())
+
+    @property
+    def _fitted(self) -> NDArray[np.bool_]:
+        return self.loss <= FITTED_FRAC * self.initial_loss
 
     @property
     def best(self) -> int:
@@ -99,14 +128,31 @@ class Trials:
         while 0 <= inside + side < self.n_counted and self.loss[inside + side] <= limit:
             inside += side
         outside = inside + side
-        if not 0 <= outside < len(self.lr):
+        if not 0 <= outside < len(self.lr) or self.loss[outside] <= limit:
             return float(self.lr[inside])
         rise = float(self.loss[outside] - self.loss[inside])
         share = min((limit - self.loss[inside]) / rise, 1.0) if 0 < rise < math.inf else 0.5
         return float(self.lr[inside] * (self.lr[outside] / self.lr[inside]) ** share)
 
 
-def make_trials(steps: int, losses: dict[float, float], initial_loss: float) -> Trials:
-    """Make ``Trials`` from the losses by the rate."""
-    rates = sorted(losses)
-    return Trials(steps, np.array(rates), np.array([losses[rate] for rate in rates]), initial_loss)
+def make_trials(steps: int, found: dict[float, tuple[float, float]], initial_loss: float) -> Trials:
+    """Make ``Trials`` from the loss and its noise by the rate."""
+    rates = sorted(found)
+    loss, noise = zip(*(found[rate] for rate in rates), strict=True)
+    return Trials(steps, np.array(rates), np.array(loss), np.array(noise), initial_loss)
+
+
+def estimate_noise_of_change(before: Floats, after: Floats, noise: float) -> float:
+    """Estimate the uncertainty of the change of the mean loss from the changes of single batches.
+
+    It is two standard errors of the mean change, because the same batches are measured before and after; at most
+    ``noise``, which it is for fewer than ``MIN_PAIRS`` batches.
+
+    Args:
+        before, after: float64 ``[n]``: losses of the same probe batches.
+        noise: standard deviation of the noise of a training batch's loss.
+    """
+    change = after - before
+    if len(change) < MIN_PAIRS or not np.isfinite(change).all():
+        return noise
+    return min(noise, 2 * float(change.std(ddof=1)) / math.sqrt(len(change)))

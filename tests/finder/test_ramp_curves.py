@@ -40,7 +40,7 @@ def test_the_fine_ramp_covers_a_collapse_that_does_not_diverge():
     curve = range_test(model, loader=[0], compute_loss=loss, optimizer=optimizer)
     assert curve.stopped == "completed"
     assert 1 < curve.lr[-1] < 20
-    assert 0.02 < curve.suggest().max_lr < 0.2
+    assert 0.02 < curve.suggest("edge").max_lr < 0.2
 
 
 def test_a_ramp_stops_at_the_first_diverged_loss():

@@ -7,8 +7,9 @@ from clrfast import NoSuggestionError, Trials
 from clrfast.finder._trial_suggestion import estimate_from_ramp, suggest_from_trials
 
 
-def trials(losses, *, steps=20, initial=2.0, first=-2):
-    return Trials(steps, 2.0 ** np.arange(first, first + len(losses)), np.array(losses), initial)
+def trials(losses, *, steps=20, initial=2.0, first=-2, noise=0.01):
+    lr = 2.0 ** np.arange(first, first + len(losses))
+    return Trials(steps, lr, np.array(losses), np.full(len(losses), noise), initial)
 
 
 SHORT = trials([1.2, 1.0, 1.0, 1.2])  # good from 2 ** -1.5 to 2 ** 0.5
@@ -16,7 +17,7 @@ SHORT = trials([1.2, 1.0, 1.0, 1.2])  # good from 2 ** -1.5 to 2 ** 0.5
 
 def test_trials_of_20_steps_and_the_ramp_have_equal_weights():
     answer = suggest_from_trials([SHORT], 2.0**-4, 0.01, 2.0**-8)
-    assert math.log2(answer.max_lr) == pytest.approx((-4 + 0.5 - 3.2) / 2)
+    assert math.log2(answer.max_lr) == pytest.approx((-4 + 0.5 - 2.75) / 2)
     assert answer.base_lr == 2.0**-8
     assert (answer.method, answer.confidence) == ("trials", "high")
     assert answer.low < answer.max_lr < answer.high
@@ -26,7 +27,7 @@ def test_trials_of_20_steps_and_the_ramp_have_equal_weights():
 def test_longer_trials_decide_alone_where_the_loss_does_not_fall_in_short_ones():
     flat, long = trials([2.0, 1.999, 2.0]), trials([1.2, 1.0, 1.0, 1.2], steps=80)
     answer = suggest_from_trials([flat, long], 2.0**-4, 0.01, None)
-    assert math.log2(answer.max_lr) == pytest.approx(-0.5 / 4 - 1.5 / 4 + 0.5 / 2 - 1.2)
+    assert math.log2(answer.max_lr) == pytest.approx(-0.5 / 4 - 1.5 / 4 + 0.5 / 2 - 1)
     assert answer.base_lr == answer.max_lr / 4
 
 
@@ -38,7 +39,7 @@ def test_the_answer_of_both_lengths_is_their_geometric_mean():
 
 
 def test_a_model_that_does_not_train_gets_an_answer_of_low_confidence():
-    answer = suggest_from_trials([trials([1.999, 2.01, 2.5], first=-4)], 2.0**-4, 0.1, None)
+    answer = suggest_from_trials([trials([1.999, 2.01, 2.5], first=-4, noise=0.1)], 2.0**-4, 0.1, None)
     assert answer.confidence == "low"
     assert "did not train in any trial" in answer.reason
     assert "low confidence" in str(answer)
@@ -64,8 +65,37 @@ def test_longer_trials_without_a_visible_fall_do_not_decide():
 
 
 def test_no_answer_is_above_what_a_trial_has_survived():
-    answer = suggest_from_trials([SHORT], 2.0**10, 0.01, None)
+    answer = suggest_from_trials([SHORT], 2.0**10, 0.01, None, 2.0**20)
     assert answer.max_lr == pytest.approx(2**0.5)
+
+
+def test_the_ramp_counts_up_to_the_highest_stable_rate():
+    collapsed = trials([1.2, 1.0, 1.0, 1.2, 1.9])  # stable up to 2
+    answer = suggest_from_trials([collapsed], 2.0**10, 0.01, None)
+    assert math.log2(answer.max_lr) == pytest.approx((1 + 0.5 - 2.75) / 2)
+
+
+def test_short_trials_that_are_good_at_many_rates_do_not_count_beside_longer_ones():
+    wide = trials([1.2, 1.0, 1.0, 1.0, 1.0, 1.2])
+    long = trials([1.2, 1.0, 1.0, 1.2], steps=80)
+    alone = suggest_from_trials([trials([2.0]), long], 2.0**-4, 0.01, None)
+    assert suggest_from_trials([wide, long], 2.0**-4, 0.01, None).max_lr == alone.max_lr
+    # but they do where the steps did not suffice for longer ones
+    assert suggest_from_trials([wide], 2.0**-4, 0.01, None).confidence == "high"
+
+
+def test_the_prior_is_weighed_by_its_precision():
+    """It has less weight than trials with a visible fall, and more than those without one."""
+    prior = 2.0**-9
+    without, with_prior = (
+        math.log2(suggest_from_trials([SHORT], 2.0**-4, 0.01, None, p).max_lr) for p in (None, prior)
+    )
+    assert without - 0.5 * (without + 9) < with_prior < without - 0.3 * (without + 9)
+    unseen = trials([1.999, 2.01, 2.5], noise=0.1)
+    without, with_prior = (suggest_from_trials([unseen], 2.0**-4, 0.1, None, p) for p in (None, prior))
+    low, high = math.log2(with_prior.max_lr), math.log2(without.max_lr)
+    assert high - 0.8 * (high + 9) < low < high - 0.7 * (high + 9)
+    assert "models of this size train best at about 0.002 with this optimizer" in with_prior.reason
 
 
 def test_a_loss_that_no_rate_changes_has_no_answer():

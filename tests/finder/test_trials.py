@@ -5,11 +5,13 @@ import pytest
 
 from clrfast import Trials
 from clrfast.finder._trial_search import LEVELS, OutOfStepsError, search
+from clrfast.finder._trials import estimate_noise_of_change
 
 
-def trials(losses, *, steps=20, initial=2.0, first=-2):
+def trials(losses, *, steps=20, initial=2.0, first=-2, noise=0.01):
     """Trials at powers of two from 2 ** first on."""
-    return Trials(steps, 2.0 ** np.arange(first, first + len(losses)), np.array(losses), initial)
+    lr = 2.0 ** np.arange(first, first + len(losses))
+    return Trials(steps, lr, np.array(losses), np.full(len(losses), noise), initial)
 
 
 def test_a_good_rate_loses_at_most_a_tenth_of_the_fall():
@@ -32,19 +34,37 @@ def test_a_collapsed_model_that_ends_lower_at_a_still_higher_rate_does_not_count
     assert 2**-1 < found.good_range()[1] < 1.0
 
 
-def loss_of(rate_to_loss, log):
+def test_above_the_lowest_rate_that_fits_the_data_no_rate_counts():
+    found = trials([1.0, 0.1, 0.015, 0.001, 0.0])
+    assert (found.n_counted, found.n_stable, found.best) == (3, 5, 2)
+    assert found.fits_data
+    assert found.good_range()[1] == 1.0
+    assert not trials([1.0, 0.1, 0.05]).fits_data
+
+
+def test_the_noise_of_a_change_is_that_of_its_mean_over_the_probe_batches():
+    before = np.array([1.0, 2.0, 3.0, 4.0])  # batches that differ by more than training changes them
+    change = np.array([-0.1, -0.2, -0.1, -0.2])
+    expected = 2 * change.std(ddof=1) / 2
+    assert estimate_noise_of_change(before, before + change, 1.0) == pytest.approx(expected)
+    assert estimate_noise_of_change(before, before + change, 0.01) == 0.01
+    assert estimate_noise_of_change(before[:2], before[:2] + change[:2], 1.0) == 1.0
+    assert estimate_noise_of_change(before, before + np.inf, 1.0) == 1.0
+
+
+def loss_of(rate_to_loss, log, noise):
     """``loss_after`` that reads a function of log2 of the rate, and logs the calls."""
 
     def loss_after(lr, steps):
         log.append((round(math.log2(lr), 6), steps))
-        return rate_to_loss(math.log2(lr), steps)
+        return rate_to_loss(math.log2(lr), steps), noise
 
     return loss_after
 
 
-def run(rate_to_loss, *, ramp_lr=1.0, max_lr=math.inf, noise=0.01, thorough=False):
+def run(rate_to_loss, *, ramp_lr=1.0, max_lr=math.inf, noise=0.01, batch_noise=0.01, thorough=False):
     log = []
-    found = search(loss_of(rate_to_loss, log), ramp_lr, max_lr, 2.0, noise, thorough=thorough)
+    found = search(loss_of(rate_to_loss, log, noise), ramp_lr, max_lr, 2.0, batch_noise, thorough=thorough)
     return found, log
 
 
@@ -55,20 +75,37 @@ def test_three_trials_suffice_where_the_middle_one_is_best():
 
 
 def test_trials_follow_the_best_outwards():
-    _, log = run(lambda x, _: 1.0 + 0.01 * abs(x - 6))
+    _, log = run(lambda x, _: 1.0 + 0.1 * abs(x - 6))
     assert [x for x, _ in log] == [2, 0, 4, 6, 8]
-    _, log = run(lambda x, _: 1.0 + 0.01 * abs(x + 2))
-    assert [x for x, _ in log] == [2, 0, 4, -2, -4]
+    _, log = run(lambda x, _: 1.0 + 0.1 * abs(x + 4))
+    assert [x for x, _ in log] == [2, 0, 4, -2, -4, -6]
 
 
 def test_lower_rates_follow_where_all_do_harm():
     _, log = run(lambda x, steps: 3.0 + x if steps == 20 else 1.0)
-    assert [x for x, steps in log if steps == 20] == [2, 0, 4, -2, -4]
+    assert [x for x, steps in log if steps == 20] == [2, 0, 4, -2, -4, -6, -8]
 
 
 def test_higher_rates_follow_where_nothing_is_visible_yet():
     _, log = run(lambda x, steps: 2.0 if steps == 20 else 1.0)
-    assert [x for x, steps in log if steps == 20] == [2, 0, 4, 6, 8]
+    assert [x for x, steps in log if steps == 20] == [2, 0, 4, 6, 8, 10, 12]
+
+
+def test_lower_rates_follow_where_the_highest_does_harm_and_the_lowest_is_best():
+    _, log = run(lambda x, steps: 1.9 + 0.1 * abs(x + 2) if steps == 20 else 1.0, noise=0.2)
+    assert [x for x, steps in log if steps == 20] == [2, 0, 4, -2, -4]
+
+
+def test_longer_trials_follow_where_the_good_rates_of_short_ones_are_many():
+    found, log = run(lambda x, steps: 1.0 + 0.01 * abs(x - 2) + (abs(x - 2) > 3) if steps == 20 else 1.0)
+    assert [each.steps for each in found] == [20, 80]
+    assert next(x for x, steps in log if steps == 80) == 1  # half the middle of the good rates
+
+
+def test_no_longer_trials_follow_where_short_ones_fit_the_data():
+    for thorough in (False, True):
+        found, _ = run(lambda x, _: 0.0 if x > 1 else 1.0, thorough=thorough)
+        assert [each.steps for each in found] == [20]
 
 
 def test_longer_trials_follow_until_the_loss_falls():
@@ -80,6 +117,12 @@ def test_longer_trials_follow_until_the_loss_falls():
 def test_a_fall_within_the_noise_does_not_count():
     found, _ = run(lambda x, _: 2.0 - 0.1 * (x == 2), noise=0.1)
     assert len(found) == len(LEVELS)
+
+
+def test_a_fall_in_short_trials_must_stand_out_of_the_noise_of_a_batch():
+    """A longer trial need not: its fall is no longer the first, which may be that of the output's mean alone."""
+    found, _ = run(lambda x, _: 1.8 + 0.1 * abs(x - 2), batch_noise=0.2)
+    assert [each.steps for each in found] == [20, 80]
 
 
 def test_a_small_fall_leads_to_longer_trials_because_it_may_be_the_way_to_a_saddle():
@@ -107,7 +150,7 @@ def test_the_search_ends_where_the_steps_do():
             raise OutOfStepsError
         left -= steps
         log.append(lr)
-        return 2.0
+        return 2.0, 0.01
 
     found = search(loss_after, 1.0, math.inf, 2.0, 0.01, thorough=False)
     assert len(log) == 3
@@ -115,18 +158,19 @@ def test_the_search_ends_where_the_steps_do():
 
 
 def test_there_are_no_trials_without_a_finite_initial_loss():
-    assert search(loss_of(lambda *_: 1.0, []), 1.0, math.inf, math.nan, 0.01, thorough=False) == []
+    assert search(loss_of(lambda *_: 1.0, [], 0.01), 1.0, math.inf, math.nan, 0.01, thorough=False) == []
 
 
 @pytest.mark.parametrize(
-    ("lr", "loss", "named"),
+    ("lr", "loss", "noise", "named"),
     [
-        ([1.0, 2.0, 3.0], [1.0, 1.0], r"lr, loss: got shapes \(3,\) and \(2,\)"),
-        ([], [], r"lr, loss: got shapes \(0,\) and \(0,\)"),
-        ([0.0, 1.0], [1.0, 1.0], "lr: got 0.0; give rates above 0"),
-        ([1.0, 2.0], [1.0, math.nan], "loss: got nan; give inf for a trial that diverged"),
+        ([1.0, 2.0, 3.0], [1.0, 1.0], [0.1, 0.1, 0.1], r"lr, loss: got shapes \(3,\) and \(2,\)"),
+        ([1.0, 2.0], [1.0, 1.0], [0.1], r"lr, noise: got shapes \(2,\) and \(1,\)"),
+        ([], [], [], r"lr, loss: got shapes \(0,\) and \(0,\)"),
+        ([0.0, 1.0], [1.0, 1.0], [0.1, 0.1], "lr: got 0.0; give rates above 0"),
+        ([1.0, 2.0], [1.0, math.nan], [0.1, 0.1], "loss: got nan; give inf for a trial that diverged"),
     ],
 )
-def test_wrong_arrays_are_refused(lr, loss, named):
+def test_wrong_arrays_are_refused(lr, loss, noise, named):
     with pytest.raises(ValueError, match=named):
-        Trials(20, np.array(lr), np.array(loss), 1.0)
+        Trials(20, np.array(lr), np.array(loss), np.array(noise), 1.0)
