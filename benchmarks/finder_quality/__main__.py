@@ -43,9 +43,14 @@ def main() -> None:
     rows = [row for name in arguments.optimizer for row in compare_with(name, selected, arguments)]
     if arguments.results is not None and not arguments.oracle_only:
         path = arguments.results / "finder_quality.json"
-        found = {(row["optimizer"], row["contender"]) for row in rows}
-        kept = [row for row in read_rows(path) if (row["optimizer"], row["contender"]) not in found]
+        found = set(map(_place, rows))
+        kept = [row for row in read_rows(path) if _place(row) not in found]
         write_rows(path, rows + kept)
+
+
+def _place(row: Row) -> tuple[str, str, str]:
+    """Return which rows are measured together and replace older ones."""
+    return row["optimizer"], row["contender"], row["split"]
 
 
 def compare_with(optimizer: str, selected: list[TaskDefinition], arguments: argparse.Namespace) -> list[Row]:
@@ -97,7 +102,7 @@ def compare(optimizer: str, curves: dict[str, RegretCurve], measurements: list[M
     for lr in OPTIMIZERS[optimizer].constants:
         by_contender[f"always {lr:g}"] = constant_rows(optimizer, f"always {lr:g}", lr, curves)
     summaries: list[Row] = []
-    for split, tasks in {"all": curves, **SPLITS}.items():
+    for split, tasks in SPLITS.items():
         own = {task: curve for task, curve in curves.items() if task in tasks}
         if own:
             found = [summary_row(split, [row for row in rows if row["task"] in own]) for rows in by_contender.values()]

@@ -10,6 +10,7 @@ from .optimizer import gpu_step_table, host_table, schedule_table, step_table
 from .policies import headline_table, one_cycle_table, super_convergence_table
 from .quality import finder_table, recipe_table
 from .targets import UNMEASURED
+from .untuned import untuned_table
 
 __all__ = ["TABLES", "UNMEASURED", "Results"]
 
@@ -23,6 +24,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "host_gpu": host_table,
     "step_gpu": gpu_step_table,
     "finder_quality": finder_table,
+    "untuned_training": untuned_table,
     "recipe_quality": recipe_table,
     "range_test_cpu": range_test_table,
     "range_test_gpu": range_test_table,

@@ -14,62 +14,73 @@ MIN_GAIN = 1 / 50
 """Least gain over the best default, as a fraction of the gain over the mean default. What a recipe reaches of a smaller
 gain is noise."""
 
-
-SHOWN_SPLITS = ("fine_tuning", "test")
-"""Splits whose mean regret has a column of its own. No constant of a finder is chosen on them."""
+SPLIT_TITLES = {"test": "test tasks", "fine_tuning": "fine-tuning", "development": "development tasks"}
+"""Titles of the splits in the order of their columns. No constant of a finder is chosen on the test tasks."""
 
 OPTIMIZER_TITLES = {"sgd": "SGD with 1cycle", "adamw": "AdamW with a cosine 1cycle"}
 """Heads of the tables of finders."""
 
 
 def finder_table(results: Results) -> str:
-    """Return a table of finders for each optimizer: one finder per line, over all tasks, with the means of splits."""
+    """Return a table of finders for each optimizer: one finder per line, with the means of each split."""
     rows = [row for row in results["rows"] if row["benchmark"] == "regret"]
     tables = [
         _finder_table(title, [row for row in rows if row["optimizer"] == name])
         for name, title in OPTIMIZER_TITLES.items()
         if any(row["optimizer"] == name for row in rows)
     ]
-    overall = [row for row in rows if row["split"] == "all"]
     note = (
         "Mean regret with its 95 % bootstrap interval over the tasks; without a suggestion the regret is 1. Divergent, "
         "no suggestion, low confidence: fractions of all calls. Spread: standard deviation of log10 of the "
         "suggestions over the seeds, mean over the tasks. Steps: training steps; extra: other forward passes. Best "
-        "constant: chosen in hindsight. Finders "
-        f"at their own defaults. {hardware_and_versions(results)}{_other_commits(overall)}. "
+        "constant: chosen in hindsight for each group of tasks. Finders "
+        f"at their own defaults. {hardware_and_versions(results)}{_other_commits(rows)}. "
         "`python -m benchmarks.finder_quality`"
     )
     return "\n\n".join([*tables, note])
 
 
 def _finder_table(title: str, rows: list[Row]) -> str:
-    mean_regret = {(row["split"], row["contender"]): row["mean_regret"] for row in rows}
-    splits = [name for name in SHOWN_SPLITS if any(row["split"] == name for row in rows)]
-    overall = sorted((row for row in rows if row["split"] == "all"), key=lambda row: row["mean_regret"])
-    head = ["rate from", "mean regret", *(f"{name.replace('_', '-')} tasks" for name in splits), "median", "worst task"]
+    """Return the table of one optimizer. All columns but the means are those of the first split in ``SPLIT_TITLES``."""
+    by_split = {
+        split: {row["contender"]: row for row in rows if row["split"] == split}
+        for split in SPLIT_TITLES
+        if any(row["split"] == split for row in rows)
+    }
+    first, *others = by_split
+    head = ["rate from", SPLIT_TITLES[first], "median", "worst task", *map(SPLIT_TITLES.__getitem__, others)]
     head += ["divergent", "no suggestion", "low confidence", "spread", "steps, extra"]
     lines = [
         [
             f"{row['contender']} ({row['lr']:g})" if row.get("lr") else row["contender"],
-            f"{row['mean_regret']:.2f} ({row['mean_low']:.2f} to {row['mean_high']:.2f})",
-            *(f"{mean_regret[name, row['contender']]:.2f}" for name in splits),
+            _mean_regret(row),
             f"{row['median_regret']:.2f}",
             f"{row['worst_regret']:.2f} ({row['worst_task']})",
+            *(_mean_regret(by_split[split].get(row["contender"])) for split in others),
             *(percent(row[name] / row["n"]) for name in ("n_divergent", "n_no_suggestion", "n_low_confidence")),
             "" if row["spread"] is None else f"{row['spread']:.2f}",
             f"{row['steps']:.0f}, {row['extra_passes']:.0f}",
         ]
-        for row in overall
+        for row in sorted(by_split[first].values(), key=lambda row: row["mean_regret"])
     ]
-    n_tasks, n_seeds = overall[0]["n_tasks"], max(row["n"] for row in overall) // overall[0]["n_tasks"]
-    return markdown_table(head, lines, f"{title}: {n_tasks} tasks, {n_seeds} seeds.")
+    numbers = ", ".join(f"{_n_tasks(found)} {SPLIT_TITLES[split]}" for split, found in by_split.items())
+    n_seeds = max(row["n"] // row["n_tasks"] for row in rows)
+    return markdown_table(head, lines, f"{title}: {numbers}, {n_seeds} seeds.")
+
+
+def _mean_regret(row: Row | None) -> str:
+    return "" if row is None else f"{row['mean_regret']:.3f} ({row['mean_low']:.2f} to {row['mean_high']:.2f})"
+
+
+def _n_tasks(rows: dict[str, Row]) -> int:
+    return max(row["n_tasks"] for row in rows.values())
 
 
 def _other_commits(rows: list[Row]) -> str:
     """Return which contenders were measured at which commit; nothing if all were at the same one."""
-    commits: dict[str, list[str]] = {}
+    commits: dict[str, dict[str, None]] = {}
     for row in rows:
-        commits.setdefault(row["commit"], []).append(row["contender"])
+        commits.setdefault(row["commit"], {})[row["contender"]] = None
     most = max(commits, key=lambda commit: len(commits[commit]))
     others = [f"{', '.join(names)} at {commit}" for commit, names in commits.items() if commit != most]
     return f" ({'; '.join([*others, f'all others at {most}'])})" if others else ""

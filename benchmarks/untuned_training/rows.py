@@ -61,7 +61,7 @@ def summary_rows(split: str, rows: list[Row], reference: str = OURS) -> list[Row
     """Return one row per contender over several tasks, the lowest mean score first.
 
     Args:
-        split: "all", or the name of the split that ``rows`` are of.
+        split: that ``rows`` are of.
         rows: of ``task_row``, of all contenders.
         reference: the contender that each other is compared with task by task.
     """
@@ -117,7 +117,7 @@ def merged(rows: list[Row], found: list[Row]) -> list[Row]:
         for name in CONTENDERS
         if (name, task) in by_key
     ]
-    summaries = summary_rows("all", task_rows)
+    summaries: list[Row] = []
     for split in SPLITS:
         summaries += summary_rows(split, [row for row in task_rows if row["split"] == split])
     return summaries + task_rows

@@ -55,14 +55,14 @@ def test_a_refusal_counts_as_a_regret_of_1():
     row = row_of(None, None)
     assert (row["regret"], row["suggested"], row["log10_std"]) == (1.0, None, None)
     assert "no suggestion" in task_line(row)
-    summary = summary_row("all", [row])
+    summary = summary_row("development", [row])
     assert (summary["mean_regret"], summary["n_no_suggestion"], summary["spread"]) == (1.0, 2, None)
     assert "ours" in summary_table([summary])
 
 
 def test_a_summary_is_over_all_tasks():
     rows = [row_of(0.1, 0.1), row_of(1.0, 10.0, low_confidence=(0,)), row_of(None, None)]
-    summary = summary_row("all", rows)
+    summary = summary_row("development", rows)
     assert (summary["n_tasks"], summary["n"], summary["near_optimal"]) == (3, 6, 1)
     assert (summary["n_no_suggestion"], summary["n_divergent"], summary["n_low_confidence"]) == (2, 1, 1)
     assert summary["spread"] == pytest.approx((0 + math.sqrt(0.5)) / 2, rel=1e-3)

@@ -55,7 +55,7 @@ def test_a_task_row_is_over_the_seeds():
 def test_a_summary_is_over_the_tasks():
     rows = [row("a", "one", 1.0), row("a", "two", 6.0), row("a", "three", math.inf)]
     rows += [row("b", "one", 0.0), row("b", "two", 7.0), row("b", "three", 99.0)]
-    a, b = summary_rows("all", rows, reference="a")
+    a, b = summary_rows("development", rows, reference="a")
     assert (a["contender"], a["mean_score"], a["median_score"]) == ("a", 0.5, 0.5)
     assert (a["worst_score"], a["worst_task"], a["failed_tasks"], a["n_tasks"]) == (1.0, "three", 1, 3)
     assert (a["better_than_best"], b["better_than_best"]) == (0, 1)
@@ -64,7 +64,7 @@ def test_a_summary_is_over_the_tasks():
 
 
 def test_without_rows_of_the_reference_nothing_is_compared():
-    (found,) = summary_rows("all", [row("a", "one", 1.0)], reference="b")
+    (found,) = summary_rows("development", [row("a", "one", 1.0)], reference="b")
     assert found["n_compared"] == found["lower_than_reference"] == 0
 
 
@@ -76,8 +76,6 @@ def test_new_rows_replace_older_ones_and_all_others_stay():
     assert {name: each["score"] for name, each in tasks.items()} == {OURS: 0.0, PEER: 0.1}
     assert {each["split"] for each in tasks.values()} == {"development"}
     assert [(each["split"], each["contender"], each["mean_score"]) for each in summaries] == [
-        ("all", OURS, 0.0),
-        ("all", PEER, 0.1),
         ("development", OURS, 0.0),
         ("development", PEER, 0.1),
     ]
