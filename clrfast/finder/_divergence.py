@@ -42,7 +42,7 @@ def find_divergence(loss: ArrayLike, stop_factor: float = 4.0) -> tuple[int | No
 
     Args:
         loss: ``[n]``, in the order of the steps.
-        stop_factor: > 1.
+        stop_factor: > 1; inf: only a value that is not finite has diverged.
     Returns:
         ``(index, limit)``; the index is None if the loss has not diverged, and the limit is then the current one.
     """
@@ -51,6 +51,8 @@ def find_divergence(loss: ArrayLike, stop_factor: float = 4.0) -> tuple[int | No
     finite = values[: broken[0]] if len(broken) else values
     if not len(finite):
         return (0, math.inf) if len(broken) else (None, math.inf)
+    if math.isinf(stop_factor):  # the formula would be inf * 0 for a loss that is always 0
+        return (int(broken[0]) if len(broken) else None), math.inf
     start = float(finite[0])
     padded = np.concatenate((finite[:1], finite[:1], finite))
     medians = np.median(np.lib.stride_tricks.sliding_window_view(padded, 3), axis=1)

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ._divergence import find_divergence
 from ._metrics import VALIDATION_LOSS
@@ -23,7 +24,24 @@ MIN_NOISE_POINTS = 10
 falls."""
 
 FITTED_FRAC = 1e-2
-"""Fraction of the initial loss below which the model has fitted the data. Its gradients vanish there."""
+"""Fraction of the initial loss up to which the model has fitted the data. Its gradients vanish there."""
+
+
+def find_fitted(loss: Floats, initial_loss: float) -> NDArray[np.bool_]:
+    """Find the losses at which the model has fitted the data: at most 1 % of the initial loss.
+
+    A loss that can be negative shows no fit, because its minimum is not 0 (a negative log-likelihood, for example).
+    Values down to minus 1 % of the initial loss count as rounding errors of 0.
+
+    Args:
+        loss: float64 ``[n]``; may contain NaN and inf.
+    Returns:
+        bool ``[n]``; False everywhere if the initial loss or any other one is negative.
+    """
+    limit = FITTED_FRAC * initial_loss
+    if limit < 0 or (loss < -limit).any():
+        return np.zeros(len(loss), dtype=np.bool_)
+    return loss <= limit
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,12 +101,12 @@ class MeasuredCurve:
 
     @property
     def fitted_from(self) -> int | None:
-        """First index from which the loss stays below 1 % of the initial loss: the model has fitted the data.
+        """First index from which the model has fitted the data at all points; see ``find_fitted``.
 
         None if fewer than 5 points are left from there.
         """
-        above = np.flatnonzero(~(np.abs(self.loss) <= FITTED_FRAC * abs(self.initial_loss)))
-        first = int(above[-1]) + 1 if len(above) else 0
+        unfitted = np.flatnonzero(~find_fitted(self.loss, self.initial_loss))
+        first = int(unfitted[-1]) + 1 if len(unfitted) else 0
         return first if first + MIN_POINTS <= len(self.loss) else None
 
     @property

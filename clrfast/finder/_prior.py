@@ -26,17 +26,21 @@ _NORMALIZATION = re.compile(r"(batch|layer|group|instance|rms)_?norm", re.IGNORE
 
 
 def expect_lr(optimizer: torch.optim.Optimizer | None, model: nn.Module) -> float | None:
-    """Return the rate that is expected to train ``model`` best; None for an optimizer that is not a kind of Adam.
+    """Return the rate that is expected to train ``model`` best.
 
     log2 lr = -0.5 - 0.45 * log2(n) + 1.1 * normalized
 
     Args:
         optimizer: ``n`` is the number of its trainable parameters.
         model: ``normalized`` is 1 if it has a normalisation layer, else 0.
+    Returns:
+        The rate; None if the optimizer is not a kind of Adam, or has no trainable parameters.
     """
     if optimizer is None or not all(isinstance(part, ADAM) for part in split_optimizer(optimizer)):
         return None
     size = sum(p.numel() for group in optimizer.param_groups for p in group["params"] if p.requires_grad)
+    if not size:
+        return None
     octaves = OCTAVES + OCTAVES_PER_DOUBLING * math.log2(size) + OCTAVES_WITH_NORMALIZATION * is_normalized(model)
     return float(2**octaves)
 

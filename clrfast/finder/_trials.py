@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._fields import Fields
-from ._measured_curve import FITTED_FRAC
+from ._measured_curve import find_fitted
 from ._smoothing import Floats
 
 SHORT_STEPS = 20
@@ -96,7 +96,7 @@ class Trials:
 
     @property
     def _fitted(self) -> NDArray[np.bool_]:
-        return self.loss <= FITTED_FRAC * self.initial_loss
+        return find_fitted(self.loss, self.initial_loss)
 
     @property
     def best(self) -> int:

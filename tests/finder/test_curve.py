@@ -101,6 +101,16 @@ def test_fewer_than_five_fitted_points_do_not_count_as_a_fit():
     assert make_curve(lr=np.geomspace(1e-3, 1, 54), loss=loss, stopped="completed").fitted_from is None
 
 
+@pytest.mark.parametrize(("initial", "lowest"), [(-2.0, -2.0), (2.0, -1.0), (2.0, -0.03)])
+def test_a_loss_that_can_be_negative_shows_no_fit(initial, lowest):
+    loss = np.concatenate((np.linspace(initial, lowest, 30), np.linspace(lowest, 0.0, 20), np.zeros(10)))
+    lr = np.geomspace(1e-3, 1, len(loss))
+    assert make_curve(lr=lr, loss=loss, initial_loss=initial, stopped="completed").fitted_from is None
+    positive = np.maximum(loss, -1e-3)  # a rounding error
+    fitted_from = make_curve(lr=lr, loss=positive, initial_loss=abs(initial), stopped="completed").fitted_from
+    assert fitted_from is not None
+
+
 def test_an_extended_curve_equals_a_range_test_up_to_that_rate():
     model, batches, loss_fn = batch_norm_net(), batches_of(*[16] * 5), nn.CrossEntropyLoss()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -30,6 +30,14 @@ def test_the_index_of_divergence_is_the_one_worked_out_by_hand(losses, index):
     assert find_divergence(losses)[0] == index
 
 
+@pytest.mark.parametrize(
+    ("losses", "index"),
+    [([0.0, 0.0, 0.0], None), ([2.0, 1.0, 1e30], None), ([0.0, math.nan], 1), ([2.0, 1.0, math.inf, 1.0], 2)],
+)
+def test_an_infinite_factor_leaves_only_losses_that_are_not_finite(losses, index):
+    assert find_divergence(losses, math.inf) == (index, math.inf)
+
+
 def fitted_after_noise(n=60, rest=200):
     """A noisy beginning and then a loss of 0, so that the noise of the whole record is 0."""
     return np.concatenate((1.5 + 0.1 * np.random.default_rng(0).normal(size=n), np.zeros(rest)))

@@ -37,6 +37,11 @@ def test_there_is_no_prior_for_other_optimizers():
         assert expect_lr(optimizer, model) is None
 
 
+def test_there_is_no_prior_for_an_optimizer_of_nothing():
+    model = nn.Sequential(nn.Linear(2, 2), nn.ParameterList([torch.zeros(0)]))
+    assert expect_lr(torch.optim.Adam(model[1].parameters()), model) is None
+
+
 @pytest.mark.parametrize(
     ("layer", "expected"),
     [

@@ -85,6 +85,21 @@ def test_a_model_that_no_rate_changes_has_no_answer():
         curve.suggest()
 
 
+def test_trials_of_a_loss_that_is_always_zero_give_no_warning():
+    model = nn.Linear(5, 2)
+    curve = range_test(model, lambda outputs, _: 0 * outputs.sum(), blobs()[2], steps=20, trials=True, max_steps=80)
+    assert [trials.loss.tolist() for trials in curve.trials] == [[0.0] * 3]
+
+
+@pytest.mark.parametrize("constant", [-0.5, -3.0])
+def test_a_loss_that_is_or_becomes_negative_has_the_answer_of_a_positive_one(constant):
+    """The value of such a loss, a negative log-likelihood for example, does not tell how well the model fits."""
+    model, loss_fn, loader = blobs()
+    positive = range_test(model, loss_fn, loader).suggest()
+    negative = range_test(model, lambda outputs, targets: loss_fn(outputs, targets) + constant, loader).suggest()
+    assert negative.max_lr == pytest.approx(positive.max_lr)
+
+
 def test_the_answer_scales_with_the_loss():
     """SGD at the rate lr on c * loss trains as at c * lr on loss."""
     model, loss_fn, loader = blobs()

@@ -42,6 +42,21 @@ def test_above_the_lowest_rate_that_fits_the_data_no_rate_counts():
     assert not trials([1.0, 0.1, 0.05]).fits_data
 
 
+@pytest.mark.parametrize(
+    ("initial", "losses"),
+    [(3.0, [2.0, 0.01, -5.0]), (-2.0, [-2.1, -0.01, -2.2]), (0.0, [-1.0, 0.0, -2.0])],
+)
+def test_a_loss_that_can_be_negative_never_fits_the_data(initial, losses):
+    found = trials(losses, initial=initial)
+    assert not found.fits_data
+    assert trials([*losses, math.inf], initial=initial).n_counted == found.n_stable
+
+
+def test_a_loss_that_rounding_makes_negative_fits_the_data():
+    found = trials([0.5, -1e-7, 0.0])
+    assert (found.fits_data, found.n_counted) == (True, 2)
+
+
 def test_the_noise_of_a_change_is_that_of_its_mean_over_the_probe_batches():
     before = np.array([1.0, 2.0, 3.0, 4.0])  # batches that differ by more than training changes them
     change = np.array([-0.1, -0.2, -0.1, -0.2])
