@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def _place(row: Row) -> tuple[str, str, str]:
-    """Return which rows are measured together and replace older ones."""
+    """Return what a row is about: new rows replace all older ones about the same."""
     return row["optimizer"], row["contender"], row["split"]
 
 

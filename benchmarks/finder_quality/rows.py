@@ -65,7 +65,7 @@ def summary_row(split: str, rows: list[Row]) -> Row:
     """Return one contender's row over several tasks: mean, median and worst of their mean regrets.
 
     Args:
-        split: that ``rows`` are of.
+        split: name of the split of ``rows``.
         rows: of ``task_row``, of one optimizer and contender.
     """
     regrets = [row["regret"] for row in rows]

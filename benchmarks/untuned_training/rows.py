@@ -61,7 +61,7 @@ def summary_rows(split: str, rows: list[Row], reference: str = OURS) -> list[Row
     """Return one row per contender over several tasks, the lowest mean score first.
 
     Args:
-        split: that ``rows`` are of.
+        split: name of the split of ``rows``.
         rows: of ``task_row``, of all contenders.
         reference: the contender that each other is compared with task by task.
     """

@@ -17,8 +17,8 @@ MIN_SHORT_FALL_FRAC = 0.05
 the way to a saddle, from which the training starts."""
 
 WIDE_OCTAVES = 2.5
-"""Width of the range of good rates, in powers of two, from which on the shortest trials tell too little and longer ones
-follow."""
+"""Width of the range of good rates, in powers of two, from which the shortest trials say too little. Longer ones follow
+then."""
 
 HARMFUL_RISE_STDS = 2.0
 """Rise of the loss, in units of its noise, above which a trial shows that its rate is too high."""
@@ -95,7 +95,8 @@ def is_significant(trials: Trials) -> bool:
 def is_visible(trials: Trials, noise: float) -> bool:
     """Return whether the loss falls enough in the best trial to show which rate trains best.
 
-    The fall in the shortest trials must also stand out of the noise of a training batch, and be 5 % of the loss.
+    In the shortest trials the fall must also exceed 1.5 times the noise of a training batch's loss, and 5 % of the
+    initial loss.
     """
     least = max(VISIBLE_FALL_STDS * noise, MIN_SHORT_FALL_FRAC * abs(trials.initial_loss))
     return is_significant(trials) and (trials.steps > SHORT_STEPS or trials.fall >= least)
@@ -152,7 +153,7 @@ def _next_place(places: list[int], trials: Trials) -> int | None:
 
 
 def _next_centre(trials: Trials) -> float:
-    """Choose the first rate of longer trials, which bear lower rates.
+    """Choose the first rate of longer trials, which are stable at lower rates only.
 
     It is half the middle of the good rates if the loss falls; else half the highest rate that did no harm.
     """

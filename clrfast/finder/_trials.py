@@ -131,7 +131,7 @@ class Trials:
         if not 0 <= outside < len(self.lr) or self.loss[outside] <= limit:
             return float(self.lr[inside])
         rise = float(self.loss[outside] - self.loss[inside])
-        share = min((limit - self.loss[inside]) / rise, 1.0) if 0 < rise < math.inf else 0.5
+        share = (limit - self.loss[inside]) / rise if rise < math.inf else 0.5
         return float(self.lr[inside] * (self.lr[outside] / self.lr[inside]) ** share)
 
 

@@ -7,6 +7,7 @@ from torch import nn
 import clrfast
 from clrfast import range_test
 from clrfast.finder._prior import ADAM, expect_lr, is_normalized
+from clrfast.training._optimizer_list import join_optimizers
 from tests.helpers.problems import blobs
 
 
@@ -35,6 +36,14 @@ def test_there_is_no_prior_for_other_optimizers():
     assert expect_lr(None, model) is None
     for optimizer in (torch.optim.SGD(model.parameters()), clrfast.SGD(model.parameters(), lr=0.1)):
         assert expect_lr(optimizer, model) is None
+
+
+def test_a_list_of_optimizers_has_a_prior_if_all_are_kinds_of_adam():
+    model = small()
+    first = torch.optim.Adam(model[0].parameters())
+    both = join_optimizers([first, torch.optim.AdamW(model[1].parameters())])
+    assert expect_lr(both, model) == expect_lr(torch.optim.Adam(model.parameters()), model)
+    assert expect_lr(join_optimizers([first, torch.optim.SGD(model[1].parameters())]), model) is None
 
 
 def test_there_is_no_prior_for_an_optimizer_of_nothing():

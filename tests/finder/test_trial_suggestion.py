@@ -36,11 +36,18 @@ def test_the_answer_of_both_lengths_is_their_geometric_mean():
     both = [suggest_from_trials(levels, 2.0**-4, 0.01, None).max_lr for levels in ([SHORT], [trials([2.0]), long])]
     answer = suggest_from_trials([SHORT, long], 2.0**-4, 0.01, None)
     assert answer.max_lr == pytest.approx(math.sqrt(both[0] * both[1]))
+    assert "in 4 trials of 80 steps" in answer.reason
+
+
+def test_the_lower_bound_of_a_cyclical_rate_is_at_most_a_quarter():
+    answer = suggest_from_trials([SHORT], 2.0**-4, 0.01, 2.0**-4)
+    assert answer.base_lr == answer.max_lr / 4
 
 
 def test_a_model_that_does_not_train_gets_an_answer_of_low_confidence():
     answer = suggest_from_trials([trials([1.999, 2.01, 2.5], first=-4, noise=0.1)], 2.0**-4, 0.1, None)
     assert answer.confidence == "low"
+    assert math.log2(answer.max_lr) == pytest.approx(-4 - 0.5, abs=0.01)
     assert "did not train in any trial" in answer.reason
     assert "low confidence" in str(answer)
 
@@ -114,6 +121,12 @@ def test_the_ramp_estimates_a_quarter_of_the_probes_minimum():
 def test_the_ramp_estimates_the_mean_of_edge_and_minimum():
     probe_loss = np.abs(np.log2(LR) + 2)
     assert estimate_from_ramp(LR, probe_loss, 2.0**-6) == pytest.approx(2.0**-5)
+
+
+def test_an_explosion_next_to_the_minimum_does_not_hide_it():
+    probe_loss = np.array([8.0] + [8.1] * 7 + [1.0] + [1e30] * 7)
+    assert LR[8] == 2.0**-2
+    assert estimate_from_ramp(LR, probe_loss, None) == pytest.approx(2.0**-4)
 
 
 @pytest.mark.parametrize("probe_loss", [None, np.full(len(LR), np.nan), np.arange(len(LR), dtype=float)])

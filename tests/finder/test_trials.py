@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from clrfast import Trials
-from clrfast.finder._trial_search import LEVELS, OutOfStepsError, search
+from clrfast.finder._trial_search import LEVELS, OutOfStepsError, find_harmless, search
 from clrfast.finder._trials import estimate_noise_of_change
 
 
@@ -42,6 +42,11 @@ def test_above_the_lowest_rate_that_fits_the_data_no_rate_counts():
     assert not trials([1.0, 0.1, 0.05]).fits_data
 
 
+def test_a_collapsed_model_that_fits_the_data_at_a_still_higher_rate_does_not_count():
+    found = trials([1.0, 1.9, 0.0])
+    assert (found.fits_data, found.n_counted) == (False, 1)
+
+
 @pytest.mark.parametrize(
     ("initial", "losses"),
     [(3.0, [2.0, 0.01, -5.0]), (-2.0, [-2.1, -0.01, -2.2]), (0.0, [-1.0, 0.0, -2.0])],
@@ -67,6 +72,10 @@ def test_the_noise_of_a_change_is_that_of_its_mean_over_the_probe_batches():
     assert estimate_noise_of_change(before, before + np.inf, 1.0) == 1.0
 
 
+def test_a_rate_does_harm_where_the_loss_rises_by_more_than_two_noises():
+    assert find_harmless(trials([1.0, 2.15, 2.25, 2.0], noise=0.1)).tolist() == [0.25, 0.5, 2.0]
+
+
 def loss_of(rate_to_loss, log, noise):
     """``loss_after`` that reads a function of log2 of the rate, and logs the calls."""
 
@@ -77,9 +86,9 @@ def loss_of(rate_to_loss, log, noise):
     return loss_after
 
 
-def run(rate_to_loss, *, ramp_lr=1.0, max_lr=math.inf, noise=0.01, batch_noise=0.01, thorough=False):
+def run(rate_to_loss, *, ramp_lr=1.0, max_lr=math.inf, noise=0.01, batch_noise=0.01, thorough=False, initial=2.0):
     log = []
-    found = search(loss_of(rate_to_loss, log, noise), ramp_lr, max_lr, 2.0, batch_noise, thorough=thorough)
+    found = search(loss_of(rate_to_loss, log, noise), ramp_lr, max_lr, initial, batch_noise, thorough=thorough)
     return found, log
 
 
@@ -97,13 +106,15 @@ def test_trials_follow_the_best_outwards():
 
 
 def test_lower_rates_follow_where_all_do_harm():
-    _, log = run(lambda x, steps: 3.0 + x if steps == 20 else 1.0)
+    _, log = run(lambda x, steps: 3.0 + 2**x if steps == 20 else 1.0)
     assert [x for x, steps in log if steps == 20] == [2, 0, 4, -2, -4, -6, -8]
+    assert next(x for x, steps in log if steps == 80) == -9  # half the lowest rate
 
 
 def test_higher_rates_follow_where_nothing_is_visible_yet():
     _, log = run(lambda x, steps: 2.0 if steps == 20 else 1.0)
     assert [x for x, steps in log if steps == 20] == [2, 0, 4, 6, 8, 10, 12]
+    assert next(x for x, steps in log if steps == 80) == 11  # half the highest rate that did no harm
 
 
 def test_lower_rates_follow_where_the_highest_does_harm_and_the_lowest_is_best():
@@ -118,15 +129,27 @@ def test_longer_trials_follow_where_the_good_rates_of_short_ones_are_many():
 
 
 def test_no_longer_trials_follow_where_short_ones_fit_the_data():
+    """Not even where they are good in a range of rates over a factor of 16."""
     for thorough in (False, True):
-        found, _ = run(lambda x, _: 0.0 if x > 1 else 1.0, thorough=thorough)
+        found, _ = run(lambda x, _: 0.0 if x > 3 else 0.15, thorough=thorough)
         assert [each.steps for each in found] == [20]
+        assert found[0].good_range() == (pytest.approx(1.0), pytest.approx(16.0))
 
 
 def test_longer_trials_follow_until_the_loss_falls():
     found, log = run(lambda x, steps: 2.0 if steps < 240 else 1.0 + 0.1 * abs(x))
     assert [each.steps for each in found] == [level.steps for level in LEVELS]
     assert sum(steps for _, steps in log) <= sum(level.steps * level.max_trials for level in LEVELS)
+
+
+def test_a_trial_whose_loss_is_not_finite_has_diverged():
+    found, _ = run(lambda x, _: math.nan if x > 3 else 1.0 + 0.1 * abs(x - 2))
+    assert found[0].loss.tolist() == [pytest.approx(1.2), 1.0, math.inf]
+
+
+def test_a_constant_loss_without_noise_does_not_fall():
+    found, _ = run(lambda *_: 2.0, noise=0.0, batch_noise=0.0)
+    assert len(found) == len(LEVELS)
 
 
 def test_a_fall_within_the_noise_does_not_count():
@@ -140,9 +163,15 @@ def test_a_fall_in_short_trials_must_stand_out_of_the_noise_of_a_batch():
     assert [each.steps for each in found] == [20, 80]
 
 
-def test_a_small_fall_leads_to_longer_trials_because_it_may_be_the_way_to_a_saddle():
-    found, _ = run(lambda x, steps: 1.95 + 0.001 * abs(x - 2) if steps == 20 else 1.0 + 0.1 * abs(x), noise=1e-6)
-    assert [each.steps for each in found] == [20, 80]
+@pytest.mark.parametrize("initial", [2.0, -2.0])
+def test_a_small_fall_leads_to_longer_trials_because_it_may_be_the_way_to_a_saddle(initial):
+    for fall, levels in ((0.09, [20, 80]), (0.11, [20])):
+
+        def loss(x, steps, fall=fall):
+            return initial - fall + 0.02 * abs(x - 2) if steps == 20 else initial - 1.0 + 0.1 * abs(x)
+
+        found, _ = run(loss, noise=1e-6, initial=initial)
+        assert [each.steps for each in found] == levels
 
 
 def test_thorough_makes_the_second_trials_in_any_case():
