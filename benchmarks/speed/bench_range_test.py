@@ -3,7 +3,8 @@
     pytest benchmarks/speed/bench_range_test.py --results benchmarks/results [--device cuda]
 
 The rates stay so low that nothing diverges and every contender makes all of its steps. All run in one process, in
-turns, each from a fresh model. A package that is not installed gets a row that says so. ResNet-56 at batch 512 is left
+turns, each from a fresh model. A range test with its trials is compared with a bare loop that makes as many updates and
+as many other forward passes. A package that is not installed gets a row that says so. ResNet-56 at batch 512 is left
 out: its steps take so long that they hide what a finder adds.
 """
 
@@ -13,6 +14,7 @@ import contextlib
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -37,6 +39,7 @@ LIMIT_S = 90.0
 
 BARE = "a bare loop"
 OURS = "clrfast.range_test"
+WITH_TRIALS = "clrfast.range_test, with its trials"
 UNCAPTURED = "clrfast.range_test(graph=False)"
 ROWS: list[dict[str, Any]] = []
 
@@ -53,14 +56,19 @@ def device_of(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-def bare(model: nn.Module, data: DataLoader, steps: int) -> None:
+def bare(model: nn.Module, data: DataLoader, steps: int, n_forward_passes: int = 0) -> None:
+    """Make ``steps`` updates, then so many forward passes."""
     optimizer, loss_fn = sgd(model), nn.CrossEntropyLoss()
     model.train()
     device = device_of(model)
-    for _, (inputs, targets) in zip(range(steps), cycle_loader(data), strict=False):
+    batches = cycle_loader(data)
+    for inputs, targets in islice(batches, steps):
         optimizer.zero_grad()
         loss_fn(model(inputs.to(device)), targets.to(device)).backward()
         optimizer.step()
+    with torch.no_grad():
+        for inputs, targets in islice(batches, n_forward_passes):
+            loss_fn(model(inputs.to(device)), targets.to(device))
 
 
 def ours(model: nn.Module, data: DataLoader, steps: int, **options: Any) -> None:
@@ -191,4 +199,30 @@ def test_range_test(benchmark: Any, setting: Setting, name: str) -> None:
         ROWS.append({**case, "steps": steps, "contender": who, **timing.statistics(values), **over_bare})
         benchmark.extra_info[who] = over_bare["over_bare"]
     ROWS.extend({**case, "contender": who, "missing": lacking} for who, lacking in missing.items())
+    setting.write("range_test", ROWS)
+
+
+@pytest.mark.parametrize("name", ["digits CNN, batch 64", "MLP, batch 128", "transformer, batch 64"])
+def test_range_test_with_trials(benchmark: Any, setting: Setting, name: str) -> None:
+    """The trials' own rates decide how many there are, so the bare loop is made to measure."""
+    if setting.on_gpu:
+        pytest.skip("the time on a GPU is short")
+    workload, _, rounds = setting.work(name)
+    data = loader(workload, 8)
+
+    def once(run: Callable[[nn.Module], Any]) -> Any:
+        torch.manual_seed(0)
+        with quiet():
+            return run(workload.make().to(setting.device))
+
+    def find(model: nn.Module) -> clrfast.LRCurve:
+        return clrfast.range_test(model, nn.CrossEntropyLoss(), data, max_steps=200)
+
+    curve = once(find)
+    work = {"data": data, "steps": curve.update_steps, "n_forward_passes": curve.extra_forward_passes}
+    calls = {WITH_TRIALS: partial(once, find), BARE: partial(once, partial(bare, **work))}
+    seconds = setting.seconds(benchmark, calls, rounds, setting.limit_s(name, LIMIT_S), warm_up=0)
+    over_bare = timing.ratios(seconds[WITH_TRIALS], seconds[BARE], "over_bare")
+    row = {"benchmark": "range_test", "model": name, "steps": curve.update_steps, "contender": WITH_TRIALS}
+    ROWS.append({**row, **timing.statistics(seconds[WITH_TRIALS]), **over_bare})
     setting.write("range_test", ROWS)
