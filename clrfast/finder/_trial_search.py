@@ -16,7 +16,7 @@ MIN_SHORT_FALL_FRAC = 0.05
 """Minimum fall of the loss in the best of the shortest trials, as a fraction of the initial loss. A smaller one may be
 the way to a saddle, from which the training starts."""
 
-WIDE_OCTAVES = 2.5
+WIDE_OCTAVES = 2.0
 """Width of the range of good rates, in powers of two, from which the shortest trials say too little. Longer ones follow
 then."""
 

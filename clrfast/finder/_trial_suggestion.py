@@ -17,19 +17,23 @@ from ._trials import SHORT_STEPS, Trials
 MINIMUM_OCTAVES = 2.0
 """Distance of the ramp's estimate below the rate at which the probe loss is lowest, in powers of two."""
 
+MAX_MINIMUM_OCTAVES = 8.0
+"""Maximum distance of that estimate above the edge's, in powers of two. A minimum further up is one of a model whose
+weights have exploded, but not its loss, as behind a normalisation."""
+
 TOP_OCTAVES = 5.75
 """The same distance below the ramp's last rate, where the ramp shows neither an edge nor a minimum."""
 
-SHORT_HIGH_OCTAVES = 2.75
+SHORT_HIGH_OCTAVES = 2.5
 """Distance of the best rate of a training below the upper end of the rates that are good for 20 steps."""
 
-LONG_OCTAVES = 1.0
+LONG_OCTAVES = 0.7
 """Distance of the best rate of a training below the weighted mean of the rates that are good for 80 steps or more."""
 
 UNSEEN_OCTAVES = 0.5
-"""Distance of the answer below the middle of the trials where no trial lowered the loss visibly."""
+"""Distance of the answer below the middle of the shortest trials where no trial lowered the loss visibly."""
 
-EVIDENCE_STD, UNSEEN_STD = 1.3, 3.0
+EVIDENCE_STD, UNSEEN_STD = 1.3, 1.7
 """Standard deviation of the answer's error, in powers of two, where a trial lowered the loss visibly, and where none
 did."""
 
@@ -42,17 +46,20 @@ in a wide valley, lies in it in 65."""
 def estimate_from_ramp(lr: Floats, probe_loss: Floats | None, edge_lr: float | None) -> float:
     """Estimate the best rate from a ramp: the geometric mean of the edge's answer and a quarter of the probes' minimum.
 
-    Where both are missing, the estimate is the last rate divided by 2 ** 5.75.
+    A minimum that is more than 2 ** 8 above the edge does not count. Where both are missing, the estimate is the last
+    rate divided by 2 ** 5.75.
 
     Args:
         lr, probe_loss: float64 ``[n]``: the rates, and the probe losses after them, NaN where none was measured.
         edge_lr: the answer of the rule ``edge``; None if it has none.
     """
     lowest = None if probe_loss is None else _probe_minimum(lr, probe_loss)
-    known = [rate for rate in (edge_lr, None if lowest is None else lowest / 2**MINIMUM_OCTAVES) if rate is not None]
-    if not known:
-        return float(lr[-1]) / 2**TOP_OCTAVES
-    return math.exp(sum(map(math.log, known)) / len(known))
+    if lowest is None:
+        return float(lr[-1]) / 2**TOP_OCTAVES if edge_lr is None else edge_lr
+    below_lowest = lowest / 2**MINIMUM_OCTAVES
+    if edge_lr is None:
+        return below_lowest
+    return edge_lr if below_lowest > edge_lr * 2**MAX_MINIMUM_OCTAVES else math.sqrt(edge_lr * below_lowest)
 
 
 def suggest_from_trials(
@@ -60,10 +67,10 @@ def suggest_from_trials(
 ) -> Suggestion:
     """Suggest a rate from the trials of each level and the ramp's estimate. All logarithms are to base 2.
 
-        trials of 20 steps:              log lr = log min(ramp_lr, stable) / 2 + (log high - 2.75) / 2
-        longer trials:                   log lr = log middle / 4 + log low / 4 + log high / 2 - 1
+        trials of 20 steps:              log lr = log min(ramp_lr, stable) / 2 + (log high - 2.5) / 2
+        longer trials:                   log lr = log middle / 4 + log low / 4 + log high / 2 - 0.7
         conclusive ones of both lengths: the mean of the two
-        no visible fall:                 log lr = log middle - 0.5, with low confidence
+        no visible fall:                 log lr = log middle of the shortest trials - 0.5, with low confidence
 
     ``low`` to ``high`` is the range of good rates, ``middle`` its geometric mean, and ``stable`` the highest rate of a
     stable trial. Trials that are not conclusive count only where no others are. The answer is then weighed with the
@@ -90,7 +97,7 @@ def suggest_from_trials(
         max_lr = min(weigh_with_prior(2 ** (sum(logs) / len(logs)), EVIDENCE_STD, prior_lr), high)
         what = f"is lowest after a trial at {decisive.lr[decisive.best]:.3g} and as good from {low:.3g} to {high:.3g}"
     else:
-        max_lr = weigh_with_prior(decisive.middle / 2**UNSEEN_OCTAVES, UNSEEN_STD, prior_lr)
+        max_lr = weigh_with_prior(levels[0].middle / 2**UNSEEN_OCTAVES, UNSEEN_STD, prior_lr)
         max_lr = min(max_lr, _highest_harmless(levels))
         what = "does not fall visibly, so the model did not train in any trial"
     reason = (

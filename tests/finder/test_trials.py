@@ -93,15 +93,15 @@ def run(rate_to_loss, *, ramp_lr=1.0, max_lr=math.inf, noise=0.01, batch_noise=0
 
 
 def test_three_trials_suffice_where_the_middle_one_is_best():
-    found, log = run(lambda x, _: 1.0 + 0.1 * abs(x - 2))
+    found, log = run(lambda x, _: 1.0 + 0.15 * abs(x - 2))
     assert log == [(2, 20), (0, 20), (4, 20)]
     assert len(found) == 1
 
 
 def test_trials_follow_the_best_outwards():
-    _, log = run(lambda x, _: 1.0 + 0.1 * abs(x - 6))
+    _, log = run(lambda x, _: 1.0 + 0.15 * abs(x - 6))
     assert [x for x, _ in log] == [2, 0, 4, 6, 8]
-    _, log = run(lambda x, _: 1.0 + 0.1 * abs(x + 4))
+    _, log = run(lambda x, _: 1.0 + 0.15 * abs(x + 4))
     assert [x for x, _ in log] == [2, 0, 4, -2, -4, -6]
 
 
