@@ -4,7 +4,8 @@ import pytest
 import torch
 
 import clrfast
-from benchmarks.finder_quality.tasks import SPLITS, test
+from benchmarks.finder_quality.tasks import DEVELOPMENT, SPLITS, TEST
+from benchmarks.finder_quality.tasks.development.varied import VARIED
 from benchmarks.task_library import pretrained
 from benchmarks.task_library.definition import make_step
 
@@ -25,9 +26,9 @@ def test_no_task_is_in_two_splits():
     assert len(names) == len(set(names))
 
 
-@pytest.mark.parametrize("name", [name for name, task in test.TEST.items() if not task.packed])
-def test_every_test_task_has_a_finite_loss_and_a_gradient(name):
-    task = test.TEST[name].make(0)
+@pytest.mark.parametrize("name", [name for name, task in (VARIED | TEST).items() if not task.packed])
+def test_every_varied_task_and_test_task_has_a_finite_loss_and_a_gradient(name):
+    task = (VARIED | TEST)[name].make(0)
     assert task.batch_size <= len(task.train[0])
     inputs, targets = next(iter(task.loader()))
     before = task.loss_fn(task.model(inputs), targets)
@@ -40,7 +41,7 @@ def test_every_test_task_has_a_finite_loss_and_a_gradient(name):
 @pytest.mark.parametrize("name", PRETRAINED)
 def test_training_a_task_leaves_its_pretrained_model_as_it_was(name):
     known = {key: value.clone() for key, value in PRETRAINED[name]().state_dict().items()}
-    task = test.TEST[name].make(0)
+    task = DEVELOPMENT[name].make(0)
     before = [p.clone() for p in task.model.parameters()]
     schedule = clrfast.constant(0.01, 2)
     assert task.fit(make_step(clrfast.SGD(task.model.parameters(), schedule=schedule, backend="torch")), 2)

@@ -8,5 +8,8 @@ from .images import IMAGES
 from .regression import REGRESSION
 from .saddles import SADDLES
 from .sequences import SEQUENCES
+from .varied import VARIED
 
-DEVELOPMENT = Split({**DIGITS, **IMAGES, **IMAGE_CODES, **SEQUENCES, **CLASSIFICATION, **REGRESSION, **SADDLES})
+DEVELOPMENT = Split(
+    {**DIGITS, **IMAGES, **IMAGE_CODES, **SEQUENCES, **CLASSIFICATION, **REGRESSION, **SADDLES, **VARIED}
+)

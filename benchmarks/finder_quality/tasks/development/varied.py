@@ -1,4 +1,4 @@
-"""The tasks that no finder was run on when they were written, of other kinds than the development tasks."""
+"""Tasks of many kinds: pre-trained models, vision, text, series, tables, points and graphs."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import copy
 import torch
 from torch import nn
 
-from ...task_library import data, models, pretrained
-from ...task_library.definition import BenchmarkTask, Split, build_task
-from ...task_library.losses import (
+from ....task_library import data, models, pretrained
+from ....task_library.definition import BenchmarkTask, Split, build_task
+from ....task_library.losses import (
     AngularMarginLoss,
     ClassesAndValueLoss,
     ConnectionistTemporalLoss,
@@ -18,12 +18,12 @@ from ...task_library.losses import (
     WeightedHuber,
 )
 
-TEST = Split()
+VARIED = Split()
 
 # --- pre-trained ------------------------------------------------------------------------------------------------------
 
 
-@TEST.task(low=-5, high=1)
+@VARIED.task(low=-5, high=1)
 def digits_other_classes(seed: int) -> BenchmarkTask:
     """A CNN that knows the digits 0 to 4 learns the others with a new last layer; all of it is trained."""
     high, val_high = ((labels >= 5) for labels in data.digits()[1::2])
@@ -36,7 +36,7 @@ def digits_other_classes(seed: int) -> BenchmarkTask:
     return build_task(seed, model, nn.CrossEntropyLoss(), arrays, batch_size=16, steps=60)
 
 
-@TEST.task(low=-5, high=1, packed=True)
+@VARIED.task(low=-5, high=1, packed=True)
 def fashion_after_mnist(seed: int) -> BenchmarkTask:
     """A CNN with group norm that knows MNIST is trained on 120 images of clothes, in batches of 4."""
     train, labels, val, val_labels = data.fashion(8000, 1000)
@@ -48,7 +48,7 @@ def fashion_after_mnist(seed: int) -> BenchmarkTask:
     return build_task(seed, model, nn.CrossEntropyLoss(), arrays, batch_size=4, steps=150)
 
 
-@TEST.task(low=-5, high=1, packed=True)
+@VARIED.task(low=-5, high=1, packed=True)
 def cifar_head(seed: int) -> BenchmarkTask:
     """Only a new last layer is trained, on 1,024 features of a CNN that knows machines; six classes are animals."""
     train, labels, val, val_labels = data.cifar(8000, 500)
@@ -61,7 +61,7 @@ def cifar_head(seed: int) -> BenchmarkTask:
     return build_task(seed, model, nn.CrossEntropyLoss(), arrays, batch_size=32, steps=100)
 
 
-@TEST.task(low=-4.5, high=1.5)
+@VARIED.task(low=-4.5, high=1.5)
 def digits_turned_adapters(seed: int) -> BenchmarkTask:
     """Low-rank updates of a frozen MLP that knows digits, for digits on their side: a start at a saddle."""
     train, labels, val, val_labels = data.digits()
@@ -73,7 +73,7 @@ def digits_turned_adapters(seed: int) -> BenchmarkTask:
     return build_task(seed, model, nn.CrossEntropyLoss(), arrays, batch_size=32, steps=150)
 
 
-@TEST.task(low=-4, high=1.5)
+@VARIED.task(low=-4, high=1.5)
 def prose_backwards(seed: int) -> BenchmarkTask:
     """A transformer that has read prose reads it backwards, in batches of 4."""
     return build_task(
@@ -89,14 +89,14 @@ def prose_backwards(seed: int) -> BenchmarkTask:
 # --- vision -----------------------------------------------------------------------------------------------------------
 
 
-@TEST.task(low=-4.5, high=1.5)
+@VARIED.task(low=-4.5, high=1.5)
 def digits_mixer(seed: int) -> BenchmarkTask:
     """An MLP-mixer over 16 patches, in batches of 16."""
     loss_fn = nn.CrossEntropyLoss()
     return build_task(seed, lambda: models.Mixer(8, 2, 32, 2, 10), loss_fn, data.digits(), batch_size=16, steps=100)
 
 
-@TEST.task(low=-4.5, high=1.5)
+@VARIED.task(low=-4.5, high=1.5)
 def digit_strings_ctc(seed: int) -> BenchmarkTask:
     """A CNN reads three digits at unknown places: a plateau at which it sees no digit anywhere."""
     loss_fn = ConnectionistTemporalLoss()
@@ -104,7 +104,7 @@ def digit_strings_ctc(seed: int) -> BenchmarkTask:
     return build_task(seed, lambda: models.ColumnReader(8, 8, 11), loss_fn, strings, batch_size=32, steps=120)
 
 
-@TEST.task(low=-5, high=1)
+@VARIED.task(low=-5, high=1)
 def digits_angular_margin(seed: int) -> BenchmarkTask:
     """Embeddings of digits on a sphere, from a layer of width 1,024, with an angular margin."""
 
@@ -116,7 +116,7 @@ def digits_angular_margin(seed: int) -> BenchmarkTask:
     return build_task(seed, model, AngularMarginLoss(16, 0.3), data.digits(), batch_size=32, steps=60)
 
 
-@TEST.task(low=-6.5, high=0, packed=True)
+@VARIED.task(low=-6.5, high=0, packed=True)
 def fashion_summed_pixels(seed: int) -> BenchmarkTask:
     """A convolutional autoencoder with group norm: squared errors summed over 784 pixels."""
     train, _, val, _ = data.fashion(4000, 500)
@@ -132,7 +132,7 @@ def fashion_summed_pixels(seed: int) -> BenchmarkTask:
     return build_task(seed, model, SummedSquares(), (train, train, val, val), batch_size=16, steps=100)
 
 
-@TEST.task(low=-6, high=0)
+@VARIED.task(low=-6, high=0)
 def digits_class_and_ink(seed: int) -> BenchmarkTask:
     """A CNN with group norm gives the class and the ink of a digit; the error of the ink weighs ten times."""
     train, labels, val, val_labels = data.digits()
@@ -155,14 +155,14 @@ def digits_class_and_ink(seed: int) -> BenchmarkTask:
 # --- text and series --------------------------------------------------------------------------------------------------
 
 
-@TEST.task(low=-4, high=1.5)
+@VARIED.task(low=-4, high=1.5)
 def marked_numbers_gru(seed: int) -> BenchmarkTask:
     """A GRU adds the two marked numbers of a series: a plateau at the mean until it remembers."""
     numbers = data.marked_numbers(8)
     return build_task(seed, lambda: models.GRURegressor(2, 24), nn.MSELoss(), numbers, batch_size=40, steps=200)
 
 
-@TEST.task(low=-6.5, high=-0.5)
+@VARIED.task(low=-6.5, high=-0.5)
 def load_day_ahead(seed: int) -> BenchmarkTask:
     """A residual MLP with layer norm predicts the load of the next day: squared errors summed over its hours."""
 
@@ -176,7 +176,7 @@ def load_day_ahead(seed: int) -> BenchmarkTask:
 # --- tables, points and graphs ----------------------------------------------------------------------------------------
 
 
-@TEST.task(low=-4.5, high=1.5)
+@VARIED.task(low=-4.5, high=1.5)
 def wine_few_batch_norm(seed: int) -> BenchmarkTask:
     """A wide MLP with batch norm on 40 samples that it fits perfectly, in batches of 4."""
     train, labels, val, val_labels = data.bundled("wine", 48)
@@ -191,7 +191,7 @@ def wine_few_batch_norm(seed: int) -> BenchmarkTask:
     return build_task(seed, model, nn.CrossEntropyLoss(), arrays, batch_size=4, steps=100)
 
 
-@TEST.task(low=-3.5, high=2)
+@VARIED.task(low=-3.5, high=2)
 def papers_graph(seed: int) -> BenchmarkTask:
     """Graph convolutions learn the subjects of all papers from 100 of them, in one batch."""
     adjacency, words, _ = data.papers()
@@ -205,7 +205,7 @@ def papers_graph(seed: int) -> BenchmarkTask:
     )
 
 
-@TEST.task(low=-4, high=2)
+@VARIED.task(low=-4, high=2)
 def moons_deep_sigmoid(seed: int) -> BenchmarkTask:
     """Four layers of sigmoids: the gradient shrinks from layer to layer."""
 
@@ -219,7 +219,7 @@ def moons_deep_sigmoid(seed: int) -> BenchmarkTask:
     return build_task(seed, model, nn.BCEWithLogitsLoss(), data.moons(), batch_size=16, steps=400)
 
 
-@TEST.task(low=-5, high=1)
+@VARIED.task(low=-5, high=1)
 def spirals_residual_rms(seed: int) -> BenchmarkTask:
     """A residual MLP of 20 layers with RMS norm that starts as a linear map; its last layer starts at zero."""
 
@@ -236,7 +236,7 @@ def spirals_residual_rms(seed: int) -> BenchmarkTask:
     return build_task(seed, model, nn.CrossEntropyLoss(), data.spirals(), batch_size=16, steps=120)
 
 
-@TEST.task(low=-1, high=5)
+@VARIED.task(low=-1, high=5)
 def outliers_weighted(seed: int) -> BenchmarkTask:
     """Huber's loss of targets of which 5 % are far off; the weights of all samples sum to one. In batches of 16."""
 
@@ -246,7 +246,7 @@ def outliers_weighted(seed: int) -> BenchmarkTask:
     return build_task(seed, model, WeightedHuber(), data.outliers(), batch_size=16, steps=200)
 
 
-@TEST.task(low=-8, high=-1)
+@VARIED.task(low=-8, high=-1)
 def visitors_poisson(seed: int) -> BenchmarkTask:
     """Poisson regression of counts around a thousand: the gradient starts a thousand times too large."""
 
@@ -256,7 +256,7 @@ def visitors_poisson(seed: int) -> BenchmarkTask:
     return build_task(seed, model, nn.PoissonNLLLoss(), data.visitors(), batch_size=32, steps=250)
 
 
-@TEST.task(low=-5.5, high=0.5)
+@VARIED.task(low=-5.5, high=0.5)
 def queries_ranking(seed: int) -> BenchmarkTask:
     """An MLP ranks the eight documents of a query: a logistic loss summed over their pairs, in batches of 16."""
 
@@ -266,7 +266,7 @@ def queries_ranking(seed: int) -> BenchmarkTask:
     return build_task(seed, model, PairwiseRankingLoss(), data.queries(8), batch_size=16, steps=150)
 
 
-@TEST.task(low=-4, high=2.5)
+@VARIED.task(low=-4, high=2.5)
 def coatings_zero_head(seed: int) -> BenchmarkTask:
     """Targets of some thousandths, and a last layer that starts at zero: tiny losses and gradients."""
 
