@@ -15,8 +15,9 @@ ADAM = (torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RAda
 
 The best rate of SGD follows the scale of the loss and the inputs, which only the ramp and the trials show."""
 
-OCTAVES, OCTAVES_PER_DOUBLING, OCTAVES_WITH_NORMALIZATION = -0.5, -0.45, 1.1
-"""Coefficients of the expected rate, from AdamW's best rates in 86 trainings from scratch and 10 of trained models.
+OCTAVES, OCTAVES_PER_DOUBLING, OCTAVES_WITH_NORMALIZATION = -0.5, -0.44, 0.73
+"""Coefficients of the expected rate, from AdamW's best rates on the 106 development and 10 fine-tuning
+tasks of benchmarks/finder_quality.
 ``python -m benchmarks.finder_quality.fit_prior`` computes them."""
 
 PRIOR_STD = 1.7
@@ -28,7 +29,7 @@ _NORMALIZATION = re.compile(r"(batch|layer|group|instance|rms)_?norm", re.IGNORE
 def expect_lr(optimizer: torch.optim.Optimizer | None, model: nn.Module) -> float | None:
     """Return the rate that is expected to train ``model`` best.
 
-    log2 lr = -0.5 - 0.45 * log2(n) + 1.1 * normalized
+    log2 lr = -0.5 - 0.44 * log2(n) + 0.73 * normalized
 
     Args:
         optimizer: ``n`` is the number of its trainable parameters.
