@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -40,7 +41,7 @@ def measure_curves(
     Raises:
         ValueError: the first loss is not finite.
     """
-    coarse, ramp = None, plan.single
+    coarse, ramp, max_lr = None, plan.single, math.inf
     if plan.coarse is not None:
         stop = 1 + COARSE_STOP_MULTIPLIER * (stop_factor - 1)
         coarse = _curve(plan.coarse, run(plan.coarse, stop_factor=stop, done=0, total=total))
@@ -49,7 +50,12 @@ def measure_curves(
     curves = []
     for repeat in range(plan.repeats):
         done = plan.total_steps - (plan.repeats - repeat) * plan.steps_each
-        curve = _curve(ramp, run(ramp, stop_factor=stop_factor, done=done, total=total, probes=probes))
+        run_ramp = partial(run, stop_factor=stop_factor, done=done, total=total, probes=probes)
+        curve = _curve(ramp, run_ramp(ramp))
+        if coarse is not None and curve.stopped != "completed" and len(curve.lr) < MIN_POINTS:
+            # The coarse ramp, with its higher threshold, went on too far above the edge.
+            ramp = make_fine_ramp(float(curve.lr[-1]), max_lr)
+            curve = _curve(ramp, run_ramp(ramp))
         curves.append(curve if coarse is None else _combined(coarse, curve))
     return [replace(curve, stop_reason=_stop_reason(curve)) for curve in curves]
 

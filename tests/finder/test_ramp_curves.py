@@ -10,6 +10,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import clrfast
 from clrfast import range_test
+from clrfast.finder._ramp_curves import measure_curves
+from clrfast.finder._ramp_plan import plan_ramps
+from clrfast.finder._scheduled_run import RunRecord, compute_rates
 from tests.helpers.problems import blobs, quadratic
 from tests.helpers.range_tests import (
     batch_norm_net,
@@ -41,6 +44,25 @@ def test_the_fine_ramp_covers_a_collapse_that_does_not_diverge():
     assert curve.stopped == "completed"
     assert 1 < curve.lr[-1] < 20
     assert 0.02 < curve.suggest("edge").max_lr < 0.2
+
+
+def test_a_fine_ramp_that_begins_above_the_edge_is_repeated_below_it():
+    """The loss hardly falls, so the coarse ramp, whose threshold is higher, passes over its rise to 5."""
+    starts = []
+
+    def run(ramp, *, stop_factor, **_):
+        lr = compute_rates(ramp, ramp.total_steps)
+        starts.append(float(lr[0]))
+        losses = np.interp(np.log10(lr), [-3, -2, -1.8, 1.5, 1.6], [2.3, 2.2, 5.0, 5.0, 200.0])
+        limit = 100.0 if len(starts) == 1 else 4.0
+        n = int((losses > limit).argmax()) + 1
+        return RunRecord(np.concatenate(([2.3], losses[:n])), diverged=True)
+
+    (curve,) = measure_curves(plan_ramps(1e-7, None, "auto", "exponential", 1), run, 4.0, 98)
+    assert len(starts) == 3
+    assert starts[1] > 0.01 > starts[2]
+    assert len(curve.lr) > 40
+    assert curve.lr[-1] < 0.02
 
 
 def test_a_ramp_stops_at_the_first_diverged_loss():
