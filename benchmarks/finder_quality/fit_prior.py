@@ -23,14 +23,14 @@ from .optimizers import OPTIMIZERS
 from .regret import RegretCurve
 from .tasks import SPLITS
 
-TUNING_SPLITS = ("development", "fine_tuning")
+FITTED_SPLITS = ("development", "fine_tuning")
 
 GOOD_REGRET = 0.02
 """Regret that lowers a rate's weight in the centre of the good rates by a factor of e."""
 
 
 def main() -> None:
-    definitions = select_tasks([*TUNING_SPLITS], SPLITS)
+    definitions = select_tasks([*FITTED_SPLITS], SPLITS)
     oracles = cached_oracles(OPTIMIZERS["adamw"].grid.name)
     terms = np.array([find_terms(definition) for definition in definitions])
     centres = np.array([good_centre(RegretCurve(oracles[definition.name])) for definition in definitions])
