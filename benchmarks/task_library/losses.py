@@ -210,3 +210,39 @@ class ClassesAndValueLoss(nn.Module):
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         classes = functional.cross_entropy(outputs[:, :-1], targets[:, 0].long())
         return classes + self.weight * functional.mse_loss(outputs[:, -1], targets[:, 1])
+
+
+class SupervisedContrastiveLoss(nn.Module):
+    """Contrastive loss of embeddings ``[B, n]`` that draws samples of a class together (Khosla et al. 2020).
+
+    The loss is the mean over the samples that share their class with another one.
+    """
+
+    def __init__(self, temperature: float):
+        super().__init__()
+        self.temperature = temperature
+
+    def forward(self, embedded: Tensor, labels: Tensor) -> Tensor:
+        unit = functional.normalize(embedded, dim=1)
+        itself = torch.eye(len(labels), dtype=torch.bool)
+        similar = (unit @ unit.T / self.temperature).masked_fill(itself, -math.inf)
+        log_share = similar.log_softmax(1).masked_fill(itself, 0.0)
+        same = (labels[:, None] == labels) & ~itself
+        n_same = same.sum(1)
+        return -((same * log_share).sum(1) / n_same.clamp(min=1)).sum() / (n_same > 0).sum().clamp(min=1)
+
+
+class PlanarGaussianNLL(nn.Module):
+    """Negative log likelihood of correlated normal distributions in the plane.
+
+    The outputs ``[B, 5]`` are the two means, the logarithms of the diagonal of the Cholesky factor of the inverse
+    covariance, and the entry below the diagonal.
+    """
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        log_diagonal, below = outputs[:, 2:4], outputs[:, 4]
+        first, second = (targets - outputs[:, :2]).unbind(1)
+        diagonal = log_diagonal.exp()
+        # The inverse covariance is factor @ factor.T with factor = [[diagonal 0, 0], [below, diagonal 1]].
+        squares = (diagonal[:, 0] * first + below * second).square() + (diagonal[:, 1] * second).square()
+        return (0.5 * squares - log_diagonal.sum(1) + math.log(2 * math.pi)).mean()

@@ -1,10 +1,19 @@
 """Data of the tasks: every function returns the same arrays at every call."""
 
 from .arrays import Arrays
-from .geometry import moons, papers, spirals, subjects_of_papers
+from .geometry import moons, papers, spirals, subjects_of_papers, surfaces
 from .images import digit_strings, digits, ellipses, mislabelled_digits, noisy_patches, pixels
+from .measurements import (
+    chemical_sensors,
+    genes,
+    house_prices,
+    oscillators,
+    rare_faults,
+    smooth_functions,
+    tracks,
+)
 from .packed import PACKED_DATA, cifar, fashion, mnist, mnist_triplets, unpack
-from .series import day_ahead_load, hourly_load, lorenz, marked_numbers, motions, pendulums, waveforms
+from .series import day_ahead_load, heartbeats, hourly_load, lorenz, marked_numbers, motions, pendulums, waveforms
 from .shifted import balanced_covertype, classes, labelled_windows, latent_columns, two_languages, two_teachers
 from .tabular import (
     arm,
@@ -22,13 +31,14 @@ from .tabular import (
     linear_map,
     multilabel,
     outliers,
+    purchases,
     queries,
     ratings,
     teacher,
     uneven_noise,
     visitors,
 )
-from .text import backwards, characters, n_characters, neighbours, snippets, texts, trigrams
+from .text import backwards, characters, n_characters, neighbours, reviews, snippets, texts, trigrams
 
 __all__ = [
     "PACKED_DATA",
@@ -38,6 +48,7 @@ __all__ = [
     "balanced_covertype",
     "bundled",
     "characters",
+    "chemical_sensors",
     "cifar",
     "classes",
     "clicks",
@@ -54,7 +65,10 @@ __all__ = [
     "friedman",
     "friedman2",
     "gaussian_quantiles",
+    "genes",
+    "heartbeats",
     "hourly_load",
+    "house_prices",
     "labelled_windows",
     "latent_columns",
     "lifetimes",
@@ -70,17 +84,24 @@ __all__ = [
     "n_characters",
     "neighbours",
     "noisy_patches",
+    "oscillators",
     "outliers",
     "papers",
     "pendulums",
     "pixels",
+    "purchases",
     "queries",
+    "rare_faults",
     "ratings",
+    "reviews",
+    "smooth_functions",
     "snippets",
     "spirals",
     "subjects_of_papers",
+    "surfaces",
     "teacher",
     "texts",
+    "tracks",
     "trigrams",
     "two_languages",
     "two_teachers",

@@ -55,3 +55,29 @@ def subjects_of_papers(n_train: int) -> Arrays:
     """Return indices of papers, and their subjects; all papers but ``n_train`` are for validation."""
     subject = papers()[2]
     return split(torch.arange(len(subject)), subject, len(subject) - n_train)
+
+
+@functools.cache
+def surfaces(n_points: int) -> Arrays:
+    """Return noisy points ``[n, n_points, 3]`` of surfaces turned around the vertical axis, and which of four it is.
+
+    The surfaces are a sphere, a cube, a cylinder without its ends and a torus, of similar sizes.
+    """
+    rng = np.random.default_rng(0)
+    n = 2400
+    shape = (n, n_points)
+    sphere = rng.normal(size=(*shape, 3))
+    sphere /= np.linalg.norm(sphere, axis=2, keepdims=True)
+    cube = rng.uniform(-1, 1, (*shape, 3))
+    cube /= np.abs(cube).max(2, keepdims=True)
+    angle, other = rng.uniform(-np.pi, np.pi, (2, *shape))
+    cylinder = np.stack([np.cos(angle), np.sin(angle), rng.uniform(-1, 1, shape)], 2)
+    ring = 1 + 0.4 * np.cos(other)
+    torus = np.stack([ring * np.cos(angle), ring * np.sin(angle), 0.4 * np.sin(other)], 2)
+    label = rng.integers(4, size=n)
+    points = np.stack([sphere, 0.8 * cube, 0.85 * cylinder, 0.95 * torus])[label, np.arange(n)]
+    turn = rng.uniform(-np.pi, np.pi, (n, 1))
+    x, y, z = np.moveaxis(points, 2, 0)
+    points = np.stack([np.cos(turn) * x - np.sin(turn) * y, np.sin(turn) * x + np.cos(turn) * y, z], 2)
+    points = points * rng.uniform(0.9, 1.1, (n, 1, 1)) + 0.03 * rng.normal(size=points.shape)
+    return split(torch.tensor(points, dtype=torch.float32), torch.tensor(label), 400)

@@ -124,3 +124,28 @@ def pendulums(n_samples: int, interval: float) -> Arrays:
             samples.append(state)
     measured = torch.stack(samples, 1) + 0.02 * torch.randn(2500, n_samples, 2, generator=generator)
     return split(start.float(), measured.float(), 500)
+
+
+@functools.cache
+def heartbeats(length: int, patient: int, n: int) -> Arrays:
+    """Return ``[n, 1, length]`` samples of a patient's heartbeats, and their kind; 400 are for validation.
+
+    The kinds are normal, without the first wave, with a broad middle wave, and with an inverted last wave. The waves of
+    every patient have their own places, heights and widths. The base line drifts.
+    """
+    rng = np.random.default_rng(patient)
+    place = np.array([0.25, 0.5, 0.75]) + 0.04 * rng.normal(size=3)
+    height = np.array([0.3, 1.2, 0.5]) * rng.uniform(0.7, 1.3, 3)
+    width = np.array([0.04, 0.02, 0.06]) * rng.uniform(0.8, 1.2, 3)
+    kind = rng.integers(4, size=n)
+    heights = height * (1 + 0.15 * rng.normal(size=(n, 3)))
+    widths = np.tile(width, (n, 1))
+    heights[kind == 1, 0] = 0
+    widths[kind == 2, 1] *= 2
+    heights[kind == 3, 2] *= -1
+    time = np.linspace(0, 1, length)
+    shifted = place + 0.04 * rng.normal(size=(n, 1)) + 0.01 * rng.normal(size=(n, 3))
+    waves = heights[..., None] * np.exp(-0.5 * ((time - shifted[..., None]) / widths[..., None]) ** 2)
+    drift = 0.3 * np.sin(2 * np.pi * (rng.uniform(0.2, 0.8, (n, 1)) * time + rng.random((n, 1))))
+    series = waves.sum(1) + drift + 0.1 * rng.normal(size=(n, length))
+    return split(torch.tensor(series, dtype=torch.float32).unsqueeze(1), torch.tensor(kind), 400)

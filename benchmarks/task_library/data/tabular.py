@@ -88,6 +88,17 @@ def ratings(n_rows: int, n_columns: int) -> Arrays:
 
 
 @functools.cache
+def purchases(n_customers: int, n_products: int) -> Arrays:
+    """Return indices ``[n, 2]`` of customers and products, and whether a customer bought it (1) or not (0)."""
+    rng = np.random.default_rng(0)
+    tastes, products = rng.normal(size=(n_customers, 4)), rng.normal(size=(n_products, 4))
+    score = tastes @ products.T + rng.normal(size=n_products) - 1
+    bought = rng.random(score.shape) < 1 / (1 + np.exp(-1.5 * score))
+    index = torch.cartesian_prod(torch.arange(n_customers), torch.arange(n_products))
+    return split(index, torch.tensor(bought.flatten(), dtype=torch.float32), 3000)
+
+
+@functools.cache
 def linear_map() -> Arrays:
     """Return 16 normal inputs and a linear map of them, with singular values from 2 to 0.2 and a little noise."""
     generator = torch.Generator().manual_seed(0)

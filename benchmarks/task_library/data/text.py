@@ -1,4 +1,4 @@
-"""English prose: the descriptions of the data sets that scikit-learn bundles."""
+"""English prose, the descriptions of the data sets that scikit-learn bundles; and generated reviews."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .arrays import Arrays
+from .arrays import Arrays, split
 
 
 def descriptions() -> list[str]:
@@ -121,3 +121,24 @@ def neighbours(n_words: int, reach: int) -> Arrays:
         both = torch.cat([ordered, ordered.flip(1)])
         parts += both.unbind(1)
     return tuple(parts)  # type: ignore[return-value]
+
+
+@functools.cache
+def reviews(length: int) -> tuple[int, Arrays]:
+    """Return the number of words, and generated reviews ``[n, length]`` of words with whether they praise (1) or not.
+
+    Word 0 negates the word behind it. The next 20 words praise and the 20 after them blame, each with its own strength;
+    all others are neutral. The most frequent words are neutral.
+    """
+    generator = torch.Generator().manual_seed(0)
+    n_words, n = 120, 5000
+    frequent = 1 / torch.arange(5.0, n_words + 5)
+    frequent[:41] = frequent[41:].mean() * 3
+    frequent[0] = 0.1 * frequent.sum()
+    words = torch.multinomial(frequent, n * length, replacement=True, generator=generator).view(n, length)
+    strength = torch.zeros(n_words)
+    strength[1:41] = (1 + torch.rand(40, generator=generator)) * torch.tensor([1.0, -1.0]).repeat_interleave(20)
+    sign = torch.ones(n, length)
+    sign[:, 1:] -= 2.0 * (words[:, :-1] == 0)
+    score = (sign * strength[words]).sum(1)
+    return n_words, split(words, (score > score.median()).long(), 800)

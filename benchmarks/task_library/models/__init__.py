@@ -11,28 +11,34 @@ from .images import (
     VariationalAutoencoder,
     resnet56,
 )
-from .layers import CosineLinear, OrdinalThresholds, Residual, Sine, adapt_low_rank, mlp
+from .layers import CosineLinear, GaussianNoise, OrdinalThresholds, Residual, Sine, adapt_low_rank, mlp
 from .sequences import (
     CharGRU,
+    CharLSTM,
     CharTransformer,
     ConvGRU,
     DerivativeRollout,
     GRURegressor,
     LSTMRegressor,
     TextClassifier,
+    TokenTransformer,
 )
+from .sets import DeepSets
 from .tabular import CouplingFlow, MatrixFactorization
 
 __all__ = [
     "CharGRU",
+    "CharLSTM",
     "CharTransformer",
     "ColumnReader",
     "ConvGRU",
     "CosineLinear",
     "CouplingFlow",
+    "DeepSets",
     "DerivativeRollout",
     "DualEncoder",
     "GRURegressor",
+    "GaussianNoise",
     "GraphConvolutions",
     "LSTMRegressor",
     "MatrixFactorization",
@@ -44,6 +50,7 @@ __all__ = [
     "SmallUNet",
     "TextClassifier",
     "TiedAutoencoder",
+    "TokenTransformer",
     "VariationalAutoencoder",
     "adapt_low_rank",
     "mlp",

@@ -33,6 +33,17 @@ class Sine(nn.Module):
         return (self.frequency * inputs).sin()
 
 
+class GaussianNoise(nn.Module):
+    """Adds normal noise to the inputs in training; outside of it the inputs pass unchanged."""
+
+    def __init__(self, std: float):
+        super().__init__()
+        self.std = std
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs + self.std * torch.randn_like(inputs) if self.training else inputs
+
+
 class OrdinalThresholds(nn.Module):
     """Logits that a score is above each of ``n`` learned thresholds."""
 

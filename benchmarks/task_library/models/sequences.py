@@ -106,3 +106,33 @@ class GRURegressor(nn.Module):
 
     def forward(self, series: Tensor) -> Tensor:  # [B, T, n_inputs] -> [B]
         return self.head(self.gru(series)[0][:, -1])[:, 0]
+
+
+class CharLSTM(nn.Module):
+    """Two LSTM layers that predict the next character, with dropout between them and before the head."""
+
+    def __init__(self, n_characters: int, width: int, dropout: float):
+        super().__init__()
+        self.embedding = nn.Embedding(n_characters, width)
+        self.lstm = nn.LSTM(width, width, num_layers=2, dropout=dropout, batch_first=True)
+        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(width, n_characters))
+
+    def forward(self, text: Tensor) -> Tensor:  # [B, T] -> [B, characters, T]
+        return self.head(self.lstm(self.embedding(text))[0]).transpose(1, 2)
+
+
+class TokenTransformer(nn.Module):
+    """A pre-norm transformer that classifies the mean of its tokens."""
+
+    def __init__(self, n_tokens: int, length: int, width: int, n_layers: int, dropout: float, n_classes: int):
+        super().__init__()
+        self.embedding = nn.Embedding(n_tokens, width)
+        self.position = nn.Parameter(torch.randn(length, width) * 0.1)
+        layer = nn.TransformerEncoderLayer(
+            width, nhead=4, dim_feedforward=2 * width, dropout=dropout, batch_first=True, norm_first=True
+        )
+        self.layers = nn.TransformerEncoder(layer, n_layers, nn.LayerNorm(width), enable_nested_tensor=False)
+        self.head = nn.Linear(width, n_classes)
+
+    def forward(self, tokens: Tensor) -> Tensor:  # [B, T] -> [B, classes]
+        return self.head(self.layers(self.embedding(tokens) + self.position).mean(1))

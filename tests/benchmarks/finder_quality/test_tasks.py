@@ -6,12 +6,15 @@ import torch
 import clrfast
 from benchmarks.finder_quality.tasks import DEVELOPMENT, SPLITS, TEST
 from benchmarks.finder_quality.tasks.development.varied import VARIED
+from benchmarks.finder_quality.tasks.test import continued
 from benchmarks.task_library import pretrained
 from benchmarks.task_library.definition import make_step
 
 PRETRAINED = {
     "digits_other_classes": pretrained.low_digits_cnn,
     "digits_turned_adapters": pretrained.digits_mlp,
+    "heartbeats_other_patient": continued.pretrained_heartbeats_cnn,
+    "house_prices_other_town": continued.pretrained_prices_mlp,
 }
 """Tasks, and the model that each of them trains further."""
 
@@ -41,7 +44,7 @@ def test_every_varied_task_and_test_task_has_a_finite_loss_and_a_gradient(name):
 @pytest.mark.parametrize("name", PRETRAINED)
 def test_training_a_task_leaves_its_pretrained_model_as_it_was(name):
     known = {key: value.clone() for key, value in PRETRAINED[name]().state_dict().items()}
-    task = DEVELOPMENT[name].make(0)
+    task = (DEVELOPMENT | TEST)[name].make(0)
     before = [p.clone() for p in task.model.parameters()]
     schedule = clrfast.constant(0.01, 2)
     assert task.fit(make_step(clrfast.SGD(task.model.parameters(), schedule=schedule, backend="torch")), 2)

@@ -38,3 +38,17 @@ def test_the_weighted_losses_weigh_what_their_names_say():
     outputs, targets = torch.tensor([[0.0, 0.0, 3.0]]), torch.tensor([[1.0, 1.0]])
     assert losses.ClassesAndValueLoss(10)(outputs, targets).item() == pytest.approx(math.log(2) + 40)
     assert losses.SummedSquares()(torch.ones(2, 3, 4), torch.zeros(2, 3, 4)).item() == 12
+
+
+def test_the_supervised_contrastive_loss_leaves_out_a_sample_without_a_partner():
+    embedded = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 3.0]])
+    loss = losses.SupervisedContrastiveLoss(0.5)
+    assert loss(embedded, torch.tensor([0, 0, 1])).item() == pytest.approx(math.log1p(math.exp(-2)))
+    assert loss(embedded, torch.tensor([0, 1, 2])).item() == 0
+
+
+def test_the_planar_likelihood_is_that_of_torch():
+    outputs, target = torch.tensor([[0.5, -1.0, 0.2, -0.4, 0.7]]), torch.tensor([[1.0, 2.0]])
+    factor = torch.tensor([[math.exp(0.2), 0.0], [0.7, math.exp(-0.4)]])
+    normal = torch.distributions.MultivariateNormal(outputs[0, :2], precision_matrix=factor @ factor.T)
+    assert losses.PlanarGaussianNLL()(outputs, target).item() == pytest.approx(-normal.log_prob(target[0]).item())
