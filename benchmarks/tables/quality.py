@@ -34,7 +34,7 @@ def finder_table(results: Results) -> str:
         "no suggestion, low confidence: fractions of all calls. Spread: standard deviation of log10 of the "
         "suggestions over the seeds, mean over the tasks. Steps: training steps; extra: other forward passes. Best "
         "constant: chosen in hindsight for each group of tasks. Finders "
-        f"at their own defaults. {hardware_and_versions(results)}{_other_commits(rows)}. "
+        f"at their own defaults. {hardware_and_versions(results)}{_commits(rows)}. "
         "`python -m benchmarks.finder_quality`"
     )
     return "\n\n".join([*tables, note])
@@ -76,14 +76,15 @@ def _n_tasks(rows: dict[str, Row]) -> int:
     return max(row["n_tasks"] for row in rows.values())
 
 
-def _other_commits(rows: list[Row]) -> str:
-    """Return which contenders were measured at which commit; nothing if all were at the same one."""
-    commits: dict[str, dict[str, None]] = {}
+def _commits(rows: list[Row]) -> str:
+    """Return which splits were measured at which commit; nothing if all were at the same one."""
+    splits: dict[str, dict[str, None]] = {}
     for row in rows:
-        commits.setdefault(row["commit"], {})[row["contender"]] = None
-    most = max(commits, key=lambda commit: len(commits[commit]))
-    others = [f"{', '.join(names)} at {commit}" for commit, names in commits.items() if commit != most]
-    return f" ({'; '.join([*others, f'all others at {most}'])})" if others else ""
+        splits.setdefault(row["commit"], {})[SPLIT_TITLES[row["split"]]] = None
+    if len(splits) == 1:
+        return ""
+    parts = [f"{', '.join(titles)} at {commit}" for commit, titles in splits.items()]
+    return f" ({'; '.join(parts)})"
 
 
 def recipe_table(results: Results) -> str:

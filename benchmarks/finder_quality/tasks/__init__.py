@@ -1,8 +1,9 @@
 """Small tasks with a short 1cycle each, on which learning-rate finders are judged.
 
-A finder's constants may be chosen on the development and the fine-tuning tasks only. The test tasks show whether they carry over: they were
-written without running any finder on them, and the oracle alone decided their range of rates. When a finder changes
-after a look at its regret on one of them, that task becomes a development task and needs a successor.
+A finder's constants may be chosen on the development and the fine-tuning tasks only. The test tasks show whether they
+carry over: they were written without running any finder on them, and the oracle alone decided their range of rates.
+When a finder changes after a look at its regret on one of them, that task becomes a development task and needs a
+successor.
 
 The fine-tuning tasks continue the training of pre-trained models, with AdamW only.
 
