@@ -72,8 +72,9 @@ class LRCurve(MeasuredCurve):
     def suggest(self, method: str | None = None, *, of: Literal["loss", "metric"] | None = None) -> Suggestion:
         """Suggest a learning rate, with an interval and a reason.
 
-        The answer of a rule is the median over curves with resampled noise (a wild bootstrap), and the interval holds
-        90 % of these answers. Points past a perfect fit of the data are left out, unless the loss diverged.
+        The answer of a rule for the ramp is the median over curves with resampled noise (a wild bootstrap), and the
+        interval holds 90 % of these answers. The interval of trials is a factor of 3.2 either way; see ``Suggestion``.
+        Points past a perfect fit of the data are left out, unless the loss diverged.
 
         Args:
             method: "trials", or a rule for the ramp alone: "edge", "steepest", "valley", "slide", "minimum_tenth" or

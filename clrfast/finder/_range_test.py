@@ -27,7 +27,7 @@ from ._experiment import Experiment
 from ._metrics import Metric
 from ._ramp_curves import measure_curves
 from ._ramp_plan import RampPlan, plan_ramps
-from ._trial_runs import MAX_FIRST_STEPS, TrialRuns
+from ._trial_runs import MAX_FIRST_STEPS, MIN_STEPS, TrialRuns
 from ._validation import Validation
 
 if TYPE_CHECKING:
@@ -139,8 +139,9 @@ def range_test(
             or falls as much in a range of rates over a factor of 4; 3 to 5 of 240 if it does not visibly fall in
             these either. "thorough": the trials of 80 updates, too, unless those of 20 fit the data.
             "auto": True if ``steps`` is "auto" and the spacing is exponential.
-        max_steps: maximum number of updates of ramps and trials together, which ends the trials early; the ramps count
-            as if they did not diverge. None: no limit.
+        max_steps: maximum number of updates of ramps and trials together, at least those of the ramps and of three
+            trials; the ramps count as if they did not diverge. Longer trials for which it does not suffice are left
+            out. None: no limit.
         group: the ranks that make this call together. "auto": the default group, if torch.distributed is initialised.
             A process group: its ranks. None: this process alone; a model whose ranks wait for each other is refused.
         progress: ``progress(done, total, {"lr": ..., "loss": ...})``, called about every 10 steps and at the end, on
@@ -252,12 +253,15 @@ def _resolve_trials(trials: Any, max_steps: Any, steps: Any, plan: RampPlan) -> 
     """
     if not (isinstance(trials, bool) or trials in ("auto", "thorough")):
         raise ValueError(f"trials: got {trials!r}; give True, False, 'thorough' or 'auto'")
-    if max_steps is not None and (not is_whole(max_steps) or max_steps < plan.total_steps):
-        raise ValueError(
-            f"max_steps: got {max_steps!r}; give a whole number, at least the {plan.total_steps} updates of the ramps"
-        )
     if trials == "auto":
-        return steps == "auto" and isinstance(plan.single.lr, Exponential)
+        trials = steps == "auto" and isinstance(plan.single.lr, Exponential)
+    least, of_what = plan.total_steps, "the ramps"
+    if trials:
+        least, of_what = least + MIN_STEPS, "the ramps and three trials, or trials=False"
+    if max_steps is not None and (not is_whole(max_steps) or max_steps < least):
+        raise ValueError(
+            f"max_steps: got {max_steps!r}; give a whole number, at least the {least} updates of {of_what}"
+        )
     return trials
 
 

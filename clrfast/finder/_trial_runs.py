@@ -15,7 +15,7 @@ from ._experiment import Experiment
 from ._probes import Probes
 from ._smoothing import Floats
 from ._trial_batches import TrialBatches
-from ._trial_search import LEVELS, OutOfStepsError, search
+from ._trial_search import LEVELS, MIN_TRIALS, search
 from ._trials import Trials, estimate_noise_of_change
 from ._validation import average_over_ranks
 
@@ -24,6 +24,9 @@ RAMP_PROBES, RAMP_PROBE_EVERY = 4, 3
 
 MAX_FIRST_STEPS = LEVELS[0].steps * LEVELS[0].max_trials
 """Maximum number of updates of the first trials. Few tasks need more."""
+
+MIN_STEPS = LEVELS[0].steps * MIN_TRIALS
+"""Number of updates of the first three trials."""
 
 MAX_KEPT_STEPS = LEVELS[1].steps
 """Number of updates for which training batches are kept, so that all trials train on the same ones."""
@@ -74,8 +77,6 @@ class TrialRuns:
 
         def loss_after(lr: float, steps: int) -> tuple[float, float]:
             nonlocal done
-            if done + steps > self._max_steps:
-                raise OutOfStepsError
             record = self._experiment.run(
                 self._schedule(lr, steps),
                 batches=iter(self._batches),
@@ -92,7 +93,15 @@ class TrialRuns:
             noise = estimate_noise_of_change(before, self._gather_losses(probes), curve.noise)
             return float(record.probe_losses[steps]), noise
 
-        levels = search(loss_after, curve.ramp_lr, self._max_lr, initial_loss, curve.noise, thorough=self._thorough)
+        levels = search(
+            loss_after,
+            curve.ramp_lr,
+            self._max_lr,
+            initial_loss,
+            curve.noise,
+            thorough=self._thorough,
+            max_steps=self._max_steps - done,
+        )
         if progress is not None:
             progress(done, done, {"lr": curve.ramp_lr, "loss": initial_loss})
         return tuple(levels)

@@ -24,6 +24,10 @@ HARMFUL_RISE_STDS = 2.0
 """Rise of the loss, in units of its noise, above which a trial shows that its rate is too high."""
 
 
+MIN_TRIALS = 3
+"""Minimum number of trials of one length: around a centre."""
+
+
 @dataclass(frozen=True)
 class Level:
     """Trials of one length.
@@ -31,7 +35,7 @@ class Level:
     Attributes:
         steps: number of updates of each.
         octaves: distance of neighbouring rates, in powers of two.
-        max_trials: maximum number of trials, at least 3.
+        max_trials: maximum number of trials, at least ``MIN_TRIALS``.
     """
 
     steps: int
@@ -47,17 +51,19 @@ CENTRE_OCTAVES = 2.0
 higher rates than long ones."""
 
 
-class OutOfStepsError(Exception):
-    """The next trial would exceed the maximum number of steps."""
-
-
 LossAfter = Callable[[float, int], tuple[float, float]]
-"""``loss_after(lr, steps)``: the loss of the probe batches after a trial, and the noise of its change. Raises
-OutOfStepsError."""
+"""``loss_after(lr, steps)``: the loss of the probe batches after a trial, and the noise of its change."""
 
 
 def search(
-    loss_after: LossAfter, ramp_lr: float, max_lr: float, initial_loss: float, noise: float, *, thorough: bool
+    loss_after: LossAfter,
+    ramp_lr: float,
+    max_lr: float,
+    initial_loss: float,
+    noise: float,
+    *,
+    thorough: bool,
+    max_steps: float = math.inf,
 ) -> list[Trials]:
     """Run trials of growing length until they are conclusive.
 
@@ -67,8 +73,9 @@ def search(
         initial_loss: the loss of the probe batches before training.
         noise: standard deviation of the noise of a training batch's loss.
         thorough: run the second level, too, unless the first one fits the data.
+        max_steps: maximum number of updates of all trials. A level for which it does not suffice is not begun.
     Returns:
-        The trials of each level that was begun; none if the steps do not suffice for 3 trials.
+        The trials of each level, at least ``MIN_TRIALS``.
     """
     found: list[Trials] = []
     if not math.isfinite(initial_loss):
@@ -78,9 +85,11 @@ def search(
         if found:
             centre = _next_centre(found[-1])
         centre = min(centre, max_lr / 2**level.octaves)
-        trials = _run_level(loss_after, level, centre, max_lr, initial_loss)
-        if trials is None:
+        n_most = min(level.max_trials, max_steps // level.steps)
+        if n_most < MIN_TRIALS:
             break
+        trials = _run_level(loss_after, level, n_most, centre, max_lr, initial_loss)
+        max_steps -= level.steps * len(trials.lr)
         found.append(trials)
         if is_conclusive(trials, noise) and (trials.fits_data or not thorough or number > 1):
             break
@@ -117,23 +126,22 @@ def find_harmless(trials: Trials) -> Floats:
     return trials.lr[trials.loss <= trials.initial_loss + HARMFUL_RISE_STDS * trials.noise]
 
 
-def _run_level(loss_after: LossAfter, level: Level, centre: float, max_lr: float, initial: float) -> Trials | None:
-    """Run the trials of one level: three around ``centre``, then outwards while the best is at an end."""
+def _run_level(
+    loss_after: LossAfter, level: Level, n_most: float, centre: float, max_lr: float, initial: float
+) -> Trials:
+    """Run up to ``n_most`` trials of one level: three around ``centre``, then outwards while the best is at an end."""
     found: dict[float, tuple[float, float]] = {}
     place: int | None = 0
     places: list[int] = []
-    while place is not None and len(places) < level.max_trials:
+    while place is not None and len(places) < n_most:
         lr = centre * 2 ** (level.octaves * place)
         if lr > max_lr * (1 + 1e-9):
             break
-        try:
-            loss, noise = loss_after(lr, level.steps)
-        except OutOfStepsError:
-            break
+        loss, noise = loss_after(lr, level.steps)
         found[lr] = loss if math.isfinite(loss) else math.inf, noise
         places.append(place)
         place = _next_place(places, make_trials(level.steps, found, initial))
-    return make_trials(level.steps, found, initial) if len(found) >= 3 else None
+    return make_trials(level.steps, found, initial)
 
 
 def _next_place(places: list[int], trials: Trials) -> int | None:

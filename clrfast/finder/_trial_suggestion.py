@@ -95,17 +95,20 @@ def suggest_from_trials(
     if counted:
         logs = [_log_answer(trials, ramp_lr) for trials in counted]
         max_lr = min(weigh_with_prior(2 ** (sum(logs) / len(logs)), EVIDENCE_STD, prior_lr), high)
-        what = f"is lowest after a trial at {decisive.lr[decisive.best]:.3g} and as good from {low:.3g} to {high:.3g}"
+        best = decisive.lr[decisive.best]
+        what = f"is lowest after {best:.3g} and as good from {low:.3g} to {high:.3g}; a longer training bears less"
     else:
         max_lr = weigh_with_prior(levels[0].middle / 2**UNSEEN_OCTAVES, UNSEEN_STD, prior_lr)
         max_lr = min(max_lr, _highest_harmless(levels))
-        what = "does not fall visibly, so the model did not train in any trial"
+        what = (
+            "does not fall visibly, so the model did not train in any trial; the middle of the shortest ones is taken"
+        )
     reason = (
         f"in {len(decisive.lr)} trials of {decisive.steps} steps, 1cycles up to {rates}, the loss of fixed batches "
         f"{what}; the ramp alone suggests {ramp_lr:.3g}"
     )
     if prior_lr is not None:
-        reason += f", and models of this size train best at about {prior_lr:.2g} with this optimizer"
+        reason += f", and models of this size usually train best at about {prior_lr:.2g} with this optimizer"
     return Suggestion(
         max_lr,
         min(max_lr / 4, math.inf if base_lr is None else base_lr),

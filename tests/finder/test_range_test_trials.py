@@ -138,6 +138,10 @@ def test_a_curve_without_trials_says_how_to_get_them():
             "max_steps: got 50; give a whole number, at least the 60 updates of",
         ),
         ({"max_steps": 1.5}, "max_steps: got 1.5"),
+        (
+            {"max_steps": 150},
+            r"max_steps: got 150; .*, at least the \d+ updates of the ramps and three trials, or trials=False",
+        ),
     ],
 )
 def test_bad_arguments_are_named(options, named):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from clrfast import Trials
-from clrfast.finder._trial_search import LEVELS, OutOfStepsError, find_harmless, search
+from clrfast.finder._trial_search import LEVELS, find_harmless, search
 from clrfast.finder._trials import estimate_noise_of_change
 
 
@@ -185,20 +185,12 @@ def test_no_trial_exceeds_the_highest_rate():
     assert len([x for x, steps in log if steps == 20]) == 3
 
 
-def test_the_search_ends_where_the_steps_do():
-    log, left = [], 70
-
-    def loss_after(lr, steps):
-        nonlocal left
-        if steps > left:
-            raise OutOfStepsError
-        left -= steps
-        log.append(lr)
-        return 2.0, 0.01
-
-    found = search(loss_after, 1.0, math.inf, 2.0, 0.01, thorough=False)
-    assert len(log) == 3
-    assert [len(each.lr) for each in found] == [3]
+@pytest.mark.parametrize(("max_steps", "counts"), [(59, []), (70, [3]), (379, [7]), (380, [7, 3]), (470, [7, 4])])
+def test_no_trial_is_begun_for_which_the_steps_do_not_suffice(max_steps, counts):
+    log = []
+    found = search(loss_of(lambda *_: 2.0, log, 0.01), 1.0, math.inf, 2.0, 0.01, thorough=False, max_steps=max_steps)
+    assert [len(each.lr) for each in found] == counts
+    assert len(log) == sum(counts)
 
 
 def test_there_are_no_trials_without_a_finite_initial_loss():
