@@ -57,8 +57,9 @@ class LRCurve(MeasuredCurve):
             batch ended included. An update takes ``accumulate`` batches. None for curves in ``repeats``, for curves
             made by hand, and for files written without it.
         extra_forward_passes: number of evaluations of one batch, on this rank, that led to no update: of probe and
-            validation batches, of batches suspected to be bad, of the next batch after each ramp and trial, and of
-            updates that were skipped. A loss or metric that calls the model several times counts once. None as above.
+            validation batches, of batches suspected to be bad, of the next batch after each ramp and trial that
+            reaches its end, and of updates that were skipped. A loss or metric that calls the model several times
+            counts once. None as above.
     """
 
     repeats: tuple[LRCurve, ...] = ()

