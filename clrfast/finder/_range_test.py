@@ -136,8 +136,8 @@ def range_test(
         stop_factor: > 1. A ramp stops where the loss exceeds ``start + (stop_factor - 1) * max(fall, 10 * noise)``, or
             is not finite.
         trials: False: none. True: 3 to 7 trials of 20 updates; 3 to 6 of 80 if the loss does not visibly fall in those,
-            or falls as much in a range of rates over a factor of 4; 3 to 5 of 240 if it does not visibly fall in
-            these either. "thorough": the trials of 80 updates, too, unless those of 20 fit the data.
+            or falls equally far at rates that span a factor of 4; 3 to 5 of 240 if it does not visibly fall in these
+            either. "thorough": the trials of 80 updates, too, unless those of 20 fit the data.
             "auto": True if ``steps`` is "auto" and the spacing is exponential.
         max_steps: maximum number of updates of ramps and trials together, at least those of the ramps and of three
             trials; the ramps count as if they did not diverge. Longer trials for which it does not suffice are left
