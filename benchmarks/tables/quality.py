@@ -63,17 +63,17 @@ def _finder_table(title: str, rows: list[Row]) -> str:
         ]
         for row in sorted(by_split[first].values(), key=lambda row: row["mean_regret"])
     ]
-    numbers = ", ".join(f"{_n_tasks(found)} {SPLIT_TITLES[split]}" for split, found in by_split.items())
-    n_seeds = max(row["n"] // row["n_tasks"] for row in rows)
-    return markdown_table(head, lines, f"{title}: {numbers}, {n_seeds} seeds.")
+    numbers = ", ".join(f"{SPLIT_TITLES[split]}: {_numbers(list(found.values()))}" for split, found in by_split.items())
+    return markdown_table(head, lines, f"{title}. Numbers of tasks and seeds, {numbers}.")
 
 
 def _mean_regret(row: Row | None) -> str:
     return "" if row is None else f"{row['mean_regret']:.3f} ({row['mean_low']:.2f} to {row['mean_high']:.2f})"
 
 
-def _n_tasks(rows: dict[str, Row]) -> int:
-    return max(row["n_tasks"] for row in rows.values())
+def _numbers(rows: list[Row]) -> str:
+    """Return the numbers of tasks and of seeds."""
+    return f"{max(row['n_tasks'] for row in rows)} and {max(row['n'] // row['n_tasks'] for row in rows)}"
 
 
 def _commits(rows: list[Row]) -> str:
