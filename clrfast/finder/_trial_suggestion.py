@@ -30,6 +30,10 @@ SHORT_HIGH_OCTAVES = 2.5
 LONG_OCTAVES = 0.7
 """Distance of the best rate of a training below the weighted mean of the rates that are good for 80 steps or more."""
 
+CONFLICT_OCTAVES = 4.0
+"""Maximum distance between the ramp's estimate and that of the shortest trials, in powers of two. If they are further
+apart, one of them is wrong, and the confidence is low."""
+
 UNSEEN_OCTAVES = 0.5
 """Distance of the answer below the middle of the shortest trials where no trial lowered the loss visibly."""
 
@@ -77,6 +81,8 @@ def suggest_from_trials(
     prior. No answer is above the ``high`` of the longest trials that count. Without a visible fall, no answer is above
     the highest rate that did no harm, or above half the lowest rate if all did.
 
+    The confidence is also low if trials of 20 steps count and ``log high - 2.5`` is more than 4 from ``log ramp_lr``.
+
     Args:
         levels: at least one, in the order of their lengths.
         noise: standard deviation of the noise of a training batch's loss.
@@ -109,14 +115,15 @@ def suggest_from_trials(
     )
     if prior_lr is not None:
         reason += f", and models of this size usually train best at about {prior_lr:.2g} with this optimizer"
+    conflict = _describe_conflict(counted, ramp_lr)
     return Suggestion(
         max_lr,
         min(max_lr / 4, math.inf if base_lr is None else base_lr),
         max_lr / 2**INTERVAL_OCTAVES,
         max_lr * 2**INTERVAL_OCTAVES,
         "trials",
-        reason,
-        "high" if counted else "low",
+        reason + conflict,
+        "high" if counted and not conflict else "low",
     )
 
 
@@ -126,11 +133,28 @@ def _highest_harmless(levels: Sequence[Trials]) -> float:
     return max(harmless) if harmless else min(float(trials.lr[0]) for trials in levels) / 2
 
 
+def _describe_conflict(counted: Sequence[Trials], ramp_lr: float) -> str:
+    """Describe how far the shortest trials and the ramp are apart; empty if they agree or no such trials count."""
+    short = [_log_short_estimate(trials) for trials in counted if trials.steps == SHORT_STEPS]
+    octaves = abs(short[0] - math.log2(ramp_lr)) if short else 0.0
+    if octaves <= CONFLICT_OCTAVES:
+        return ""
+    return (
+        f"; the trials of {SHORT_STEPS} steps alone suggest {2 ** short[0]:.3g}, so the ramp and the trials disagree "
+        f"by a factor of {2**octaves:.0f}"
+    )
+
+
+def _log_short_estimate(trials: Trials) -> float:
+    """Return the binary logarithm of the rate that the shortest trials alone suggest."""
+    return math.log2(trials.good_range()[1]) - SHORT_HIGH_OCTAVES
+
+
 def _log_answer(trials: Trials, ramp_lr: float) -> float:
-    low, high = map(math.log2, trials.good_range())
     if trials.steps == SHORT_STEPS:
         stable = float(trials.lr[trials.n_stable - 1])
-        return math.log2(min(ramp_lr, stable)) / 2 + (high - SHORT_HIGH_OCTAVES) / 2
+        return math.log2(min(ramp_lr, stable)) / 2 + _log_short_estimate(trials) / 2
+    low, high = map(math.log2, trials.good_range())
     return (low + high) / 8 + low / 4 + high / 2 - LONG_OCTAVES
 
 

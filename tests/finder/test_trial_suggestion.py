@@ -24,6 +24,21 @@ def test_trials_of_20_steps_and_the_ramp_have_equal_weights():
     assert "in 4 trials of 20 steps, 1cycles up to 0.25 to 2, the loss of fixed batches is lowest" in answer.reason
 
 
+@pytest.mark.parametrize(("near", "far"), [(-6.2, -6.5), (1.7, 2.0)])
+def test_a_ramp_far_from_the_trials_of_20_steps_lowers_the_confidence(near, far):
+    """These trials alone suggest 2 ** -2.25."""
+    close, distant = (suggest_from_trials([SHORT], 2.0**octaves, 0.01, None) for octaves in (near, far))
+    assert (close.confidence, distant.confidence) == ("high", "low")
+    assert "disagree" not in close.reason
+    clause = "; the trials of 20 steps alone suggest 0.21, so the ramp and the trials disagree by a factor of 19"
+    assert distant.reason.endswith(clause)
+
+
+def test_short_trials_that_do_not_count_disagree_with_nothing():
+    flat, long = trials([2.0, 1.999, 2.0]), trials([1.2, 1.0, 1.0, 1.2], steps=80)
+    assert suggest_from_trials([flat, long], 2.0**-20, 0.01, None).confidence == "high"
+
+
 def test_longer_trials_decide_alone_where_the_loss_does_not_fall_in_short_ones():
     flat, long = trials([2.0, 1.999, 2.0]), trials([1.2, 1.0, 1.0, 1.2], steps=80)
     answer = suggest_from_trials([flat, long], 2.0**-4, 0.01, None)
