@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from ..schedules import Schedule
 from ._curve import LRCurve
 from ._measured_curve import StopReason
 from ._probes import Probes
-from ._ramp_plan import FINE_RANGE, RampPlan, make_fine_ramp
+from ._ramp_plan import FINE_RANGE, FINE_STEPS, RampPlan, make_fine_ramp
 from ._scheduled_run import RunRecord, compute_rates
 from ._smoothing import Floats
 from ._suggestion import NoSuggestionError
@@ -33,29 +33,38 @@ def measure_curves(
 ) -> list[LRCurve]:
     """Train along the ramps of ``plan``, and return one curve per repeat.
 
+    All ramps together make at most ``plan.total_steps`` updates. A fine ramp that is repeated is shortened for that.
+
     Args:
         run: ``run(ramp, stop_factor=..., done=..., total=...)`` trains along one ramp from the initial weights.
         stop_factor: see ``find_divergence``; > 1.
-        total: number of updates of the whole call, with those after the ramps.
+        total: maximum number of updates of the whole call, with those after the ramps.
         probes: measured during all ramps but the coarse one.
     Raises:
         ValueError: the first loss is not finite.
     """
-    coarse, ramp, max_lr = None, plan.single, math.inf
+    coarse, ramp, max_lr, update_steps = None, plan.single, math.inf, 0
+
+    def measure(ramp: Schedule, **options: Any) -> LRCurve:
+        nonlocal update_steps
+        record = run(ramp, total=total, **options)
+        update_steps += record.update_steps
+        return _curve(ramp, record)
+
     if plan.coarse is not None:
         stop = 1 + COARSE_STOP_MULTIPLIER * (stop_factor - 1)
-        coarse = _curve(plan.coarse, run(plan.coarse, stop_factor=stop, done=0, total=total))
+        coarse = measure(plan.coarse, stop_factor=stop, done=0)
         max_lr = float(compute_rates(plan.coarse, plan.coarse.total_steps or 0)[-1])
         ramp = make_fine_ramp(_fine_centre(coarse, max_lr), max_lr)
     curves = []
     for repeat in range(plan.repeats):
-        done = plan.total_steps - (plan.repeats - repeat) * plan.steps_each
-        run_ramp = partial(run, stop_factor=stop_factor, done=done, total=total, probes=probes)
-        curve = _curve(ramp, run_ramp(ramp))
+        end = plan.total_steps - (plan.repeats - repeat - 1) * plan.steps_each
+        options = {"stop_factor": stop_factor, "done": end - plan.steps_each, "probes": probes}
+        curve = measure(ramp, **options)
         if coarse is not None and curve.stopped != "completed" and len(curve.lr) < MIN_POINTS:
             # The coarse ramp, with its higher threshold, went on too far above the edge.
-            ramp = make_fine_ramp(float(curve.lr[-1]), max_lr)
-            curve = _curve(ramp, run_ramp(ramp))
+            ramp = make_fine_ramp(float(curve.lr[-1]), max_lr, min(FINE_STEPS, end - update_steps))
+            curve = measure(ramp, **options)
         curves.append(curve if coarse is None else _combined(coarse, curve))
     return [replace(curve, stop_reason=_stop_reason(curve)) for curve in curves]
 

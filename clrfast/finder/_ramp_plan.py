@@ -72,10 +72,10 @@ def plan_ramps(min_lr: float, max_lr: float | None, steps: Any, spacing: Spacing
     return RampPlan(single, lr_ramp(min_lr, coarse_max_lr, coarse_steps), repeats, FINE_STEPS)
 
 
-def make_fine_ramp(diverged_at: float, max_lr: float) -> Schedule:
+def make_fine_ramp(diverged_at: float, max_lr: float, steps: int = FINE_STEPS) -> Schedule:
     """Make the fine ramp around ``diverged_at``, a rate at which the coarse ramp diverged, up to at most ``max_lr``."""
     low, high = FINE_RANGE
-    return lr_ramp(diverged_at * low, min(diverged_at * high, max_lr), FINE_STEPS)
+    return lr_ramp(diverged_at * low, min(diverged_at * high, max_lr), steps)
 
 
 def _checked_steps(steps: Any) -> int | Literal["auto"]:

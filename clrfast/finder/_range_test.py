@@ -141,7 +141,7 @@ def range_test(
             "auto": True if ``steps`` is "auto" and the spacing is exponential.
         max_steps: maximum number of updates of ramps and trials together, at least those of the ramps and of three
             trials; the ramps count as if they did not diverge. Longer trials for which it does not suffice are left
-            out. None: no limit.
+            out. Updates of a run that a bad batch ended do not count. None: no limit.
         group: the ranks that make this call together. "auto": the default group, if torch.distributed is initialised.
             A process group: its ranks. None: this process alone; a model whose ranks wait for each other is refused.
         progress: ``progress(done, total, {"lr": ..., "loss": ...})``, called about every 10 steps and at the end, on

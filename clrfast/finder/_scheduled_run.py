@@ -33,12 +33,14 @@ class RunRecord:
     Attributes:
         losses: float64 ``[n + 1]``, before the updates 0, 1, ..., up to the divergence.
         diverged: the last loss is the first one beyond the limit, or not finite.
+        update_steps: number of updates; a run that the host ends later than at its divergence made more than n.
         validations: the validation metric by the number of updates before it, each a tensor of one element.
         probe_losses: the loss of the probe batches, in the same form.
     """
 
     losses: Floats
     diverged: bool
+    update_steps: int
     validations: dict[int, Tensor] = field(default_factory=dict)
     probe_losses: dict[int, Tensor] = field(default_factory=dict)
 
@@ -89,7 +91,7 @@ class ScheduledRun:
             batches: enough for all steps and for the loss after the last update.
             validation: validation during the run and after the last update; None for none.
             progress: called after every read of the losses, with ``done`` plus the number of steps.
-            done, total: steps of the whole call before this run, and all steps of the call.
+            done, total: steps of the whole call before this run, and the maximum number of all steps of the call.
             probes: measured during the run and after the last update, like the validation; None for none.
         Raises:
             ValueError: the scaler skips every update.
@@ -119,13 +121,15 @@ class ScheduledRun:
         losses = self._losses.read_all()
         index, _ = find_divergence(losses, self._stop_factor)
         losses = losses if index is None else losses[: index + 1]
-        self._count_passes()
-        return RunRecord(losses, index is not None, validations.means(), probe_losses.means())
+        update_steps = self._count_passes()
+        return RunRecord(losses, index is not None, update_steps, validations.means(), probe_losses.means())
 
-    def _count_passes(self) -> None:
+    def _count_passes(self) -> int:
+        """Add the updates and the other forward passes to the cost; return the number of updates."""
         updates = self._controlled.update_steps
         self._cost.update_steps += updates
         self._cost.extra_forward_passes += self._controlled.forward_passes - updates * self._step.accumulate
+        return updates
 
     def _report(self, progress: Progress | None, done: int, total: int, losses: Floats) -> None:
         if progress is None:

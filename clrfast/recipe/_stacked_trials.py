@@ -74,6 +74,6 @@ def run_stacked(
 
 def _record(control: StepControl | None, val_loss: dict[int, Tensor]) -> RunRecord:
     assert control is not None
-    diverged = bool(control.stop)
-    losses = control.losses[: control.synchronize() + diverged].double().cpu().numpy()
-    return RunRecord(losses, diverged, val_loss)
+    diverged, update_steps = bool(control.stop), control.synchronize()
+    losses = control.losses[: update_steps + diverged].double().cpu().numpy()
+    return RunRecord(losses, diverged, update_steps, val_loss)

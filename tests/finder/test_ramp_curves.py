@@ -56,13 +56,30 @@ def test_a_fine_ramp_that_begins_above_the_edge_is_repeated_below_it():
         losses = np.interp(np.log10(lr), [-3, -2, -1.8, 1.5, 1.6], [2.3, 2.2, 5.0, 5.0, 200.0])
         limit = 100.0 if len(starts) == 1 else 4.0
         n = int((losses > limit).argmax()) + 1
-        return RunRecord(np.concatenate(([2.3], losses[:n])), diverged=True)
+        return RunRecord(np.concatenate(([2.3], losses[:n])), diverged=True, update_steps=n)
 
     (curve,) = measure_curves(plan_ramps(1e-7, None, "auto", "exponential", 1), run, 4.0, 98)
     assert len(starts) == 3
     assert starts[1] > 0.01 > starts[2]
     assert len(curve.lr) > 40
     assert curve.lr[-1] < 0.02
+
+
+@pytest.mark.parametrize("repeats", [1, 3])
+@pytest.mark.parametrize(("spared", "steps"), [(0, 56), (1, 57), (4, 60), (20, 60)])
+def test_the_planned_steps_suffice_for_a_fine_ramp_that_is_repeated(repeats, spared, steps):
+    """A fine ramp that diverges at its 4th update is shortened by what the coarse ramp has not spared."""
+    plan, lengths = plan_ramps(1e-7, 10.0, "auto", "exponential", repeats), []
+
+    def run(ramp, **_):
+        lengths.append(ramp.total_steps)
+        coarse, repeated = len(lengths) == 1, len(lengths) > 2
+        n = ramp.total_steps - spared if coarse else ramp.total_steps if repeated else 4
+        return RunRecord(np.linspace(2.0, 1.0, n + 1), diverged=n < ramp.total_steps, update_steps=n)
+
+    measure_curves(plan, run, 4.0, plan.total_steps)
+    assert lengths == [38, 60, *[steps] * repeats]
+    assert lengths[0] - spared + 4 + sum(lengths[2:]) <= plan.total_steps
 
 
 def test_a_ramp_stops_at_the_first_diverged_loss():
