@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, dict[str, float]], None]
-"""``progress(done, total, shown)``: steps done, the expected number of all steps, and named values to show."""
+"""``progress(done, total, shown)``: steps done, the maximum number of all steps, and named values to show."""
 
 
 def show_progress(progress: Progress | bool | None, name: str) -> contextlib.AbstractContextManager[Progress | None]:
@@ -52,6 +52,6 @@ def progress_bar(name: str) -> Iterator[Progress]:
         def show(done: int, total: int, shown: dict[str, float]) -> None:
             bar.total = total
             bar.set_postfix({key: f"{value:.3g}" for key, value in shown.items()}, refresh=False)
-            bar.update(done - bar.n)
+            bar.update(max(done - bar.n, 0))  # a run that is repeated starts from its first step again
 
         yield show

@@ -26,3 +26,19 @@ def test_an_explicit_choice_logs_no_hint(log, given):
     with progress.show_progress(given, "range test"):
         pass
     assert log.messages == []
+
+
+def test_a_bar_does_not_go_back_where_a_run_is_repeated(monkeypatch):
+    tqdm = pytest.importorskip("tqdm")
+    shown = []
+
+    class Bar(tqdm.tqdm):
+        def update(self, n=1):
+            super().update(n)
+            shown.append(self.n / self.total)
+
+    monkeypatch.setattr(tqdm, "tqdm", Bar)
+    with progress.progress_bar("range test") as show:
+        for done in (10, 21, 11, 31):
+            show(done, 40, {})
+    assert shown == [10 / 40, 21 / 40, 21 / 40, 31 / 40]

@@ -27,7 +27,7 @@ from ._experiment import Experiment
 from ._metrics import Metric
 from ._ramp_curves import measure_curves
 from ._ramp_plan import RampPlan, plan_ramps
-from ._trial_runs import MAX_FIRST_STEPS, MIN_STEPS, TrialRuns
+from ._trial_runs import MIN_STEPS, TrialRuns
 from ._validation import Validation
 
 if TYPE_CHECKING:
@@ -145,7 +145,8 @@ def range_test(
         group: the ranks that make this call together. "auto": the default group, if torch.distributed is initialised.
             A process group: its ranks. None: this process alone; a model whose ranks wait for each other is refused.
         progress: ``progress(done, total, {"lr": ..., "loss": ...})``, called about every 10 steps and at the end, on
-            the first rank only. True: a progress bar, if tqdm is installed.
+            the first rank only. ``total`` is the maximum number of updates; most calls with trials end far below it.
+            True: a progress bar, if tqdm is installed.
         options, step_options: a ``StepOptions``, or its fields as keywords: accumulate, autocast, scaler, clip_norm,
             graph and snapshot_device. An update that the scaler skips is repeated at the same rate with the next batch.
     Returns:
@@ -233,7 +234,7 @@ def _measure(
     """Run the ramps of ``plan`` and the trials, if there are any, and return the curve of all."""
     probes, total = None, plan.total_steps
     if trial_runs is not None:
-        batches, probes, total = trial_runs.ramp_batches, trial_runs.ramp_probes, total + MAX_FIRST_STEPS
+        batches, probes, total = trial_runs.ramp_batches, trial_runs.ramp_probes, trial_runs.max_total_steps(total)
     run = partial(experiment.run, batches=batches, validation=validation, progress=progress)
     curves = measure_curves(plan, run, stop_factor, total, probes)
     name = "" if validation is None else validation.metric_name
@@ -241,7 +242,7 @@ def _measure(
     curve = replace(first, repeats=tuple(others))
     if trial_runs is None:
         return curve
-    trials = trial_runs.run(curve, plan.total_steps, progress)
+    trials = trial_runs.run(curve, plan.total_steps, total, progress)
     return replace(curve, trials=trials, prior_lr=experiment.prior_lr)
 
 

@@ -22,8 +22,8 @@ from ._validation import average_over_ranks
 RAMP_PROBES, RAMP_PROBE_EVERY = 4, 3
 """Number of probe batches that are measured during a ramp, and number of updates between two measurements."""
 
-MAX_FIRST_STEPS = LEVELS[0].steps * LEVELS[0].max_trials
-"""Maximum number of updates of the first trials. Few tasks need more."""
+MAX_STEPS = sum(level.steps * level.max_trials for level in LEVELS)
+"""Maximum number of updates of all trials."""
 
 MIN_STEPS = LEVELS[0].steps * MIN_TRIALS
 """Number of updates of the first three trials."""
@@ -63,17 +63,21 @@ class TrialRuns:
         self.ramp_batches = self._batches.training
         self.ramp_probes = experiment.make_probes(self._batches.probes[:RAMP_PROBES], RAMP_PROBE_EVERY)
 
-    def run(self, curve: LRCurve, done: int, progress: Progress | None) -> tuple[Trials, ...]:
+    def max_total_steps(self, ramp_steps: int) -> int:
+        """Return the maximum number of updates of ramps and trials, for ramps of ``ramp_steps``."""
+        return int(min(ramp_steps + MAX_STEPS, self._max_steps))
+
+    def run(self, curve: LRCurve, done: int, total: int, progress: Progress | None) -> tuple[Trials, ...]:
         """Run the trials around the ramps' estimate of the best rate.
 
         Args:
             curve: the result of the ramps.
             done: number of updates of the ramps.
+            total: maximum number of updates of ramps and trials.
             progress: called as by ``ScheduledRun``.
         """
         probes, initial_loss = self._measured_probes()
         before = self._gather_losses(probes)
-        first_end = done + MAX_FIRST_STEPS
 
         def loss_after(lr: float, steps: int) -> tuple[float, float]:
             nonlocal done
@@ -85,7 +89,7 @@ class TrialRuns:
                 probes=probes,
                 progress=progress,
                 done=done,
-                total=max(done + steps, first_end),
+                total=total,
             )
             done += steps
             if record.diverged:

@@ -70,12 +70,19 @@ def test_no_trial_exceeds_the_highest_rate_of_the_range_test():
     assert max(trials.lr.max() for trials in curve.trials) <= 1e-3 * (1 + 1e-6)
 
 
-def test_the_progress_of_trials_never_falls_and_ends_at_its_total():
-    reports = []
-    range_test(*blobs(), progress=lambda done, total, shown: reports.append((done, total)))
-    assert [done for done, _ in reports] == sorted(done for done, _ in reports)
-    assert all(done <= total for done, total in reports)
-    assert reports[-1][0] == reports[-1][1]
+@pytest.mark.parametrize(("options", "wanted"), [({}, 52 + 60 + 1820), ({"max_steps": 500}, 500)])
+def test_the_progress_of_trials_has_one_total_until_it_ends(options, wanted):
+    done, totals = [], []
+
+    def progress(steps, total, shown):
+        done.append(steps)
+        totals.append(total)
+
+    curve = range_test(*blobs(), trials="thorough", progress=progress, **options)
+    assert [trials.steps for trials in curve.trials[:2]] == [20, 80]
+    assert done == sorted(done)
+    assert set(totals[:-1]) == {wanted}
+    assert done[-1] == totals[-1] <= wanted
 
 
 def test_a_model_that_no_rate_changes_has_no_answer():
