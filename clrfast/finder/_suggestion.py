@@ -40,10 +40,8 @@ class Suggestion:
         """Return rates, rule and reason in one line.
 
         >>> print(Suggestion(0.21, 0.0123, 0.18, 0.25, "edge", "a fifth of 1.05"))
-        0.21 (0.18 to 0.25), lower bound 0.012; edge: a fifth of 1.05
+        0.21 (0.18 to 0.25), base_lr 0.012; edge: a fifth of 1.05
         """
         interval = f"{self.low:.2g} to {self.high:.2g}"
         confidence = "low confidence; " if self.confidence == "low" else ""
-        return (
-            f"{self.max_lr:.3g} ({interval}), lower bound {self.base_lr:.2g}; {confidence}{self.method}: {self.reason}"
-        )
+        return f"{self.max_lr:.3g} ({interval}), base_lr {self.base_lr:.2g}; {confidence}{self.method}: {self.reason}"

@@ -44,6 +44,7 @@ def test_suggestion_and_divergence_are_marked():
     low, high = f"{suggestion.low:.2g}", f"{suggestion.high:.2g}"
     suggested = f"suggested {suggestion.max_lr:.2g}" + (f" ({low} to {high})" if low != high else "")
     base, diverged = f"base_lr {suggestion.base_lr:.2g}", f"diverged at {curve.divergence_lr:.2g}"
+    assert base in str(suggestion)
     assert labels(axes) == ["loss per batch", "smoothed", suggested, base, diverged]
     assert drawn(axes, suggested).get_xdata() == suggestion.max_lr
     assert drawn(axes, base).get_xdata() == suggestion.base_lr
