@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import os
 import re
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -82,7 +83,12 @@ class _Command(argparse.ArgumentParser):
         add_options, self._add_options = self._add_options, None
         if add_options is not None:
             add_options(self)
-        return super().parse_known_args(*given, **more)
+        arguments, unknown = super().parse_known_args(*given, **more)
+        if unknown:
+            self.error(
+                f"{' '.join(unknown)}: {self.prog} has no such argument; see {self.prog} --help, or leave it out"
+            )
+        return arguments, unknown
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -240,7 +246,7 @@ def _budget(text: str) -> int | timedelta:
 
 
 def _check_find(arguments: argparse.Namespace) -> None:
-    _require_folder(arguments.out)
+    _require_writable(arguments.out)
     _check_ramp(arguments)
 
 
@@ -271,7 +277,7 @@ def min_ramp_steps(min_lr: float, max_lr: float) -> int:
 
 def _check_recipe(arguments: argparse.Namespace) -> None:
     out = arguments.out
-    _require_folder(out.parent)
+    _require_writable(out.parent)
     if out.suffix != ".json":
         raise UsageError(f"--out: got {out}; give a path that ends in .json: the report goes beside it, in .html")
 
@@ -282,5 +288,12 @@ def _check_schedule(arguments: argparse.Namespace) -> None:
 
 
 def _require_folder(path: Path) -> None:
-    if not path.is_dir():
+    if not os.path.isdir(path):  # Path.is_dir raises where the path is too long or in a closed folder
         raise UsageError(f"--out: {path} is no folder; make it first")
+
+
+def _require_writable(path: Path) -> None:
+    """Refuse a folder that cannot be written to, before any training."""
+    _require_folder(path)
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise UsageError(f"--out: {path} cannot be written to; change its permissions, or give another folder")

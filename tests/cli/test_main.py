@@ -17,6 +17,7 @@ from clrfast.cli import _main, _task
         (["find", "good:nothing"], "has no function 'nothing'"),
         (["train", "good:returns_other"], "returned int"),
         (["find", "digits", "--out", "missing"], "--out: missing is no folder"),
+        (["find", "digits", "--out", 300 * "x"], "xxx is no folder"),
         (
             ["find", "digits", "--thorough", "--method", "edge"],
             "--thorough: --method edge is a rule for the ramp alone",
@@ -38,6 +39,33 @@ def test_wrong_use_gives_one_line_and_exit_code_2(task_modules, capsys, argument
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("clrfast: ")]
     assert len(lines) == 1
     assert message in lines[0]
+
+
+@pytest.mark.parametrize("arguments", [["find", "digits"], ["recipe", "digits"]])
+def test_a_folder_that_cannot_be_written_to_is_refused_before_the_training(arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path or mode & os.W_OK == 0)
+    out = tmp_path if arguments[0] == "find" else tmp_path / "recipe.json"
+    assert cli.main([*arguments, "--out", str(out)]) == 2
+    message = f"clrfast: --out: {tmp_path} cannot be written to; change its permissions, or give another folder\n"
+    assert capsys.readouterr().err == message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "unknown"),
+    [
+        (["train", "digits", "--out"], "--out: clrfast train"),
+        (["train", "digits", "--out", "/x"], "--out /x: clrfast train"),
+        (["schedule", "constant", "--lr", "1", "--total-steps", "9", "--max-lr", "2"], "2: clrfast schedule constant"),
+    ],
+)
+def test_an_unknown_argument_gives_the_usage_of_its_command(arguments, unknown, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    printed = capsys.readouterr().err
+    command = unknown.split(": ")[1]
+    assert printed.startswith(f"usage: {command} ")
+    assert f"{unknown} has no such argument; see {command} --help, or leave it out\n" in printed
 
 
 @pytest.mark.slow
