@@ -15,6 +15,7 @@ from .._progress import Progress, show_progress
 from ..optim._control import require_divergence_limits
 from ..schedules._curves import Exponential
 from ..schedules._policies import Spacing
+from ..schedules._warnings import warn_user
 from ..tasks import Task
 from ..training import StepOptions
 from ..training._distributed_model import require_not_distributed
@@ -111,7 +112,8 @@ def range_test(
         loss_fn: ``loss_fn(model(inputs), targets) -> loss``, a tensor of one element, for batches of ``(inputs,
             targets)``. Without ``loss_fn`` and ``compute_loss``, batches are dicts and the model returns its own loss,
             ``model(**batch).loss``.
-        loader: an iterable of batches. One that is shorter than the ramp starts again. An iterator is used up.
+        loader: an iterable of batches. One that is shorter than the ramp starts again. An iterator is used up, with a
+            warning.
         compute_loss: ``compute_loss(model, batch) -> loss`` in place of ``loss_fn``, for batches of any kind.
         optimizer: the optimizer that trains the model. The ramp replaces its rates, and its groups keep their ratios.
             The optimizers in a list (of a GAN, for example) step together on one loss; all their groups keep their
@@ -176,6 +178,7 @@ def range_test(
     with resolve_group(group).end_together() as ranks:
         options = resolve_options(options, step_options, "range_test", RangeTestKeywords.__optional_keys__)
         task = resolve_task(model, loss_fn, loader, compute_loss)
+        _warn_of_iterator(task.train_loader)
         plan = plan_ramps(min_lr, max_lr, steps, spacing, repeats)
         require_divergence_limits(0.0, stop_factor)
         with_trials = _resolve_trials(trials, max_steps, steps, plan)
@@ -220,6 +223,15 @@ def range_test(
         extra_forward_passes=cost.extra_forward_passes,
         _range_test=partial(range_test, **ramp),
     )
+
+
+def _warn_of_iterator(loader: Any) -> None:
+    """Warn if ``loader`` is an iterator, whose batches come only once."""
+    if isinstance(loader, Iterator) and iter(loader) is loader:
+        warn_user(
+            f"loader: got a {type(loader).__name__}, which is an iterator, so a training with it misses the batches "
+            "that the range test takes; give an iterable that starts again, for example a DataLoader or a list"
+        )
 
 
 def _measure(

@@ -156,7 +156,6 @@ ONES = [(torch.ones(4, 5), torch.zeros(4, dtype=torch.long))]
         (lambda: range_test(MODEL, LOSS, LOADER, compute_loss=lambda m, b: 0), "got both"),
         (lambda: range_test(MODEL, LOSS), "loader: got NoneType"),
         (lambda: range_test(MODEL, LOSS, []), "loader: it is empty"),
-        (lambda: range_test(MODEL, LOSS, iter(ONES * 3), steps=9), "used up after 3 batches"),
         (lambda: range_test(MODEL, LOSS, [torch.ones(2, 5)]), "it gave a Tensor, not .inputs, targets."),
         (lambda: range_test(nn.ReLU(), LOSS, LOADER), "model: it has no trainable parameters"),
         (lambda: range_test(MODEL, nn.CrossEntropyLoss(reduction="none"), ONES), r"loss: got shape \(4,\)"),
@@ -331,6 +330,17 @@ def test_progress_ends_at_its_total(arguments, total):
     assert done[-1] == total
     assert all(set(one) == {"lr", "loss"} and 0 < one["lr"] < 0.1001 for one in shown)
     assert all(math.isfinite(one["loss"]) for one in shown)
+
+
+def test_an_iterator_gives_a_warning_that_its_batches_are_used_up():
+    batches = iter(ONES * 30)
+    with pytest.warns(UserWarning, match="loader: got a list_iterator, .* an iterable that starts again") as caught:
+        range_test(MODEL, LOSS, batches, steps=9)
+    assert caught[0].filename == __file__
+    assert len(list(batches)) == 20
+    generator = (batch for batch in ONES * 3)
+    with pytest.warns(UserWarning, match="got a generator"), pytest.raises(ValueError, match="used up after 3 batches"):
+        range_test(MODEL, LOSS, generator, steps=9)
 
 
 def test_progress_gets_the_step_that_diverged():
