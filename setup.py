@@ -21,8 +21,8 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 INCLUDE = Path("csrc").resolve()
-SOURCES = ["csrc/bindings.cpp", "csrc/cpu/sgd.cpp"]
-CUDA_SOURCE = "csrc/cuda/sgd.cu"
+SOURCES = ["csrc/bindings.cpp", "csrc/cpu/update.cpp"]
+CUDA_SOURCES = ["csrc/cuda/device.cu", "csrc/cuda/sgd.cu", "csrc/cuda/adamw.cu"]
 # Machine code for each generation that this nvcc knows, and PTX of the newest for later generations.
 CUDA_TARGETS = ("75", "80", "86", "89", "90", "100", "120")
 
@@ -125,7 +125,7 @@ def ninja_lines(sources: list[str], target: Path, cuda: str | None) -> list[str]
     link = ["-undefined dynamic_lookup"] if sys.platform == "darwin" else ["-ldl"]
     rules = ["rule link\n  command = $cxx $in $ldflags -o $out"]
     if cuda is not None:
-        sources = [*sources, CUDA_SOURCE]
+        sources = [*CUDA_SOURCES, *sources]
         # nvcc links its runtime statically, so the module loads on machines without CUDA.
         rules = [
             f"nvcc = {_escaped(shlex.quote(cuda))}",
@@ -142,7 +142,7 @@ def ninja_lines(sources: list[str], target: Path, cuda: str | None) -> list[str]
         "rule compile\n  command = $cxx $cxxflags -MMD -MF $out.d -c $in -o $out\n  depfile = $out.d\n  deps = gcc",
         *rules,
         *(
-            f"build {o}: {'compile_cuda' if s == CUDA_SOURCE else 'compile'} {_escaped(Path(s).resolve())}"
+            f"build {o}: {'compile_cuda' if s in CUDA_SOURCES else 'compile'} {_escaped(Path(s).resolve())}"
             for s, o in objects.items()
         ),
         f"build {_escaped(target)}: link {' '.join(objects.values())}",
@@ -155,7 +155,16 @@ def cxx_flags(targets: list[str]) -> list[str]:
 
     includes = [sysconfig.get_path("include"), pybind11.get_include()]
     return [
-        *("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wextra"),
+        *(
+            "-std=c++17",
+            "-O3",
+            "-fPIC",
+            "-fvisibility=hidden",
+            "-ffp-contract=off",
+            "-fno-math-errno",
+            "-Wall",
+            "-Wextra",
+        ),
         *(["-Werror"] if os.environ.get("CLRFAST_WERROR") == "1" else []),
         f"-I{_escaped(shlex.quote(str(INCLUDE)))}",
         *(f"-isystem {_escaped(shlex.quote(path))}" for path in includes),

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from . import schedules
     from ._errors import NotWrittenError, RankError
     from .finder import LRCurve, NoSuggestionError, RateMonitor, Suggestion, Trials, range_test
-    from .optim import SGD, StepControl, layer_groups
+    from .optim import SGD, Adam, AdamW, StepControl, layer_groups
     from .recipe import (
         BatchSizes,
         Diagnosis,
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SGD",
+    "Adam",
+    "AdamW",
     "BatchSizes",
     "Diagnosis",
     "History",

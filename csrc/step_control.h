@@ -28,6 +28,7 @@ struct StepControl {
   std::int64_t total_steps, n_groups;
   std::int64_t* step;    // []
   float* losses;         // [total_steps], NaN where no loss was recorded
+  float* grad_norms;     // [total_steps], NaN where no norm was recorded; `advance` does not use it
   float* average;        // [3]: average, weight, best
   std::uint8_t* stop;    // []
   float* row;            // [n_groups, 4]: lr, momentum, weight_decay, apply

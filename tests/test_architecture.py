@@ -19,7 +19,7 @@ PUBLIC_MODULES = {"clrfast.tasks.cifar10", "clrfast.tasks.digits"}
 
 PUBLIC_NAMES = {
     "clrfast": """
-        BatchSizes Diagnosis History LRCurve MomentumTrials NoSuggestionError NotWrittenError RankError
+        Adam AdamW BatchSizes Diagnosis History LRCurve MomentumTrials NoSuggestionError NotWrittenError RankError
         RateMonitor Recipe SGD Schedule SettingSuggestion StepControl StepOptions Suggestion SweepResult
         Task Trials WeightDecayTrials __version__ as_lr_scheduler constant diagnose find_batch_size
         find_momentum find_recipe find_weight_decay layer_groups lr_ramp one_cycle range_test schedules
@@ -33,7 +33,7 @@ PUBLIC_NAMES = {
         range_test slide steepest valley
     """,
     "clrfast.optim": """
-        SGD StepControl layer_groups
+        Adam AdamW FusedOptimizer SGD StepControl layer_groups
     """,
     "clrfast.plot": """
         Chosen ValLosses lr_curve lr_curves pair_trials rates schedule setting_trials

@@ -38,7 +38,8 @@ def require_complete(optimizer: OptimizerView, parameters: Iterable[ParamWithGra
                 )
             if index in with_gradient and optimizer.lacks_state(group, param):
                 raise RuntimeError(
-                    f"{describe(index, group, param)} has no momentum buffer or master weights yet, and a graph would "
-                    "begin with new ones at every replay; call optimizer.init_state() before the capture"
+                    f"{describe(index, group, param)} lacks some of its state ({', '.join(optimizer.rule.states)} or "
+                    "master weights), and a graph would begin with a new one at every replay; call "
+                    "optimizer.init_state() before the capture"
                 )
             index += 1

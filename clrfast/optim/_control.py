@@ -15,6 +15,8 @@ from ..schedules._table import row_at
 from . import _backends as backends
 from . import _capture as capture
 
+_PROGRESS = ("step", "losses", "grad_norms", "average", "stop")
+
 
 class StepControl:
     """Decides on the device which row of a schedule's table the next update uses, and whether it is applied.
@@ -28,6 +30,8 @@ class StepControl:
     Attributes (tensors on ``device``, which ``advance`` writes without synchronization):
         step: int64 ``[]``, number of applied updates.
         losses: float32 ``[total_steps]``, the loss that was recorded before update ``i``; NaN where none was.
+        grad_norms: float32 ``[total_steps]``, the norm of all gradients of update ``i`` before clipping, which an
+            optimizer with ``clip_norm`` writes; NaN where none was measured.
         average: float32 ``[3]``: the exponential moving average of the loss, its weight, and the best smoothed loss.
         stop: bool ``[]``, sticky; ``watch_divergence`` says when it is set.
         row: float32 ``[n_groups, 4]``: lr, momentum, weight_decay and apply (1 or 0) of the current update.
@@ -55,6 +59,7 @@ class StepControl:
         self.stop_factor: float | None = None
         self.step = torch.zeros((), dtype=torch.int64, device=device)
         self.losses = torch.full((self.total_steps,), math.nan, device=device)
+        self.grad_norms = torch.full((self.total_steps,), math.nan, device=device)
         self.average = torch.tensor([0.0, 0.0, math.inf], device=device)
         self.stop = torch.zeros((), dtype=torch.bool, device=device)
         self.row = torch.zeros((n_groups, 4), device=device)
@@ -72,7 +77,7 @@ class StepControl:
         self._copied_losses = np.empty(0, dtype=np.float32)
 
     def addresses(self) -> tuple[int, ...]:
-        """Return ``(table, total_steps, n_groups, step, losses, average, stop, row)`` for the native backends.
+        """Return ``(table, total_steps, n_groups, step, losses, grad_norms, average, stop, row)`` for native code.
 
         All but the two numbers are addresses. They are read at every step, because torch may move a tensor's memory.
 
@@ -90,7 +95,7 @@ class StepControl:
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Return all tensors on the device that ``advance`` reads and writes."""
-        return (self.table, self.step, self.losses, self.average, self.stop, self.row)
+        return (self.table, self.step, self.losses, self.grad_norms, self.average, self.stop, self.row)
 
     def _require_fitting(self) -> None:
         n_groups = len(self.uses_momentum)
@@ -98,6 +103,7 @@ class StepControl:
             "table": (torch.float32, (self.total_steps, n_groups, 3)),
             "step": (torch.int64, ()),
             "losses": (torch.float32, (self.total_steps,)),
+            "grad_norms": (torch.float32, (self.total_steps,)),
             "average": (torch.float32, (3,)),
             "stop": (torch.bool, ()),
             "row": (torch.float32, (n_groups, 4)),
@@ -215,7 +221,7 @@ class StepControl:
 
     def progress(self) -> dict[str, Any]:
         """Return what a checkpoint needs besides the table, for ``resume``."""
-        tensors = {name: getattr(self, name).clone() for name in ("step", "losses", "average", "stop")}
+        tensors = {name: getattr(self, name).clone() for name in _PROGRESS}
         return {**tensors, "smoothing": self.smoothing, "stop_factor": self.stop_factor}
 
     def resume(self, progress: dict[str, Any]) -> None:
@@ -229,6 +235,8 @@ class StepControl:
             self.stop.copy_(progress["stop"])
             kept = min(self.total_steps, len(progress["losses"]))
             self.losses[:kept] = progress["losses"][:kept].to(self.device)
+            if "grad_norms" in progress:  # older checkpoints have none
+                self.grad_norms[:kept] = progress["grad_norms"][:kept].to(self.device)
             self.smoothing, self.stop_factor = progress["smoothing"], progress["stop_factor"]
         self.synchronize()
 

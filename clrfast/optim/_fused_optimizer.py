@@ -6,24 +6,28 @@ import contextlib
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .._torch_compat import disable_dynamo, has_step_hooks, is_profiling
 from ..schedules import QUANTITIES, Schedule
+from ..schedules._group_values import quantity_of
 from ..schedules._warnings import warn_cut_cycle
 from . import _backends as backends
 from . import _capture as capture
 from . import _saved_schedule as saved_schedule
 from . import _state_dict as state_dicts
 from ._control import StepControl
-from ._momentum_flags import MomentumFlags
-from ._options import comparable, warn_overridden
-from ._parameters import devices_of, needs_master
-from ._protocols import Update
+from ._counters import Counters
+from ._options import comparable, require_clip_norm, warn_overridden
+from ._parameters import devices_of, ensure_master, needs_master
+from ._protocols import GradScale, Update
+from ._rules import Rule
 from ._schedule_follower import ScheduleFollower
 
 _COPIED = (
@@ -32,8 +36,9 @@ _COPIED = (
     "follower",
     "_expects_schedule",
     "_step_counts",
-    "momentum_flags",
+    "counters",
     "state_requested",
+    "clip_norm",
 )
 """Attributes that pickling and copying keep, in addition to those of torch's optimizers."""
 
@@ -42,25 +47,61 @@ class FusedOptimizer(torch.optim.Optimizer):
     """Base class of optimizers that update all parameters in one call and can follow a schedule on the device.
 
     A subclass adds what depends on its update rule: the options of a group and the state of a parameter. The backends
-    hold the rule itself. A subclass sets the three attributes below and then calls ``_begin`` and ``super().__init__``.
+    hold the rule itself.
+
+    Args:
+        params: as in torch.optim.
+        options: the options of a group that the subclass has, by name.
+        counters: the counters of the rule.
+        differentiable, schedule, master_weights, clip_norm, backend: see ``SGD``.
     """
 
-    master_weights: bool
-    _requested_backend: str
-    _expects_schedule: bool
+    rule: Rule
 
-    def _begin(self) -> None:
-        """Set the attributes of an optimizer that has made no step."""
+    def __init__(
+        self,
+        params: Iterable[Any],
+        options: dict[str, Any],
+        counters: Counters,
+        *,
+        differentiable: bool,
+        schedule: Schedule | None,
+        master_weights: bool,
+        clip_norm: float | None,
+        backend: str,
+    ):
+        name = type(self).__name__
+        if isinstance(options["lr"], Schedule):
+            raise ValueError(f"lr: got a Schedule; give it by name: clrfast.{name}(params, schedule=schedule)")
+        if differentiable:
+            raise ValueError(
+                f"differentiable: got True, but autograd does not record this update; use torch.optim.{name} for that"
+            )
+        if backend not in backends.NAMES:
+            raise ValueError(f"backend: got {backend!r}; give one of {backends.NAMES}")
+        require_clip_norm(clip_norm)
+        self.master_weights, self.clip_norm = bool(master_weights), clip_norm
+        self._requested_backend = backend
+        self._expects_schedule = schedule is not None
         self.follower: ScheduleFollower | None = None
-        self.momentum_flags = MomentumFlags()
+        self.counters = counters
+        self.grad_norm: Tensor | None = None
+        """The norm of all gradients at the last step, before clipping: float64 ``[]`` on the first device. None
+        without ``clip_norm``, and before the first step."""
         self.state_requested = False
-        """Whether ``init_state`` was called, so that a saved state has all momentum buffers."""
+        """Whether ``init_state`` was called, so that a saved state has all entries."""
         self.generation = 0
         """A number that grows whenever the memory that updates work on may have changed."""
         self._updates: list[Update] = []
         self._step_counts: dict[torch.device, Tensor] = {}
         self._unscales = False
         self._renew_step_lock()
+        super().__init__(params, options)
+        # With the arguments that groups do not have, so that type(optimizer)(params, **optimizer.defaults) is equal.
+        self.defaults.update(schedule=None, master_weights=self.master_weights, clip_norm=clip_norm, backend=backend)
+        self.backend  # noqa: B018 - raises where it does not work
+        if schedule is not None:
+            self.set_schedule(schedule)
 
     def _renew_step_lock(self) -> None:
         """Make the lock that lets one thread step at a time, because updates hold the gradients that they found."""
@@ -136,7 +177,12 @@ class FusedOptimizer(torch.optim.Optimizer):
         own_lr = "lr" in param_group
         super().add_param_group(param_group)
         added = self.param_groups[-1]
-        for name in ("master_weights", "backend", *saved_schedule.KEYS):  # from the defaults or another optimizer
+        for name in (
+            "master_weights",
+            "clip_norm",
+            "backend",
+            *saved_schedule.KEYS,
+        ):  # from the defaults or another optimizer
             added.pop(name, None)
         try:
             devices_of(self.param_groups)
@@ -157,40 +203,66 @@ class FusedOptimizer(torch.optim.Optimizer):
         """Raise ValueError unless the update rule can use the options of a group."""
         raise NotImplementedError
 
-    def ensure_state(self, group: int, param: Tensor) -> dict[str, Any]:
-        """Return the state of ``param``, with all entries that its update needs."""
+    def require_schedule_fits(self, table: NDArray[np.float32]) -> None:
+        """Raise ValueError unless the update rule can use the table of a schedule; ``StepControl`` has its shape."""
+
+    def states_of(self, group: int) -> tuple[str, ...]:
+        """Return the names of the states that parameters of this group need, now or later in the schedule."""
         raise NotImplementedError
 
-    def lacks_state(self, group: int, param: Tensor) -> bool:
-        """Return whether ``ensure_state`` would add an entry."""
+    def counts_updates(self, group: int) -> bool:
+        """Return whether parameters of this group need a counter of their updates."""
         raise NotImplementedError
 
-    def uses_momentum(self, group: int) -> bool:
-        """Return whether parameters of this group need a momentum buffer, now or later in the schedule."""
-        raise NotImplementedError
+    def exported_state(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Return one parameter's state as torch's optimizer of this name has it."""
+        return state
 
-    def tracks_first_update(self, group: int) -> bool:
-        """Return whether the first update of a buffer in this group differs from later ones."""
+    def _ensure_counter(self, group: int, param: Tensor, state: dict[str, Any], *, is_new: bool) -> None:
+        """Make the counter of ``param`` if it needs one; ``is_new`` says that its state was just made."""
         raise NotImplementedError
 
     # ------------------------------------------------------------------------------------------------------ the state
+
+    def ensure_state(self, group: int, param: Tensor) -> dict[str, Any]:
+        """Return the state of ``param``, with all entries that its update needs."""
+        names, master = self.states_of(group), self.keeps_master(param)
+        if not (names or master):
+            return self.state.get(param, {})
+        state: dict[str, Any] = self.state[param]
+        if master:
+            ensure_master(state, param)
+        is_new = False
+        for name in names:
+            if state.get(name) is None:
+                dtype = torch.float32 if master else None
+                state[name] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
+                is_new = True
+        if names:
+            self._ensure_counter(group, param, state, is_new=is_new)
+        return state
+
+    def lacks_state(self, group: int, param: Tensor) -> bool:
+        """Return whether ``ensure_state`` would add an entry."""
+        state = self.state.get(param, {})
+        lacks_one = any(state.get(name) is None for name in self.states_of(group))
+        return lacks_one or (self.keeps_master(param) and state.get("master_param") is None)
 
     def keeps_master(self, param: Tensor) -> bool:
         """Return whether ``param`` has float32 master weights."""
         return self.master_weights and needs_master(param)
 
     def step_count_on(self, device: torch.device) -> Tensor:
-        """Return the number of the current update on ``device``, int64 [], for backend "cuda".
+        """Return the number of the current step on ``device``, int64 [], for backend "cuda".
 
-        It is never reset, because the flags of buffers refer to it. It starts at 1, the flag of a buffer that another
-        backend has updated.
+        It is never reset, because counters refer to it.
         """
         if device not in self._step_counts:
             self._step_counts[device] = torch.ones((), dtype=torch.int64, device=device)
         return self._step_counts[device]
 
     def init_state(self) -> None:
-        """Make the momentum buffers and master weights of all trainable parameters now, not at their first update.
+        """Make the state and master weights of all trainable parameters now, not at their first update.
 
         Call it before a graph capture, because every replay creates again what was created in the capture.
         """
@@ -204,9 +276,9 @@ class FusedOptimizer(torch.optim.Optimizer):
                     self.ensure_state(index, param)
 
     def state_tensors(self) -> list[Tensor]:
-        """Return all tensors that updates keep between steps: those of the state, and the flags of first updates."""
+        """Return all tensors that updates keep between steps: those of the state, and the counters."""
         kept = [value for state in self.state.values() for value in state.values() if isinstance(value, Tensor)]
-        return kept + [flag for flag in self.momentum_flags.by_buffer.values() if flag is not None]
+        return kept + [counter for counter in self.counters.by_tensor.values() if counter is not None]
 
     # ------------------------------------------------------------------------------------------------------- the step
 
@@ -267,18 +339,29 @@ class FusedOptimizer(torch.optim.Optimizer):
         if follower is not None:
             if self._only_state_is_wanted(follower):
                 self.init_state()
-                self.momentum_flags.by_buffer.clear()  # torch's optimizer has updated its buffers by this step
+                self.counters.by_tensor.clear()  # torch's optimizer has updated its state by this step
                 return
             follower.accept_changes(self)
         self._prepare()
         if follower is not None:
             recorded = follower.control.take_recorded()
             loss = recorded if loss is None else loss
+        scale = self._clip(GradScale(grad_scale, None, found_inf))
         for update in self._updates:
-            update.update_(self, loss, grad_scale, found_inf)
+            update.update_(self, loss, scale)
         if follower is not None:
             follower.show_next_row(self.param_groups)
             follower.warn_past_end()
+
+    def _clip(self, scale: GradScale) -> GradScale:
+        """Measure the norm of the gradients and return ``scale`` with the factor that clips it, if it is clipped."""
+        if self.clip_norm is None:
+            return scale
+        measured: Any = self._updates[0].clip(self, self.clip_norm, scale)
+        if measured is None:
+            measured = backends.reference.clip_all(self, self.clip_norm, scale)
+        self.grad_norm, clip_factor, found_inf = measured
+        return GradScale(scale.grad_scale, clip_factor, found_inf)
 
     def _only_state_is_wanted(self, follower: ScheduleFollower) -> bool:
         """Return whether torch.distributed.checkpoint calls ``step`` only to make a new optimizer create its state.
@@ -320,12 +403,14 @@ class FusedOptimizer(torch.optim.Optimizer):
 
     def captured_values(self) -> list[Any]:
         """Return the values that a captured step holds as constants, so that a replay would ignore a change."""
-        names: tuple[str, ...] = ("dampening", "nesterov", "maximize")
+        names = self.rule.captured
         if self.follower is not None:
             self.follower.accept_changes(self)
-        else:
-            names += QUANTITIES
-        values: list[Any] = [[comparable(group[name]) for name in names] for group in self.param_groups]
+        values: list[Any] = [
+            [self.clip_norm, *(comparable(group[name]) for name in names)] for group in self.param_groups
+        ]
+        if self.follower is None:
+            values += [[comparable(quantity_of(group, name)) for name in QUANTITIES] for group in self.param_groups]
         return values + [(control.smoothing, control.stop_factor) for control in self.controls.values()]
 
     def count_replay(self) -> None:
@@ -337,10 +422,10 @@ class FusedOptimizer(torch.optim.Optimizer):
 
     @disable_dynamo
     def state_dict(self) -> dict[str, Any]:
-        """Return the state in the form of ``torch.optim.SGD.state_dict``; waits for the device.
+        """Return the state as torch's optimizer of this name has it; waits for the device.
 
         With a schedule, each parameter group holds "schedule" and "schedule_step", which suffice to continue the run;
-        the key "clrfast" adds the record of the losses. torch.optim.SGD loads it as well, and ignores these.
+        the key "clrfast" adds the record of the losses. torch's optimizer loads it as well, and ignores these.
         """
         if self.follower is not None and self.param_groups:
             self.follower.follow_changed_groups(self)
@@ -355,11 +440,11 @@ class FusedOptimizer(torch.optim.Optimizer):
 
     @disable_dynamo
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a ``state_dict`` of this class or of ``torch.optim.SGD``.
+        """Continue from a ``state_dict`` of this class or of torch's optimizer of this name.
 
         A saved schedule continues at its saved step. If the optimizer was made with another schedule, it follows that
         one from the saved step on, with a warning unless it is a ``saved_schedule.extended_to(...)``. It also warns if
-        a scheduled optimizer gets momentum without a step.
+        a scheduled optimizer gets a state without a step.
         """
         if self.follower is not None:
             self.follower.follow_changed_groups(self)  # the loaded groups replace them all

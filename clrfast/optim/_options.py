@@ -11,17 +11,20 @@ from ..schedules._warnings import warn_user
 from ._parameters import require_one_element
 
 
-def check_options(options: dict[str, Any], *, schedule_sets_momentum: bool) -> None:
-    """Raise ValueError unless SGD can use ``options``; with ``schedule_sets_momentum``, momentum may still be 0."""
-    lr = options["lr"]
-    if isinstance(lr, Tensor):
-        require_one_element(lr)
-    for name in ("lr", "momentum", "weight_decay"):
+def require_non_negative(options: dict[str, Any], *names: str) -> None:
+    """Raise ValueError unless each option is a finite number >= 0; ``lr`` may be a tensor of one element."""
+    for name in names:
         value = options[name]
+        if name == "lr" and isinstance(value, Tensor):
+            require_one_element(value)
         if isinstance(value, str) or value is None or not 0 <= value < math.inf:
             raise ValueError(f"{name}: got {value!r}; give a finite number >= 0")
-    if options["nesterov"] and ((options["momentum"] <= 0 and not schedule_sets_momentum) or options["dampening"] != 0):
-        raise ValueError("nesterov: it needs momentum > 0 and dampening = 0")
+
+
+def require_clip_norm(clip_norm: Any) -> None:
+    """Raise ValueError unless ``clip_norm`` is None or a finite number above 0."""
+    if clip_norm is not None and (isinstance(clip_norm, bool | str) or not 0 < clip_norm < math.inf):
+        raise ValueError(f"clip_norm: got {clip_norm!r}; give a number above 0, or None")
 
 
 def warn_overridden(rates: list[Any]) -> None:

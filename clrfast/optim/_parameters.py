@@ -1,13 +1,15 @@
-"""The parameters of one step: which have a gradient, and whether SGD can update them."""
+"""The parameters of one step: which have a gradient, and whether they can be updated."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+from ._rules import Rule
 
 SUPPORTED = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 """The dtypes of parameters, gradients and states, in the order of csrc/dtypes.h."""
@@ -23,23 +25,31 @@ class ParamWithGrad:
     grad: Tensor
 
 
-def params_with_grad(
-    param_groups: Sequence[Mapping[str, Any]], state: Mapping[Tensor, Mapping[str, Any]]
-) -> list[ParamWithGrad]:
+class _Optimizer(Protocol):
+    """The part of an optimizer that is used here."""
+
+    rule: Rule
+    param_groups: list[dict[str, Any]]
+
+    @property
+    def state(self) -> Any: ...
+
+
+def params_with_grad(optimizer: _Optimizer) -> list[ParamWithGrad]:
     """Return the parameters of an optimizer that have a gradient, in order.
 
     Raises:
-        RuntimeError: SGD cannot use a gradient or a state. Nothing has changed then.
+        RuntimeError: a gradient or a state cannot be used. Nothing has changed then.
     """
     found: list[ParamWithGrad] = []
     index = 0
-    for group, options in enumerate(param_groups):
+    for group, options in enumerate(optimizer.param_groups):
         for param in options["params"]:
             if param.grad is not None:
                 found.append(ParamWithGrad(index, group, param, param.grad))
             index += 1
     for parameter in found:
-        reason = _why_unusable(parameter, state.get(parameter.param, {}))
+        reason = _why_unusable(parameter, optimizer.state.get(parameter.param, {}), optimizer.rule)
         if reason is not None:
             raise RuntimeError(f"{describe(parameter.index, parameter.group, parameter.param)}: {reason}")
     return found
@@ -82,19 +92,22 @@ def needs_master(param: Tensor) -> bool:
     return param.dtype in (torch.float16, torch.bfloat16)
 
 
-def _why_unusable(parameter: ParamWithGrad, state: Mapping[str, Any]) -> str | None:
+def _why_unusable(parameter: ParamWithGrad, state: Mapping[str, Any], rule: Rule) -> str | None:
     param, grad = parameter.param, parameter.grad
     if grad.layout != torch.strided:
         return (
-            "its gradient is sparse; use torch.optim.SGD for it, or make the gradient dense (Embedding(sparse=False))"
+            "its gradient is sparse; use torch's optimizer for it, or make the gradient dense (Embedding(sparse=False))"
         )
     if grad.is_complex() or param.is_complex():
-        return "it is complex; use torch.optim.SGD for it, or optimise torch.view_as_real of it"
+        return "it is complex; use torch's optimizer for it, or optimise torch.view_as_real of it"
     if param.dtype not in SUPPORTED or grad.dtype not in SUPPORTED:
         return f"{param.dtype} with a gradient of {grad.dtype} is not supported; use one of {SUPPORTED}"
     if grad.device != param.device or grad.shape != param.shape:
         return f"its gradient has shape {tuple(grad.shape)} on {grad.device}, the parameter is on {param.device}"
-    for name in ("momentum_buffer", "master_param"):
+    step = state.get("step")
+    if step is not None and not (isinstance(step, int | float) or (isinstance(step, Tensor) and step.numel() == 1)):
+        return f"its step is {step!r}; it is a number of updates. Was the state of another model loaded?"
+    for name in (*rule.states, "master_param"):
         tensor = state.get(name)
         if tensor is not None and not tensor.is_floating_point():
             return f"its {name} is of {tensor.dtype}; was the state of another model loaded? Clear optimizer.state"

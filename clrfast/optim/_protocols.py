@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from ._momentum_flags import MomentumFlags
+from ._counters import Counters
+from ._rules import Rule
 
 
 class Control(Protocol):
@@ -21,6 +23,7 @@ class Control(Protocol):
     table: Tensor
     step: Tensor
     losses: Tensor
+    grad_norms: Tensor
     average: Tensor
     stop: Tensor
     row: Tensor
@@ -38,12 +41,30 @@ class Control(Protocol):
     def count_step(self) -> None: ...
 
 
+@dataclass(frozen=True)
+class GradScale:
+    """What an update does with the gradients; each is a tensor of one element, or None.
+
+    Attributes:
+        grad_scale: divides every gradient.
+        clip_factor: multiplies every gradient, float64.
+        found_inf: any value but 0 skips the update. With a schedule, the control decides.
+    """
+
+    grad_scale: Tensor | None = None
+    clip_factor: Tensor | None = None
+    found_inf: Tensor | None = None
+
+
 class OptimizerView(Protocol):
     """The part of an optimizer that backends use; the methods are described in ``FusedOptimizer``."""
 
+    rule: Rule
     param_groups: list[dict[str, Any]]
     master_weights: bool
-    momentum_flags: MomentumFlags
+
+    @property
+    def counters(self) -> Counters: ...
 
     @property
     def state(self) -> Any: ...
@@ -54,9 +75,9 @@ class OptimizerView(Protocol):
     @property
     def control(self) -> Control | None: ...
 
-    def uses_momentum(self, group: int) -> bool: ...
+    def states_of(self, group: int) -> tuple[str, ...]: ...
 
-    def tracks_first_update(self, group: int) -> bool: ...
+    def counts_updates(self, group: int) -> bool: ...
 
     def keeps_master(self, param: Tensor) -> bool: ...
 
@@ -79,19 +100,20 @@ class Update(Protocol):
             RuntimeError: a gradient or a state cannot be used; nothing has changed then.
         """
 
-    def update_(
-        self,
-        optimizer: OptimizerView,
-        loss: Tensor | float | None,
-        grad_scale: Tensor | None,
-        found_inf: Tensor | None,
-    ) -> None:
+    def clip(self, optimizer: OptimizerView, max_norm: float, scale: GradScale) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Measure the norm of the gradients that ``prepare`` has found, and record it in the control.
+
+        Returns:
+            The norm, the factor that clips it, and ``found_inf``, each of one element; None if the update cannot
+            measure all gradients.
+        """
+
+    def update_(self, optimizer: OptimizerView, loss: Tensor | float | None, scale: GradScale) -> None:
         """Advance the schedule, if there is one, and apply the update to what ``prepare`` has found.
 
         Args:
             loss: what the schedule's control records; None records nothing.
-            grad_scale: one element that divides every gradient, or None.
-            found_inf: one element; any value but 0 skips the update. With a schedule, the control decides.
+            scale: what happens to the gradients.
         """
 
 

@@ -6,10 +6,13 @@ import operator
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..schedules import QUANTITIES, Schedule
+from ..schedules._group_values import quantity_of, set_momentum
 from ..schedules._warnings import warn_past_end
 from . import _saved_schedule as saved_schedule
 from ._control import StepControl
@@ -30,6 +33,8 @@ class FollowingOptimizer(Protocol):
     def control(self) -> StepControl | None: ...
 
     def step_count_on(self, device: torch.device) -> Tensor: ...
+
+    def require_schedule_fits(self, table: NDArray[np.float32]) -> None: ...
 
     def forget_updates(self) -> None: ...
 
@@ -83,9 +88,7 @@ class ScheduleFollower:
         control, *_ = controls.values()
         if optimizer.control is not None:
             control.take_over_records(optimizer.control)
-        for index, group in enumerate(optimizer.param_groups):
-            if group["nesterov"] and not control.uses_momentum[index]:
-                raise ValueError("nesterov: it needs momentum > 0; the schedule has none for this group")
+        optimizer.require_schedule_fits(control.host_table)
         if progress is not None:
             for one in controls.values():
                 one.resume(progress)
@@ -101,7 +104,8 @@ class ScheduleFollower:
         """Write the next update's values into the groups, from the host's own copy of the table."""
         self._shown_rows = self.control.host_row()
         for group, (lr, momentum, weight_decay) in zip(param_groups, self._shown_rows, strict=True):
-            group["lr"], group["momentum"], group["weight_decay"] = lr, momentum, weight_decay
+            group["lr"], group["weight_decay"] = lr, weight_decay
+            set_momentum(group, momentum)
             group[saved_schedule.STEP] = self.control.host_step
         self._shown_step = self.control.host_step
 
@@ -132,9 +136,10 @@ class ScheduleFollower:
         rows = [self._shown_rows] if step is None else [self._shown_rows, self.control.host_row(step)]
         for index, group in enumerate(groups):
             for column, name in enumerate(QUANTITIES):
-                if all(group[name] != row[index][column] for row in rows):
+                key = "betas" if name == "momentum" and "betas" in group else name
+                if all(quantity_of(group, name) != row[index][column] for row in rows):
                     raise RuntimeError(
-                        f"param_groups[{index}][{name!r}] was set to {group[name]}, but the schedule decides it "
+                        f"param_groups[{index}][{key!r}] was set to {group[key]}, but the schedule decides it "
                         f"({rows[-1][index][column]} at step {self._shown_step if step is None else step}); put the "
                         "change into the schedule, or make the optimizer without one (a torch LR scheduler needs that "
                         "too)"

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..schedules import Schedule
-from . import _backends as backends
+from . import _rules as rules
+from ._counters import MomentumCounters
 from ._fused_optimizer import FusedOptimizer
-from ._options import check_options
-from ._parameters import ensure_master
+from ._options import require_non_negative
 
 
 class SGD(FusedOptimizer):
@@ -47,6 +48,10 @@ class SGD(FusedOptimizer):
             value) and update these, with float32 momentum. The parameters become their rounded values, so updates
             smaller than a 16-bit dtype can resolve still add up. External writes to a parameter override its master
             weights. On CUDA devices the update is one pass over memory; on the CPU it is pure torch.
+        clip_norm: maximum norm of all gradients together, after unscaling, > 0. The numbers are those of
+            ``torch.nn.utils.clip_grad_norm_`` before the step, without a wait of the host; the gradients themselves
+            stay as they are. A step whose norm is not finite is skipped. ``grad_norm`` has the last norm, and under a
+            schedule ``control.grad_norms`` those of all steps. None: no clipping.
         backend: "torch" (pure torch, any device), "cpp" (native, CPU), "cuda" (native, CUDA devices) or "auto" (the
             fastest that works here).
     Raises:
@@ -55,6 +60,9 @@ class SGD(FusedOptimizer):
 
     Source: Sutskever et al. 2013, "On the importance of initialization and momentum in deep learning".
     """
+
+    rule = rules.SGD
+    counters: MomentumCounters
 
     def __init__(
         self,
@@ -72,21 +80,10 @@ class SGD(FusedOptimizer):
         capturable: bool = False,
         schedule: Schedule | None = None,
         master_weights: bool = False,
+        clip_norm: float | None = None,
         backend: str = "auto",
     ):
-        if isinstance(lr, Schedule):
-            raise ValueError("lr: got a Schedule; give it by name: clrfast.SGD(params, schedule=schedule)")
-        if differentiable:
-            raise ValueError(
-                "differentiable: got True, but autograd does not record this update; use torch.optim.SGD for that"
-            )
-        if backend not in backends.NAMES:
-            raise ValueError(f"backend: got {backend!r}; give one of {backends.NAMES}")
-        self.master_weights = bool(master_weights)
-        self._requested_backend = backend
-        self._expects_schedule = schedule is not None
-        self._begin()
-        defaults = {
+        options = {
             "lr": lr,
             "momentum": momentum,
             "dampening": dampening,
@@ -97,53 +94,60 @@ class SGD(FusedOptimizer):
             "differentiable": False,
             "fused": fused,
         }
-        super().__init__(params, defaults)
-        # With the arguments that groups do not have, so that type(optimizer)(params, **optimizer.defaults) is equal.
-        self.defaults.update(schedule=None, master_weights=self.master_weights, backend=backend)
-        self.backend  # noqa: B018 - raises where it does not work
-        if schedule is not None:
-            self.set_schedule(schedule)
+        super().__init__(
+            params,
+            options,
+            MomentumCounters(),
+            differentiable=differentiable,
+            schedule=schedule,
+            master_weights=master_weights,
+            clip_norm=clip_norm,
+            backend=backend,
+        )
 
-    def ensure_state(self, group: int, param: Tensor) -> dict[str, Any]:
-        """Return the state of ``param``, with all entries that its update needs."""
-        momentum, master = self.uses_momentum(group), self.keeps_master(param)
-        if not (momentum or master):
-            return self.state.get(param, {})
-        state = self.state[param]
-        if master:
-            ensure_master(state, param)
-        if momentum:
-            self._ensure_buffer(group, param, state, torch.float32 if master else None)
-        return state
-
-    def _ensure_buffer(self, group: int, param: Tensor, state: dict[str, Any], dtype: torch.dtype | None) -> None:
-        tracked = self.tracks_first_update(group) and param.numel() > 0
-        if state.get("momentum_buffer") is None:
-            state["momentum_buffer"] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
-            self.momentum_flags.add(state["momentum_buffer"], tracked=tracked)
-            if len(self.momentum_flags.by_buffer) > len(self.state):
-                self.momentum_flags.keep_only(self.state.values())
-        elif tracked:
-            self.momentum_flags.track(state["momentum_buffer"])
-
-    def uses_momentum(self, group: int) -> bool:
-        """Return whether parameters of this group need a momentum buffer, now or later in the schedule."""
+    def states_of(self, group: int) -> tuple[str, ...]:
+        """Return the names of the states that parameters of this group need, now or later in the schedule."""
         if self.follower is not None:
-            return self.follower.control.uses_momentum[group]
-        return bool(self.param_groups[group]["momentum"] != 0)
+            uses_momentum = self.follower.control.uses_momentum[group]
+        else:
+            uses_momentum = bool(self.param_groups[group]["momentum"] != 0)
+        return self.rule.states if uses_momentum else ()
 
-    def tracks_first_update(self, group: int) -> bool:
+    def counts_updates(self, group: int) -> bool:
         """Return whether the first update of a buffer in this group differs from later ones: under dampening."""
         return bool(self.param_groups[group]["dampening"] != 0)
 
-    def lacks_state(self, group: int, param: Tensor) -> bool:
-        """Return whether ``ensure_state`` would add an entry."""
-        state = self.state.get(param, {})
-        lacks_buffer = self.uses_momentum(group) and state.get("momentum_buffer") is None
-        return lacks_buffer or (self.keeps_master(param) and state.get("master_param") is None)
+    def exported_state(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Return one parameter's state as torch.optim.SGD has it: without a buffer before the first applied update.
+
+        A buffer that ``init_state`` has made is kept if starting from its zeros gives the same first update, so that a
+        distributed checkpoint has a tensor to load into.
+        """
+        buffer = state.get("momentum_buffer")
+        needed = self.state_requested and self.counters.counter_of(state) is None
+        left_out = not needed and self.counters.is_fresh(buffer)
+        return {name: value for name, value in state.items() if not (left_out and name == "momentum_buffer")}
+
+    def require_schedule_fits(self, table: NDArray[np.float32]) -> None:
+        """Raise ValueError if a group has Nesterov momentum and a schedule without momentum."""
+        for index, group in enumerate(self.param_groups):
+            if group["nesterov"] and not table[:, index, 1].any():
+                raise ValueError("nesterov: it needs momentum > 0; the schedule has none for this group")
+
+    def _ensure_counter(self, group: int, param: Tensor, state: dict[str, Any], *, is_new: bool) -> None:
+        tracked = self.counts_updates(group) and param.numel() > 0
+        if is_new:
+            self.counters.add(state["momentum_buffer"], tracked=tracked)
+            if len(self.counters.by_tensor) > len(self.state):
+                self.counters.keep_only(self.state.values())
+        elif tracked:
+            self.counters.track(state["momentum_buffer"])
 
     def _check_options(self, options: dict[str, Any]) -> None:
-        check_options(options, schedule_sets_momentum=self._expects_schedule)
+        require_non_negative(options, "lr", "momentum", "weight_decay")
+        has_momentum = options["momentum"] > 0 or self._expects_schedule
+        if options["nesterov"] and (not has_momentum or options["dampening"] != 0):
+            raise ValueError("nesterov: it needs momentum > 0 and dampening = 0")
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

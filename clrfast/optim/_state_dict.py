@@ -11,8 +11,9 @@ from ..schedules import Schedule
 from ..schedules._warnings import warn_user
 from . import _saved_schedule as saved_schedule
 from ._control import StepControl
-from ._momentum_flags import MomentumFlags
+from ._counters import Counters
 from ._parameters import needs_master
+from ._rules import Rule
 from ._schedule_follower import ScheduleFollower
 
 
@@ -21,12 +22,16 @@ class SavedOptimizer(Protocol):
 
     param_groups: list[dict[str, Any]]
     master_weights: bool
-    momentum_flags: MomentumFlags
-    state_requested: bool
+    rule: Rule
     follower: ScheduleFollower | None
 
     @property
+    def counters(self) -> Counters: ...
+
+    @property
     def state(self) -> Any: ...
+
+    def exported_state(self, state: dict[str, Any]) -> dict[str, Any]: ...
 
     def set_schedule(self, schedule: Schedule) -> StepControl: ...
 
@@ -34,34 +39,24 @@ class SavedOptimizer(Protocol):
 
 
 def complete(optimizer: SavedOptimizer, saved: dict[str, Any]) -> None:
-    """Turn torch's ``state_dict`` into that of ``torch.optim.SGD``, and add the schedule and its progress."""
-    saved["state"] = {index: _exported(optimizer, state) for index, state in saved["state"].items()}
+    """Turn ``saved`` into the ``state_dict`` of torch's optimizer, and add the schedule and its progress."""
+    saved["state"] = {index: optimizer.exported_state(state) for index, state in saved["state"].items()}
     follower = optimizer.follower
     if follower is not None:
         saved["clrfast"] = {"schedule": follower.bound.to_dict(), "progress": follower.control.progress()}
-
-
-def _exported(optimizer: SavedOptimizer, state: dict[str, Any]) -> dict[str, Any]:
-    """Return one parameter's state as torch.optim.SGD has it: without a buffer before the first applied update.
-
-    A buffer that ``init_state`` has made is kept if starting from its zeros gives the same first update, so that a
-    distributed checkpoint has a tensor to load into.
-    """
-    buffer, flags = state.get("momentum_buffer"), optimizer.momentum_flags
-    needed = optimizer.state_requested and flags.flag_of(buffer) is None
-    left_out = not needed and flags.is_fresh(buffer)
-    return {name: value for name, value in state.items() if not (left_out and name == "momentum_buffer")}
 
 
 def take_over(optimizer: SavedOptimizer, state_dict: dict[str, Any]) -> None:
     """Load the parts of a ``state_dict`` that torch leaves out."""
     _restore_float32(optimizer, state_dict)
     optimizer.forget_updates()
-    optimizer.momentum_flags.by_buffer.clear()  # loaded buffers count as updated
+    optimizer.counters.by_tensor.clear()  # what was loaded is not known there
     run = saved_schedule.saved_run(state_dict)
     if run is not None:
         _resume(optimizer, *run)
-    elif optimizer.follower is not None and any("momentum_buffer" in state for state in optimizer.state.values()):
+    elif optimizer.follower is not None and any(
+        optimizer.rule.states[0] in state for state in optimizer.state.values()
+    ):
         warn_user(
             "load_state_dict: the state has momentum, but no step of a schedule, so the optimizer's schedule stays at "
             f"step {optimizer.follower.control.synchronize()}; write the step into param_groups[i]"
@@ -85,7 +80,7 @@ def _resume(optimizer: SavedOptimizer, saved: Schedule, progress: dict[str, Any]
 
 
 def _restore_float32(optimizer: SavedOptimizer, state_dict: dict[str, Any]) -> None:
-    """Load master weights and their momentum again: torch has rounded them to their parameter's dtype."""
+    """Load master weights and their state again: torch has rounded them to their parameter's dtype."""
     if not optimizer.master_weights:
         for state in optimizer.state.values():
             state.pop("master_param", None)  # saved by another optimizer; it would become outdated here
@@ -93,7 +88,7 @@ def _restore_float32(optimizer: SavedOptimizer, state_dict: dict[str, Any]) -> N
     saved_ids = [saved for group in state_dict["param_groups"] for saved in group["params"]]
     params = [param for group in optimizer.param_groups for param in group["params"]]
     for saved, param in zip(saved_ids, params, strict=True):
-        for name in ("momentum_buffer", "master_param"):
+        for name in (*optimizer.rule.states, "master_param"):
             value = state_dict["state"].get(saved, {}).get(name)
             if isinstance(value, Tensor) and needs_master(param):
                 optimizer.state[param][name] = value.detach().to(param.device, torch.float32, copy=True)

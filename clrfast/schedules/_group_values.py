@@ -1,12 +1,12 @@
-"""Entries of parameter groups by which ``ScheduleLR`` combines its rate with the factors of other schedulers.
+"""A parameter group's momentum, and the entries by which ``ScheduleLR`` combines its rate with others' factors.
 
-A group has two besides torch's own "initial_lr", so any checkpoint of the optimizer carries them: "scheduled_lr", the
-rate of the schedule alone, and "lr_factor", the product of the factors of other schedulers.
+A group has two entries besides torch's own "initial_lr", so any checkpoint of the optimizer carries them:
+"scheduled_lr", the rate of the schedule alone, and "lr_factor", the product of the factors of other schedulers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -56,3 +56,21 @@ def initial_factor(group: dict[str, Any]) -> float:
     if group.get(SCHEDULED):
         return float(external_factor(group))
     return lr / initial if initial else 1.0
+
+
+def momentum_of(group: Mapping[str, Any]) -> Any:
+    """Return the momentum of a group: of Adam and its relatives, the first of their betas."""
+    return group["betas"][0] if "betas" in group else group["momentum"]
+
+
+def set_momentum(group: dict[str, Any], momentum: float) -> None:
+    """Set the momentum of a group; ``momentum_of`` says what that is."""
+    if "betas" in group:
+        group["betas"] = (momentum, *group["betas"][1:])
+    else:
+        group["momentum"] = momentum
+
+
+def quantity_of(group: Mapping[str, Any], name: str) -> Any:
+    """Return a group's lr, momentum or weight_decay."""
+    return momentum_of(group) if name == "momentum" else group[name]

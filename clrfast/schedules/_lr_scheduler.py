@@ -14,7 +14,14 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from .._torch_compat import has_stepped
 from ._follow_lr import FollowLR
-from ._group_values import external_factor, initial_factor, record_initial, record_scheduled
+from ._group_values import (
+    external_factor,
+    initial_factor,
+    momentum_of,
+    record_initial,
+    record_scheduled,
+    set_momentum,
+)
 from ._schedule import Schedule
 from ._table import row_at
 from ._warnings import EpochStepDetector, warn_cut_cycle, warn_past_end, warn_user
@@ -143,10 +150,7 @@ class ScheduleLR(LRScheduler):
             lr, momentum, weight_decay = rows[index if len(rows) > 1 else 0]
             rates.append(record_scheduled(group, lr * ratios[index] * group.get("lr_scale", 1.0), factor))
             if schedule.momentum is not None:
-                if "betas" in group:
-                    group["betas"] = (momentum, *group["betas"][1:])
-                else:
-                    group["momentum"] = momentum
+                set_momentum(group, momentum)
             if schedule.weight_decay is not None:
                 group["weight_decay"] = weight_decay * self._ratios["weight_decay"][index]
         return rates
@@ -259,7 +263,7 @@ def _require_quantities(schedule: Schedule, param_groups: Sequence[dict[str, Any
 
 
 def _warn_single_momentum(param_groups: Sequence[dict[str, Any]]) -> None:
-    own = [float(group["betas"][0] if "betas" in group else group["momentum"]) for group in param_groups]
+    own = [float(momentum_of(group)) for group in param_groups]
     if len(set(own)) > 1:
         warn_user(
             f"the schedule replaces the parameter groups' own momentum ({', '.join(f'{value:g}' for value in own)}) by "

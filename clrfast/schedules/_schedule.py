@@ -15,6 +15,7 @@ from .._checks import is_whole, require_positive
 from .._fields import Fields
 from ._composition import Joined, Scaled, Shifted, Stretched
 from ._curves import Constant, Curve, CurveLike, Linear, Tabulated, as_curve, from_plain
+from ._group_values import quantity_of
 from ._table import QUANTITIES, check_total_steps, require_valid
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class Schedule:
             curves = plain._curves(name)
             curves = curves * (len(param_groups) if len(curves) == 1 else 1)
             columns[name] = tuple(
-                Constant(float(group[name])) if curve is None else curve
+                Constant(float(quantity_of(group, name))) if curve is None else curve
                 for curve, group in zip(curves, param_groups, strict=True)
             )
         return Schedule(**columns, total_steps=self.total_steps)

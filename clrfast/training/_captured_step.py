@@ -92,7 +92,7 @@ class CapturedStep:
         values = _captured_values(optimizer)
         if values != self._captured:
             return next(change for change, value in values.items() if value != self._captured[change])
-        same = optimizer.state is self._state and optimizer.momentum_flags.by_buffer is self._flags
+        same = optimizer.state is self._state and optimizer.counters.by_tensor is self._flags
         if not same or not self._fingerprint.matches():
             if _memory_of_state(optimizer) != self._state_memory:
                 return "has got other momentum buffers"
@@ -100,7 +100,7 @@ class CapturedStep:
         return None
 
     def _take_fingerprint(self, optimizer: SGD) -> None:
-        self._state, self._flags = optimizer.state, optimizer.momentum_flags.by_buffer
+        self._state, self._flags = optimizer.state, optimizer.counters.by_tensor
         self._fingerprint = Fingerprint(dicts=[self._state, *self._state.values(), self._flags])
 
 

@@ -7,9 +7,7 @@
 //     itself once all of its threads have read it. The block that is counted last stores state and row. This saves a
 //     launch and costs each block a second trip to memory for its row of the table, so it suits launches of few chunks.
 //
-// The flag `momentum_initialized` of a buffer holds 0 before the buffer's first applied update, and from then on the
-// number of that step (`step_count`). Blocks of one tensor run in any order, so in the first update some read 0 and
-// others the number of this very step; both mean that the update is the first.
+// A rule's hyper-parameters follow from the row. Where they take long to compute, one thread of the block does it.
 #pragma once
 
 #include "cuda/launch_argument.h"
@@ -17,7 +15,10 @@
 
 namespace clrfast {
 
-constexpr int blocks_per_multiprocessor = 4;  // at 64 registers per thread, half of all threads are resident
+// Resident blocks: with four, a thread has 64 registers, and half of all threads are resident. Roots and quotients of
+// doubles need more registers.
+template <class Rule, class T>
+constexpr int blocks_per_multiprocessor = Rule::costly_hyper_params && sizeof(T) == sizeof(double) ? 2 : 4;
 constexpr int advance_block_size = 32;
 
 CLRFAST_HD bool is_16_bit(Dtype dtype) { return dtype == Dtype::float16 || dtype == Dtype::bfloat16; }
@@ -36,13 +37,6 @@ struct DefaultTuning {
   // Whether the launch may begin before the one that writes the row has ended. If so, `wait` waits for that end.
   static constexpr bool begins_early = false;
   __device__ static void wait() {}
-};
-
-// The hyper-parameters that one group uses in this step, and whether the update is applied.
-template <class T>
-struct GroupValues {
-  T lr, momentum, weight_decay;
-  bool apply;
 };
 
 __device__ __forceinline__ AlignedVector<float, 4> load_row(const float* row, std::int64_t group) {
@@ -73,10 +67,60 @@ __device__ __forceinline__ void commit_step(const AdvanceParams& a) {
   *a.blocks_done = 0;
 }
 
+// Loads a counter with one access, so that its two numbers belong together.
+__device__ __forceinline__ UpdateCounter load_counter(const UpdateCounter* counter) {
+  UpdateCounter loaded;
+  const auto bits = *reinterpret_cast<const std::uint64_t*>(counter);
+  std::memcpy(&loaded, &bits, sizeof loaded);
+  return loaded;
+}
+
+__device__ __forceinline__ void store_counter(UpdateCounter* counter, const UpdateCounter& value) {
+  std::uint64_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  *reinterpret_cast<std::uint64_t*>(counter) = bits;
+}
+
+// What the update of one block needs to compute a rule's hyper-parameters.
+template <class Argument>
+struct BlockInputs {
+  using Rule = typename Argument::Rule;
+  Row<typename Argument::Group::Scalar> row;
+  const typename Argument::Group* group;
+  float grad_scale;
+  double clip_factor;
+  float count;  // number of this update of the tensor; 0 if it has no counter
+};
+
+template <class T, class Argument>
+__device__ __forceinline__ typename Argument::Rule::template HyperParams<T> hyper_params_of(
+    const BlockInputs<Argument>& in) {
+  using Scalar = typename Argument::Rule::template Scalar<T>;
+  const auto compute = [&in] {
+    const Row<Scalar> row{static_cast<Scalar>(in.row.lr), static_cast<Scalar>(in.row.momentum),
+                          static_cast<Scalar>(in.row.weight_decay)};
+    const T factor =
+        grad_factor(in.group->maximize, static_cast<T>(in.grad_scale), static_cast<T>(in.clip_factor));
+    return Argument::Rule::template hyper_params<T>(row, in.group->constants.template as<Scalar>(), factor, in.count);
+  };
+  if constexpr (Argument::Rule::costly_hyper_params) {
+    __shared__ typename Argument::Rule::template HyperParams<T> shared;
+    if (threadIdx.x == block_size - 1) shared = compute();
+    __syncthreads();
+    return shared;
+  } else {
+    return compute();
+  }
+}
+
 template <class Argument, class Tuning = DefaultTuning>
-__global__ void __launch_bounds__(block_size, blocks_per_multiprocessor)
+__global__ void
+__launch_bounds__(block_size, (blocks_per_multiprocessor<typename Argument::Rule, typename Argument::Value>))
     update_kernel(const __grid_constant__ Argument argument) {
+  using Rule = typename Argument::Rule;
   using T = typename Argument::Value;
+  using Group = typename Argument::Group;
+  using Scalar = typename Group::Scalar;
   static_assert(sizeof(Argument) <= Argument::max_bytes);
   const StepInputs& step = argument.step;
   const AdvanceParams& advance = argument.advance;
@@ -99,39 +143,47 @@ __global__ void __launch_bounds__(block_size, blocks_per_multiprocessor)
   const TensorDtypes dtypes = layout.dtypes();
   const int chunk_size = Tuning::chunk(dtypes), count = location.last ? layout.tail() : chunk_size;
 
-  const GroupParams<T>& group = argument.groups()[one_group ? 0 : layout.group_index()];
-  GroupValues<T> values{group.lr, group.momentum, group.weight_decay, true};
+  const Group& group = argument.groups()[one_group ? 0 : layout.group_index()];
+  BlockInputs<Argument> in{group.row, &group, 1.0f, 1.0, 0.0f};
+  bool apply = true;
   std::uint32_t counted_before = 0;
   if (advances) {
     const Decision decision = decide(advance.control, state);
     const TableRow chosen = table_row(advance.control, decision.step, group.control_row);
-    values = {chosen.lr, chosen.momentum, chosen.weight_decay, decision.apply};
+    in.row = {static_cast<Scalar>(chosen.lr), static_cast<Scalar>(chosen.momentum),
+              static_cast<Scalar>(chosen.weight_decay)};
+    apply = decision.apply;
     ++step_count;
     __syncthreads();  // all threads of this block have read the state
     if (threadIdx.x == 0) counted_before = count_block(advance.blocks_done);
   } else if (step.row) {
     Tuning::wait();
     if (!row_first) row = load_row(step.row, group.control_row);
-    values = {row.get(0), row.get(1), row.get(2), row.get(3) != 0.0f};
+    in.row = {static_cast<Scalar>(row.get(0)), static_cast<Scalar>(row.get(1)), static_cast<Scalar>(row.get(2))};
+    apply = row.get(3) != 0.0f;
   } else if (group.lr_tensor) {
-    values.lr = *group.lr_tensor;
+    in.row.lr = *group.lr_tensor;
   }
 
-  if (values.apply) {
-    UpdateParams<T> update;
-    update.form =
-        values.momentum == 0 || !metadata.buffer ? Form::plain : group.nesterov ? Form::nesterov : Form::momentum;
-    update.decay = values.weight_decay != 0;
-    bool first = false;
-    if (metadata.momentum_initialized() && update.form != Form::plain) {
-      const std::int64_t flag = *metadata.momentum_initialized();
-      first = flag == 0 || flag == step_count;
-      if (flag == 0 && location.chunk == 0 && threadIdx.x == 0) *metadata.momentum_initialized() = step_count;
+  if (apply) {
+    if (step.grad_scale) in.grad_scale = *step.grad_scale;
+    if (step.clip_factor) in.clip_factor = *step.clip_factor;
+    const unsigned variant = Rule::variant(in.row, group.constants, metadata.states[0] != nullptr);
+    UpdateCounter* const counter = metadata.counter();
+    if (counter && Rule::states_used(variant)) {
+      const auto now = static_cast<std::uint32_t>(step_count);
+      in.count = load_counter(counter).number(now);
+      if (location.chunk == 0 && threadIdx.x == 0) store_counter(counter, {in.count, now});
     }
-    update.h = hyper_params<T>(values.lr, values.momentum, values.weight_decay, group.grad_weight, group.maximize,
-                               step.grad_scale ? static_cast<T>(*step.grad_scale) : T(1), first);
-    update_chunk(metadata, metadata.master(), dtypes, static_cast<std::int64_t>(location.chunk) * chunk_size, count,
-                 update);
+    const std::int64_t begin = static_cast<std::int64_t>(location.chunk) * chunk_size;
+    if constexpr (sizeof(T) == sizeof(float)) {
+      update_chunk<Rule>(metadata, metadata.master(), dtypes, begin, count, {hyper_params_of<float>(in), variant});
+    } else if (dtypes.param() == Dtype::float64) {
+      update_chunk<Rule>(metadata, dtypes, begin, count, {hyper_params_of<double>(in), variant});
+    } else {  // the gradient or a state is float64, and the arithmetic is in the parameter's type
+      update_any<Rule, float, true>(metadata, metadata.master(), dtypes, begin, count,
+                                    {hyper_params_of<float>(in), variant});
+    }
   }
   if (advances && threadIdx.x == 0 && counted_before + 1 == gridDim.x) commit_step(advance);
 }
@@ -149,10 +201,6 @@ __device__ __forceinline__ void advance_by_warp(const AdvanceParams& a) {
     if (threadIdx.x == 0) commit(a.control, decision);
   }
   if (a.step_count && threadIdx.x == 0) *a.step_count = step_count + 1;
-}
-
-__global__ void __launch_bounds__(advance_block_size) advance_kernel(const __grid_constant__ AdvanceParams a) {
-  advance_by_warp(a);
 }
 
 }  // namespace clrfast

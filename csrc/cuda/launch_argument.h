@@ -15,32 +15,36 @@
 
 namespace clrfast {
 
-// Hyper-parameters of one group, by value or by address.
-template <class T>
-struct GroupParams {
-  T lr, momentum, weight_decay, grad_weight;  // grad_weight: 1 - dampening
-  const T* lr_tensor;                         // replaces lr; or null
-  std::int32_t control_row;                   // the group's index in the control
-  bool nesterov, maximize;
+// The options of one group, by value or by address. The numbers that follow the groups are loaded four at once.
+template <class Rule, class T>
+struct alignas(16) GroupParams {
+  using Scalar = typename Rule::template Scalar<T>;
+  Row<Scalar> row;
+  typename Rule::template Constants<Scalar> constants;
+  const T* lr_tensor;        // replaces row.lr; or null
+  std::int32_t control_row;  // the group's index in the control
+  bool maximize;
 };
 
-// The addresses of one parameter's tensors.
+// The addresses of one parameter's tensors, for rules with `n_states` of state.
+template <int n_states>
 struct TensorMetadata {
   void* param;
   const void* grad;
-  void* buffer;
+  void* states[n_states];
 
   __host__ __device__ void* master() const { return nullptr; }
-  __host__ __device__ std::int64_t* momentum_initialized() const { return nullptr; }
+  __host__ __device__ UpdateCounter* counter() const { return nullptr; }
 };
 
-// TensorMetadata with master weights and the flag of the first update. It is larger, so fewer fit into a launch.
-struct FullTensorMetadata : TensorMetadata {
+// TensorMetadata with master weights and a counter. It is larger, so fewer fit into a launch.
+template <int n_states>
+struct FullTensorMetadata : TensorMetadata<n_states> {
   void* master_address;
-  std::int64_t* flag_address;
+  UpdateCounter* counter_address;
 
   __host__ __device__ void* master() const { return master_address; }
-  __host__ __device__ std::int64_t* momentum_initialized() const { return flag_address; }
+  __host__ __device__ UpdateCounter* counter() const { return counter_address; }
 };
 
 // Three more numbers of one tensor, packed in one word: `tail`, the elements of its last chunk; the index of its group
@@ -58,10 +62,11 @@ constexpr std::size_t max_groups = 1 << 10;
 
 // The inputs of a step besides the tensors; each pointer may be null.
 struct StepInputs {
-  const float* row;          // the control's current row; replaces lr, momentum and weight decay of every group
+  const float* row;          // the control's current row; replaces that of every group
   const float* grad_scale;   // divides every gradient
+  const double* clip_factor; // multiplies every gradient
   const float* found_inf;    // any value but 0 skips the update
-  std::int64_t* step_count;  // number of this step, see `momentum_initialized` in kernels.h
+  std::int64_t* step_count;  // number of this step, see `UpdateCounter`
 };
 
 // Four numbers that one access loads.
@@ -79,10 +84,12 @@ constexpr std::uint32_t n_segments = 16;
 
 // `memory` holds, in this order: the groups; `chunk_end` of every tensor, ascending, padded to a multiple of four; the
 // metadata of the tensors; their layouts.
-template <class T, class Metadata, std::size_t bytes>
+template <class Rule_, class T, template <int> class Metadata_, std::size_t bytes>
 struct UpdateArgument {
+  using Rule = Rule_;
   using Value = T;
-  using TensorMetadataType = Metadata;
+  using Metadata = Metadata_<Rule::n_states>;
+  using Group = GroupParams<Rule, T>;
   static constexpr std::size_t max_bytes = bytes;
   static constexpr std::size_t header_bytes =
       sizeof(StepInputs) + sizeof(AdvanceParams) + (3 + n_segments) * sizeof(std::uint32_t);
@@ -98,7 +105,7 @@ struct UpdateArgument {
   static constexpr std::size_t padding_bytes = 12;
 
   __host__ __device__ std::uint32_t n_ends() const { return (n_tensors + 3) / 4 * 4; }
-  __host__ __device__ const GroupParams<T>* groups() const { return reinterpret_cast<const GroupParams<T>*>(memory); }
+  __host__ __device__ const Group* groups() const { return reinterpret_cast<const Group*>(memory); }
   __host__ __device__ const Uint4* chunk_ends() const { return reinterpret_cast<const Uint4*>(groups() + n_groups); }
   __host__ __device__ const Metadata* tensors() const {
     return reinterpret_cast<const Metadata*>(reinterpret_cast<const std::uint32_t*>(chunk_ends()) + n_ends());

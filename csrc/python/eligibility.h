@@ -88,13 +88,6 @@ class DenseParam {
     return mixed_dtypes ? dtype_of(other) : std::nullopt;
   }
 
-  // The address of a flag of the first update: int64, one element, on the parameter's device; otherwise 0.
-  std::int64_t flag_address(PyObject* tensor) const {
-    TensorView view;
-    if (!view_of(tensor, view) || !on_one_device(view_, view) || numel_of(view) != 1) return 0;
-    return view.type_code == int_code && view.type_bits == 64 ? address_of(view) : 0;
-  }
-
   std::int64_t address() const { return address_of(view_); }
   std::int64_t numel() const { return numel_; }
   Dtype dtype() const { return dtype_; }

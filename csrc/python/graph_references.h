@@ -10,7 +10,7 @@
 #include <mutex>
 #include <vector>
 
-#include "cuda/sgd.h"
+#include "cuda/update.h"
 
 namespace clrfast {
 

@@ -7,6 +7,7 @@
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -48,8 +49,8 @@ struct Requirements {
 
 // The state that the parameters of one group need.
 struct GroupNeeds {
-  bool momentum;           // a momentum buffer
-  bool first_update_flag;  // the flag `momentum_initialized` of each buffer
+  int n_states;  // tensors of the rule's state
+  bool counter;  // an `UpdateCounter` for each parameter
 };
 
 // One walk over the parameters.
@@ -103,17 +104,17 @@ class CollectorWalk {
     const auto grad_dtype = dense.dtype_with(view, requirements_.mixed_dtypes);
     if (!grad_dtype) return false;
     row.grad = address_of(view);
-    Dtype buffer_dtype = dense.dtype();
+    Dtype state_dtype = dense.dtype();
     PyObject* cached = PyList_GET_ITEM(cached_, index);
     row.param = dense.address();
     if (!is_plain_state_.again(param, before.param, row.param)) return false;
     if (cached == Py_None) {
-      if (needs.momentum || needs_master(dense)) return false;
-    } else if (!add_state(param, cached, dense, needs, before, row, buffer_dtype)) {
+      if (needs.n_states || needs_master(dense)) return false;
+    } else if (!add_state(param, cached, dense, needs, before, row, state_dtype)) {
       return false;
     }
     row.numel = dense.numel();
-    row.dtypes = pack_dtypes(dense.dtype(), *grad_dtype, buffer_dtype);
+    row.dtypes = pack_dtypes(dense.dtype(), *grad_dtype, state_dtype);
     row.group = group_index_;
     Py_INCREF(param);
     PyList_SET_ITEM(params_.ptr(), n_found_, param);
@@ -123,28 +124,31 @@ class CollectorWalk {
 
   // Adds what the update needs of the state of `param`. Returns false if the state is not the cached one.
   bool add_state(PyObject* param, PyObject* cached, const DenseParam& dense, const GroupNeeds& needs,
-                 const ParamTensors& before, ParamTensors& row, Dtype& buffer_dtype) {
-    enum { param_at, state_at, buffer_at, flag_at, master_at, items_at };
+                 const ParamTensors& before, ParamTensors& row, Dtype& state_dtype) {
+    enum { param_at, state_at, states_at, counter_at = states_at + max_states, address_at, master_at, items_at };
     const auto at = [cached](Py_ssize_t k) { return PyTuple_GET_ITEM(cached, k); };
     PyObject* const* items = PySequence_Fast_ITEMS(cached) + items_at;
     if (at(param_at) != param || !still_holds(at(state_at), items, PyTuple_GET_SIZE(cached) - items_at)) return false;
     TensorView view;
-    if (needs.momentum) {
-      if (at(buffer_at) == Py_None || !dense.fits(at(buffer_at), view)) return false;
+    for (int k = 0; k < needs.n_states; ++k) {
+      PyObject* tensor = at(states_at + k);
+      if (tensor == Py_None || !dense.fits(tensor, view)) return false;
       const auto dtype = dense.dtype_with(view, requirements_.mixed_dtypes);
-      if (!dtype) return false;
-      row.buffer = address_of(view);
-      if (!is_plain_state_.again(at(buffer_at), before.buffer, row.buffer)) return false;
-      buffer_dtype = *dtype;
-      if (at(flag_at) == Py_None) {
-        if (needs.first_update_flag && dense.numel()) return false;
-      } else if (!(row.momentum_initialized = dense.flag_address(at(flag_at)))) {
-        return false;
-      }
+      if (!dtype || (k && *dtype != state_dtype)) return false;
+      row.states[k] = address_of(view);
+      if (!is_plain_state_.again(tensor, before.states[k], row.states[k])) return false;
+      state_dtype = *dtype;
+    }
+    if (needs.n_states && at(counter_at) != Py_None) {
+      // Only memory of Python's own making has room for both numbers of a counter.
+      if (!view_of(at(counter_at), view) || address_of(view) != PyLong_AsLongLong(at(address_at))) return false;
+      row.counter = address_of(view);
+    } else if (needs.n_states && needs.counter && dense.numel()) {
+      return false;
     }
     if (needs_master(dense)) {
       if (!requirements_.mixed_dtypes || at(master_at) == Py_None || !dense.fits(at(master_at), view)) return false;
-      if (dtype_of(view) != Dtype::float32 || (needs.momentum && buffer_dtype != Dtype::float32)) return false;
+      if (dtype_of(view) != Dtype::float32 || (needs.n_states && state_dtype != Dtype::float32)) return false;
       row.master = address_of(view);
       if (!is_plain_state_.again(at(master_at), before.master, row.master)) return false;
     }
@@ -182,36 +186,38 @@ class TensorCollector {
   // Fills the rows of this step. Returns the parameters that have a gradient and their gradients, as two lists; None
   // where Python must decide.
   //
-  //   param_groups: list of dicts.  state, flags: the optimizer's state, and its flags of first updates by buffer.
-  //   momentum_groups, flag_groups: per group, whether its parameters need a buffer, and whether buffers need a flag.
+  //   param_groups: list of dicts.  state, counters: the optimizer's state, and its counters of updates.
+  //   state_counts, counter_groups: per group, how many tensors of state its parameters need, and whether a counter.
   //   cache: what Python found when it last collected the tensors, a tuple of four:
-  //     rows: int64 [n_params, 8], one `ParamTensors` each; overwritten here.
-  //     state_items, flag_items: the items of `state` and of `flags` in order, each key followed by its value.
-  //     per_param: a list with a tuple per parameter: (parameter, its state, buffer, flag, master weights, then the
-  //       items of its state, each key followed by its value). A tensor that it does not have is None. A parameter
-  //       without state has None instead of a tuple.
-  py::object collect(const py::list& param_groups, const py::dict& state, const py::dict& flags,
-                     const py::list& momentum_groups, const py::list& flag_groups, const py::tuple& cache) const {
+  //     rows: int64 [n_params, 10], one `ParamTensors` each; overwritten here.
+  //     state_items, counter_items: the items of `state` and of `counters` in order, each key followed by its value.
+  //     per_param: a list with a tuple per parameter: (parameter, its state, `max_states` tensors of state, counter,
+  //       the counter's address, master weights, then the items of its state, each key followed by its value). A
+  //       tensor that it does not have is None. A parameter without state has None instead of a tuple.
+  py::object collect(const py::list& param_groups, const py::dict& state, const py::dict& counters,
+                     const std::vector<int>& state_counts, const std::vector<bool>& counter_groups,
+                     const py::tuple& cache) const {
     if (cache.size() != 4) throw std::invalid_argument("clrfast._C: a cache has four entries");
     // A write to a converted copy would be lost, so the array must have the right dtype and order.
     if (!py::isinstance<py::array_t<std::int64_t, py::array::c_style>>(cache[0]))
       throw std::invalid_argument("clrfast._C: rows must be an int64 array in C order");
     auto rows = py::reinterpret_borrow<py::array_t<std::int64_t, py::array::c_style>>(cache[0]);
-    const auto state_items = cache[1].cast<py::list>(), flag_items = cache[2].cast<py::list>(),
+    const auto state_items = cache[1].cast<py::list>(), counter_items = cache[2].cast<py::list>(),
                per_param = cache[3].cast<py::list>();
     if (rows.ndim() != 2 || rows.shape(1) != tensor_columns)
-      throw std::invalid_argument("clrfast._C: rows must be [n, 8]");
+      throw std::invalid_argument("clrfast._C: rows must be [n, 10]");
     if (static_cast<py::size_t>(rows.shape(0)) != per_param.size())
       throw std::invalid_argument("clrfast._C: one cached entry per row");
-    if (momentum_groups.size() != flag_groups.size())
-      throw std::invalid_argument("clrfast._C: momentum_groups and flag_groups must have one entry per group");
-    if (!exchange_api || param_groups.size() != momentum_groups.size()) return py::none();
-    if (!still_holds(state, state_items) || !still_holds(flags, flag_items)) return py::none();
+    if (state_counts.size() != counter_groups.size())
+      throw std::invalid_argument("clrfast._C: state_counts and counter_groups must have one entry per group");
+    if (std::any_of(state_counts.begin(), state_counts.end(), [](int n) { return n < 0 || n > max_states; }))
+      throw std::invalid_argument("clrfast._C: state_counts out of range");
+    if (!exchange_api || static_cast<py::size_t>(param_groups.size()) != state_counts.size()) return py::none();
+    if (!still_holds(state, state_items) || !still_holds(counters, counter_items)) return py::none();
     CollectorWalk walk(requirements_, reinterpret_cast<ParamTensors*>(rows.mutable_data()), per_param.ptr());
-    for (py::size_t k = 0; k < momentum_groups.size(); ++k) {
-      const auto is_true = [k](const py::list& list) { return PyObject_IsTrue(PyList_GET_ITEM(list.ptr(), k)) == 1; };
-      const GroupNeeds needs{is_true(momentum_groups), is_true(flag_groups)};
-      if (!walk.add_group(PyList_GET_ITEM(param_groups.ptr(), k), needs)) {
+    for (std::size_t k = 0; k < state_counts.size(); ++k) {
+      const GroupNeeds needs{state_counts[k], counter_groups[k]};
+      if (!walk.add_group(PyList_GET_ITEM(param_groups.ptr(), static_cast<Py_ssize_t>(k)), needs)) {
         PyErr_Clear();
         return py::none();
       }

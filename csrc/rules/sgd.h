@@ -1,6 +1,6 @@
 // SGD with momentum: the update of one element, for every backend.
 //
-//     g  <- grad_factor * grad                     grad_factor = (maximize ? -1 : 1) / grad_scale
+//     g  <- grad_factor * grad
 //     g  <- g + weight_decay * p                   left out where weight_decay == 0
 //     b  <- buffer_weight * b + grad_weight * g    momentum and 1 - dampening; in the first update 0 and 1, so b <- g
 //     d  <- b                                      momentum form
@@ -8,46 +8,78 @@
 //           g                                      plain form: momentum == 0, and b is neither read nor written
 //     p  <- p - lr * d
 //
-// Each operation rounds by itself (build with -ffp-contract=off, nvcc with -fmad=false). The update is bound by memory,
-// so fused multiply-adds gain nothing, and without them all backends agree bit for bit.
+// An update moves 20 bytes per float32 parameter with momentum: it reads p, g and b, and writes p and b.
 #pragma once
 
-#include "host_device.h"
+#include "rules/rule.h"
 
 namespace clrfast {
 
-enum class Form { plain, momentum, nesterov };
+struct Sgd {
+  static constexpr int min_states = 0, n_states = 1, vector_states = 1, n_constants = 2;
+  static constexpr bool always_counts = false;
+  static constexpr bool costly_hyper_params = false;
 
-// Hyper-parameters of one group at one step, in the type of the arithmetic: float, or double for float64 tensors.
-template <class T>
-struct HyperParams {
-  T grad_factor, weight_decay, buffer_weight, grad_weight, momentum, lr;
-};
+  template <class T>
+  using Scalar = T;
 
-// `grad_weight` is 1 - dampening; `first` says that no update of this buffer was applied before.
-template <class T>
-CLRFAST_HD HyperParams<T> hyper_params(T lr, T momentum, T weight_decay, T grad_weight, bool maximize, T grad_scale,
-                                       bool first) {
-  const T inverse_scale = T(1) / grad_scale;
-  return {maximize ? -inverse_scale : inverse_scale,
-          weight_decay,
-          first ? T(0) : momentum,
-          first ? T(1) : grad_weight,
-          momentum,
-          lr};
-}
+  template <class T>
+  struct Constants {
+    T grad_weight;
+    bool nesterov;
 
-// `form` and `decay` are constants in the loops on the CPU, and registers in the kernel, where they cost nothing.
-template <class T>
-CLRFAST_HD void sgd_update(Form form, bool decay, T& p, T grad, T& b, const HyperParams<T>& h) {
-  T g = h.grad_factor * grad;
-  if (decay) g = g + h.weight_decay * p;
-  T d = g;
-  if (form != Form::plain) {
-    b = h.buffer_weight * b + h.grad_weight * g;
-    d = form == Form::nesterov ? g + h.momentum * b : b;
+    template <class U>
+    CLRFAST_HD Constants<U> as() const {
+      return {static_cast<U>(grad_weight), nesterov};
+    }
+  };
+
+  // `values`: dampening, nesterov.
+  template <class T>
+  static Constants<T> constants(const double* values) {
+    return {static_cast<T>(1 - values[0]), values[1] != 0};
   }
-  p = p - h.lr * d;
-}
+
+  template <class T>
+  struct HyperParams {
+    T grad_factor, weight_decay, buffer_weight, grad_weight, momentum, lr;
+  };
+
+  // Three forms, each without and with weight decay.
+  enum Form : unsigned { plain = 0, momentum = 2, nesterov = 4 };
+  static constexpr unsigned n_variants = 6;
+  CLRFAST_HD static constexpr int states_used(unsigned variant) { return variant >= momentum; }
+
+  template <class T>
+  CLRFAST_HD static unsigned variant(const Row<T>& row, const Constants<T>& constants, bool has_states) {
+    const unsigned form = row.momentum == 0 || !has_states ? plain : constants.nesterov ? nesterov : momentum;
+    return form | (row.weight_decay != 0);
+  }
+
+  template <class T>
+  CLRFAST_HD static HyperParams<T> hyper_params(const Row<T>& row, const Constants<T>& constants, T grad_factor,
+                                                float count) {
+    const bool first = count == 1.0f;
+    return {grad_factor,
+            row.weight_decay,
+            first ? T(0) : row.momentum,
+            first ? T(1) : constants.grad_weight,
+            row.momentum,
+            row.lr};
+  }
+
+  template <class T>
+  CLRFAST_HD static void update(unsigned variant, T& p, T grad, T* states, const HyperParams<T>& h) {
+    T g = h.grad_factor * grad;
+    if (variant & 1u) g = g + h.weight_decay * p;
+    T d = g;
+    if (states_used(variant)) {
+      T& b = states[0];
+      b = h.buffer_weight * b + h.grad_weight * g;
+      d = variant >= nesterov ? g + h.momentum * b : b;
+    }
+    p = p - h.lr * d;
+  }
+};
 
 }  // namespace clrfast

@@ -1,4 +1,4 @@
-"""Builds the native module with csrc/cuda/sgd.cu compiled for the CPU, and puts it under backend "cuda"."""
+"""Builds the native module with csrc/cuda/*.cu compiled for the CPU, and puts it under backend "cuda"."""
 
 from __future__ import annotations
 
@@ -23,7 +23,13 @@ from clrfast.optim._backends import cuda
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
-SOURCES = [*(ROOT / "csrc" / name for name in ("cuda/sgd.cu", "cpu/sgd.cpp", "bindings.cpp")), HERE / "controls.cpp"]
+SOURCES = [
+    *(
+        ROOT / "csrc" / name
+        for name in ("cuda/device.cu", "cuda/sgd.cu", "cuda/adamw.cu", "cpu/update.cpp", "bindings.cpp")
+    ),
+    HERE / "controls.cpp",
+]
 COMPILER = shutil.which(os.environ.get("CXX", "c++"))
 
 FLAGS = [

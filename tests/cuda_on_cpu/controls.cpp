@@ -7,6 +7,7 @@
 
 #include "cuda/launch_argument.h"
 #include "cuda/launch_plan.h"
+#include "rules/sgd.h"
 
 namespace py = pybind11;
 
@@ -25,7 +26,7 @@ PYBIND11_MODULE(_emulation, m) {
     return plans;
   });
   m.def("find_chunks", [](const std::vector<std::uint32_t>& chunk_ends) {
-    auto argument = std::make_unique<clrfast::UpdateArgument<float, clrfast::TensorMetadata, 32764>>();
+    auto argument = std::make_unique<clrfast::UpdateArgument<clrfast::Sgd, float, clrfast::TensorMetadata, 32764>>();
     argument->n_groups = 1;
     argument->n_tensors = static_cast<std::uint32_t>(chunk_ends.size());
     argument->set_chunk_ends([&](std::uint32_t i) { return chunk_ends[i]; });

@@ -49,5 +49,5 @@ def test_every_block_finds_its_chunk(emulated, n_chunks):
 
 
 def test_a_block_finds_its_chunk_in_a_full_launch(emulated):
-    n_tensors = emulated[0].tensors_per_launch
+    n_tensors = emulated[0].sgd_tensors_per_launch
     assert emulated[1].find_chunks(list(range(1, n_tensors + 1))) == [(index, 0, True) for index in range(n_tensors)]

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.parametrize("backend", KERNELS)
 
 # Each number of tensors is the most that one size of the argument holds.
 @pytest.mark.parametrize(
-    ("n_tensors", "launches"), [(1, 1), (118, 1), (119, 1), (246, 1), (247, 1), (1015, 1), (1016, 2), (3000, 3)]
+    ("n_tensors", "launches"), [(1, 1), (118, 1), (119, 1), (246, 1), (247, 1), (1014, 1), (1015, 2), (3000, 3)]
 )
 def test_many_tensors_take_the_expected_number_of_launches(backend, emulation, merged, n_tensors, launches):
     shapes = [(1 + index % 7,) for index in range(n_tensors)]
@@ -124,7 +124,7 @@ def test_older_toolkits_use_small_arguments(backend, emulation, pytestconfig, mo
     """Before CUDA 13 an argument has 4 KB, so there are more launches with the same numbers."""
     module, controls = build.build(pytestconfig.cache.mkdir("cuda_on_cpu"), cudart_version=12080)
     build.install(module, monkeypatch)
-    assert module.tensors_per_launch < 128
+    assert module.sgd_tensors_per_launch < 128
     results = []
     for chosen in ("torch", backend):
         params = make_params([(index,) for index in range(300)])
@@ -132,5 +132,5 @@ def test_older_toolkits_use_small_arguments(backend, emulation, pytestconfig, mo
         controls.launches()
         clrfast.SGD(params, lr=0.1, momentum=0.9, backend=chosen).step()
         results.append(params)
-    assert controls.launches() == -(-299 // module.tensors_per_launch)
+    assert controls.launches() == -(-299 // module.sgd_tensors_per_launch)
     assert_same(*results)

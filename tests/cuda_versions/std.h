@@ -13,7 +13,7 @@ using intptr_t = long;
 using uintptr_t = unsigned long;
 
 namespace std {
-using ::fabs, ::isfinite, ::memcpy;
+using ::fabs, ::isfinite, ::memcpy, ::pow, ::sqrt;
 using ::int8_t, ::int16_t, ::int32_t, ::int64_t, ::intptr_t;
 using ::uint8_t, ::uint16_t, ::uint32_t, ::uint64_t, ::uintptr_t;
 using size_t = decltype(sizeof 0);

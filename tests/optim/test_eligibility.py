@@ -73,9 +73,9 @@ def test_cpp_takes_the_tensors_that_python_takes_and_finds_the_same_memory(backe
         except RuntimeError:  # torch itself refuses such a gradient
             continue
         rows = update._cache.rows.copy()
-        flags = optimizer.momentum_flags.by_buffer
+        counters = optimizer.counters.by_tensor
         found = update._collector.collect(
-            optimizer.param_groups, optimizer.state, flags, [True], [False], update._cache
+            optimizer.param_groups, optimizer.state, counters, [1], [False], update._cache
         )
         taken = not update._left_to_reference
         assert (found is not None) == taken, f"parameter {kind}, gradient {grad_kind}, buffer {buffer_kind}"

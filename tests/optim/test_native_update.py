@@ -219,30 +219,35 @@ def test_autograd_counts_an_update_as_an_in_place_change(backend):
 
 def test_the_binding_refuses_what_memory_safety_forbids(backend):
     module = _native.load()
-    rows = np.zeros((1, 8), dtype=np.int64)
+    rows = np.zeros((1, 10), dtype=np.int64)
     group = (0.1, 0.0, 0.0, 0.0, 0.0, 0.0)
 
     def sgd(rows=rows, groups=(group,)):
         if backend == "cpp":
-            module.sgd_(rows, list(groups), None, True, 1.0, 1)
+            module.sgd_(rows, list(groups), None, True, 1.0, 1.0, 1)
         else:
-            module.sgd_cuda_(rows, [(*group, 0, 0) for group in groups], (None, 0.0, 0.0, 0, 0, 0, 0), 0, 0, 0, 0)
+            module.sgd_cuda_(rows, [(*group, 0, 0) for group in groups], (None, 0.0, 0.0, 0, 0, 0, 0), 0, 0, 0, 0, 0)
 
-    for column, value, named in ((7, 1, "group out of range"), (6, 64, "unknown dtype"), (5, -1, "negative numel")):
+    for column, value, named in (
+        (9, 1, "group out of range"),
+        (8, 64, "unknown dtype"),
+        (7, -1, "negative numel"),
+        (6, 4, "aligned"),
+    ):
         bad = rows.copy()
         bad[0, column] = value
         with pytest.raises(ValueError, match=named):
             sgd(bad)
     bad = rows.copy()
-    bad[0, [1, 5]] = 8
+    bad[0, [1, 7]] = 8
     with pytest.raises(ValueError, match="no memory"):
         sgd(bad)
     with pytest.raises(ValueError, match="must be"):
-        sgd(np.zeros((1, 7), dtype=np.int64))
+        sgd(np.zeros((1, 9), dtype=np.int64))
     with pytest.raises(TypeError):
         sgd(rows.astype(np.int32))
     with pytest.raises(ValueError, match="a control needs all of its memory"):
-        module.advance_((8, 1, 1, 8, 8, 0, 8, 8), 0.98, 0.0, None, 0.0)
+        module.advance_((8, 1, 1, 8, 8, 8, 0, 8, 8), 0.98, 0.0, None, 0.0)
 
 
 def test_many_groups_are_updated_with_their_own_options(backend):

@@ -4,10 +4,15 @@ import pytest
 import torch
 
 import clrfast
+from clrfast.optim import _rules as rules
 from clrfast.optim._backends.reference import update_
 from tests.helpers.optimizers import DTYPES, OPTIONS, assert_near, option_id, run_steps
 
-NOTHING = {"momentum": 0.0, "weight_decay": 0.0, "dampening": 0.0, "nesterov": False, "maximize": False}
+
+def sgd_(p, g, b, counter, *, momentum=0.0, weight_decay=0.0, dampening=0.0, nesterov=False, maximize=False, **given):
+    """Make one update by SGD with lr = 0.5."""
+    row, states = (0.5, momentum, weight_decay), [] if b is None else [b]
+    update_(rules.SGD, p, g, states, counter, row=row, constants=(dampening, nesterov), maximize=maximize, **given)
 
 
 @pytest.mark.parametrize(
@@ -32,16 +37,16 @@ NOTHING = {"momentum": 0.0, "weight_decay": 0.0, "dampening": 0.0, "nesterov": F
 def test_one_update_gives_the_hand_computed_values(options, started, expected_p, expected_b):
     """All cases begin at p = 2, g = 3, b = 8 and use lr = 0.5."""
     p, g, b = torch.tensor([2.0]), torch.tensor([3.0]), torch.tensor([8.0])
-    flag = torch.tensor(int(started))
-    update_(p, g, b, flag, lr=0.5, **{**NOTHING, **options})
+    counter = torch.tensor([float(started), 0.0])
+    sgd_(p, g, b, counter, **options)
     assert (p.item(), g.item(), b.item()) == (expected_p, 3.0, expected_b)
     applied = bool(options.get("apply", True)) and bool(options.get("momentum", 0))
-    assert flag.item() == (started or applied)
+    assert counter[0] == started + applied
 
 
 def test_a_weight_decay_of_0_does_not_touch_infinite_parameters():
     p = torch.tensor([float("inf")])
-    update_(p, torch.tensor([1.0]), None, None, lr=torch.tensor(0.5), **{**NOTHING, "weight_decay": torch.tensor(0.0)})
+    sgd_(p, torch.tensor([1.0]), None, None, weight_decay=torch.tensor(0.0))
     assert p.item() == float("inf")
 
 

@@ -38,10 +38,10 @@ CHANGES = {
     "buffer memory swapped": lambda o, p: setattr(
         o.state[p[0]]["momentum_buffer"], "data", torch.ones_like(o.state[p[0]]["momentum_buffer"])
     ),
-    "flag dropped": lambda o, p: o.momentum_flags.by_buffer.clear(),
+    "counter dropped": lambda o, p: o.counters.by_tensor.clear(),
     "parameter viewed the other way": lambda o, p: view_otherwise(p[2]),
     "parameter made smaller in place": lambda o, p: make_smaller(o, p[0]),
-    "flag dropped while momentum is off": lambda o, p: drop_flags_without_momentum(o),
+    "counter dropped while momentum is off": lambda o, p: drop_counters_without_momentum(o),
     "momentum switched off": lambda o, p: o.param_groups[0].update(momentum=0.0),
     "gradient taken away": lambda o, p: setattr(p[1], "grad", None),
     "parameter list shortened": lambda o, p: o.param_groups[0]["params"].pop(),
@@ -50,9 +50,9 @@ CHANGES = {
 }
 
 
-def drop_flags_without_momentum(optimizer):
+def drop_counters_without_momentum(optimizer):
     """Such a state comes from torch's SGD, loaded before momentum is switched on."""
-    optimizer.momentum_flags.by_buffer.clear()
+    optimizer.counters.by_tensor.clear()
     optimizer.param_groups[0]["momentum"] = 0.0
     optimizer.step()
     optimizer.param_groups[0]["momentum"] = 0.9
@@ -81,17 +81,15 @@ def swap_states(optimizer, params):
 
 
 def forget_the_first_update(optimizer, params):
-    flag = optimizer.momentum_flags.by_buffer[optimizer.state[params[0]]["momentum_buffer"]]
-    flag.data = torch.zeros_like(flag)  # other memory, the same tensor
+    counter = optimizer.counters.by_tensor[optimizer.state[params[0]]["momentum_buffer"]]
+    counter.data = torch.zeros_like(counter)  # other memory, the same tensor
 
 
-def flag_of_another_type(optimizer, params):
-    optimizer.momentum_flags.by_buffer[optimizer.state[params[0]]["momentum_buffer"]] = torch.zeros(
-        (), dtype=torch.float64
-    )
+def counter_of_another_type(optimizer, params):
+    optimizer.counters.by_tensor[optimizer.state[params[0]]["momentum_buffer"]] = torch.zeros(2, dtype=torch.float64)
 
 
-REARRANGED = [swap_in_group, swap_states, forget_the_first_update, flag_of_another_type]
+REARRANGED = [swap_in_group, swap_states, forget_the_first_update, counter_of_another_type]
 
 
 @pytest.mark.parametrize("change", REARRANGED)
@@ -337,9 +335,9 @@ def test_state_moved_to_shared_memory_in_place_is_updated(backend):
         for step in range(6):
             if moves and step == 3:
                 control = optimizer.control
-                flags = [flag for flag in optimizer.momentum_flags.by_buffer.values() if flag is not None]
+                counters = [counter for counter in optimizer.counters.by_tensor.values() if counter is not None]
                 states = [tensor for state in optimizer.state.values() for tensor in state.values()]
-                for tensor in (*params, *states, *flags, *control.tensors(), control.blocks_done):
+                for tensor in (*params, *states, *counters, *control.tensors(), control.blocks_done):
                     tensor.share_memory_()
                 noise = [torch.full((size,), 7.0) for size in range(1, 40) for _ in range(20)]  # in the freed memory
             give_grads(params, step)
@@ -379,10 +377,10 @@ def test_parameters_on_other_devices_are_left_out(backend):
     kind = 2 if params[0].is_cuda else 1
 
     def collected(device, other_ids):
-        rows = np.ones((2, 8), dtype=np.int64)
+        rows = np.ones((2, 10), dtype=np.int64)
         collector = _native.load().TensorCollector(device, other_ids, False, False)
         cache = rows, [], [], [None, None]
-        found = collector.collect(optimizer.param_groups, {}, {}, [False], [False], cache)
+        found = collector.collect(optimizer.param_groups, {}, {}, [0], [False], cache)
         return None if found is None else (len(found[0]), int(rows.any()))
 
     assert collected((kind, 0), [5]) == (2, 1)

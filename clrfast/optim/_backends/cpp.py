@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ... import _native
 from .._parameters import devices_of
-from .._protocols import Control, OptimizerView
-from .native import OPTIONS, NativeUpdate
+from .._protocols import Control, GradScale, OptimizerView
+from .native import NativeUpdate, as_float32, clip_arguments, group_numbers
 
 _in_forked_child = False
 """Whether this process was forked. OpenMP's threads do not exist in the child, and a parallel region would wait for
@@ -56,18 +56,30 @@ class CppUpdate(NativeUpdate):
     device_type = 1
     mixed_dtypes = False
 
-    def _update_(
-        self, optimizer: OptimizerView, loss: Any, grad_scale: Tensor | None, found_inf: Tensor | None
-    ) -> None:
+    def _clip_(self, optimizer: OptimizerView, max_norm: float, scale: GradScale, result: Tensor) -> None:
         control = optimizer.control
-        if control is not None:
-            control.advance(loss, found_inf)
-        groups = [tuple(float(group[name]) for name in OPTIONS) for group in optimizer.param_groups]
-        _native.load().sgd_(
+        grad_scale, found_inf = (as_float32(tensor, self._device) for tensor in (scale.grad_scale, scale.found_inf))
+        _native.load().clip_(
             self._cache.rows,
-            groups,
-            None if control is None else control.addresses(),
-            found_inf is None or found_inf.item() == 0,
-            1.0 if grad_scale is None else grad_scale.item(),
-            1 if _in_forked_child else torch.get_num_threads(),
+            len(optimizer.param_groups),
+            clip_arguments(control, max_norm, grad_scale, found_inf, result),
+            _n_threads(),
         )
+
+    def _update_(self, optimizer: OptimizerView, loss: Any, scale: GradScale) -> None:
+        control, rule = optimizer.control, optimizer.rule
+        if control is not None:
+            control.advance(loss, scale.found_inf)
+        getattr(_native.load(), f"{rule.name}_")(
+            self._cache.rows,
+            [group_numbers(rule, group) for group in optimizer.param_groups],
+            None if control is None else control.addresses(),
+            scale.found_inf is None or scale.found_inf.item() == 0,
+            1.0 if scale.grad_scale is None else scale.grad_scale.item(),
+            1.0 if scale.clip_factor is None else scale.clip_factor.item(),
+            _n_threads(),
+        )
+
+
+def _n_threads() -> int:
+    return 1 if _in_forked_child else torch.get_num_threads()

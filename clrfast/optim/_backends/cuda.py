@@ -12,8 +12,9 @@ from torch import Tensor
 from ... import _native
 from .. import _capture as capture
 from .._parameters import describe, devices_of, params_with_grad, require_one_element
-from .._protocols import Control, OptimizerView
-from .native import OPTIONS, NativeUpdate
+from .._protocols import Control, GradScale, OptimizerView
+from .._rules import Rule
+from .native import NativeUpdate, as_float32, clip_arguments, group_numbers
 
 MAX_MERGED_CHUNKS = 2048
 """Maximum number of chunks (4,096 elements; 8,192 of 16 bits) for which one launch advances the schedule and updates.
@@ -87,8 +88,8 @@ class CudaUpdate(NativeUpdate):
     """The update of an optimizer's parameters on one CUDA device.
 
     Args:
-        step_count: int64 [] on the device, the number of the current update. A buffer's flag holds the number of its
-            first update (csrc/cuda/kernels.h).
+        step_count: int64 [] on the device, the number of the current step, which counters refer to
+            (``UpdateCounter`` in csrc/rules/rule.h).
     """
 
     device_type = 2
@@ -98,62 +99,69 @@ class CudaUpdate(NativeUpdate):
         super().__init__(optimizer, device)
         self._step_count = step_count
 
-    def _update_(
-        self, optimizer: OptimizerView, loss: Any, grad_scale: Tensor | None, found_inf: Tensor | None
-    ) -> None:
+    def _clip_(self, optimizer: OptimizerView, max_norm: float, scale: GradScale, result: Tensor) -> None:
+        control = optimizer.control
+        grad_scale, found_inf = (as_float32(tensor, self._device) for tensor in (scale.grad_scale, scale.found_inf))
+        rows = self._cache.rows
+        sums = torch.empty(_native.load().clip_scratch(rows), dtype=torch.float64, device=self._device)
+        with _device_guard(self._device):
+            _native.load().clip_cuda_(
+                rows,
+                len(optimizer.param_groups),
+                clip_arguments(control, max_norm, grad_scale, found_inf, result),
+                sums.data_ptr() or result.data_ptr(),
+                _stream_handle(self._device),
+            )
+            if capture.is_capturing(self._devices):
+                used = [*self._grads, grad_scale, found_inf, result, sums]
+                _hold_for_graph(self._device, [*used, *(control.tensors() if control is not None else ())])
+
+    def _update_(self, optimizer: OptimizerView, loss: Any, scale: GradScale) -> None:
         control = optimizer.controls[self._device] if optimizer.controls else None
+        grad_scale, found_inf = (as_float32(tensor, self._device) for tensor in (scale.grad_scale, scale.found_inf))
+        clip_factor = scale.clip_factor
+        if clip_factor is not None:
+            clip_factor = clip_factor.to(self._device, torch.float64, non_blocking=True)
         if control is not None:
             advance, used = _advance_params(control, control.as_tensor(loss), found_inf)
             found_inf = None  # the control decides whether to apply the update
         else:
             advance, used = (None, 0.0, 0.0, 0, 0, self._step_count.data_ptr(), 0), [self._step_count]
         rates: list[Tensor] = []  # keeps them alive until the launch has read them
-        groups = [self._group(group, rates) for group in optimizer.param_groups]
-        grad_scale, found_inf = (_float32(tensor, self._device) for tensor in (grad_scale, found_inf))
+        groups = [self._group(optimizer.rule, group, rates) for group in optimizer.param_groups]
         with _device_guard(self._device):
             try:
-                _native.load().sgd_cuda_(
+                getattr(_native.load(), f"{optimizer.rule.name}_cuda_")(
                     self._cache.rows,
                     groups,
                     advance,
                     _address(grad_scale),
+                    _address(clip_factor),
                     _address(found_inf),
                     MAX_MERGED_CHUNKS,
                     _stream_handle(self._device),
                 )
             except RuntimeError as error:
-                first = next(
-                    (
-                        one
-                        for one in params_with_grad(optimizer.param_groups, optimizer.state)
-                        if one.param.device == self._device
-                    ),
-                    None,
-                )
+                first = next((one for one in params_with_grad(optimizer) if one.param.device == self._device), None)
                 if first is None:
                     raise
                 where = describe(first.index, first.group, first.param)
                 raise RuntimeError(f"{where} and those launched with it were not updated: {error}") from error
             if capture.is_capturing(self._devices):
                 used += [*self._params, *self._grads, self._left_to_reference, *optimizer.state_tensors()]
-                used += [*rates, grad_scale, found_inf]
+                used += [*rates, grad_scale, clip_factor, found_inf]
                 _hold_for_graph(self._device, used)
         if control is not None:
             control.count_step()
 
-    def _group(self, group: dict[str, Any], rates: list[Tensor]) -> tuple[float, ...]:
+    def _group(self, rule: Rule, group: dict[str, Any], rates: list[Tensor]) -> tuple[float, ...]:
         """Return a group's options, and the addresses of its rate on the device (float32, float64); 0 for a number."""
         lr = group["lr"]
         if not isinstance(lr, Tensor) or (lr.device != self._device and lr.device.type == "cpu"):
-            return (*(float(group[name]) for name in OPTIONS), 0, 0)
+            return (*group_numbers(rule, group), 0, 0)
         require_one_element(lr)
         rates += [lr.detach().to(self._device, dtype, non_blocking=True) for dtype in (torch.float32, torch.float64)]
-        options = (float(group[name]) for name in OPTIONS[1:])
-        return (0.0, *options, rates[-2].data_ptr(), rates[-1].data_ptr())
-
-
-def _float32(tensor: Tensor | None, device: torch.device) -> Tensor | None:
-    return None if tensor is None else tensor.detach().to(device, torch.float32, non_blocking=True)
+        return (*group_numbers(rule, {**group, "lr": 0.0}), rates[-2].data_ptr(), rates[-1].data_ptr())
 
 
 def _address(tensor: Tensor | None) -> int:
@@ -164,7 +172,7 @@ def _advance_params(
     control: Control, loss: Tensor | None, found_inf: Tensor | None
 ) -> tuple[tuple[Any, ...], list[Any]]:
     """Return the arguments that make the kernels advance ``control``, and the tensors whose addresses are in them."""
-    loss, found_inf = (_float32(tensor, control.device) for tensor in (loss, found_inf))
+    loss, found_inf = (as_float32(tensor, control.device) for tensor in (loss, found_inf))
     arguments = (
         control.addresses(),
         control.smoothing,

@@ -1,24 +1,23 @@
 """The pure-torch backend: the executable specification of ``advance_`` and of the update.
 
-It is tensor code for any device that torch has, and it never waits for the device. ``csrc/step_control.h`` and
-``csrc/rules/sgd.h`` hold the same formulas and agree bit for bit: each operation rounds by itself, in float32 (float64
-for float64 parameters).
+It is tensor code for any device that torch has, and it never waits for the device. ``csrc/step_control.h`` holds the
+same formulas and agrees bit for bit. The update itself is in ``_rules``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ...schedules import QUANTITIES
+from ...schedules._group_values import momentum_of
 from .. import _capture as capture
 from .._parameters import ParamWithGrad, devices_of, params_with_grad
-from .._protocols import Control, OptimizerView
-
-Value = Tensor | float
+from .._protocols import Control, GradScale, OptimizerView
+from .._rules import Row, Rule, Value
 
 
 def why_not(device: torch.device) -> str | None:
@@ -70,74 +69,60 @@ def _watch_(control: Control, loss: Tensor, running: Tensor) -> None:
 
 
 def update_(
+    rule: Rule,
     param: Tensor,
     grad: Tensor,
-    buffer: Tensor | None,
-    momentum_initialized: Tensor | None,
+    states: Sequence[Tensor],
+    counter: Tensor | None,
     master: Tensor | None = None,
     *,
-    lr: Value,
-    momentum: Value,
-    weight_decay: Value,
-    dampening: float,
-    nesterov: bool,
+    row: Row,
+    constants: Sequence[float],
     maximize: bool,
-    grad_scale: Tensor | None = None,
+    grad_scale: Value = 1.0,
+    clip_factor: Value = 1.0,
     apply: Tensor | bool = True,
 ) -> None:
-    """Update one parameter in place; ``grad`` is only read.
-
-        g = (-1 if maximize else 1) / grad_scale * grad
-        g = g + weight_decay * p                                        left out where weight_decay == 0
-        b = momentum * b + (1 - dampening) * g                          the first applied update: b = g
-        d = g + momentum * b if nesterov else b                         d = g where momentum == 0
-        p = p - lr * d
+    """Update one parameter in place by ``rule``; ``grad`` is only read.
 
     Args:
-        param, grad, buffer: one shape, any real floating dtypes. ``buffer`` is None without momentum.
-        momentum_initialized: int64 [], 0 until an update of ``buffer`` was applied; None says that one was.
+        param, grad, states: one shape, any real floating dtypes. ``states`` are those that the rule uses.
+        counter: float32; its first element counts the applied updates. None for none.
         master: float32 master weights of a 16-bit ``param``. They are updated, and ``param`` becomes their rounded
             copy. Where an element of ``param`` differs from that copy, it was written to from outside, and overrides
             its master weight.
-        lr, momentum, weight_decay: Python numbers, or one-element tensors on the parameter's device.
+        row: lr, momentum, weight_decay: Python numbers, or one-element tensors on the parameter's device.
+        constants: the rule's own options.
+        grad_scale, clip_factor: divides, and multiplies, the gradient.
         apply: where false, nothing changes.
     """
     compute = torch.float64 if param.dtype == torch.float64 else torch.float32
-    lr, momentum, weight_decay = (_scalar(value, compute) for value in (lr, momentum, weight_decay))
-    p, factor = param.to(compute), -1.0 if maximize else 1.0
+    p = param.to(compute)
     if master is not None:
         p = torch.where(master.to(param.dtype) == param, master, p)
-    g = (factor if grad_scale is None else factor / _scalar(grad_scale, compute)) * grad.to(compute)
-    g = _where(weight_decay != 0, g + weight_decay * p, g)
-    d = g
-    if buffer is not None:
-        b = momentum * buffer.to(compute) + (1 - dampening) * g
-        if momentum_initialized is not None:
-            b = torch.where(momentum_initialized != 0, b, g)
-        has_momentum = momentum != 0
-        d = _where(has_momentum, g + momentum * b if nesterov else b, g)
-        writes_buffer = has_momentum & apply
-        _write_(buffer, b, writes_buffer)
-        if momentum_initialized is not None:  # another backend may have written a number above 1
-            momentum_initialized += (momentum_initialized == 0) & writes_buffer
-    p = p - lr * d
+    factor = 1 / as_scalar(grad_scale, compute) * as_scalar(clip_factor, compute)
+    g = (-factor if maximize else factor) * grad.to(compute)
+    count: Value | None = None if counter is None else counter.view(-1)[0]
+    if param.device.type == "cpu" and not capture.is_capturing((param.device,)):
+        # Reading a tensor waits for nothing there, and the host's power of a beta is that of backend "cpp".
+        row = [float(value) for value in row]
+        count = None if count is None else float(count)
+    p, new_states, counted = rule.update(p, g, [state.to(compute) for state in states], count, row, constants)
+    for state, value in zip(states, new_states, strict=True):
+        write_(state, value, counted & apply)
+    if counter is not None:
+        counter.view(-1)[0] += counted & apply
     if master is not None:
-        _write_(master, p, apply)
-    _write_(param, p, apply)
+        write_(master, p, apply)
+    write_(param, p, apply)
 
 
-def _scalar(value: Value, compute: torch.dtype) -> Value:
-    return value.reshape(()).to(compute) if isinstance(value, Tensor) else value
+def as_scalar(value: Value, dtype: torch.dtype) -> Value:
+    """Return ``value``, if it is a tensor of one element, as one of ``dtype`` without dimensions."""
+    return value.reshape(()).to(dtype) if isinstance(value, Tensor) else value
 
 
-def _where(condition: Any, value: Tensor, otherwise: Tensor) -> Tensor:
-    """Choose by ``condition``: on the host if it is a bool, on the device if it is a tensor."""
-    if isinstance(condition, Tensor):
-        return torch.where(condition, value, otherwise)
-    return value if condition else otherwise
-
-
-def _write_(target: Tensor, value: Tensor, apply: Tensor | bool) -> None:
+def write_(target: Tensor, value: Tensor, apply: Tensor | bool) -> None:
     if apply is True:
         target.copy_(value)
     else:
@@ -155,49 +140,94 @@ class ReferenceUpdate:
         """Find this step's gradients; ``Update.prepare`` has the details."""
         if devices_of(optimizer.param_groups) != self._devices:
             return False
-        self._parameters = params_with_grad(optimizer.param_groups, optimizer.state)
+        self._parameters = params_with_grad(optimizer)
         if capture.is_capturing(self._devices):
             capture.require_complete(optimizer, self._parameters)
         for parameter in self._parameters:
             optimizer.ensure_state(parameter.group, parameter.param)
         return True
 
-    def update_(self, optimizer: OptimizerView, loss: Any, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
+    def clip(self, optimizer: OptimizerView, max_norm: float, scale: GradScale) -> None:
+        """Return None, because ``clip_all`` measures the norm; ``Update.clip`` has the details."""
+
+    def update_(self, optimizer: OptimizerView, loss: Any, scale: GradScale) -> None:
         """Advance the schedule and apply the update; ``Update.update_`` has the details."""
         for control in optimizer.controls.values():
-            control.advance(loss, found_inf)
-        update_all_(optimizer, self._parameters, grad_scale, found_inf)
+            control.advance(loss, scale.found_inf)
+        update_all_(optimizer, self._parameters, scale)
 
 
 @torch.no_grad()
-def update_all_(
-    optimizer: OptimizerView,
-    parameters: list[ParamWithGrad],
-    grad_scale: Tensor | None,
-    found_inf: Tensor | None,
-) -> None:
+def update_all_(optimizer: OptimizerView, parameters: list[ParamWithGrad], scale: GradScale) -> None:
     """Apply ``update_`` to each of ``parameters``, with its state and its group's options."""
+    rule = optimizer.rule
     for parameter in parameters:
         param, group = parameter.param, optimizer.param_groups[parameter.group]
-        values = [group[name] for name in QUANTITIES]
+        row: list[Any] = [group["lr"], momentum_of(group), group["weight_decay"]]
         apply: Tensor | bool = True
         if optimizer.controls:
-            *values, applied = optimizer.controls[param.device].row[parameter.group].unbind()
+            *row, applied = optimizer.controls[param.device].row[parameter.group].unbind()
             apply = applied != 0
-        elif found_inf is not None:
-            apply = found_inf.reshape(()).to(param.device, non_blocking=True) == 0
+        elif scale.found_inf is not None:
+            apply = scale.found_inf.reshape(()).to(param.device, non_blocking=True) == 0
         state = optimizer.state.get(param, {})
-        buffer = state["momentum_buffer"] if optimizer.uses_momentum(parameter.group) else None
+        names = optimizer.states_of(parameter.group)
         update_(
+            rule,
             param,
             parameter.grad,
-            buffer,
-            optimizer.momentum_flags.flag_of(buffer),
+            [state[name] for name in names],
+            optimizer.counters.counter_of(state) if names else None,
             state["master_param"] if optimizer.keeps_master(param) else None,
-            **dict(zip(QUANTITIES, values, strict=True)),
-            dampening=group["dampening"],
-            nesterov=group["nesterov"],
+            row=row,
+            constants=rule.constants(group),
             maximize=group["maximize"],
-            grad_scale=None if grad_scale is None else grad_scale.to(param.device, non_blocking=True),
+            grad_scale=_on(param.device, scale.grad_scale),
+            clip_factor=_on(param.device, scale.clip_factor),
             apply=apply,
         )
+
+
+def _on(device: torch.device, value: Tensor | None) -> Value:
+    return 1.0 if value is None else value.to(device, non_blocking=True)
+
+
+@torch.no_grad()
+def clip_all(optimizer: OptimizerView, max_norm: float, scale: GradScale) -> tuple[Tensor, Tensor, Tensor]:
+    """Measure the norm of all gradients, and record it; ``csrc/clip.h`` has the formulas.
+
+    The squares of gradients on other devices are added on the first one, those of DTensors over the ranks.
+
+    Returns:
+        The norm, the factor that clips it, and ``found_inf``, each of one element.
+    """
+    device = devices_of(optimizer.param_groups)[0]
+    dtype = torch.float32 if device.type == "mps" else torch.float64
+    total = torch.zeros((), dtype=dtype, device=device)
+    shared: dict[Any, Tensor] = {}  # sums of DTensors by their mesh
+    for parameter in params_with_grad(optimizer):
+        squares = parameter.grad.detach().to(dtype).square().sum()
+        mesh = getattr(parameter.grad, "device_mesh", None)
+        if mesh is None:
+            total += squares.to(device, non_blocking=True)
+        else:
+            shared[mesh] = shared[mesh] + squares if mesh in shared else squares
+    for sum_of_mesh in shared.values():
+        total += sum_of_mesh.full_tensor().to(device, non_blocking=True)  # type: ignore[attr-defined]
+    grad_scale, found_inf = scale.grad_scale, scale.found_inf
+    divisor = 1.0 if grad_scale is None else grad_scale.reshape(()).to(device, dtype, non_blocking=True)
+    norm = total.sqrt() / divisor
+    skip = ~torch.isfinite(norm)
+    if found_inf is not None:
+        skip = skip | (found_inf.reshape(()).to(device, non_blocking=True) != 0)
+    for control in optimizer.controls.values():
+        _record_norm_(control, norm.to(control.device, non_blocking=True))
+    return norm, (max_norm / (norm + 1e-6)).clamp(max=1.0), skip.to(torch.float32)
+
+
+def _record_norm_(control: Control, norm: Tensor) -> None:
+    """Record the norm at the current step, unless the control has stopped or is past its end."""
+    last = control.total_steps - 1
+    index = control.step.clamp(max=last).view(1)
+    record = ~control.stop & (control.step <= last)
+    control.grad_norms.index_copy_(0, index, torch.where(record, norm.to(torch.float32), control.grad_norms[index]))

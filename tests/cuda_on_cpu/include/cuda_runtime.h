@@ -1,9 +1,11 @@
-// A substitute for CUDA's header. With it, g++ compiles csrc/cuda/sgd.cu and benchmarks/speed/kernel_variants, and
+// A substitute for CUDA's header. With it, g++ compiles csrc/cuda/*.cu and benchmarks/speed/kernel_variants, and
 // their kernels run on the CPU.
 //
 // A launch runs all blocks and all threads of a block one after the other, each block's threads from the last to the
-// first. Every barrier of the kernels separates what all threads read from what thread 0 alone writes. In this order a
-// thread can pass the barrier without waiting. Device memory is the memory of the process.
+// first. Every barrier of the kernels separates what all threads read from what thread 0 alone writes, or what the last
+// thread alone writes from what all read, or what higher threads write from what lower ones read. In this order a thread
+// can pass the barrier without waiting. Device memory is the memory of the process, and a block's shared memory a
+// static variable.
 #pragma once
 
 #include <atomic>
@@ -20,6 +22,7 @@
 #define __global__
 #define __forceinline__ inline
 #define __grid_constant__
+#define __shared__ static thread_local
 #define __launch_bounds__(...)
 
 using cudaError_t = int;
