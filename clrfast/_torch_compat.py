@@ -33,6 +33,7 @@ __all__ = [
     "increment_version",
     "is_profiling",
     "is_view",
+    "locations_in_memory",
     "parameters_of",
     "remove_step_post_hooks",
     "scale_tensor",
@@ -94,6 +95,19 @@ def has_stepped(optimizer: Optimizer) -> bool:
     of a warm-up. Since 2.4; without it, only the optimizer's state shows a step, and plain SGD has no state.
     """
     return getattr(optimizer, "_opt_called", False)
+
+
+def locations_in_memory(tensor: Tensor) -> tuple[int, int, int]:
+    """Return the addresses of a tensor's Python object, of its header and of its storage's header.
+
+    Native code fetches them into the cache ahead of their use, and reads nothing by them. Since 2.0; 0 without them,
+    and for tensors without a storage.
+    """
+    try:
+        storage = tensor.untyped_storage()._cdata
+    except (AttributeError, NotImplementedError, RuntimeError):
+        storage = 0
+    return id(tensor), getattr(tensor, "_cdata", 0), storage
 
 
 def is_profiling() -> bool:

@@ -14,9 +14,6 @@ the batch, copy it in, launch the graph and copy the loss out.
 from __future__ import annotations
 
 import ctypes
-import os
-import shutil
-import subprocess
 import sysconfig
 from collections.abc import Callable
 from dataclasses import replace
@@ -40,6 +37,7 @@ from clrfast.training import _train_step as train_step
 from tests.cuda_on_cpu import emulated_graphs
 
 from . import shapes, timing
+from .native_library import build_library
 from .setting import Setting
 from .workloads import WORKLOADS, Workload
 
@@ -75,14 +73,13 @@ def timed(benchmark: Any, setting: Setting, contenders: dict[str, Call]) -> dict
 @pytest.fixture(scope="module")
 def floor(tmp_path_factory: pytest.TempPathFactory) -> ctypes.PyDLL | None:
     """Return host_floor.cpp as a library; None without a compiler or DLPack's exchange API."""
-    compiler = shutil.which(os.environ.get("CXX", "c++"))
-    if compiler is None or not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"):
+    if not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"):
         return None
-    library = tmp_path_factory.mktemp("floor") / "host_floor.so"
-    source, include = Path(__file__).with_name("host_floor.cpp"), sysconfig.get_path("include")
-    csrc = Path(clrfast.__file__).parents[1] / "csrc"
-    flags = ["-std=c++17", "-O3", "-shared", "-fPIC", "-fvisibility=hidden", f"-I{csrc}", "-isystem", include]
-    subprocess.run([compiler, *flags, str(source), "-o", str(library)], check=True)
+    csrc, include = Path(clrfast.__file__).parents[1] / "csrc", sysconfig.get_path("include")
+    flags = ("-fvisibility=hidden", f"-I{csrc}", "-isystem", include)
+    library = build_library("host_floor.cpp", tmp_path_factory.mktemp("floor"), *flags)
+    if library is None:
+        return None
     found = ctypes.PyDLL(str(library))
     assert found.prepare(ctypes.py_object(torch.Tensor.__dlpack_c_exchange_api__))
     return found

@@ -11,15 +11,15 @@ from .markdown import Results, hardware_and_versions, markdown_table, microsecon
 
 def step_table(results: Results) -> str:
     """Return the table of optimizer steps on the CPU: models and contenders down."""
-    ours = {row["model"]: row for row in results["rows"] if row["contender"].startswith("clrfast")}
+    ours = {(row["model"], row["rule"]): row for row in results["rows"] if row["contender"].startswith("clrfast")}
     rows = []
     for row in results["rows"]:
-        our_row = ours[row["model"]]
+        our_row = ours[row["model"], row["rule"]]
         factor = "" if row is our_row else f"{row['median_us'] / our_row['median_us']:.1f}x"
         name = f"{row['model']} ({row['size']}): `{row['contender']}`"
         quartiles = f"{row['q25_us']:,.0f} to {row['q75_us']:,.0f} us"
         rows.append([name, f"{row['median_us']:,.0f} us", quartiles, factor])
-    n = " and ".join(f"{row['n']}" for row in ours.values())
+    n = " and ".join(dict.fromkeys(str(row["n"]) for row in ours.values()))
     note = f"{hardware_and_versions(results)}; n = {n} interleaved rounds. `pytest benchmarks/speed/bench_step.py`"
     return markdown_table(["one step", "median", "quartiles", "clrfast is faster by"], rows, note)
 

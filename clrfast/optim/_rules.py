@@ -5,6 +5,7 @@ Each operation rounds by itself, in float32 (float64 for float64 parameters), so
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -69,10 +70,10 @@ def adamw(
 
     p = p * (1 - lr * weight_decay)                                 AdamW
     g = g + weight_decay * p                                        Adam; left out where weight_decay == 0
-    m = m + (1 - beta1) * (g - m)                                   g - (g - m) * beta1 where beta1 <= 1/2
+    m = m + (1 - beta1) * (g - m)                                   g - beta1 * (g - m) where beta1 <= 1/2
     v = beta2 * v + (1 - beta2) * g * g
     x = max(x, v)                                                   AMSGrad only; else x is v
-    p = p - lr / (1 - beta1^t) * m / (sqrt(x) / sqrt(1 - beta2^t) + eps)
+    p = p - lr / (1 - beta1^t) * m / (sqrt(x) * (1 / sqrt(1 - beta2^t)) + eps)
     """
     assert count is not None
     lr, beta1, weight_decay, t = (_as(value, _coefficient_dtype(p)) for value in (*row, count + 1))
@@ -83,17 +84,21 @@ def adamw(
     else:
         g = _where(weight_decay != 0, g + _as(weight_decay, p.dtype) * p, g)
     difference = g - m
-    m = _where(beta1 <= 0.5, g - difference * _as(beta1, p.dtype), m + _as(1 - beta1, p.dtype) * difference)
+    m = _where(beta1 <= 0.5, g - _as(beta1, p.dtype) * difference, m + _as(1 - beta1, p.dtype) * difference)
     v = beta2 * v + (1 - beta2) * g * g
     x = torch.where(largest[0] >= v, largest[0], v) if amsgrad else v
-    step_size, root = lr / (1 - beta1**t), (1 - beta2**t) ** 0.5
-    p = p - _as(step_size, p.dtype) * m / (torch.sqrt(x) / _as(root, p.dtype) + eps)
+    step_size, inverse_root = lr / (1 - beta1**t), 1 / _sqrt(1 - beta2**t)
+    p = p - _as(step_size, p.dtype) * m / (torch.sqrt(x) * _as(inverse_root, p.dtype) + eps)
     return p, [m, v, x][: len(states)], True
 
 
 def _coefficient_dtype(p: Tensor) -> torch.dtype:
     """Return the dtype of Adam's coefficients: float64, where the device has it."""
     return torch.float32 if p.device.type == "mps" else torch.float64
+
+
+def _sqrt(value: Value) -> Value:
+    return value.sqrt() if isinstance(value, Tensor) else math.sqrt(value)
 
 
 def _as(value: Value, dtype: torch.dtype) -> Value:

@@ -18,6 +18,7 @@
 #include "python/attribute.h"
 #include "python/dlpack_view.h"
 #include "python/eligibility.h"
+#include "python/prefetch.h"
 #include "tensor_list.h"
 
 namespace clrfast {
@@ -56,14 +57,16 @@ struct GroupNeeds {
 // One walk over the parameters.
 class CollectorWalk {
  public:
-  // `rows` and `cached` have one entry per parameter; see `TensorCollector::collect`.
-  CollectorWalk(const Requirements& requirements, ParamTensors* rows, PyObject* cached)
+  // `rows`, `cached` and `hints` have one entry per parameter; see `TensorCollector::collect`.
+  CollectorWalk(const Requirements& requirements, ParamTensors* rows, PyObject* cached, const MemoryHints* hints)
       : requirements_(requirements),
         rows_(rows),
         cached_(cached),
+        hints_(hints),
         params_(py::reinterpret_steal<py::object>(PyList_New(PyList_GET_SIZE(cached)))),
         grads_(py::reinterpret_steal<py::object>(PyList_New(PyList_GET_SIZE(cached)))) {
     if (!params_ || !grads_) throw py::error_already_set();
+    for (Py_ssize_t index = 0; index < prefetch_ahead; ++index) prefetch(index);
   }
 
   // Returns false where Python must decide: a tensor of another kind or layout than its parameter, a state that is not
@@ -89,7 +92,15 @@ class CollectorWalk {
   }
 
  private:
+  // Fetches what `add_param` will read of the parameter at `index`.
+  void prefetch(Py_ssize_t index) const {
+    if (index >= PyList_GET_SIZE(cached_)) return;
+    hints_[index].prefetch();
+    clrfast::prefetch(PyList_GET_ITEM(cached_, index), 3);
+  }
+
   bool add_param(PyObject* param, Py_ssize_t index, const GroupNeeds& needs) {
+    prefetch(index + prefetch_ahead);
     ParamTensors& row = rows_[index];
     const ParamTensors before = row;  // of the last step; zeros where that step left the parameter out
     row = {};
@@ -171,6 +182,7 @@ class CollectorWalk {
   const Requirements& requirements_;
   ParamTensors* rows_;
   PyObject* cached_;
+  const MemoryHints* hints_;
   py::object params_, grads_;
   Attribute grad_{grad_name()};
   PlainTensorCheck is_plain_grad_, is_plain_state_;
@@ -188,24 +200,29 @@ class TensorCollector {
   //
   //   param_groups: list of dicts.  state, counters: the optimizer's state, and its counters of updates.
   //   state_counts, counter_groups: per group, how many tensors of state its parameters need, and whether a counter.
-  //   cache: what Python found when it last collected the tensors, a tuple of four:
+  //   cache: what Python found when it last collected the tensors, a tuple of five:
   //     rows: int64 [n_params, 10], one `ParamTensors` each; overwritten here.
   //     state_items, counter_items: the items of `state` and of `counters` in order, each key followed by its value.
   //     per_param: a list with a tuple per parameter: (parameter, its state, `max_states` tensors of state, counter,
   //       the counter's address, master weights, then the items of its state, each key followed by its value). A
   //       tensor that it does not have is None. A parameter without state has None instead of a tuple.
+  //     hints: int64 [n_params, 24], one `MemoryHints` each.
   py::object collect(const py::list& param_groups, const py::dict& state, const py::dict& counters,
                      const std::vector<int>& state_counts, const std::vector<bool>& counter_groups,
                      const py::tuple& cache) const {
-    if (cache.size() != 4) throw std::invalid_argument("clrfast._C: a cache has four entries");
+    if (cache.size() != 5) throw std::invalid_argument("clrfast._C: a cache has five entries");
     // A write to a converted copy would be lost, so the array must have the right dtype and order.
-    if (!py::isinstance<py::array_t<std::int64_t, py::array::c_style>>(cache[0]))
-      throw std::invalid_argument("clrfast._C: rows must be an int64 array in C order");
-    auto rows = py::reinterpret_borrow<py::array_t<std::int64_t, py::array::c_style>>(cache[0]);
+    using Array = py::array_t<std::int64_t, py::array::c_style>;
+    if (!py::isinstance<Array>(cache[0]) || !py::isinstance<Array>(cache[4]))
+      throw std::invalid_argument("clrfast._C: rows and hints must be int64 arrays in C order");
+    auto rows = py::reinterpret_borrow<Array>(cache[0]);
+    const auto hints = py::reinterpret_borrow<Array>(cache[4]);
     const auto state_items = cache[1].cast<py::list>(), counter_items = cache[2].cast<py::list>(),
                per_param = cache[3].cast<py::list>();
     if (rows.ndim() != 2 || rows.shape(1) != tensor_columns)
       throw std::invalid_argument("clrfast._C: rows must be [n, 10]");
+    if (hints.ndim() != 2 || hints.shape(0) != rows.shape(0) || hints.shape(1) != n_hints)
+      throw std::invalid_argument("clrfast._C: hints must be [n, 24]");
     if (static_cast<py::size_t>(rows.shape(0)) != per_param.size())
       throw std::invalid_argument("clrfast._C: one cached entry per row");
     if (state_counts.size() != counter_groups.size())
@@ -214,7 +231,8 @@ class TensorCollector {
       throw std::invalid_argument("clrfast._C: state_counts out of range");
     if (!exchange_api || static_cast<py::size_t>(param_groups.size()) != state_counts.size()) return py::none();
     if (!still_holds(state, state_items) || !still_holds(counters, counter_items)) return py::none();
-    CollectorWalk walk(requirements_, reinterpret_cast<ParamTensors*>(rows.mutable_data()), per_param.ptr());
+    CollectorWalk walk(requirements_, reinterpret_cast<ParamTensors*>(rows.mutable_data()), per_param.ptr(),
+                       reinterpret_cast<const MemoryHints*>(hints.data()));
     for (std::size_t k = 0; k < state_counts.size(); ++k) {
       const GroupNeeds needs{state_counts[k], counter_groups[k]};
       if (!walk.add_group(PyList_GET_ITEM(param_groups.ptr(), static_cast<Py_ssize_t>(k)), needs)) {

@@ -3,10 +3,10 @@
 //     g  <- grad_factor * grad
 //     p  <- p * (1 - lr * weight_decay)            decoupled decay (AdamW)
 //     g  <- g + weight_decay * p                   L2 decay (Adam); left out where weight_decay == 0
-//     m  <- m + (1 - beta1) * (g - m)              written as g - (g - m) * beta1 where beta1 <= 1/2
+//     m  <- m + (1 - beta1) * (g - m)              written as g - beta1 * (g - m) where beta1 <= 1/2
 //     v  <- beta2 * v + (1 - beta2) * g * g
 //     x  <- max(x, v)                              AMSGrad only; else x is v
-//     p  <- p - lr / (1 - beta1^t) * m / (sqrt(x) / sqrt(1 - beta2^t) + eps)
+//     p  <- p - lr / (1 - beta1^t) * m / (sqrt(x) * (1 / sqrt(1 - beta2^t)) + eps)
 //
 // beta1 is the table's momentum, and t the number of this update of the parameter. An update moves 28 bytes per float32
 // parameter: it reads p, g, m and v, and writes p, m and v.
@@ -47,7 +47,7 @@ struct AdamW {
 
   template <class T>
   struct HyperParams {
-    T grad_factor, decay, m_weight, beta1, beta2, v_weight, step_size, v_root, eps;
+    T grad_factor, decay, difference_weight, beta2, v_weight, step_size, inverse_root, eps;
     bool from_g;  // beta1 <= 1/2
   };
 
@@ -67,12 +67,11 @@ struct AdamW {
     return {grad_factor,
             static_cast<T>(constants.decoupled ? 1 - row.lr * row.weight_decay
                                                : row.weight_decay != 0 ? row.weight_decay : 1.0),
-            static_cast<T>(1 - beta1),
-            static_cast<T>(beta1),
+            static_cast<T>(beta1 <= 0.5 ? -beta1 : 1 - beta1),
             static_cast<T>(beta2),
             static_cast<T>(1 - beta2),
             static_cast<T>(row.lr / (1 - std::pow(beta1, t))),
-            static_cast<T>(std::sqrt(1 - std::pow(beta2, t))),
+            static_cast<T>(1 / std::sqrt(1 - std::pow(beta2, t))),
             static_cast<T>(constants.eps),
             beta1 <= 0.5};
   }
@@ -85,15 +84,14 @@ struct AdamW {
     else
       p = p * h.decay;
     T &m = states[0], &v = states[1];
-    const T difference = g - m;
-    m = h.from_g ? g - difference * h.beta1 : m + h.m_weight * difference;
+    m = (h.from_g ? g : m) + h.difference_weight * (g - m);
     v = h.beta2 * v + h.v_weight * g * g;
     T x = v;
     if (variant & amsgrad) {
       x = states[2] >= v ? states[2] : v;  // a NaN in v stays
       states[2] = x;
     }
-    p = p - h.step_size * m / (std::sqrt(x) / h.v_root + h.eps);
+    p = p - h.step_size * m / (std::sqrt(x) * h.inverse_root + h.eps);
   }
 };
 

@@ -379,7 +379,7 @@ def test_parameters_on_other_devices_are_left_out(backend):
     def collected(device, other_ids):
         rows = np.ones((2, 10), dtype=np.int64)
         collector = _native.load().TensorCollector(device, other_ids, False, False)
-        cache = rows, [], [], [None, None]
+        cache = rows, [], [], [None, None], np.zeros((2, 24), dtype=np.int64)
         found = collector.collect(optimizer.param_groups, {}, {}, [0], [False], cache)
         return None if found is None else (len(found[0]), int(rows.any()))
 

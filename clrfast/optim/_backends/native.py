@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ... import _native
-from ..._torch_compat import EXCHANGE_API, increment_version
+from ..._torch_compat import EXCHANGE_API, increment_version, locations_in_memory
 from ...schedules._group_values import momentum_of
 from .. import _capture as capture
 from .._parameters import SUPPORTED, ParamWithGrad, devices_of, params_with_grad
@@ -33,6 +33,7 @@ has_exchange_api: bool = (
 
 _DTYPE_NUMBERS = {dtype: number for number, dtype in enumerate(SUPPORTED)}
 _MAX_STATES = 3
+_N_HINTS = 24  # csrc/python/prefetch.h
 _COLUMNS = 10  # csrc/tensor_list.h: param, grad, three states, master, counter, numel, dtypes, group
 
 
@@ -43,6 +44,7 @@ class _Cache(NamedTuple):
     state_items: list[Any]
     counter_items: list[Any]
     per_param: list[tuple[Any, ...] | None]
+    hints: NDArray[np.int64]
 
 
 class NativeUpdate:
@@ -62,7 +64,7 @@ class NativeUpdate:
             self.mixed_dtypes,
             optimizer.master_weights,
         )
-        self._cache = _Cache(np.zeros((0, _COLUMNS), dtype=np.int64), [], [], [])
+        self._cache = _Cache(np.zeros((0, _COLUMNS), dtype=np.int64), [], [], [], _no_hints(0))
         self._params: list[Tensor] = []
         self._grads: list[Tensor] = []
         self._left_to_reference: list[ParamWithGrad] = []
@@ -120,6 +122,7 @@ class NativeUpdate:
         n_params = sum(len(group["params"]) for group in optimizer.param_groups)
         rows = np.zeros((n_params, _COLUMNS), dtype=np.int64)
         per_param: list[tuple[Any, ...] | None] = [None] * n_params
+        hints = _no_hints(n_params)
         self._params, self._grads, self._left_to_reference = [], [], []
         for parameter in params_with_grad(optimizer):
             param, grad = parameter.param, parameter.grad
@@ -139,11 +142,12 @@ class NativeUpdate:
                 address = None if kept is None else kept.data_ptr()
                 master_kept = state.get("master_param")
                 per_param[parameter.index] = (param, state, *known, kept, address, master_kept, *flat_items(state))
+            _fill_hints(hints[parameter.index], [param, grad, *tensors], state, counter)
             self._params.append(param)
             self._grads.append(grad)
             rows[parameter.index] = _row(param, grad, tensors, master, counter, parameter.group)
         counters = optimizer.counters.by_tensor
-        self._cache = _Cache(rows, flat_items(optimizer.state), flat_items(counters), per_param)
+        self._cache = _Cache(rows, flat_items(optimizer.state), flat_items(counters), per_param, hints)
 
     def _supports(self, param: Tensor, grad: Tensor, states: Sequence[Tensor], master: Tensor | None) -> bool:
         """Return whether a kernel can use the tensors: dense and of one layout, so that one flat loop covers them, of
@@ -214,6 +218,22 @@ def _row(
         dtypes[0] | dtypes[1] << 2 | dtypes[2] << 4,
         group,
     )
+
+
+def _no_hints(n_params: int) -> NDArray[np.int64]:
+    return np.zeros((n_params, _N_HINTS), dtype=np.int64)
+
+
+def _fill_hints(
+    hints: NDArray[np.int64], tensors: Sequence[Tensor], state: Mapping[str, Any], counter: Tensor | None
+) -> None:
+    """Write the addresses that the next step reads of one parameter into ``hints``, int64 ``[n_hints]``."""
+    addresses = [id(state)]
+    if counter is not None:
+        addresses += [*locations_in_memory(counter), counter.data_ptr()]
+    for tensor in tensors:
+        addresses += locations_in_memory(tensor)
+    hints[: len(addresses)] = addresses[: len(hints)]
 
 
 def _is_counter(counter: Tensor | None, param: Tensor) -> bool:
