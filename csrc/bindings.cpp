@@ -53,12 +53,17 @@ StepControl control_of(py::handle given) {
           at<float>(values[6]),        at<std::uint8_t>(values[7]), at<float>(values[8]), 0, 0};
 }
 
-void advance_(py::handle given, float smoothing, float stop_factor, std::optional<float> loss, float found_inf) {
-  StepControl control = control_of(given);
+// Advances the control in (control, smoothing, stop_factor, loss, found_inf), where `loss` may be None, and returns it.
+StepControl advance_(const py::tuple& given) {
+  require(given.size() == 5, "an advance must be a tuple of five");
+  StepControl control = control_of(given[0]);
   require(control.table && *control.step >= 0, "step must not be negative");
-  control.smoothing = smoothing;
-  control.stop_factor = stop_factor;
+  control.smoothing = given[1].cast<float>();
+  control.stop_factor = given[2].cast<float>();
+  const auto loss = given[3].cast<std::optional<float>>();
+  const float found_inf = given[4].cast<float>();
   advance(control, loss ? &*loss : nullptr, &found_inf);
+  return control;
 }
 
 // Numbers of a group's options: lr, momentum, weight_decay, maximize, and those of the rule.
@@ -108,12 +113,12 @@ const ParamTensors* checked_for(const Rows& rows, const std::vector<GroupOptions
   return list;
 }
 
-// With a control, its current row replaces that of each group and decides whether the update is applied. Without one,
-// `apply` decides.
+// Advances the control, if there is one: its row replaces that of each group and decides whether the update is applied.
+// Without one, `apply` decides.
 template <class Rule>
-void update_(Rows rows, py::list groups, py::handle given_control, bool apply, double grad_scale, double clip_factor,
+void update_(Rows rows, py::list groups, py::handle given_advance, bool apply, double grad_scale, double clip_factor,
              int n_threads) {
-  const StepControl control = control_of(given_control);
+  const StepControl control = given_advance.is_none() ? StepControl{} : advance_(given_advance.cast<py::tuple>());
   require(!control.table || control.n_groups == static_cast<std::int64_t>(groups.size()),
           "the control has another number of groups");
   std::vector<GroupOptions<Rule>> options;
@@ -250,7 +255,7 @@ template <class Rule>
 void define_rule(py::module_& m, const std::string& name) {
   // noconvert: Python uses the array's memory afterwards, so a write to a converted copy would be lost.
   m.def((name + "_").c_str(), &update_<Rule>, py::arg("rows").noconvert(), py::arg("groups"),
-        py::arg("control").none(true), py::arg("apply"), py::arg("grad_scale"), py::arg("clip_factor"),
+        py::arg("advance").none(true), py::arg("apply"), py::arg("grad_scale"), py::arg("clip_factor"),
         py::arg("n_threads"));
 #ifdef CLRFAST_CUDA
   m.def((name + "_cuda_").c_str(), &update_cuda_<Rule>, py::arg("rows").noconvert(), py::arg("groups"),
@@ -264,8 +269,7 @@ void define_rule(py::module_& m, const std::string& name) {
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Native backends of clrfast (clrfast/optim/_backends), and the checks of replays (clrfast/training).";
-  m.def("advance_", &advance_, py::arg("control"), py::arg("smoothing"), py::arg("stop_factor"), py::arg("loss"),
-        py::arg("found_inf"));
+  m.def("advance_", [](const py::tuple& advance) { advance_(advance); }, py::arg("advance"));
   define_rule<Sgd>(m, "sgd");
   define_rule<AdamW>(m, "adamw");
   m.def("clip_", &clip_, py::arg("rows").noconvert(), py::arg("n_groups"), py::arg("clip"), py::arg("n_threads"));

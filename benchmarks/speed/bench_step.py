@@ -3,10 +3,10 @@
     pytest benchmarks/speed/bench_step.py --results benchmarks/results
 
 All contenders of a rule do the same work in one process, in turns, and must agree on the parameters before they are
-timed. Before each timed step, the memory of the other contenders is written to, so its tensors are not in the caches.
+timed. Before each timed step, more memory is written to than the caches hold, so the tensors come from memory.
 The flat loop (flat_loop.cpp) is the machine's own limit: one loop over contiguous arrays of the same number of values.
-The compiled contender keeps its momentum constant: a cycling momentum is a new number, for which torch compiles at every
-step.
+The compiled contender keeps its momentum constant: a cycling momentum is a new number, for which torch compiles at
+every step.
 """
 
 from __future__ import annotations

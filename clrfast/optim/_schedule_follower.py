@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..schedules import QUANTITIES, Schedule
-from ..schedules._group_values import quantity_of, set_momentum
+from ..schedules._group_values import momentum_of, quantity_of, set_momentum
 from ..schedules._warnings import warn_past_end
 from . import _saved_schedule as saved_schedule
 from ._control import StepControl
@@ -102,12 +102,11 @@ class ScheduleFollower:
 
     def show_next_row(self, param_groups: ParamGroups) -> None:
         """Write the next update's values into the groups, from the host's own copy of the table."""
-        self._shown_rows = self.control.host_row()
+        self._shown_rows, self._shown_step = self.control.host_row(), self.control.host_step
         for group, (lr, momentum, weight_decay) in zip(param_groups, self._shown_rows, strict=True):
             group["lr"], group["weight_decay"] = lr, weight_decay
             set_momentum(group, momentum)
-            group[saved_schedule.STEP] = self.control.host_step
-        self._shown_step = self.control.host_step
+            group[saved_schedule.STEP] = self._shown_step
 
     def warn_past_end(self) -> None:
         """Warn once of an update past the schedule's end, as far as the host knows without waiting for the device."""
@@ -132,7 +131,10 @@ class ScheduleFollower:
             RuntimeError: the user has written a value that the schedule sets, or removed groups that it has curves for.
         """
         self.follow_changed_groups(optimizer)
-        groups, step = optimizer.param_groups, self._written_step(optimizer.param_groups)
+        groups = optimizer.param_groups
+        if self._shows_the_row(groups):
+            return
+        step = self._written_step(groups)
         rows = [self._shown_rows] if step is None else [self._shown_rows, self.control.host_row(step)]
         for index, group in enumerate(groups):
             for column, name in enumerate(QUANTITIES):
@@ -146,6 +148,16 @@ class ScheduleFollower:
                     )
         if step is not None:
             self._move_to(step, groups)
+
+    def _shows_the_row(self, param_groups: ParamGroups) -> bool:
+        """Return whether the groups have the very values that ``show_next_row`` has written: the usual case."""
+        return all(
+            group["lr"] is lr
+            and group["weight_decay"] is weight_decay
+            and momentum_of(group) is momentum
+            and group.get(saved_schedule.STEP) is self._shown_step
+            for group, (lr, momentum, weight_decay) in zip(param_groups, self._shown_rows, strict=True)
+        )
 
     def follow_changed_groups(self, optimizer: FollowingOptimizer) -> None:
         """Follow groups that the user has added to the list, removed from it or reordered.

@@ -247,7 +247,7 @@ def test_the_binding_refuses_what_memory_safety_forbids(backend):
     with pytest.raises(TypeError):
         sgd(rows.astype(np.int32))
     with pytest.raises(ValueError, match="a control needs all of its memory"):
-        module.advance_((8, 1, 1, 8, 8, 8, 0, 8, 8), 0.98, 0.0, None, 0.0)
+        module.advance_(((8, 1, 1, 8, 8, 8, 0, 8, 8), 0.98, 0.0, None, 0.0))
 
 
 def test_many_groups_are_updated_with_their_own_options(backend):

@@ -41,7 +41,11 @@ def updates_of(optimizer: OptimizerView) -> list[CppUpdate]:
 
 def advance_(control: Control, loss: Tensor | None, found_inf: Tensor | None) -> None:
     """Take one step of a control in the CPU's memory."""
-    _native.load().advance_(
+    _native.load().advance_(_advance_arguments(control, loss, found_inf))
+
+
+def _advance_arguments(control: Control, loss: Tensor | None, found_inf: Tensor | None) -> tuple[Any, ...]:
+    return (
         control.addresses(),
         control.smoothing,
         control.stop_factor or 0.0,
@@ -67,18 +71,20 @@ class CppUpdate(NativeUpdate):
         )
 
     def _update_(self, optimizer: OptimizerView, loss: Any, scale: GradScale) -> None:
-        control, rule = optimizer.control, optimizer.rule
+        control, rule, advance = optimizer.control, optimizer.rule, None
         if control is not None:
-            control.advance(loss, scale.found_inf)
+            advance = _advance_arguments(control, control.as_tensor(loss), scale.found_inf)
         getattr(_native.load(), f"{rule.name}_")(
             self._cache.rows,
             [group_numbers(rule, group) for group in optimizer.param_groups],
-            None if control is None else control.addresses(),
+            advance,
             scale.found_inf is None or scale.found_inf.item() == 0,
             1.0 if scale.grad_scale is None else scale.grad_scale.item(),
             1.0 if scale.clip_factor is None else scale.clip_factor.item(),
             _n_threads(),
         )
+        if control is not None:
+            control.count_step()
 
 
 def _n_threads() -> int:
