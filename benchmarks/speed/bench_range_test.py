@@ -40,6 +40,7 @@ LIMIT_S = 90.0
 BARE = "a bare loop"
 OURS = "clrfast.range_test"
 WITH_TRIALS = "clrfast.range_test, with its trials"
+WITH_ADAMW = "clrfast.range_test, AdamW over AdamW"
 UNCAPTURED = "clrfast.range_test(graph=False)"
 ROWS: list[dict[str, Any]] = []
 
@@ -56,9 +57,19 @@ def device_of(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-def bare(model: nn.Module, data: DataLoader, steps: int, n_forward_passes: int = 0) -> None:
-    """Make ``steps`` updates, then so many forward passes."""
-    optimizer, loss_fn = sgd(model), nn.CrossEntropyLoss()
+def adamw(model: nn.Module) -> torch.optim.AdamW:
+    return torch.optim.AdamW(model.parameters(), lr=LOW)
+
+
+def bare(
+    model: nn.Module,
+    data: DataLoader,
+    steps: int,
+    n_forward_passes: int = 0,
+    make_optimizer: Callable[[nn.Module], torch.optim.Optimizer] = sgd,
+) -> None:
+    """Make ``steps`` updates, then ``n_forward_passes`` forward passes."""
+    optimizer, loss_fn = make_optimizer(model), nn.CrossEntropyLoss()
     model.train()
     device = device_of(model)
     batches = cycle_loader(data)
@@ -199,6 +210,29 @@ def test_range_test(benchmark: Any, setting: Setting, name: str) -> None:
         ROWS.append({**case, "steps": steps, "contender": who, **timing.statistics(values), **over_bare})
         benchmark.extra_info[who] = over_bare["over_bare"]
     ROWS.extend({**case, "contender": who, "missing": lacking} for who, lacking in missing.items())
+    setting.write("range_test", ROWS)
+
+
+@pytest.mark.parametrize("name", ["MLP, batch 128", "transformer, batch 64"])
+def test_range_test_with_adamw(benchmark: Any, setting: Setting, name: str) -> None:
+    workload, steps, rounds = setting.work(name)
+    data = loader(workload, steps)
+
+    def find(model: nn.Module) -> None:
+        ours(model, data, steps, optimizer=clrfast.AdamW(model.parameters(), lr=LOW))
+
+    def once(run: Callable[[nn.Module], Any]) -> None:
+        torch.manual_seed(0)
+        with quiet():
+            run(workload.make().to(setting.device))
+
+    stock = partial(bare, data=data, steps=steps, make_optimizer=adamw)
+    calls = {WITH_ADAMW: partial(once, find), BARE: partial(once, stock)}
+    seconds = setting.seconds(benchmark, calls, rounds, setting.limit_s(name, LIMIT_S))
+    over_bare = timing.ratios(seconds[WITH_ADAMW], seconds[BARE], "over_bare")
+    row = {"benchmark": "range_test", "model": name, "steps": steps, "contender": WITH_ADAMW}
+    ROWS.append({**row, **timing.statistics(seconds[WITH_ADAMW]), **over_bare})
+    benchmark.extra_info[WITH_ADAMW] = over_bare["over_bare"]
     setting.write("range_test", ROWS)
 
 

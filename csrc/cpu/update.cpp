@@ -246,8 +246,9 @@ struct NormQueue {
     for (std::size_t k; (k = next.fetch_add(1, std::memory_order_relaxed)) < chunks.size();) {
       Chunk& chunk = chunks[k];
       chunk.sum = with_type(dtypes_of(*chunk.tensors).grad(), [&](auto s) {
-        return sum_of_squares(reinterpret_cast<const decltype(s)*>(chunk.tensors->grad) + chunk.begin,
-                              chunk.end - chunk.begin);
+        const auto* g = reinterpret_cast<const decltype(s)*>(chunk.tensors->grad) + chunk.begin;
+        const std::int64_t n = chunk.end - chunk.begin;
+        return has_avx2 ? sum_of_squares_avx2(g, n) : sum_of_squares(g, n);
       });
     }
   }
@@ -270,6 +271,11 @@ struct NormQueue {
     double sum = 0;
     for (const double one : sums) sum += one;
     return sum;
+  }
+
+  template <class S>
+  CLRFAST_AVX2 static double sum_of_squares_avx2(const S* g, std::int64_t n) {
+    return sum_of_squares(g, n);
   }
 };
 
