@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .._distributed import SINGLE_PROCESS, Failure, Ranks
 from .._errors import RankError
-from ..optim import SGD, StepControl
+from ..optim import FusedOptimizer, StepControl
 from ..schedules import Schedule
 from ..training._distributed_model import is_data_parallel, is_sharded
 from ..training._eager_step import EagerStep
@@ -44,7 +44,7 @@ class ControlledStep:
         # All rates are 0 at the start of a warm-up. There are no ratios to keep then.
         if keep_ratios and any(float(group["lr"]) > 0 for group in optimizer.param_groups):
             rows = rows.for_groups(optimizer.param_groups)
-        if isinstance(optimizer, SGD):
+        if isinstance(optimizer, FusedOptimizer):
             self.control = optimizer.set_schedule(rows)
         else:
             first = next(param for group in optimizer.param_groups for param in group["params"])
@@ -71,7 +71,10 @@ class ControlledStep:
         """
         before = self.control.host_step
         try:
-            return self._take(batches, last)
+            loss = self._take(batches, last)
+            if self._ranks.world_size > 1 and self._step.may_skip and self._step.scaler is None:
+                self._count_step_after(before)
+            return loss
         except Exception as error:
             self._ranks.defer(error)
             if is_sharded(self._step.model):  # the others wait in the middle of a forward pass
@@ -83,14 +86,18 @@ class ControlledStep:
                 raise RankError(Failure.from_error(self._ranks.deferred or error).message) from error
             loss = self.control.losses.new_full((), math.nan)
         if self._step.scaler is None:
-            self.control.step.fill_(before + 1)  # this rank must count the same number of steps as the others
-            self.control.synchronize()
+            self._count_step_after(before)
         return loss
+
+    def _count_step_after(self, step: int) -> None:
+        """Count a step that this rank has skipped or failed at: all ranks must count the same number."""
+        self.control.step.fill_(step + 1)
+        self.control.host_step = step + 1
 
     @property
     def update_steps(self) -> int:
         """Number of updates made so far; the host waits for the device."""
-        if isinstance(self._step.optimizer, SGD):
+        if isinstance(self._step.optimizer, FusedOptimizer):
             return min(self.control.synchronize(), self.total_steps)  # it also counts the last loss
         return self._own_updates  # the control stops at a loss that is not finite, and such an optimizer does not
 
@@ -109,12 +116,12 @@ class ControlledStep:
     def _update(self, batches: list[Any]) -> Tensor:
         """Make an update at the schedule's rate, and record the loss before it."""
         optimizer = self._step.optimizer
-        if isinstance(optimizer, SGD) and not self._sums_losses:
+        if isinstance(optimizer, FusedOptimizer) and not self._sums_losses:
             return self._step(*batches)
         loss = self._step.backward(batches)
         if self._sums_losses:
             self._ranks.all_reduce(loss := loss / self._ranks.world_size)
-        if isinstance(optimizer, SGD):
+        if isinstance(optimizer, FusedOptimizer):
             self._step.update(loss)
         else:
             self._update_without_schedule(optimizer, loss)

@@ -8,9 +8,10 @@ import re
 import torch
 from torch import nn
 
+from ..optim import Adam, AdamW
 from ..training._optimizer_list import split_optimizer
 
-ADAM = (torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RAdam)
+ADAM = (Adam, AdamW, torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RAdam)
 """Optimizers that change every parameter by about the rate, so that a rate means the same in every task.
 
 The best rate of SGD follows the scale of the loss and the inputs, which only the ramp and the trials show."""

@@ -94,7 +94,7 @@ def range_test(
     graph or grows. A module without trainable parameters that only a closure refers to is not restored.
 
     **Speed.** Losses stay on the device. The host reads a copy of them about every 10 steps and does not wait for a
-    CUDA device. With a ``scaler`` it waits at each read, or at every step if the optimizer is not a ``clrfast.SGD``.
+    CUDA device. With a ``scaler`` it waits at each read, or at every step if the optimizer is not one of clrfast.
 
     **Bad batches.** A batch whose loss is not finite is evaluated again on the initial weights. If its loss is not
     finite there either, and that of another batch is, a warning names the batch and the ramp is repeated without it.
@@ -150,7 +150,7 @@ def range_test(
             the first rank only. ``total`` is the maximum number of updates; most calls with trials end far below it.
             True: a progress bar, if tqdm is installed.
         options, step_options: a ``StepOptions``, or its fields as keywords: accumulate, autocast, scaler, clip_norm,
-            graph and snapshot_device. An update that the scaler skips is repeated at the same rate with the next batch.
+            graph and snapshot_device. An update that is skipped is repeated at the same rate with the next batch.
     Returns:
         The curve. ``loss[i]`` is the loss after the update with ``lr[i]``, so a ramp takes one batch more than updates.
         ``update_steps`` and ``extra_forward_passes`` count what the call did.

@@ -23,7 +23,7 @@ from ._smoothing import Floats
 from ._validation import Measured, MeasurementLog
 
 MAX_SKIPPED_UPDATES = 40
-"""Updates in a row that a scaler may skip. It halves its scale each time, and few losses need 2 ** -40."""
+"""Updates in a row that may be skipped. A scaler halves its scale each time, and few losses need 2 ** -40."""
 
 
 @dataclass
@@ -94,13 +94,13 @@ class ScheduledRun:
             done, total: steps of the whole call before this run, and the maximum number of all steps of the call.
             probes: measured during the run and after the last update, like the validation; None for none.
         Raises:
-            ValueError: the scaler skips every update.
+            ValueError: every update is skipped.
         """
         control, steps = self._controlled.control, self._controlled.total_steps
         validations, probe_losses = (
             MeasurementLog(measured, self._step, control, steps, self._ranks) for measured in (validation, probes)
         )
-        limit, skips = math.inf, _SkippedUpdates()
+        limit, skips = math.inf, _SkippedUpdates("clip_norm" if self._step.scaler is None else "scaler")
         for turn in count():
             last = control.host_step >= steps and control.synchronize() >= steps
             validations.measure_if_due(last=last)
@@ -116,7 +116,7 @@ class ScheduledRun:
                 self._report(progress, done + min(before + 1, steps), total, losses)
                 if last or index is not None:
                     break
-                if self._step.scaler is not None:
+                if self._step.may_skip:
                     control.synchronize()  # the device may skip every update, and only the host can notice
         losses = self._losses.read_all()
         index, _ = find_divergence(losses, self._stop_factor)
@@ -142,9 +142,14 @@ class ScheduledRun:
 
 
 class _SkippedUpdates:
-    """Counts the updates in a row that a scaler has skipped."""
+    """Counts the updates in a row that were skipped.
 
-    def __init__(self) -> None:
+    Args:
+        cause: the argument that makes the step skip.
+    """
+
+    def __init__(self, cause: str) -> None:
+        self._cause = cause
         self._step_count, self._turn = 0, -1  # the most updates so far, and the turn that made the last of them
 
     def require_few(self, turn: int, step_count: int) -> None:
@@ -153,8 +158,8 @@ class _SkippedUpdates:
             self._step_count, self._turn = step_count, turn
         elif turn - self._turn > MAX_SKIPPED_UPDATES:
             raise ValueError(
-                f"scaler: it has skipped {turn - self._turn} updates in a row; the gradients are not finite at any "
-                "scale"
+                f"{self._cause}: it has skipped {turn - self._turn} updates in a row; the gradients are not finite"
+                + (" at any scale" if self._cause == "scaler" else "")
             )
 
 

@@ -128,8 +128,8 @@ class MeasurementLog:
         """Measure if it is due or the run ends. Call this before the batch of a step changes the model."""
         if self._measured is None or not (last or self._measured.is_due(self._control.host_step, self._steps)):
             return
-        # With a scaler the host is ahead: the device may have skipped updates.
-        at = self._control.host_step if self._step.scaler is None else self._control.synchronize()
+        # Where the device may have skipped updates, the host is ahead.
+        at = self._control.synchronize() if self._step.may_skip else self._control.host_step
         if at and at not in self._sums and (last or self._measured.is_due(at, self._steps)):
             self._sums[at] = math.nan, 1
             try:

@@ -24,7 +24,7 @@ from . import _saved_schedule as saved_schedule
 from . import _state_dict as state_dicts
 from ._control import StepControl
 from ._counters import Counters
-from ._options import comparable, require_clip_norm, warn_overridden
+from ._options import agreed_clip_norm, comparable, require_clip_norm, warn_overridden
 from ._parameters import devices_of, ensure_master, needs_master
 from ._protocols import GradScale, Update
 from ._rules import Rule
@@ -283,23 +283,31 @@ class FusedOptimizer(torch.optim.Optimizer):
     # ------------------------------------------------------------------------------------------------------- the step
 
     @disable_dynamo
-    def step(self, closure: Callable[[], Any] | None = None, *, loss: Tensor | float | None = None) -> Any:
+    def step(
+        self,
+        closure: Callable[[], Any] | None = None,
+        *,
+        loss: Tensor | float | None = None,
+        clip_norm: float | None = None,
+    ) -> Any:
         """Update all parameters that have a gradient.
 
         Args:
             closure: evaluates the model again and returns the loss.
             loss: under a schedule, the loss that led to these gradients, one element. It is recorded in
                 ``control.losses`` without a synchronization. Default: what the closure returns.
+            clip_norm: the ``clip_norm`` of this step, for an optimizer without one.
         Returns:
             What the closure returned, or None.
         Raises:
             RuntimeError: a gradient cannot be used (sparse, complex, on another device); nothing has changed.
+            ValueError: ``clip_norm`` is not above 0, or the optimizer has another one.
         """
         # torch wraps hooks and a profiler range around every step, at a higher cost than the update of a small model.
         if has_step_hooks(self) or is_profiling():
-            given: dict[str, Any] = {"closure": closure, "loss": loss}
+            given: dict[str, Any] = {"closure": closure, "loss": loss, "clip_norm": clip_norm}
             return _step_with_hooks(self, **{name: value for name, value in given.items() if value is not None})
-        return self._step(closure, loss=loss)
+        return self._step(closure, loss=loss, clip_norm=clip_norm)
 
     # Keeps torch.optim.Optimizer from wrapping `step` itself.
     step.hooked = True  # type: ignore[attr-defined]
@@ -322,16 +330,24 @@ class FusedOptimizer(torch.optim.Optimizer):
         finally:
             self._unscales = before
 
-    def _step(self, closure: Callable[[], Any] | None = None, *, loss: Tensor | float | None = None) -> Any:
-        result = None
+    def _step(
+        self,
+        closure: Callable[[], Any] | None = None,
+        *,
+        loss: Tensor | float | None = None,
+        clip_norm: float | None = None,
+    ) -> Any:
+        if clip_norm is not None:
+            require_clip_norm(clip_norm)
+        max_norm, result = agreed_clip_norm(self.clip_norm, clip_norm), None
         if closure is not None:
             with torch.enable_grad():
                 result = closure()
         with self._step_lock:
-            self._update(result if loss is None else loss)
+            self._update(result if loss is None else loss, max_norm)
         return result
 
-    def _update(self, loss: Tensor | float | None) -> None:
+    def _update(self, loss: Tensor | float | None, max_norm: float | None) -> None:
         if not self.param_groups:
             return
         grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
@@ -346,20 +362,20 @@ class FusedOptimizer(torch.optim.Optimizer):
         if follower is not None:
             recorded = follower.control.take_recorded()
             loss = recorded if loss is None else loss
-        scale = self._clip(GradScale(grad_scale, None, found_inf))
+        scale = GradScale(grad_scale, None, found_inf)
+        if max_norm is not None:
+            scale = self._clip(max_norm, scale)
         for update in self._updates:
             update.update_(self, loss, scale)
         if follower is not None:
             follower.show_next_row(self.param_groups)
             follower.warn_past_end()
 
-    def _clip(self, scale: GradScale) -> GradScale:
-        """Measure the norm of the gradients and return ``scale`` with the factor that clips it, if it is clipped."""
-        if self.clip_norm is None:
-            return scale
-        measured: Any = self._updates[0].clip(self, self.clip_norm, scale)
+    def _clip(self, max_norm: float, scale: GradScale) -> GradScale:
+        """Measure the norm of the gradients and return ``scale`` with the factor that clips it to ``max_norm``."""
+        measured: Any = self._updates[0].clip(self, max_norm, scale)
         if measured is None:
-            measured = backends.reference.clip_all(self, self.clip_norm, scale)
+            measured = backends.reference.clip_all(self, max_norm, scale)
         self.grad_norm, clip_factor, found_inf = measured
         return GradScale(scale.grad_scale, clip_factor, found_inf)
 
@@ -402,13 +418,13 @@ class FusedOptimizer(torch.optim.Optimizer):
     # ----------------------------------------------------------------------------------------------- a captured step
 
     def captured_values(self) -> list[Any]:
-        """Return the values that a captured step holds as constants, so that a replay would ignore a change."""
-        names = self.rule.captured
+        """Return the groups' options that a captured step holds as constants, so that a replay would ignore a change.
+
+        Under a schedule these are the options that its table does not set.
+        """
         if self.follower is not None:
             self.follower.accept_changes(self)
-        values: list[Any] = [
-            [self.clip_norm, *(comparable(group[name]) for name in names)] for group in self.param_groups
-        ]
+        values: list[Any] = [[group["maximize"], *self.rule.constants(group)] for group in self.param_groups]
         if self.follower is None:
             values += [[comparable(quantity_of(group, name)) for name in QUANTITIES] for group in self.param_groups]
         return values + [(control.smoothing, control.stop_factor) for control in self.controls.values()]

@@ -27,6 +27,20 @@ def require_clip_norm(clip_norm: Any) -> None:
         raise ValueError(f"clip_norm: got {clip_norm!r}; give a number above 0, or None")
 
 
+def agreed_clip_norm(own: float | None, given: float | None) -> float | None:
+    """Return the ``clip_norm`` of an optimizer, or the one that is given for its step.
+
+    Raises:
+        ValueError: both are there, and differ.
+    """
+    if own is not None and given is not None and own != given:
+        raise ValueError(
+            f"clip_norm: got {given:g} for the step, and the optimizer has a clip_norm of {own:g}; leave one of them "
+            "out, or give the same"
+        )
+    return own if given is None else given
+
+
 def warn_overridden(rates: list[Any]) -> None:
     """Warn that one curve of a schedule replaces the groups' own ``rates``."""
     warn_user(

@@ -28,7 +28,6 @@ class Rule:
         name: names the compiled functions.
         states: names of the tensors of a parameter's state, in the order of csrc/rules.
         constants: returns the options of a group beside its row and ``maximize``, in the order of csrc/rules.
-        captured: names of the options of a group that a captured step keeps, with and without a schedule.
         update: ``update(p, g, states, count, row, constants)``, where ``count`` is the number of applied updates of
             the parameter, or None without a counter.
     """
@@ -36,7 +35,6 @@ class Rule:
     name: str
     states: tuple[str, ...]
     constants: Callable[[Mapping[str, Any]], tuple[float, ...]]
-    captured: tuple[str, ...]
     update: Callable[[Tensor, Tensor, Sequence[Tensor], Value | None, Row, Sequence[float]], Updated]
 
 
@@ -116,7 +114,6 @@ SGD = Rule(
     "sgd",
     ("momentum_buffer",),
     lambda group: (float(group["dampening"]), float(group["nesterov"])),
-    ("dampening", "nesterov", "maximize"),
     sgd,
 )
 ADAMW = Rule(
@@ -128,6 +125,5 @@ ADAMW = Rule(
         float(group["amsgrad"]),
         float(group["decoupled_weight_decay"]),
     ),
-    ("betas", "eps", "amsgrad", "decoupled_weight_decay", "maximize"),
     adamw,
 )

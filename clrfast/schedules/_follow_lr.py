@@ -10,13 +10,13 @@ from torch.optim.lr_scheduler import LRScheduler
 
 
 class FollowLR(LRScheduler):
-    """Presents the schedule of a scheduled ``clrfast.SGD`` to a framework that requires a scheduler; changes nothing.
+    """Presents an optimizer's own schedule to a framework that requires a scheduler; changes nothing.
 
     ``step()`` may be called at any time: the optimizer advances its schedule itself, by one row per applied update, and
     its own ``state_dict`` has the position.
 
     Args:
-        optimizer: a ``clrfast.SGD`` with a schedule.
+        optimizer: a ``clrfast.SGD``, ``Adam`` or ``AdamW`` with a schedule.
     Raises:
         ValueError: the optimizer has no schedule.
     """
@@ -26,7 +26,7 @@ class FollowLR(LRScheduler):
         if getattr(optimizer, "schedule", None) is None:
             raise ValueError(
                 f"optimizer: got {type(optimizer).__name__}, which follows no schedule of its own; give "
-                "as_lr_scheduler a schedule too, or make clrfast.SGD(schedule=...) and wrap it afterwards"
+                "as_lr_scheduler a schedule too, or make clrfast.SGD(schedule=...) or AdamW and wrap it afterwards"
             )
         self.optimizer = optimizer
         self.base_lrs = self.get_last_lr()

@@ -236,9 +236,9 @@ def as_lr_scheduler(
     Call its ``step()`` after every ``optimizer.step()``, not once per epoch.
 
     Args:
-        schedule: None for a ``clrfast.SGD`` with a schedule of its own. The scheduler then only reports the rate, for
-            frameworks that require one; see ``FollowLR``.
-        follow_updates: as in ``ScheduleLR``; a scheduled ``clrfast.SGD`` follows its updates in any case.
+        schedule: None for an optimizer of clrfast with a schedule of its own. The scheduler then only reports the rate,
+            for frameworks that require one; see ``FollowLR``.
+        follow_updates: as in ``ScheduleLR``; a scheduled optimizer of clrfast follows its updates in any case.
         last_epoch: as in ``ScheduleLR``.
     Raises:
         ValueError: see ``ScheduleLR`` and ``FollowLR``; or ``last_epoch`` without ``schedule``.

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..optim import SGD
+from ..optim import FusedOptimizer
 from ..optim._parameters import devices_of
 from ._cuda_graph import Graph, capture_stream, run_on_stream
 from ._module_fingerprint import Fingerprint
@@ -46,7 +46,7 @@ class CapturedStep:
     def __init__(
         self,
         step: Callable[[], Any],
-        optimizer: SGD,
+        optimizer: FusedOptimizer,
         *,
         warm_up: Callable[[], object] | None = None,
         stream: torch.cuda.Stream | None = None,
@@ -64,6 +64,7 @@ class CapturedStep:
         self._captured, self._state_memory = _captured_values(optimizer), _memory_of_state(optimizer)
         self._take_fingerprint(optimizer)
         self._graph = Graph(step, stream, pool)
+        self._grad_norm = optimizer.grad_norm  # in the graph's memory, if the step clips
         self.result = self._graph.result
 
     def replay(self) -> Any:
@@ -85,9 +86,10 @@ class CapturedStep:
             )
         self._graph.replay()
         optimizer.count_replay()
+        optimizer.grad_norm = self._grad_norm
         return self.result
 
-    def _find_change(self, optimizer: SGD) -> str | None:
+    def _find_change(self, optimizer: FusedOptimizer) -> str | None:
         """Return what has changed in the optimizer since the capture, as the end of a sentence; None for nothing."""
         values = _captured_values(optimizer)
         if values != self._captured:
@@ -95,16 +97,16 @@ class CapturedStep:
         same = optimizer.state is self._state and optimizer.counters.by_tensor is self._flags
         if not same or not self._fingerprint.matches():
             if _memory_of_state(optimizer) != self._state_memory:
-                return "has got other momentum buffers"
+                return "has got other tensors as its state"
             self._take_fingerprint(optimizer)
         return None
 
-    def _take_fingerprint(self, optimizer: SGD) -> None:
+    def _take_fingerprint(self, optimizer: FusedOptimizer) -> None:
         self._state, self._flags = optimizer.state, optimizer.counters.by_tensor
         self._fingerprint = Fingerprint(dicts=[self._state, *self._state.values(), self._flags])
 
 
-def _captured_values(optimizer: SGD) -> dict[str, Any]:
+def _captured_values(optimizer: FusedOptimizer) -> dict[str, Any]:
     """Return the optimizer's values that a graph keeps, keyed by the message for a change, most specific first."""
     options = (
         "has got another option in a parameter group (rates that change belong into a schedule) or divergence watch"
@@ -112,12 +114,13 @@ def _captured_values(optimizer: SGD) -> dict[str, Any]:
     return {
         "has got or lost a parameter group": len(optimizer.param_groups),
         "has got another schedule": optimizer.control,
+        "has got another clip_norm": optimizer.clip_norm,
         options: optimizer.captured_values(),
         "has loaded a state, or its parameters were moved": optimizer.generation,
     }
 
 
-def _memory_of_state(optimizer: SGD) -> list[tuple[int, int]]:
+def _memory_of_state(optimizer: FusedOptimizer) -> list[tuple[int, int]]:
     return [(id(tensor), tensor.data_ptr()) for tensor in optimizer.state_tensors()]
 
 

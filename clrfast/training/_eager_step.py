@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from .._torch_compat import found_inf_tensors
-from ..optim import SGD
+from ..optim import FusedOptimizer
+from ..optim._options import agreed_clip_norm
 from ._batches import move_batch
 from ._losses import ComputeLoss, require_differentiable
+from ._optimizer_list import split_optimizer
 from ._step_options import StepOptions
 
 
@@ -23,7 +25,10 @@ class EagerStep:
         model: the model to train, which is not put into training mode.
         compute_loss: ``compute_loss(model, batch) -> loss``.
         optimizer: any torch optimizer whose ``step`` needs no closure.
-        options: None for the defaults.
+        options: None for the defaults. An optimizer of clrfast clips by itself: the gradients are read once more, and
+            stay as they are.
+    Raises:
+        ValueError: the optimizer and the options have different values of ``clip_norm``.
     """
 
     def __init__(
@@ -35,7 +40,10 @@ class EagerStep:
     ):
         options = StepOptions() if options is None else options
         self.model, self.optimizer = model, optimizer
-        self.accumulate, self.scaler, self.clip_norm = options.accumulate, options.scaler, options.clip_norm
+        self.accumulate, self.scaler = options.accumulate, options.scaler
+        self.clip_norm = None if options.clip_norm is None else float(options.clip_norm)
+        for part in split_optimizer(optimizer):
+            agreed_clip_norm(getattr(part, "clip_norm", None), self.clip_norm)
         self._compute_loss, self._autocast = compute_loss, options.autocast
         self.device = device_of(model)
         self.sum_found_inf: Callable[[Tensor], None] | None = None
@@ -45,6 +53,14 @@ class EagerStep:
     def _params(self) -> list[Tensor]:
         # Collected at every use, because groups may have been added.
         return [param for group in self.optimizer.param_groups for param in group["params"]]
+
+    @property
+    def may_skip(self) -> bool:
+        """Whether an update may be skipped, which the host learns only by waiting for the device: the scaler skips
+        gradients that are not finite, and an optimizer of clrfast that clips skips those whose norm is not."""
+        fused = self.optimizer if isinstance(self.optimizer, FusedOptimizer) else None
+        clips = fused is not None and (self.clip_norm is not None or fused.clip_norm is not None)
+        return self.scaler is not None or clips
 
     def compute_loss(self, batch: Any) -> Tensor:
         """Move ``batch`` to the model's device and return the model's loss on it."""
@@ -89,21 +105,24 @@ class EagerStep:
         """Clip the gradients and step the optimizer, unless the scaler skips the update.
 
         Args:
-            loss: the loss that the control of a ``clrfast.SGD`` records.
+            loss: the loss that the control of a ``clrfast`` optimizer records.
         """
-        if self.scaler is not None and (self.clip_norm is not None or self.sum_found_inf is not None):
+        fused = self.optimizer if isinstance(self.optimizer, FusedOptimizer) else None
+        clips_here = self.clip_norm is not None and fused is None
+        if self.scaler is not None and (clips_here or self.sum_found_inf is not None):
             self.scaler.unscale_(self.optimizer)
             if self.sum_found_inf is not None:
                 for found_inf in found_inf_tensors(self.scaler, self.optimizer):
                     self.sum_found_inf(found_inf)
-        if self.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self._params, self.clip_norm)
-        sgd = self.optimizer if isinstance(self.optimizer, SGD) else None
-        keywords: dict[str, Any] = {} if sgd is None else {"loss": loss}
+        if clips_here:
+            nn.utils.clip_grad_norm_(self._params, self.clip_norm)  # type: ignore[arg-type]
+        keywords: dict[str, Any] = {}
+        if fused is not None:
+            keywords = {"loss": loss} if self.clip_norm is None else {"loss": loss, "clip_norm": self.clip_norm}
         if self.scaler is None:
             self.optimizer.step(**keywords)
         else:
-            with contextlib.nullcontext() if sgd is None else sgd.unscaling():
+            with contextlib.nullcontext() if fused is None else fused.unscaling():
                 self.scaler.step(self.optimizer, **keywords)
             self.scaler.update()
 

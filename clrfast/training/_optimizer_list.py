@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..optim import SGD
+from ..optim import FusedOptimizer
 
 Optimizers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer]
 """One optimizer, or several that are stepped together."""
@@ -22,10 +22,10 @@ class JoinedOptimizer(torch.optim.Optimizer):
 
     def __init__(self, optimizers: Sequence[torch.optim.Optimizer]):
         for optimizer in optimizers:
-            if isinstance(optimizer, SGD) and optimizer.control is not None:
+            if isinstance(optimizer, FusedOptimizer) and optimizer.control is not None:
                 raise ValueError(
-                    "optimizer: got several, and one of them is a clrfast.SGD with a schedule, which would go on with "
-                    "its own rates; give it without"
+                    f"optimizer: got several, and one of them is a clrfast.{type(optimizer).__name__} with a schedule, "
+                    "which would go on with its own rates; give it without"
                 )
         groups = [group for optimizer in optimizers for group in optimizer.param_groups]
         try:

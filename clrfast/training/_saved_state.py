@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .._torch_compat import buffers_of, is_view, remove_step_post_hooks
-from ..optim import SGD
+from ..optim import FusedOptimizer
 from ._distributed_model import local_part
 
 Restore = Callable[[], None]
@@ -93,7 +93,10 @@ def save_optimizer(optimizer: torch.optim.Optimizer, copy_value: Copy) -> Restor
     attributes = {name: value for name, value in vars(optimizer).items() if name not in own}
     state = {param: (values, _SavedDict(values, copy_value)) for param, values in optimizer.state.items()}
     groups = [(group, _SavedDict(group, copy_value)) for group in optimizer.param_groups]
-    follower = optimizer.follower if isinstance(optimizer, SGD) else None
+    fused = optimizer if isinstance(optimizer, FusedOptimizer) else None
+    counters = None if fused is None else fused.counters.by_tensor
+    counts = None if counters is None else _SavedDict(counters, copy_value)
+    follower = None if fused is None else fused.follower
     followed = None if follower is None else dict(vars(follower))
     progress = None if follower is None else follower.control.progress()
     remove_step_post_hooks(optimizer)
@@ -111,6 +114,9 @@ def save_optimizer(optimizer: torch.optim.Optimizer, copy_value: Copy) -> Restor
             optimizer.state[param] = values
         for group, saved in groups:
             saved.restore_into(group)
+        if fused is not None and counters is not None and counts is not None:
+            fused.counters.by_tensor = counters
+            counts.restore_into(counters)
 
     return restore
 
@@ -133,12 +139,13 @@ def save_scaler(scaler: torch.amp.GradScaler) -> Restore:
 class _SavedDict:
     """The entries of a dict: tensors by identity and value, parameter lists by identity, all others as copies."""
 
-    def __init__(self, values: dict[str, Any], copy_value: Copy):
+    def __init__(self, values: dict[Any, Any], copy_value: Copy):
         self._entries = {
-            name: (value, value if name == "params" else copy_value(value)) for name, value in values.items()
+            name: (value, value if isinstance(name, str) and name == "params" else copy_value(value))
+            for name, value in values.items()
         }
 
-    def restore_into(self, values: dict[str, Any]) -> None:
+    def restore_into(self, values: dict[Any, Any]) -> None:
         """Restore the entries in the same dict."""
         values.clear()
         for name, (value, saved) in self._entries.items():

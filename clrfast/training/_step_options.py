@@ -26,7 +26,9 @@ class StepOptions:
         autocast: dtype of the forward pass, torch.float16 or torch.bfloat16; None leaves autocast as it is.
         scaler: scales the loss and skips updates whose gradients are not finite. A skipped update does not advance
             the schedule.
-        clip_norm: maximum norm of all gradients together, after unscaling, above 0; None does not clip.
+        clip_norm: maximum norm of all gradients together, after unscaling, above 0; None does not clip. An optimizer of
+            clrfast clips on the device, as with its own ``clip_norm``: the gradients stay as they are, and a step whose
+            norm is not finite is skipped.
         graph: "auto" replays CUDA graphs where that is possible, with the same results; False never does.
         snapshot_device: where the finders keep the copy of parameters, buffers and optimizer state that they restore,
             for example "cpu"; None keeps each tensor's copy on the tensor's device. ``TrainStep`` makes no copy and

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from .. import _native
 from .._checks import is_whole
 from .._torch_compat import forget_step
-from ..optim import SGD
+from ..optim import FusedOptimizer
 from ..optim._parameters import devices_of
 from ..tasks import Task
 from . import _graph_cache as graph_cache
@@ -44,8 +44,8 @@ class TrainStep(EagerStep):
             ``TrainStep(task, optimizer=optimizer)``.
         loss_fn: ``loss_fn(outputs, targets) -> loss`` for batches of ``(inputs, targets)``; None for a model that
             returns its own loss for a dict batch.
-        optimizer: the optimizer of the model's parameters. Only steps with a ``clrfast.SGD`` are captured; its schedule
-            advances in each replay.
+        optimizer: the optimizer of the model's parameters. Only steps with an optimizer of clrfast are captured; its
+            schedule advances in each replay. It also clips by itself, without a wait; see ``clrfast.SGD``.
         compute_loss: ``compute_loss(model, batch) -> loss`` instead of ``loss_fn``.
         max_graphs: maximum number of kinds of batches that are captured, at least 1; batches of further kinds run
             eagerly.
@@ -77,7 +77,7 @@ class TrainStep(EagerStep):
         if optimizer is None or not hasattr(optimizer, "param_groups"):
             got = None if optimizer is None else type(optimizer).__name__
             raise ValueError(
-                f"optimizer: got {got}; give an optimizer of the model's parameters, for example clrfast.SGD"
+                f"optimizer: got {got}; give an optimizer of the model's parameters, for example clrfast.SGD or AdamW"
             )
         super().__init__(task.model, resolve_loss(task.loss_fn, task.compute_loss), optimizer, options)
         require_optimizes(optimizer, task.model)
@@ -119,13 +119,13 @@ class TrainStep(EagerStep):
         """
         self.require_n_batches(batches)
         self._hook_reason = None
-        if self._graphs is not None and isinstance(self.optimizer, SGD) and self.optimizer.has_hooks():
+        if self._graphs is not None and isinstance(self.optimizer, FusedOptimizer) and self.optimizer.has_hooks():
             self._hook_reason = "the optimizer has step hooks, which a replay would not call"
         if self._graphs is None or self._hook_reason is not None:
             return super().__call__(*batches)
         kind = self.device.type
         outer_autocast = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind)
-        depends_on = self._training_flags(), outer_autocast
+        depends_on = self._training_flags(), outer_autocast, self.clip_norm
         loss: Tensor = self._graphs(super().__call__, batches, depends_on=depends_on, capture=self._capture)
         if self._graphs.eager_reason is not None and any(p.requires_grad and p.grad is None for p in self._params):
             self._graphs.impossible = "a trainable parameter got no gradient, and no replay would ever update it"
@@ -149,9 +149,12 @@ class TrainStep(EagerStep):
         no_graphs = graph_cache.reason_against_graphs(self.device)
         if no_graphs is not None:
             return no_graphs
-        if not isinstance(self.optimizer, SGD):
-            name = type(self.optimizer).__name__
-            return f"the optimizer is {name}, whose rates a graph would keep as they are now; clrfast.SGD's live on"
+        if not isinstance(self.optimizer, FusedOptimizer):
+            kind = type(self.optimizer)
+            return (
+                f"the optimizer is {kind.__module__}.{kind.__qualname__}, whose rates a graph would keep as they are "
+                "now; those of clrfast's optimizers live on"
+            )
         if len(devices_of(self.optimizer.param_groups)) > 1:
             return "the parameters are on several devices, and a graph is of one"
         if any(isinstance(module, DistributedDataParallel) for module in self._modules):

@@ -136,6 +136,16 @@ def test_an_update_that_one_rank_skips_is_skipped_by_all(results):
     assert [losses for losses, _ in same(results, "a_skipped_update")] == [30, 30]
 
 
+def test_ranks_take_the_same_steps_if_one_of_them_skips_an_update_for_its_norm(results):
+    assert len(same(results, "a_norm_that_is_not_finite")["loss"]) == 30
+
+
+def test_adamw_of_a_sharded_model_gives_the_losses_of_torchs(results):
+    ours, theirs = same(results, "adamw_of_a_sharded_model")
+    assert len(ours) == 30
+    assert ours == pytest.approx(theirs, rel=1e-4)
+
+
 @pytest.mark.parametrize(
     ("case", "rank", "text"),
     [

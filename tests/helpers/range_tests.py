@@ -15,6 +15,7 @@ OPTIMIZERS = {
     "clrfast": lambda p: clrfast.SGD(p, lr=0.1),
     "torch": lambda p: torch.optim.SGD(p, lr=0.1),
     "adam": lambda p: torch.optim.Adam(p, lr=0.1),
+    "clrfast adamw": lambda p: clrfast.AdamW(p, lr=0.1),
 }
 
 every_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)

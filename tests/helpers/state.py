@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+
+NO_COUNTERS = SimpleNamespace(by_tensor={})
 
 
 def full_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -29,6 +32,11 @@ def full_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, 
         ],
         "groups": groups,
         "attributes": sorted(vars(optimizer)),
+        "counters": [
+            (key.data_ptr(), None if counter is None else counter.tolist())
+            for key, counter in getattr(optimizer, "counters", NO_COUNTERS).by_tensor.items()
+        ],
+        "norms": [str(getattr(optimizer, name, None)) for name in ("clip_norm", "grad_norm")],
         "control": None if getattr(optimizer, "control", None) is None else int(optimizer.control.step),
         "random": (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()),  # noqa: NPY002
     }

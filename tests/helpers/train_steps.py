@@ -31,10 +31,17 @@ def sgd(model, backend, schedule=CYCLE, **options):
     return clrfast.SGD(model.parameters(), lr=0.1, momentum=0.9, schedule=schedule, backend=backend, **options)
 
 
-def run(make_step, data, backend, *, model=None, schedule=CYCLE, **options):
+def adamw(model, backend, schedule=CYCLE, **options):
+    return clrfast.AdamW(model.parameters(), lr=0.01, schedule=schedule, backend=backend, **options)
+
+
+OPTIMIZERS = {"sgd": sgd, "adamw": adamw}
+
+
+def run(make_step, data, backend, *, model=None, schedule=CYCLE, optimizer="sgd", **options):
     """Train on ``data`` and return losses, model, optimizer and step."""
     model = net() if model is None else model
-    optimizer = sgd(model, backend, schedule)
+    optimizer = OPTIMIZERS[optimizer](model, backend, schedule)
     if make_step is EagerStep:
         step = EagerStep(model, lambda model, batch: LOSS(model(batch[0]), batch[1]), optimizer, StepOptions(**options))
     else:
@@ -51,12 +58,18 @@ def assert_same_run(one, other):
         assert torch.equal(a, b), name
     if one[2].control is not None:
         assert_same_losses(one, other)
+        assert_same_norms(one, other)
         assert one[2].control.synchronize() == other[2].control.synchronize()
 
 
 def assert_same_losses(one, other):
     """Compare the recorded losses, including the NaN of steps that were not made."""
     torch.testing.assert_close(one[2].control.losses, other[2].control.losses, rtol=0, atol=0, equal_nan=True)
+
+
+def assert_same_norms(one, other):
+    """Compare the recorded norms of the gradients, including the NaN of steps that were not clipped."""
+    torch.testing.assert_close(one[2].control.grad_norms, other[2].control.grad_norms, rtol=0, atol=0, equal_nan=True)
 
 
 def n_replays(step):

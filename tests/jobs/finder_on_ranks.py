@@ -217,6 +217,36 @@ def a_skipped_update(rank, count):
 
 
 @case
+def a_norm_that_is_not_finite(rank, count):
+    """Separate copies of a model; the gradient of one of them overflows, and its optimizer skips the update."""
+
+    def overflows(loss):
+        loss.register_hook(lambda grad: grad * float("inf"))
+        return loss
+
+    model, loss = plain(), loss_with(rank, 5, overflows)
+    optimizer = clrfast.AdamW(model.parameters())
+    return summary(
+        clrfast.range_test(
+            model, loader=shard(rank, count), compute_loss=loss, optimizer=optimizer, clip_norm=1.0, **SHORT
+        )
+    )
+
+
+@case
+def adamw_of_a_sharded_model(rank, count):
+    """The losses with clrfast's AdamW and with torch's, both clipped by the norm over all ranks."""
+    losses = []
+    for kind in (clrfast.AdamW, torch.optim.AdamW):
+        model = sharded()
+        curve = clrfast.range_test(
+            model, CROSS_ENTROPY, shard(rank, count), optimizer=kind(model.parameters()), clip_norm=0.5, **SHORT
+        )
+        losses.append(curve.loss.tolist())
+    return losses
+
+
+@case
 def an_empty_loader(rank, count):
     return clrfast.range_test(wrapped(), CROSS_ENTROPY, [] if rank == 1 else shard(rank, count))
 

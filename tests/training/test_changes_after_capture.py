@@ -69,17 +69,20 @@ CHANGES = {
     ),
     "buffers": (
         lambda model, optimizer: optimizer.state[model[0].weight].update(momentum_buffer=torch.zeros(12, 6)),
-        "optimizer: it has got other momentum buffers",
+        "optimizer: it has got other tensors as its state",
     ),
     "buffers moved": (
         lambda model, optimizer: _moved(optimizer.state[model[0].weight]["momentum_buffer"]),
-        "optimizer: it has got other momentum buffers",
+        "optimizer: it has got other tensors as its state",
     ),
     "state replaced": (
         lambda model, optimizer: setattr(optimizer, "state", copy.deepcopy(optimizer.state)),
-        "optimizer: it has got other momentum buffers",
+        "optimizer: it has got other tensors as its state",
     ),
-    "no buffers": (lambda model, optimizer: optimizer.state.clear(), "optimizer: it has got other momentum buffers"),
+    "no buffers": (
+        lambda model, optimizer: optimizer.state.clear(),
+        "optimizer: it has got other tensors as its state",
+    ),
     "grown": (lambda model, optimizer: model[0].register_buffer("more", torch.zeros(1)), "got or lost parameters"),
     "group": (
         lambda model, optimizer: optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(2))]}),
@@ -99,6 +102,40 @@ CHANGES = {
     ),
 }
 
+CHANGES_OF_ADAMW = {
+    "beta1": (
+        lambda model, optimizer: optimizer.param_groups[0].update(betas=(0.5, 0.999)),
+        r"param_groups\[0\]\['betas'\] was set to \(0.5, 0.999\), but the schedule decides it",
+    ),
+    "beta2": (
+        lambda model, optimizer: optimizer.param_groups[0].update(betas=(optimizer.param_groups[0]["betas"][0], 0.99)),
+        "optimizer: it has got another option in a parameter group",
+    ),
+    "eps": (
+        lambda model, optimizer: optimizer.param_groups[0].update(eps=1e-6),
+        "optimizer: it has got another option in a parameter group",
+    ),
+    "amsgrad": (
+        lambda model, optimizer: optimizer.param_groups[0].update(amsgrad=True),
+        "optimizer: it has got another option in a parameter group",
+    ),
+    "clip_norm": (
+        lambda model, optimizer: setattr(optimizer, "clip_norm", 1.0),
+        "optimizer: it has got another clip_norm",
+    ),
+    "moments": (
+        lambda model, optimizer: optimizer.state[model[0].weight].update(exp_avg=torch.zeros(12, 6)),
+        "optimizer: it has got other tensors as its state",
+    ),
+    "step count": (
+        lambda model, optimizer: optimizer.state[model[0].weight].update(step=torch.tensor(7.0)),
+        "optimizer: it has got other tensors as its state",
+    ),
+    "state": CHANGES["state"],
+    "state replaced": CHANGES["state replaced"],
+    "schedule": CHANGES["schedule"],
+}
+
 
 def _moved(tensor):
     tensor.data = tensor.detach().clone()
@@ -110,13 +147,16 @@ def _only_slowly(patch):
         patch.setattr(module, "_native", SimpleNamespace(why_missing="clrfast._C was not built"))
 
 
+EVERY_CHANGE = [("sgd", name) for name in CHANGES] + [("adamw", name) for name in CHANGES_OF_ADAMW]
+
+
 @pytest.mark.parametrize("checks", ["compiled", "in Python"])
-@pytest.mark.parametrize("name", CHANGES)
-def test_a_replay_is_refused_after_a_change_and_the_message_names_it(backend, monkeypatch, name, checks):
+@pytest.mark.parametrize(("kind", "name"), EVERY_CHANGE)
+def test_a_replay_is_refused_after_a_change_and_the_message_names_it(backend, monkeypatch, kind, name, checks):
     if checks == "in Python":
         _only_slowly(monkeypatch)
-    change, told = CHANGES[name]
-    _, model, optimizer, step = run(TrainStep, batches(4), backend)
+    change, told = (CHANGES if kind == "sgd" else CHANGES_OF_ADAMW)[name]
+    _, model, optimizer, step = run(TrainStep, batches(4), backend, optimizer=kind)
     change(model, optimizer)
     before = [param.detach().clone() for param in model.parameters()]
     batch = batches(1)[0]

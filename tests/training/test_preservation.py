@@ -7,6 +7,7 @@ from torch import nn
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 import clrfast
+from clrfast.optim import FusedOptimizer
 from clrfast.training._preservation import preserve_all
 from tests.helpers.state import full_state
 
@@ -15,6 +16,9 @@ OPTIMIZERS = {
     "adam with tensor lr": lambda p: torch.optim.Adam(p, lr=torch.tensor(0.1), foreach=False),
     "clrfast": lambda p: clrfast.SGD(p, lr=0.1, momentum=0.9),
     "clrfast scheduled": lambda p: clrfast.SGD(p, momentum=0.9, schedule=clrfast.one_cycle(0.1, 10)),
+    "clrfast with a counter": lambda p: clrfast.SGD(p, lr=0.1, momentum=0.9, dampening=0.5),
+    "clrfast AdamW": lambda p: clrfast.AdamW(p, lr=0.1, amsgrad=True, clip_norm=1.0),
+    "clrfast AdamW scheduled": lambda p: clrfast.AdamW(p, schedule=clrfast.one_cycle(0.1, 10)),
 }
 
 
@@ -37,8 +41,9 @@ def disturb(model, optimizer):
         optimizer.zero_grad()
         model(torch.randn(16, 4)).square().mean().backward()
         optimizer.step()
-    if isinstance(optimizer, clrfast.SGD):
+    if isinstance(optimizer, FusedOptimizer):
         optimizer.set_schedule(clrfast.constant(0.5, 3))
+        optimizer.clip_norm = 7.0
     for group in optimizer.param_groups:
         if isinstance(group["lr"], torch.Tensor):
             group["lr"].fill_(7.0)
