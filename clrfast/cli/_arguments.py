@@ -16,6 +16,9 @@ from .._version import __version__
 METHODS = ("trials", "edge", "minimum_tenth", "slide", "steepest", "valley")
 """Methods of ``LRCurve.suggest`` except "clr_bounds", which needs a curve of accuracies."""
 
+OPTIMIZERS = ("sgd", "adamw")
+"""Optimizers by which a command trains."""
+
 MAX_RATE_RATIO = 4.0
 """Maximum ratio of neighbouring rates in an exponential ramp: beyond it a single point decides the answer."""
 
@@ -33,7 +36,7 @@ TEXTS: dict[str, dict[str, Any]] = {
         "help": "find a learning rate with a range test",
         "description": "Trains the task's model for a short while with a rising learning rate, prints the suggested "
         "rate with its reason, and writes lr_range_test.png and lr_range_test.json.",
-        "epilog": "examples:\n  clrfast find digits\n"
+        "epilog": "examples:\n  clrfast find digits\n  clrfast find digits --optimizer adamw\n"
         "  clrfast find my_package.my_module:make_task --max-lr 1 --steps 200",
     },
     "train": {
@@ -161,6 +164,12 @@ def _add_range_test_options(parser: argparse.ArgumentParser) -> None:
         "--steps auto, else edge)",
     )
     parser.add_argument("--thorough", action="store_true", help="always make the longer trials, too")
+    parser.add_argument(
+        "--optimizer",
+        choices=OPTIMIZERS,
+        default="sgd",
+        help="what trains: sgd with momentum, or adamw with weight decay 0.01 (default: sgd)",
+    )
     _add_seed(parser)
 
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import itertools
+import math
 import os
 import platform
+from collections.abc import Callable
 
 import torch
 
 from .. import _native
 from .._version import __version__
-from ..optim import SGD
+from ..optim import SGD, Adam, AdamW, FusedOptimizer
 from ..optim import _backends as backends
 from ..optim._backends import cuda, native
+
+_STEPS: dict[Callable[..., FusedOptimizer], float] = {SGD: 0.5, Adam: 0.5, AdamW: 0.495}
+"""What a parameter of 1 with gradient 1 becomes by the first step of each optimizer with lr 0.5."""
 
 _BACKENDS = {"torch": "pure torch, any device", "cpp": "native, CPU", "cuda": "native, CUDA devices"}
 
@@ -49,20 +55,20 @@ def _memory_path() -> str:
 
 
 def _test(backend: str) -> str:
-    """Make one step with ``backend`` on each of its devices and return the result in words."""
+    """Make one step of each optimizer with ``backend`` on each of its devices and return the result in words."""
     devices = [f"cuda:{index}" for index in range(torch.cuda.device_count())] if backend == "cuda" else ["cpu"]
-    for device in devices:
+    for device, (make, expected) in itertools.product(devices, _STEPS.items()):
         param = torch.nn.Parameter(torch.ones(3, device=device))
         param.grad = torch.ones_like(param)
         try:
-            SGD([param], lr=0.5, backend=backend).step()
+            make([param], lr=0.5, backend=backend).step()
             result = param.tolist()
         except RuntimeError as error:
             return f"no      {_BACKENDS[backend]}: {error}"
-        if result != [0.5] * 3:
+        if not all(math.isclose(value, expected, rel_tol=1e-6) for value in result):
             return (
-                f"BROKEN  {_BACKENDS[backend]}: a step from 1 with gradient 1 and lr 0.5 on {device} gave {result}; "
-                "please report this"
+                f"BROKEN  {_BACKENDS[backend]}: a step of {make.__name__} from 1 with gradient 1 and lr 0.5 on "
+                f"{device} gave {result}; please report this"
             )
     names = {torch.cuda.get_device_name(device) for device in devices} if backend == "cuda" else set()
     return f"works   {_BACKENDS[backend]}{''.join(f', {name}' for name in sorted(names))}"

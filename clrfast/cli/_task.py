@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import argparse
 import random
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 
 from ..finder import LRCurve, range_test
 from ..finder._range_test import TrialsOption
+from ..optim import AdamW, FusedOptimizer
 from ..tasks import Task, make_task
+from ..training._loss_modules import find_loss_modules, trainable_parameters
+from ..training._optimizer_factory import MakeOptimizer
 from ._arguments import UsageError
+
+MAKE_OPTIMIZER: Mapping[str, MakeOptimizer | None] = {"sgd": None, "adamw": AdamW}
+"""What makes the optimizer of each name in ``_arguments.OPTIMIZERS``; None for the default, SGD with momentum."""
 
 
 def make_seeded_task(arguments: argparse.Namespace) -> Task:
@@ -29,6 +36,7 @@ def run_range_test(task: Task, arguments: argparse.Namespace) -> LRCurve:
         task.loss_fn,
         task.train_loader,
         compute_loss=task.compute_loss,
+        optimizer=_make_optimizer(task, arguments.optimizer),
         min_lr=arguments.min_lr,
         max_lr=arguments.max_lr,
         steps=arguments.steps,
@@ -37,6 +45,13 @@ def run_range_test(task: Task, arguments: argparse.Namespace) -> LRCurve:
         trials=_resolve_trials(arguments),
         progress=True,
     )
+
+
+def _make_optimizer(task: Task, name: str) -> FusedOptimizer | None:
+    make = MAKE_OPTIMIZER[name]
+    if make is None:
+        return None
+    return make(trainable_parameters(task.model, *find_loss_modules(task.loss_fn, task.compute_loss)))
 
 
 def _resolve_trials(arguments: argparse.Namespace) -> TrialsOption:

@@ -8,7 +8,7 @@ from .._progress import progress_bar
 from ..schedules import constant, one_cycle
 from ..training import Score, evaluate, steps_per_epoch, train
 from ..training._preservation import preserve_all
-from ._task import make_seeded_task, run_range_test
+from ._task import MAKE_OPTIMIZER, make_seeded_task, run_range_test
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -20,7 +20,7 @@ def run(arguments: argparse.Namespace) -> None:
         max_lr = suggestion.max_lr
         print(f"suggested learning rate: {max_lr:.3g} ({suggestion.reason})")
     total_steps = arguments.epochs * steps_per_epoch(task)
-    print(f"{arguments.epochs} epochs, {total_steps} steps:")
+    print(f"{arguments.epochs} epochs, {total_steps} steps with {arguments.optimizer}:")
     for name, schedule in (
         ("1cycle", one_cycle(max_lr, total_steps)),
         ("constant", constant(max_lr, total_steps)),
@@ -28,7 +28,8 @@ def run(arguments: argparse.Namespace) -> None:
         # Both runs start from the same weights, random numbers and order of the data.
         with preserve_all(task.model, loader=task.train_loader):
             with progress_bar(name) as progress:
-                losses = train(task, schedule, progress=progress)
+                make_optimizer = MAKE_OPTIMIZER[arguments.optimizer]
+                losses = train(task, schedule, make_optimizer=make_optimizer, progress=progress)
             result = _describe(evaluate(task), float(losses[-1]))
         print(f"  {name:9} {result}")
 

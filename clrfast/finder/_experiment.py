@@ -23,6 +23,7 @@ from ..training._eager_step import EagerStep, require_optimizes
 from ..training._loss_modules import find_loss_modules, trainable_parameters
 from ..training._losses import resolve_loss
 from ..training._module_attributes import ModuleAttributes
+from ..training._optimizer_factory import DEFAULT_MOMENTUM
 from ..training._optimizer_list import Optimizers, join_optimizers, split_optimizer
 from ..training._preservation import preserve_model_and_optimizer, preserve_rng_and_loaders
 from ._bad_batches import BadBatches, RecentBatches
@@ -33,9 +34,6 @@ from ._probes import Probes
 from ._rank_failures import repeat_failed_batches, zero_failed_losses
 from ._scheduled_run import RunRecord, ScheduledRun
 from ._validation import Validation
-
-DEFAULT_MOMENTUM = 0.9
-"""Momentum of the SGD that is used when no optimizer is given."""
 
 MAX_LAG_STEPS = 2 * READ_EVERY + 4
 """Maximum number of steps between the loss that ends a run and the host's read of it, where the host does not read

@@ -13,11 +13,11 @@ from torch.utils.data import DataLoader
 from .._distributed import Ranks
 from .._progress import Progress
 from ..finder import LRCurve, range_test
-from ..finder._experiment import DEFAULT_MOMENTUM
 from ..optim import SGD
 from ..tasks import Task
 from ..training import StepOptions
 from ..training._loss_modules import find_loss_modules, trainable_parameters
+from ..training._optimizer_factory import DEFAULT_MOMENTUM
 from ._recipe import conclude
 from ._step_allocation import RANGE_TEST_STEPS
 from ._step_budget import Budget

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..finder._scheduled_run import RunRecord
 from ..finder._validation import Validation
-from ..optim import StepControl
+from ..optim import SGD, StepControl
 from ..schedules import Schedule
 from ..training import StepOptions, prefetch
 from ..training import _graph_cache as graphs
@@ -55,7 +55,7 @@ def run_stacked(
     if not model.training:
         for each in copies:
             each.train()
-    plan = SweepPlan(copies, compute_loss, schedules, momentum=0.0, smoothing=0.98, stop_factor=math.inf)
+    plan = SweepPlan(copies, compute_loss, schedules, make_optimizer=SGD, smoothing=0.98, stop_factor=math.inf)
     stacked = StackedStep(plan, randomness="same")
     optimizers = stacked.optimizers
     steps = [EagerStep(each, compute_loss, optimizer) for each, optimizer in zip(copies, optimizers, strict=True)]

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 
-from ..optim import SGD
+from ..optim import FusedOptimizer
 from ..schedules import Schedule
 from . import _graph_cache as graph_cache
 from ._batches import move_batch
 from ._losses import ComputeLoss, require_scalar
+from ._optimizer_factory import MakeOptimizer, make_scheduled
 from ._train_step import TrainStep
 
 
@@ -32,13 +33,13 @@ class SweepPlan:
     models: list[nn.Module]
     compute_loss: ComputeLoss
     schedules: Sequence[Schedule]
-    momentum: float
+    make_optimizer: MakeOptimizer
     smoothing: float
     stop_factor: float
 
-    def make_optimizer(self, index: int, params: Iterable[Tensor]) -> SGD:
+    def optimizer_of(self, index: int, params: Iterable[Tensor]) -> FusedOptimizer:
         """Make the optimizer of the model at ``index`` over ``params``."""
-        optimizer = SGD(params, momentum=self.momentum, schedule=self.schedules[index])
+        optimizer = make_scheduled(self.make_optimizer, params, self.schedules[index])
         assert optimizer.control is not None
         optimizer.control.watch_divergence(smoothing=self.smoothing, stop_factor=self.stop_factor)
         return optimizer
@@ -47,7 +48,7 @@ class SweepPlan:
         """Make a separate training step for each model."""
         steps = []
         for index, model in enumerate(self.models):
-            optimizer = self.make_optimizer(index, [param for param in model.parameters() if param.requires_grad])
+            optimizer = self.optimizer_of(index, [param for param in model.parameters() if param.requires_grad])
             steps.append(TrainStep(model, None, optimizer, compute_loss=self.compute_loss))
         return steps
 
@@ -85,7 +86,7 @@ class StackedStep:
         self._graphs = graph_cache.GraphCache(self.device) if has_graphs else None
         self._parts = {name: [part.requires_grad_() for part in param.unbind()] for name, param in self._params.items()}
         self.optimizers = [
-            plan.make_optimizer(index, params) for index, params in enumerate(zip(*self._parts.values(), strict=True))
+            plan.optimizer_of(index, params) for index, params in enumerate(zip(*self._parts.values(), strict=True))
         ]
 
     def __call__(self, batch: Any) -> None:

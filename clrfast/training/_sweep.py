@@ -14,8 +14,9 @@ from .._progress import Progress, show_progress
 from ..optim._control import require_divergence_limits
 from ..schedules import Schedule
 from ._batches import require_iterable
-from ._loss_modules import find_loss_modules
+from ._loss_modules import find_loss_modules, trainable_parameters
 from ._losses import ComputeLoss, resolve_loss
+from ._optimizer_factory import MakeOptimizer, resolve_optimizer
 from ._preservation import preserve_rng_and_loaders
 from ._stacked_step import SweepPlan
 from ._vectorization import StartedSweep, Vectorize, ignore_vmap_warnings, start_sweep
@@ -49,7 +50,8 @@ def sweep(
     *,
     compute_loss: ComputeLoss | None = None,
     seeds: int | Sequence[int] = 0,
-    momentum: float = 0.9,
+    momentum: float | None = None,
+    make_optimizer: MakeOptimizer | None = None,
     smoothing: float = 0.98,
     stop_factor: float = 4.0,
     vectorize: Vectorize = "auto",
@@ -58,7 +60,7 @@ def sweep(
     """Train one copy of a model with each of ``schedules``, all on the same batches.
 
     Vectorized training stacks the parameters of the copies and makes one forward and one backward pass for all of them
-    with ``torch.func.vmap``. Each copy has its own ``clrfast.SGD`` and schedule. On a device that a small model leaves
+    with ``torch.func.vmap``. Each copy has its own optimizer and schedule. On a device that a small model leaves
     idle, K copies then take little longer than one. A copy that diverges stops and the others continue. The host never
     waits for a step. The results equal those of K sequential trainings up to rounding, except for models that draw
     random numbers, such as dropout.
@@ -68,7 +70,10 @@ def sweep(
         loss_fn, loader, compute_loss: as for ``range_test``.
         schedules: K schedules with one parameter group each and the same ``total_steps``.
         seeds: seeds of the initial weights: one for all copies, or K of them.
-        momentum: momentum for schedules without a momentum curve, >= 0. Schedules without a weight decay use 0.
+        momentum: momentum of SGD for schedules without a momentum curve, >= 0; None: 0.9.
+        make_optimizer: ``make_optimizer(params)`` returns the optimizer of a copy, one of clrfast without a schedule:
+            ``clrfast.AdamW``, or ``functools.partial(clrfast.AdamW, clip_norm=1.0)``. Momentum and weight decay that a
+            schedule lacks are the optimizer's. None: ``clrfast.SGD`` with ``momentum``.
         smoothing, stop_factor: limits of divergence; see ``StepControl.watch_divergence``.
         vectorize: whether to train all copies at once. "auto" tries both for some steps and continues with the faster.
         progress: ``progress(done, total, {})``; True for a bar, if tqdm is installed.
@@ -87,8 +92,11 @@ def sweep(
     require_divergence_limits(smoothing, stop_factor)
     if vectorize not in (True, False, "auto"):
         raise ValueError(f"vectorize: got {vectorize!r}; give True, False or 'auto'")
+    make_optimizer = resolve_optimizer(make_optimizer, momentum)
     models = _make_models(make_model, seeds, len(schedules))
-    plan = SweepPlan(models, compute_loss, schedules, momentum, smoothing, stop_factor)
+    plan = SweepPlan(models, compute_loss, schedules, make_optimizer, smoothing, stop_factor)
+    for index, model in enumerate(models):
+        plan.optimizer_of(index, trainable_parameters(model))  # a bad optimizer is reported before anything begins
     started = start_sweep(plan, loader, total_steps, vectorize)
     if vectorize is True and started.sequential_reason is not None:
         raise ValueError(f"vectorize: got True, and {started.sequential_reason}; give 'auto' or False")

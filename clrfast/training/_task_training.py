@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from .._progress import Progress
-from ..optim import SGD
 from ..schedules import Schedule
 from ..tasks import Task
 from ._batches import cycle_loader, move_batch, unpack_pair
 from ._loss_modules import find_loss_modules, trainable_parameters
 from ._losses import resolve_loss
+from ._optimizer_factory import MakeOptimizer, make_scheduled, resolve_optimizer
 from ._prefetch import prefetch
 from ._train_step import TrainStep
 
@@ -45,28 +45,32 @@ def train(
     task: Task,
     schedule: Schedule,
     *,
-    momentum: float = 0.9,
+    momentum: float | None = None,
+    make_optimizer: MakeOptimizer | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Train ``task.model`` in place over all of ``schedule`` with ``clrfast.SGD``.
+    """Train ``task.model`` in place over all of ``schedule``.
 
     On a CUDA device the steps are replays of a CUDA graph where possible; see ``TrainStep``.
 
     Args:
         schedule: a schedule with ``total_steps``. The training data is iterated again as often as needed.
-        momentum: momentum for schedules without a momentum curve, >= 0.
+        momentum: momentum of SGD for schedules without a momentum curve, >= 0; None: 0.9.
+        make_optimizer: ``make_optimizer(params)`` returns an optimizer of clrfast without a schedule, for example
+            ``clrfast.AdamW``. None: ``clrfast.SGD`` with ``momentum``.
         progress: ``progress(done, total, {})``, called after every step.
     Returns:
         The loss before each update, float32 ``[total_steps]`` on the model's device.
     Raises:
-        ValueError: the schedule has no ``total_steps``, or the training data are empty or used up.
+        ValueError: the schedule has no ``total_steps``, the optimizer is wrong, or the training data are empty or used
+            up.
     """
     _require_task(task)
     if not isinstance(schedule, Schedule):
         raise ValueError(f"schedule: got {type(schedule).__name__}; give a clrfast.Schedule with total_steps")
     model = task.model
     params = trainable_parameters(model, *find_loss_modules(task.loss_fn, task.compute_loss))
-    optimizer = SGD(params, momentum=momentum, schedule=schedule)
+    optimizer = make_scheduled(resolve_optimizer(make_optimizer, momentum), params, schedule)
     control = optimizer.control
     assert control is not None
     step = TrainStep(task, optimizer=optimizer)

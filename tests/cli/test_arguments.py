@@ -9,13 +9,21 @@ from datetime import timedelta
 import pytest
 
 from clrfast import cli
-from clrfast.cli import _arguments
+from clrfast.cli import _arguments, _task
 from clrfast.finder._suggestion_rules import RULES
 from clrfast.recipe import _find_recipe, _step_allocation
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["find"], ["find", "digits", "--steps", "0"], ["fly"], ["recipe", "digits", "--budget", "5m"]]
+    "arguments",
+    [
+        [],
+        ["find"],
+        ["find", "digits", "--steps", "0"],
+        ["find", "digits", "--optimizer", "lion"],
+        ["fly"],
+        ["recipe", "digits", "--budget", "5m"],
+    ],
 )
 def test_unparsable_arguments_exit_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
@@ -28,7 +36,7 @@ def test_unparsable_arguments_exit_with_2(arguments, capsys):
     [
         (["--help"], ["find", "train", "doctor"]),
         (["find", "--help"], ["--max-lr", "package.module:function", "clrfast find digits"]),
-        (["train", "--help"], ["--epochs", "clrfast train digits"]),
+        (["train", "--help"], ["--epochs", "--optimizer {sgd,adamw}", "clrfast train digits"]),
         (["recipe", "--help"], ["--budget", "--overwrite", "clrfast recipe digits"]),
         (["doctor", "--help"], ["backends"]),
     ],
@@ -80,6 +88,10 @@ def test_help_and_wrong_arguments_do_not_wait_for_torch(arguments, code, wanted)
 
 def test_the_option_method_offers_all_rules_for_losses():
     assert ("trials", *sorted(set(RULES) - {"clr_bounds"})) == _arguments.METHODS
+
+
+def test_optimizers_are_those_that_the_commands_can_make():
+    assert tuple(_task.MAKE_OPTIMIZER) == _arguments.OPTIMIZERS
 
 
 def test_ramps_with_too_few_steps_are_refused():

@@ -24,6 +24,12 @@ def test_backends_work_or_say_why_not(backend):
     assert ("works" in line(backend)) == (backend == "torch" or _native.why_missing is None)
 
 
+@pytest.mark.parametrize("optimizer", [clrfast.SGD, clrfast.Adam, clrfast.AdamW])
+def test_a_backend_whose_step_is_wrong_is_named_with_its_optimizer(monkeypatch, optimizer):
+    monkeypatch.setitem(doctor._STEPS, optimizer, 0.25)
+    assert f"BROKEN  pure torch, any device: a step of {optimizer.__name__} from 1 with" in line("torch")
+
+
 def test_a_missing_native_backend_is_explained(monkeypatch):
     monkeypatch.setattr(_native, "why_missing", "it was not built")
     assert "it was not built; install a C++17 compiler" in line("cpp")

@@ -20,6 +20,17 @@ def test_find_writes_its_files_and_prints_the_suggestion(tmp_path, capsys):
     assert (tmp_path / "lr_range_test.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_find_with_adamw_tests_its_rates(tmp_path, capsys):
+    arguments = ["find", "digits", "--out", str(tmp_path), "--steps", "30"]
+    assert cli.main([*arguments, "--optimizer", "adamw"]) == 0
+    adamw = LRCurve.load(tmp_path / "lr_range_test.json")
+    assert adamw.momentum is None
+    assert cli.main(arguments) == 0
+    sgd = LRCurve.load(tmp_path / "lr_range_test.json")
+    assert sgd.momentum == 0.9
+    assert adamw.loss[0] != sgd.loss[0]
+
+
 def test_the_seed_reaches_the_task(tmp_path):
     losses = []
     for seed in (0, 0, 1):

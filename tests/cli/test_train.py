@@ -12,6 +12,14 @@ def test_train_digits_prints_both_runs(capsys):
     assert accuracies[0] > 90
 
 
+def test_train_with_adamw_finds_its_rate_and_trains_with_it(capsys):
+    assert cli.main(["train", "digits", "--epochs", "1", "--optimizer", "adamw", "--steps", "60"]) == 0
+    printed = capsys.readouterr().out
+    assert "1 epochs, 22 steps with adamw:" in printed
+    assert float(printed.split("suggested learning rate: ")[1].split()[0]) < 0.2
+    assert printed.count("validation accuracy") == 2
+
+
 def test_a_task_without_validation_data_trains(task_modules, capsys):
     assert cli.main(["train", "good:make_task", "--epochs", "3"]) == 0
     assert capsys.readouterr().out.count("last training loss") == 2

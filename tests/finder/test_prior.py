@@ -67,9 +67,10 @@ def test_normalization_layers_are_known_by_their_names(layer, expected):
     assert is_normalized(nn.Sequential(layer)) is expected
 
 
-def test_a_range_test_with_adam_has_a_prior_that_is_saved(tmp_path):
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, clrfast.AdamW])
+def test_a_range_test_with_adam_has_a_prior_that_is_saved(kind, tmp_path):
     model, loss_fn, loader = blobs()
-    curve = range_test(model, loss_fn, loader, optimizer=torch.optim.AdamW(model.parameters()))
+    curve = range_test(model, loss_fn, loader, optimizer=kind(model.parameters()))
     assert curve.prior_lr == expect_lr(torch.optim.AdamW(model.parameters()), model)
     curve.save(tmp_path / "curve.json")
     loaded = clrfast.LRCurve.load(tmp_path / "curve.json")

@@ -32,6 +32,8 @@ OPTIMIZERS = {
     "clrfast with schedule": lambda params: clrfast.SGD(
         params, momentum=0.9, schedule=clrfast.one_cycle(0.1, EPOCHS * 20)
     ),
+    "clrfast adamw": lambda params: clrfast.AdamW(params, lr=0.01, clip_norm=1.0),
+    "clrfast adamw with schedule": lambda params: clrfast.AdamW(params, schedule=clrfast.one_cycle(0.01, EPOCHS * 20)),
 }
 
 

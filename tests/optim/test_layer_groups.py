@@ -49,6 +49,14 @@ def test_a_weight_decay_curve_leaves_out_exempt_groups():
     assert [group["weight_decay"] for group in optimizer.param_groups] == pytest.approx([0.2, 0.0])
 
 
+def test_a_schedule_keeps_the_ratios_of_the_rates_and_the_exemptions_for_adamw():
+    groups = layer_groups(make(), 0.9, n_groups=2, factor=3, decay_norm_and_bias=False)
+    optimizer = clrfast.AdamW(groups, schedule=clrfast.one_cycle(0.9, 10, weight_decay=0.2).for_groups(groups))
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.03, 0.03, 0.09, 0.09])
+    assert [group["weight_decay"] for group in optimizer.param_groups] == pytest.approx([0.2, 0.0, 0.2, 0.0])
+    assert [group["betas"] for group in optimizer.param_groups] == [(pytest.approx(0.95), 0.999)] * 4
+
+
 def test_every_trainable_parameter_is_in_one_group():
     model = make()
     model[4].weight = nn.Parameter(torch.zeros(2, 4))

@@ -14,13 +14,14 @@ from tests.helpers.optimizers import assert_same, give_grads
 from tests.helpers.schedulers import PLAN, PLANNED, groups_of, rates_of
 
 
-def scheduled():
-    optimizer = clrfast.SGD(groups_of(0.1), schedule=PLAN)
+def scheduled(kind=clrfast.SGD):
+    optimizer = kind(groups_of(0.1), schedule=PLAN)
     return optimizer, as_lr_scheduler(optimizer)
 
 
-def test_a_scheduler_without_a_schedule_reports_the_optimizers():
-    optimizer, scheduler = scheduled()
+@pytest.mark.parametrize("kind", [clrfast.SGD, clrfast.Adam, clrfast.AdamW])
+def test_a_scheduler_without_a_schedule_reports_the_optimizers(kind):
+    optimizer, scheduler = scheduled(kind)
     assert isinstance(scheduler, LRScheduler)
     for step in range(12):
         assert scheduler.get_last_lr() == [PLANNED[step]]

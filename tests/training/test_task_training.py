@@ -39,6 +39,21 @@ def test_train_makes_exactly_the_steps_of_the_schedule():
     assert losses[-1] < losses[0]
 
 
+def test_train_uses_the_optimizer_that_is_given():
+    task = make()
+    train(task, clrfast.constant(0.1, 4), make_optimizer=clrfast.AdamW)
+    model = make().model
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    for x, y in BATCHES * 2:
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    for ours, theirs in zip(task.model.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match="make_optimizer: it returned"):
+        train(task, clrfast.constant(0.1, 4), make_optimizer=torch.optim.AdamW)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
