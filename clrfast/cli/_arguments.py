@@ -52,7 +52,7 @@ TEXTS: dict[str, dict[str, Any]] = {
         "from there.\n\n"
         "Under torchrun the ranks share the short runs. Each has its own CUDA device as the current one, so a task "
         "that puts its model on 'cuda' is spread over all.",
-        "epilog": "examples:\n  clrfast recipe digits\n"
+        "epilog": "examples:\n  clrfast recipe digits\n  clrfast recipe digits --optimizer adamw\n"
         "  clrfast recipe my_package.my_module:make_task --planned-steps 30000\n"
         "  torchrun --nproc-per-node 2 -m clrfast recipe digits --budget 5min",
     },
@@ -164,12 +164,7 @@ def _add_range_test_options(parser: argparse.ArgumentParser) -> None:
         "--steps auto, else edge)",
     )
     parser.add_argument("--thorough", action="store_true", help="always make the longer trials, too")
-    parser.add_argument(
-        "--optimizer",
-        choices=OPTIMIZERS,
-        default="sgd",
-        help="what trains: sgd with momentum, or adamw with weight decay 0.01 (default: sgd)",
-    )
+    _add_optimizer(parser, "what trains: sgd with momentum, or adamw with weight decay 0.01 (default: sgd)")
     _add_seed(parser)
 
 
@@ -182,6 +177,7 @@ def _add_recipe_options(parser: argparse.ArgumentParser) -> None:
         help="updates of the search, at least 464, or its time, as 90s, 5min or 1h (default: a tenth of "
         "--planned-steps)",
     )
+    _add_optimizer(parser, "which optimizer the settings are for (default: sgd)")
     parser.add_argument(
         "--batch-sizes", action="store_true", help="look for a faster batch size, too; tries all memory"
     )
@@ -190,6 +186,10 @@ def _add_recipe_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing JSON in place of continuing it")
     _add_seed(parser)
+
+
+def _add_optimizer(parser: argparse.ArgumentParser, text: str) -> None:
+    parser.add_argument("--optimizer", choices=OPTIMIZERS, default="sgd", help=text)
 
 
 def _add_seed(parser: argparse.ArgumentParser) -> None:

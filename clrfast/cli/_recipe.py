@@ -51,6 +51,7 @@ def _search(task: Task, arguments: argparse.Namespace, **options: Any) -> Recipe
         task,
         arguments.budget,
         planned_steps=arguments.planned_steps,
+        optimizer=arguments.optimizer,
         batch_sizes=arguments.batch_sizes,
         saved=arguments.out,
         **options,

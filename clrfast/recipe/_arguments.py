@@ -30,13 +30,8 @@ def resolve_arguments(
 
     Raises:
         TypeError: a keyword is unknown.
-        ValueError: an option is wrong, or an optimizer was given.
+        ValueError: an option is wrong.
     """
-    if "optimizer" in keywords:
-        raise ValueError(
-            f"optimizer: got {type(keywords['optimizer']).__name__}; the short runs are made with clrfast.SGD, "
-            "whose schedule has a curve for every setting; leave it out"
-        )
     options = resolve_options(options, keywords, function)
     return resolve_task(model, loss_fn, loader, compute_loss, val_loader), options
 

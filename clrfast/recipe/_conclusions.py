@@ -13,6 +13,7 @@ from ._diagnosis import MIN_VAL_LOSSES, Diagnosis, diagnose
 from ._lattice import RATE_RATIO
 from ._loss_history import History
 from ._momentum import DEFAULT_MOMENTUM_CYCLE
+from ._optimizers import OPTIMIZERS
 from ._step_allocation import GRID_TRIALS, MIN_MOMENTUM_STEPS, MOMENTUM_TRIALS, RANGE_TEST_STEPS
 from ._study import Study
 from ._trials import count_steps
@@ -95,20 +96,21 @@ def conclude_batch_size(study: Study) -> Conclusion[int | None]:
 
 def conclude_weight_decay(study: Study) -> Conclusion[float]:
     """Return the weight decay of the best pair, or else of the short trials, or else the default."""
+    default = OPTIMIZERS[study.optimizer].scaled(DEFAULT_WEIGHT_DECAY)
     if study.pair_trials is not None:
         try:
             pair = study.pair_trials.suggest()
         except NoSuggestionError as error:  # the conclusion on the rate warns about it
-            return Conclusion(DEFAULT_WEIGHT_DECAY, f"no answer, and {DEFAULT_WEIGHT_DECAY:g} is usual: {error}")
+            return Conclusion(default, f"no answer, and {default:g} is usual: {error}")
         return Conclusion(pair.weight_decay, pair.reason)
     trials = study.weight_decay_trials
     if trials is None:
-        return Conclusion(DEFAULT_WEIGHT_DECAY, f"not tested; {DEFAULT_WEIGHT_DECAY:g} is usual")
+        return Conclusion(default, f"not tested; {default:g} is usual")
     try:
         suggestion = trials.suggest()
     except NoSuggestionError as error:
-        reason = f"no answer, and {DEFAULT_WEIGHT_DECAY:g} is usual: {error}"
-        return Conclusion(DEFAULT_WEIGHT_DECAY, reason, (f"weight decay: {error}",))
+        reason = f"no answer, and {default:g} is usual: {error}"
+        return Conclusion(default, reason, (f"weight decay: {error}",))
     steps = max(np.size(history.train_loss) for repeats in trials.histories for history in repeats)
     if steps >= OVERFITTING_STEPS:
         return Conclusion(suggestion.value, suggestion.reason)

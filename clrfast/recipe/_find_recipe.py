@@ -17,6 +17,7 @@ from ..training import StepOptions
 from ..training._step_options import StepKeywords, resolve_options
 from ._batch_size import checked_loader
 from ._data_overlap import require_disjoint
+from ._optimizers import OptimizerName, require_optimizer_name
 from ._recipe import Recipe, conclude
 from ._search import Search
 from ._shared_trials import Group, joined_ranks, require_no_ddp, require_same_start
@@ -41,6 +42,7 @@ def find_recipe(
     budget: int | timedelta | None = None,
     *,
     planned_steps: int | None = None,
+    optimizer: OptimizerName = "sgd",
     batch_sizes: bool = False,
     saved: str | os.PathLike[str] | None = None,
     group: Group = None,
@@ -50,7 +52,7 @@ def find_recipe(
 ) -> Recipe:
     """Find learning rate, batch size, weight decay and momentum by short trials, in the order of Smith's report.
 
-        small budget: range test -> batch size, range test -> weight decay, range test if >= 1e-3 -> momentum
+        small budget: range test -> batch size, range test -> weight decay, range test if it is large -> momentum
         large budget: range test -> batch size, range test -> rate and weight decay together
 
     The budget decides the length of the trials. Each range test takes at most 112 steps, and the weight-decay trials
@@ -71,6 +73,8 @@ def find_recipe(
         planned_steps: length of the training that the recipe is for, >= 1; None: 10,000. A trial much shorter than a
             tenth of the training shows little. Short trials are at most that long (or 200 steps), long ones at least a
             quarter of the training.
+        optimizer: name of the optimizer that the recipe is for: "sgd" or "adamw". The momentum is beta1 of AdamW, and
+            its weight decays are 100 times those of SGD, because its rates are about 100 times lower.
         batch_sizes: whether to look for a faster batch size, up to a 20th of the samples. The ``train_loader`` is then
             a DataLoader over a map-style dataset, and all free memory is used.
         saved: path of a JSON file to which all results are written as they arrive. A later call continues from the
@@ -89,7 +93,7 @@ def find_recipe(
         TypeError: a keyword is unknown.
         ValueError: an argument is wrong; the task has no validation data, or they are visibly in the training data; the
             budget is too small (if it is a time, this shows after the first range test, which ``saved`` keeps); the
-            file is of another model or batch size; the ranks differ in model or data.
+            file is of another model, batch size or optimizer; the ranks differ in model or data.
         NoSuggestionError: the first range test has no valid answer.
         RankError: another rank of the group failed or has ended; ``saved`` has the results until then.
 
@@ -99,8 +103,7 @@ def find_recipe(
         raise ValueError(
             f"task: got {type(task).__name__}; give clrfast.Task(model, loss_fn, train_loader, val_loader)"
         )
-    if "optimizer" in step_options:
-        raise ValueError("optimizer: the recipe is one for clrfast.SGD; leave it out")
+    require_optimizer_name(optimizer)
     limit, budget_steps, planned_steps = _checked_budget(budget, planned_steps)
     with joined_ranks(group) as ranks:
         options = resolve_options(options, step_options, "find_recipe")
@@ -111,7 +114,7 @@ def find_recipe(
         require_same_start(ranks, task.model, train_loader=task.train_loader, val_loader=task.val_loader)
         file = StudyFile(None if saved is None else Path(saved))
         search = Search(task, options, ranks.progress_on_first(progress), limit, ranks, file)
-        search.open_study(budget_steps, planned_steps)
+        search.open_study(budget_steps, planned_steps, optimizer)
         with file.refunding():
             study = run_stages(search, batch_sizes=batch_sizes)
     return conclude(study)

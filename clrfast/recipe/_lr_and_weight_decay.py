@@ -17,6 +17,7 @@ from ..training._step_options import StepKeywords
 from ._arguments import resolve_arguments
 from ._deadline import parse_deadline
 from ._lattice import pair_at
+from ._optimizers import OptimizerName, require_optimizer_name
 from ._pair_sampler import MIN_PAIR_TRIALS, PairSampler
 from ._pair_trials import PairTrials
 from ._trial_runner import TRIAL_VALIDATIONS, TrialRunner
@@ -35,6 +36,7 @@ def find_pair(
     steps: int,
     max_steps: int,
     momentum: Momentum = (0.95, 0.85),
+    optimizer: OptimizerName = "sgd",
     max_seconds: float | None = None,
     finished: PairTrials | None = None,
     save: Callable[[PairTrials], None] | None = None,
@@ -48,14 +50,14 @@ def find_pair(
     Short trials do not overfit. So they show neither the best decay nor the best rate with it, and these trials are few
     and long. The first has ``max_lr`` and a weight decay of 1e-3. Each further one is placed where a Gaussian process
     through the losses expects the largest improvement, on a lattice: half decades of the rate, weight decays of 1e-n,
-    and 3e-n above 1e-3. The suggestion takes into account that a rate just below failure is risky; see
-    ``PairTrials.expected_loss``.
+    and 3e-n above 1e-3. All these decays are 100 times larger for AdamW. The suggestion takes into account that a rate
+    just below failure is risky; see ``PairTrials.expected_loss``.
 
     All trials start from the current model with the same random numbers and batches. Afterwards everything is
     restored, as after ``range_test``.
 
     Args:
-        model, loss_fn, loader, compute_loss, val_loader, momentum, progress, options, step_options: see
+        model, loss_fn, loader, compute_loss, val_loader, momentum, optimizer, progress, options, step_options: see
             ``find_weight_decay``.
         max_lr: highest rate of the first trial, such as the suggestion of ``range_test``; > 0.
         steps: length of each trial, >= 40. It should be as long as the training, at least a quarter of it.
@@ -73,11 +75,12 @@ def find_pair(
         TypeError: a keyword is unknown.
         ValueError: an argument is wrong, or the validation data are visibly in the training data.
     """
+    require_optimizer_name(optimizer)
     _require_limits(max_lr, steps, max_steps, finished)
     task, options = resolve_arguments(
         model, loss_fn, loader, compute_loss, val_loader, options, step_options, "find_pair"
     )
-    sampler = PairSampler(max_lr, int(steps), int(max_steps), parse_deadline(max_seconds), finished)
+    sampler = PairSampler(max_lr, int(steps), int(max_steps), parse_deadline(max_seconds), finished, optimizer)
     with show_progress(progress, "rate and weight decay") as show:
 
         def show_all(done: int, _: int, shown: dict[str, float]) -> None:
@@ -87,7 +90,14 @@ def find_pair(
         while (point := sampler.next_point()) is not None:
             lr, decay = pair_at(point, max_lr)
             runner = TrialRunner(
-                task, options, max_lr=lr, steps=sampler.steps, repeats=1, planned_settings=1, progress=show_all
+                task,
+                options,
+                max_lr=lr,
+                steps=sampler.steps,
+                repeats=1,
+                planned_settings=1,
+                progress=show_all,
+                optimizer=optimizer,
             )
             ((sampler.histories[point],),) = runner.run([(momentum, decay)])
             if save is not None:

@@ -18,6 +18,7 @@ from ..training._losses import ComputeLoss
 from ..training._step_options import StepKeywords
 from ._arguments import checked_values, require_repeats, resolve_arguments
 from ._deadline import OutOfTimeError, parse_deadline
+from ._optimizers import OptimizerName, require_optimizer_name
 from ._setting_trials import SettingSuggestion, SettingTrials
 from ._shared_trials import Group, joined_ranks
 from ._trial_runner import DEFAULT_REPEATS, DEFAULT_STEPS, TrialRunner
@@ -86,6 +87,7 @@ def find_momentum(
     values: Sequence[float] = MOMENTUM_VALUES,
     max_lr: float | None = None,
     weight_decay: float = 0.0,
+    optimizer: OptimizerName = "sgd",
     steps: int = DEFAULT_STEPS,
     repeats: int = DEFAULT_REPEATS,
     max_seconds: float | None = None,
@@ -109,8 +111,8 @@ def find_momentum(
     restored, as after ``range_test``.
 
     Args:
-        model, loss_fn, loader, compute_loss, val_loader, max_lr, repeats, max_seconds, group, finished, save,
-            progress, options, step_options: see ``find_weight_decay``.
+        model, loss_fn, loader, compute_loss, val_loader, max_lr, optimizer, repeats, max_seconds, group, finished,
+            save, progress, options, step_options: see ``find_weight_decay``.
         values: momenta to try, in [0, 1), at least 2.
         weight_decay: weight decay of all trials, >= 0.
         steps: length of each trial, >= 20. A momentum needs several times ``1 / (1 - momentum)`` steps to show its
@@ -122,6 +124,7 @@ def find_momentum(
 
     Source: Smith 2018, "A disciplined approach to neural network hyper-parameters: Part 1", sections 4.3 and 5.
     """
+    require_optimizer_name(optimizer)
     tried = checked_values(values, name="values", below=1.0, example=MOMENTUM_VALUES)
     require_repeats(repeats)
     require_finite(weight_decay=weight_decay)
@@ -144,6 +147,7 @@ def find_momentum(
             deadline=deadline,
             finished=finished,
             save=save,
+            optimizer=optimizer,
         )
         histories = runner.run([(value, weight_decay) for value in tried], upcoming=1)
         if len(histories) < 2:

@@ -19,6 +19,7 @@ from ._lattice import (
     point_of,
 )
 from ._loss_history import History
+from ._optimizers import OPTIMIZERS
 from ._pair_trials import PairTrials
 from ._trials import count_steps
 
@@ -38,6 +39,7 @@ class PairSampler:
         max_steps: limit on the steps of all trials together.
         deadline: no trial starts that would end after it, except the first ``MIN_PAIR_TRIALS``.
         finished: results of an earlier search with the same ``first_lr`` and ``steps``.
+        optimizer: name of the optimizer; the lattice has its weight decays.
     Attributes:
         histories: the finished trials' histories by their points; add to it after each trial.
     """
@@ -49,7 +51,9 @@ class PairSampler:
         max_steps: int,
         deadline: Deadline | None = None,
         finished: PairTrials | None = None,
+        optimizer: str = "sgd",
     ):
+        self.optimizer = optimizer
         self.first_lr, self.steps, self.max_steps, self._deadline = first_lr, steps, max_steps, deadline
         self.histories: dict[LatticePoint, History] = {}
         if finished is not None:
@@ -66,7 +70,7 @@ class PairSampler:
     def results(self) -> PairTrials:
         """The finished trials, at least one."""
         rates, decays = zip(*(pair_at(point, self.first_lr) for point in self.histories), strict=True)
-        return PairTrials(np.array(rates), np.array(decays), self.steps, tuple(self.histories.values()))
+        return PairTrials(np.array(rates), np.array(decays), self.steps, tuple(self.histories.values()), self.optimizer)
 
     def next_point(self) -> LatticePoint | None:
         """Return the point of the next trial; None if no improvement is expected or no more trials are allowed."""
@@ -74,10 +78,10 @@ class PairSampler:
         if len(self.histories) >= MIN_PAIR_TRIALS and not (in_time and self.done_steps + self.steps <= self.max_steps):
             return None
         if not self.histories:
-            return 0, FIRST_DECAY
+            return 0, self._scaled(FIRST_DECAY)
         results = self.results
         if not results.loss.min() < results.initial_loss:
-            return min(exponent for exponent, _ in self.histories) - 2, FIRST_DECAY  # a decade lower
+            return min(exponent for exponent, _ in self.histories) - 2, self._scaled(FIRST_DECAY)  # a decade lower
         exponents = range(MIN_RATE_EXPONENT, MAX_RATE_EXPONENT + 1)
         free = [point for point in product(exponents, self._decays(results.loss)) if point not in self.histories]
         if not free:
@@ -94,5 +98,10 @@ class PairSampler:
         for (exponent, decay), loss in zip(self.histories, losses.tolist(), strict=True):
             by_rate.setdefault(exponent, {})[decay] = loss
         best = max((min(row, key=row.__getitem__) for row in by_rate.values() if len(row) > 1), default=0.0)
-        n_above = sum(decay <= best for decay in DECAYS if decay >= LARGE_DECAY)
-        return DECAYS[: DECAYS.index(LARGE_DECAY) + 1 + n_above]
+        decays = tuple(map(self._scaled, DECAYS))
+        n_always = DECAYS.index(LARGE_DECAY) + 1
+        n_above = sum(decay <= best for decay in decays[n_always - 1 :])
+        return decays[: n_always + n_above]
+
+    def _scaled(self, weight_decay: float) -> float:
+        return OPTIMIZERS[self.optimizer].scaled(weight_decay)

@@ -14,6 +14,7 @@ from ..finder._suggestion import NoSuggestionError
 from ..plot import pair_trials
 from ._gaussian_process import GaussianProcess, log_regret
 from ._lattice import DECAYS, MIN_RATE_EXPONENT, RATE_RATIO
+from ._optimizers import OPTIMIZERS
 from ._trials import Repeats, final_losses
 
 if TYPE_CHECKING:
@@ -38,12 +39,14 @@ class PairTrials:
         weight_decay: float64 ``[n]``.
         steps: length of each trial.
         histories: a ``History`` of each trial. ``val_loss`` ends with inf if the trial diverged.
+        optimizer: name of the optimizer.
     """
 
     max_lr: Floats
     weight_decay: Floats
     steps: int
     histories: Repeats = field(repr=False)
+    optimizer: str = "sgd"
 
     @property
     def loss(self) -> Floats:
@@ -66,7 +69,7 @@ class PairTrials:
         trained there.
         """
         rates = np.append(self.max_lr, self.max_lr[0] * RATE_RATIO**MIN_RATE_EXPONENT)
-        decays = np.append(self.weight_decay, DECAYS[0])
+        decays = np.append(self.weight_decay, OPTIMIZERS[self.optimizer].scaled(DECAYS[0]))
         losses = np.append(self.loss, self.initial_loss)
         return GaussianProcess(np.log10(np.stack([rates, decays], axis=1)), log_regret(losses, self.initial_loss))
 

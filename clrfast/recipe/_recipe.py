@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 
 from torch import nn
 
-from ..optim import SGD
+from ..optim import SGD, AdamW, FusedOptimizer
 from ..schedules import Schedule, one_cycle
 from ._conclusions import (
     conclude_batch_size,
@@ -29,7 +29,7 @@ class Recipe:
         batch_size: samples of a batch; None if the loader has no batch size.
         max_lr: the highest rate of the 1cycle.
         low, high: the interval of ``max_lr``, see ``Suggestion``.
-        momentum: (upper, lower), cycled against the rate.
+        momentum: (upper, lower), cycled against the rate; beta1 of AdamW.
         weight_decay: >= 0.
         evidence: a sentence or two for each of "learning rate", "batch size", "weight decay" and "momentum".
         diagnoses: what ``diagnose`` returned for the run with the chosen settings.
@@ -53,6 +53,11 @@ class Recipe:
     study: Study = field(repr=False)
 
     @property
+    def optimizer_name(self) -> str:
+        """Name of the optimizer that the recipe is for: "sgd" or "adamw"."""
+        return self.study.optimizer
+
+    @property
     def settings(self) -> dict[str, str]:
         """The settings in words, by the names in ``evidence``."""
         upper, lower = self.momentum
@@ -67,8 +72,8 @@ class Recipe:
         """Return the 1cycle of a training of ``total_steps``, >= 1; the momentum falls while the rate rises."""
         return one_cycle(self.max_lr, total_steps, momentum=self.momentum, weight_decay=self.weight_decay)
 
-    def optimizer(self, model: nn.Module, total_steps: int | None = None) -> SGD:
-        """Return a ``clrfast.SGD`` over the trainable parameters of ``model``.
+    def optimizer(self, model: nn.Module, total_steps: int | None = None) -> FusedOptimizer:
+        """Return a ``clrfast.SGD`` or ``clrfast.AdamW`` over the trainable parameters of ``model``.
 
         Args:
             model: the model to train, on its final device.
@@ -78,7 +83,11 @@ class Recipe:
         """
         params = [param for param in model.parameters() if param.requires_grad]
         schedule = None if total_steps is None else self.schedule(total_steps)
-        return SGD(params, self.max_lr, self.momentum[0], weight_decay=self.weight_decay, schedule=schedule)
+        upper, _ = self.momentum
+        if self.optimizer_name == "adamw":
+            betas = upper, 0.999
+            return AdamW(params, self.max_lr, betas, weight_decay=self.weight_decay, schedule=schedule)
+        return SGD(params, self.max_lr, upper, weight_decay=self.weight_decay, schedule=schedule)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write all measurements as JSON, after the settings for human readers."""
@@ -106,7 +115,8 @@ class Recipe:
 
     def __str__(self) -> str:
         rows = [f"{name:<15}{value}" for name, value in self.settings.items()]
-        rows.append(f"found in {self.steps} steps" + ("" if self.complete else ", interrupted"))
+        optimizer = "" if self.optimizer_name == "sgd" else f" of {self.optimizer_name}"
+        rows.append(f"found in {self.steps} steps{optimizer}" + ("" if self.complete else ", interrupted"))
         return "\n".join([*rows, *(f"warning: {warning}" for warning in self.warnings)])
 
 

@@ -13,11 +13,10 @@ from torch.utils.data import DataLoader
 from .._distributed import Ranks
 from .._progress import Progress
 from ..finder import LRCurve, range_test
-from ..optim import SGD
+from ..optim import FusedOptimizer
 from ..tasks import Task
 from ..training import StepOptions
-from ..training._loss_modules import find_loss_modules, trainable_parameters
-from ..training._optimizer_factory import DEFAULT_MOMENTUM
+from ._optimizers import OptimizerName, trial_optimizer
 from ._recipe import conclude
 from ._step_allocation import RANGE_TEST_STEPS
 from ._step_budget import Budget
@@ -52,9 +51,11 @@ class Search:
     file: StudyFile
     study: Study = field(init=False)
 
-    def open_study(self, budget: int, planned_steps: int) -> None:
+    def open_study(self, budget: int, planned_steps: int, optimizer: OptimizerName) -> None:
         """Start a study, or continue the one in the file."""
-        self.study = self.on_first_rank("the saved file", lambda: self.file.open(self.task, budget, planned_steps))
+        self.study = self.on_first_rank(
+            "the saved file", lambda: self.file.open(self.task, budget, planned_steps, optimizer)
+        )
         if self.study.batch_sizes is not None:
             self.set_batch_size(self.study.batch_sizes.fastest)
         if not self.budget.needs_timing(self.study):
@@ -118,6 +119,7 @@ class Search:
 
         return {
             **self.arguments(pending.finished_steps),
+            "optimizer": self.study.optimizer,
             "group": self.ranks,
             "max_seconds": self.budget.remaining_seconds,
             "max_lr": pending.max_lr,
@@ -128,10 +130,8 @@ class Search:
 
     def range_test(self, weight_decay: float = 0.0) -> LRCurve:
         """Run a range test on the first rank; a budget of time also measures the time of a step."""
-        optimizer, task = None, self.task
-        if weight_decay:
-            params = trainable_parameters(task.model, *find_loss_modules(task.loss_fn, task.compute_loss))
-            optimizer = SGD(params, lr=1.0, momentum=DEFAULT_MOMENTUM, weight_decay=weight_decay)
+        task = self.task
+        optimizer = trial_optimizer(self.study.optimizer, task, weight_decay)
         self.note_start(RANGE_TEST_STEPS)
         progress = self.arguments()["progress"]
         run = partial(_range_test, task, self.options, optimizer)
@@ -151,5 +151,7 @@ class Search:
         self.task = replace(self.task, train_loader=DataLoader(batch_size=batch_size, **given))
 
 
-def _range_test(task: Task, options: StepOptions, optimizer: SGD | None, progress: Progress | bool | None) -> LRCurve:
+def _range_test(
+    task: Task, options: StepOptions, optimizer: FusedOptimizer | None, progress: Progress | bool | None
+) -> LRCurve:
     return range_test(model=task, options=options, optimizer=optimizer, trials=False, group=None, progress=progress)

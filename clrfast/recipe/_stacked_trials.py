@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from ..finder._scheduled_run import RunRecord
 from ..finder._validation import Validation
-from ..optim import SGD, StepControl
+from ..optim import StepControl
 from ..schedules import Schedule
 from ..training import StepOptions, prefetch
 from ..training import _graph_cache as graphs
 from ..training._eager_step import EagerStep
 from ..training._losses import ComputeLoss
+from ..training._optimizer_factory import MakeOptimizer
 from ..training._stacked_step import StackedStep, SweepPlan
 
 MAX_COPIES = 8
@@ -42,6 +43,7 @@ def run_stacked(
     batches: Iterator[Any],
     validation: Validation,
     show: Callable[[int], None],
+    make_optimizer: MakeOptimizer,
 ) -> list[RunRecord]:
     """Train a copy of ``model`` along each schedule, all at once, and return their records.
 
@@ -55,7 +57,7 @@ def run_stacked(
     if not model.training:
         for each in copies:
             each.train()
-    plan = SweepPlan(copies, compute_loss, schedules, make_optimizer=SGD, smoothing=0.98, stop_factor=math.inf)
+    plan = SweepPlan(copies, compute_loss, schedules, make_optimizer, smoothing=0.98, stop_factor=math.inf)
     stacked = StackedStep(plan, randomness="same")
     optimizers = stacked.optimizers
     steps = [EagerStep(each, compute_loss, optimizer) for each, optimizer in zip(copies, optimizers, strict=True)]

@@ -11,6 +11,7 @@ from ._batch_size import find_batch_size
 from ._deadline import OutOfTimeError
 from ._lr_and_weight_decay import find_pair
 from ._momentum import DEFAULT_MOMENTUM_CYCLE, find_momentum
+from ._optimizers import trial_optimizer
 from ._pair_sampler import MIN_PAIR_TRIALS
 from ._pair_trials import PairTrials
 from ._recipe import conclude
@@ -87,7 +88,13 @@ class BatchSize(Stage):
     def measure(self, search: Search) -> Measured:
         loader: Any = search.task.train_loader
         most = max(len(loader.dataset) // MIN_EPOCH_STEPS, search.study.batch_size or 1)
-        find = partial(find_batch_size, search.task, max_batch_size=most, options=search.options)
+        find = partial(
+            find_batch_size,
+            search.task,
+            optimizer=trial_optimizer(search.study.optimizer, search.task),
+            max_batch_size=most,
+            options=search.options,
+        )
         sizes = search.on_first_rank("the batch sizes", find)
         search.set_batch_size(sizes.fastest)
         return Measured(0, {"batch_sizes": sizes})  # these steps are not part of the budget
@@ -140,6 +147,7 @@ class RateAndWeightDecay(Stage):
         find = partial(
             find_pair,
             **search.arguments(done),
+            optimizer=study.optimizer,
             max_lr=max_lr,
             momentum=DEFAULT_MOMENTUM_CYCLE,
             steps=steps,
@@ -164,7 +172,7 @@ class WeightDecay(Stage):
         study, max_steps = search.study, search.study.remaining_steps - RANGE_TEST_STEPS
         pending = study.pending_trials
         if pending is None:
-            plan = plan_grid(max_steps, study.planned_steps)
+            plan = plan_grid(max_steps, study.planned_steps, study.optimizer)
             pending = PendingTrials(plan.grid, plan.steps, search.max_lr, plan.refine)
         try:
             trials = find_weight_decay(

@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 from ..finder._suggestion import NoSuggestionError
 from ._momentum import MOMENTUM_VALUES
+from ._optimizers import OPTIMIZERS
 from ._setting_trials import SettingTrials
 from ._study import Study
 from ._trial_runner import DEFAULT_REPEATS, DEFAULT_STEPS, TRIAL_VALIDATIONS
-from ._weight_decay import GRID
+from ._weight_decay import GRID, default_grid
 
 RANGE_TEST_STEPS = 112
 """Maximum number of steps of a range test: 52 coarse ones up to a rate of 10,000, and 60 fine ones. The budget is
@@ -31,7 +32,7 @@ MIN_BUDGET = 2 * RANGE_TEST_STEPS + SMALL_GRID_TRIALS * MIN_TRIAL_STEPS
 """Minimum budget, 464 steps: two range tests and the small grid."""
 
 RETEST_DECAY = 1e-3
-"""Minimum weight decay for another test of the rate, because such a decay can change the rate."""
+"""Minimum weight decay of SGD for another test of the rate, because such a decay can change the rate."""
 
 MIN_MOMENTUM_STEPS = 100
 """Minimum length of a trial with a momentum, for the momentum to show its effect."""
@@ -62,16 +63,16 @@ class MomentumPlan(NamedTuple):
     steps: int
 
 
-def plan_grid(steps: int, planned_steps: int) -> GridPlan:
+def plan_grid(steps: int, planned_steps: int, optimizer: str = "sgd") -> GridPlan:
     """Return the trials with weight decays for a budget of ``steps`` and a training of ``planned_steps``.
 
     If the budget allows trials with momenta too, these get their share.
     """
     if steps < GRID_TRIALS * MIN_TRIAL_STEPS:
-        return GridPlan(SMALL_GRID, steps // SMALL_GRID_TRIALS, False)
+        return GridPlan(default_grid(optimizer, SMALL_GRID), steps // SMALL_GRID_TRIALS, False)
     with_momentum = steps // (GRID_TRIALS + MOMENTUM_TRIALS)
     each = with_momentum if with_momentum >= MIN_MOMENTUM_STEPS else steps // GRID_TRIALS
-    return GridPlan(GRID, min(each, _max_trial_steps(planned_steps)), True)
+    return GridPlan(default_grid(optimizer), min(each, _max_trial_steps(planned_steps)), True)
 
 
 def plan_momenta(study: Study) -> MomentumPlan:
@@ -103,7 +104,8 @@ def retest_is_due(study: Study) -> bool:
     if study.weight_decay_trials is None or study.range_test_after_weight_decay is not None:
         return False
     decay = _suggested_value(study.weight_decay_trials)
-    return study.remaining_steps >= RANGE_TEST_STEPS and decay is not None and decay >= RETEST_DECAY
+    least = OPTIMIZERS[study.optimizer].scaled(RETEST_DECAY)
+    return study.remaining_steps >= RANGE_TEST_STEPS and decay is not None and decay >= least
 
 
 def is_complete(study: Study) -> bool:

@@ -11,6 +11,7 @@ from .._fields import Fields
 from ..finder import LRCurve
 from ._batch_size import BatchSizes
 from ._momentum import MomentumTrials
+from ._optimizers import OptimizerName
 from ._pair_trials import PairTrials
 from ._study_fields import READERS
 from ._trials import PendingTrials
@@ -32,6 +33,7 @@ class Study:
         steps: steps of the search so far, including those that a kill has lost.
         model: description of the model that distinguishes it from others: its class, parameter tensors and elements.
         batch_size: batch size of the task's loader; None if the loader has none.
+        optimizer: name of the optimizer that the recipe is for.
         range_test: the first range test.
         batch_sizes: the batch sizes that fit.
         range_test_after_batch_size, range_test_after_weight_decay: the later range tests.
@@ -48,6 +50,7 @@ class Study:
     steps: int
     model: str
     batch_size: int | None
+    optimizer: OptimizerName = "sgd"
     range_test: LRCurve | None = None
     batch_sizes: BatchSizes | None = None
     range_test_after_batch_size: LRCurve | None = None

@@ -14,6 +14,7 @@ from ..finder import LRCurve, NoSuggestionError
 from ._batch_size import BatchSizes, LimitedBy, StepCost
 from ._loss_history import History
 from ._momentum import MomentumTrials
+from ._optimizers import OPTIMIZERS, OptimizerName
 from ._pair_trials import PairTrials
 from ._trial_runner import TRIAL_VALIDATIONS
 from ._trials import PendingTrials, Repeats, Trial
@@ -60,11 +61,22 @@ def _repeats(data: Fields, n_values: int) -> tuple[Repeats, ...]:
     return repeats
 
 
+def _optimizer(data: Fields, name: str = "optimizer") -> OptimizerName:
+    """Read the name of an optimizer; files of earlier versions have none, and their recipes are for SGD."""
+    if not data.has(name):
+        return "sgd"
+    optimizer = data.text(name)
+    if optimizer not in OPTIMIZERS:
+        raise ValueError(f"{data.path(name)}: got {short_repr(optimizer)}; give one of {list(OPTIMIZERS)}")
+    return cast(OptimizerName, optimizer)
+
+
 def _weight_decay_trials(data: Fields, name: str) -> WeightDecayTrials:
     trials = data.nested(name)
-    trials.require_known("values", "histories", "max_lr")
+    trials.require_known("values", "histories", "max_lr", "optimizer")
     values = trials.ascending("values", 0.0)
-    return WeightDecayTrials(values, _repeats(trials, len(values)), trials.positive("max_lr"))
+    repeats = _repeats(trials, len(values))
+    return WeightDecayTrials(values, repeats, trials.positive("max_lr"), optimizer=_optimizer(trials))
 
 
 def _momentum_trials(data: Fields, name: str) -> MomentumTrials:
@@ -76,14 +88,14 @@ def _momentum_trials(data: Fields, name: str) -> MomentumTrials:
 
 def _pair_trials(data: Fields, name: str) -> PairTrials:
     trials = data.nested(name)
-    trials.require_known("max_lr", "weight_decay", "steps", "histories")
+    trials.require_known("max_lr", "weight_decay", "steps", "histories", "optimizer")
     rates, decays = (trials.finite_numbers(entry, np.finfo(float).tiny) for entry in ("max_lr", "weight_decay"))
     histories = tuple(map(_history, trials.dicts("histories")))
     if not len(rates) == len(decays) == len(histories) > 0:
         raise ValueError(
             f"{trials.path('histories')}: got {len(rates)} rates, {len(decays)} decays and {len(histories)} runs"
         )
-    return PairTrials(rates, decays, trials.integer("steps", 1), histories)
+    return PairTrials(rates, decays, trials.integer("steps", 1), histories, _optimizer(trials))
 
 
 def _pending_trials(data: Fields, name: str) -> PendingTrials:
@@ -146,6 +158,7 @@ READERS: dict[str, Callable[[Fields, str], Any]] = {
     "steps": _count(0),
     "model": Fields.text,
     "batch_size": _count(1),
+    "optimizer": _optimizer,
     "range_test": _first_range_test,
     "batch_sizes": _batch_sizes,
     "range_test_after_batch_size": _curve,

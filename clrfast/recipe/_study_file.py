@@ -12,6 +12,7 @@ from torch import nn
 
 from .._errors import NotWrittenError
 from ..tasks import Task
+from ._optimizers import OptimizerName
 from ._recipe import Recipe, conclude
 from ._study import Study
 
@@ -34,21 +35,26 @@ class StudyFile:
         """Where the results are, for the end of an error message."""
         return "" if self._path is None else f" (what was found is in {self._path}; the next call goes on from there)"
 
-    def open(self, task: Task, budget: int, planned_steps: int) -> Study:
+    def open(self, task: Task, budget: int, planned_steps: int, optimizer: OptimizerName = "sgd") -> Study:
         """Return the study in the file, or a new one.
 
         Steps that a kill has lost count as steps of the search.
 
         Raises:
-            ValueError: the folder does not exist, or the file is of another model or batch size or no study at all.
+            ValueError: the folder does not exist, or the file is of another model, batch size or optimizer, or no study
+                at all.
         """
         model, batch_size = _description(task.model), getattr(task.train_loader, "batch_size", None)
         if self._path is not None and not self._path.parent.is_dir():
             raise ValueError(f"saved: {self._path.parent} is no folder; make it first")
         if self._path is None or not self._path.exists():
-            return Study(budget, planned_steps, 0, model, batch_size)
+            return Study(budget, planned_steps, 0, model, batch_size, optimizer)
         study = Study.read(self._path)
-        for what, saved, given in (("model", study.model, model), ("batch size", study.batch_size, batch_size)):
+        for what, saved, given in (
+            ("model", study.model, model),
+            ("batch size", study.batch_size, batch_size),
+            ("optimizer", study.optimizer, optimizer),
+        ):
             if saved != given:
                 raise ValueError(
                     f"saved: {self._path} is of another {what} ({saved}; this is {given}); give another path, or "

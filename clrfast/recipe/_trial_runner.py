@@ -26,6 +26,7 @@ from ..training._losses import resolve_loss
 from ._data_overlap import require_disjoint
 from ._deadline import Deadline
 from ._loss_history import History
+from ._optimizers import OPTIMIZERS, trial_optimizer
 from ._shared_trials import require_no_ddp, require_same_start
 from ._stacked_trials import MAX_COPIES, can_stack, run_stacked
 from ._trials import FinishedTrials, Repeats, SaveTrials, Trial
@@ -60,6 +61,7 @@ class TrialRunner:
         deadline: no trial starts that would end after it.
         finished: trials of an earlier call with the same arguments, which do not run again.
         save: function that is called on the first rank before trials start.
+        optimizer: name of the optimizer.
     Raises:
         ValueError: an argument is wrong, or the ranks differ in model or data.
         RankError: another rank failed.
@@ -80,6 +82,7 @@ class TrialRunner:
         deadline: Deadline | None = None,
         finished: FinishedTrials | None = None,
         save: SaveTrials | None = None,
+        optimizer: str = "sgd",
     ):
         require_no_ddp(task.model)
         if not is_whole(steps) or steps < TRIAL_VALIDATIONS:
@@ -88,7 +91,8 @@ class TrialRunner:
             )
         if max_lr is not None:
             require_positive(max_lr=max_lr)
-        self._task, self._options, self._experiment = task, options, Experiment(task, options)
+        self.optimizer, self._task, self._options = optimizer, task, options
+        self._experiment = Experiment(task, options, optimizer=trial_optimizer(optimizer, task))
         require_disjoint(task.train_loader, task.val_loader)
         require_same_start(ranks, task.model, loader=task.train_loader, val_loader=task.val_loader)
         self._ranks, self._deadline = ranks, deadline
@@ -115,7 +119,10 @@ class TrialRunner:
             if self._progress is not None:
                 self._progress(done, total + trial_steps, shown)
 
-        test = partial(range_test, self._task, options=self._options, trials=False, group=None, progress=show)
+        optimizer, options = trial_optimizer(self.optimizer, self._task), self._options
+        test = partial(
+            range_test, self._task, optimizer=optimizer, options=options, trials=False, group=None, progress=show
+        )
         return self._ranks.compute_on_first("the range test", test).suggest().max_lr
 
     def run(self, settings: Sequence[tuple[Momentum, float]], *, upcoming: int = 0) -> tuple[Repeats, ...]:
@@ -177,8 +184,9 @@ class TrialRunner:
                 self._progress(self._done_steps + done * len(trials), total, {})
 
         compute_loss = resolve_loss(self._task.loss_fn, self._task.compute_loss)
+        make, model = OPTIMIZERS[self.optimizer].make, self._task.model
         with self._batches(trials[0].repeat) as batches:
-            records = run_stacked(self._task.model, compute_loss, schedules, batches, self._validation, show)
+            records = run_stacked(model, compute_loss, schedules, batches, self._validation, show, make)
         return [self._history(*each) for each in zip(trials, schedules, records, strict=True)]
 
     def _run(self, trial: Trial, done: int, total: int) -> History:

@@ -19,6 +19,7 @@ from ..training._losses import ComputeLoss
 from ..training._step_options import StepKeywords
 from ._arguments import checked_values, require_repeats, resolve_arguments
 from ._deadline import OutOfTimeError, parse_deadline
+from ._optimizers import OPTIMIZERS, OptimizerName, require_optimizer_name
 from ._setting_trials import SettingSuggestion, SettingTrials
 from ._shared_trials import Group, joined_ranks
 from ._trial_runner import DEFAULT_REPEATS, DEFAULT_STEPS, TrialRunner
@@ -49,14 +50,17 @@ class WeightDecayTrials(SettingTrials):
 
     Attributes:
         values: float64 ``[k]``, ascending: the weight decays.
+        optimizer: name of the optimizer.
     """
 
+    optimizer: str = "sgd"
+
     def suggest(self) -> SettingSuggestion:
-        """Return the best weight decay, or the default 1e-4 if trials are inconclusive.
+        """Return the best weight decay, or the default if trials are inconclusive: 1e-4 of SGD, 0.01 of AdamW.
 
         The cost of weight decay shows at once, but its benefit only when a training overfits. So trials in which no
-        decay beats the smallest one do not show what a longer training needs. The suggestion is then 1e-4, or the
-        value nearest to it that is as good as the best.
+        decay beats the smallest one do not show what a longer training needs. The suggestion is then the default, or
+        the value nearest to it that is as good as the best.
 
         Raises:
             NoSuggestionError: the validation loss fell in no trial.
@@ -64,8 +68,9 @@ class WeightDecayTrials(SettingTrials):
         best, low, high, reason = self.best_range()
         chosen, least, most = (float(self.values[index]) for index in (best, low, high))
         if self.is_inconclusive:
-            chosen = min(max(DEFAULT_WEIGHT_DECAY, least), most)
-            usual = "the usual value" if chosen == DEFAULT_WEIGHT_DECAY else "the nearest to the usual one"
+            default = OPTIMIZERS[self.optimizer].scaled(DEFAULT_WEIGHT_DECAY)
+            chosen = min(max(default, least), most)
+            usual = "the usual value" if chosen == default else "the nearest to the usual one"
             reason += f"; so they do not tell what a longer training needs, and {chosen:g}, {usual}, is taken"
         elif low < high:
             reason += "; with less the loss is higher, so decay does gain something, and the best is taken"
@@ -92,7 +97,8 @@ def find_weight_decay(
     loader: Iterable[Any] | None = None,
     *,
     val_loader: Iterable[Any] | None = None,
-    grid: Sequence[float] = GRID,
+    grid: Sequence[float] | None = None,
+    optimizer: OptimizerName = "sgd",
     max_lr: float | None = None,
     momentum: Momentum = (0.95, 0.85),
     steps: int = DEFAULT_STEPS,
@@ -124,7 +130,9 @@ def find_weight_decay(
         val_loader: samples that are not in ``loader``; None: the task's. The first batches are used, at most one for
             every ten steps of a trial. The last validation loss of a trial counts; the lowest one would hide
             overfitting, as early stopping does.
-        grid: weight decays to try, >= 0, at least 2.
+        grid: weight decays to try, >= 0, at least 2. None: 1e-3, 1e-4, 1e-5 and 0 for SGD, and 100 times as much for
+            AdamW, whose rates are about 100 times lower.
+        optimizer: name of the optimizer of all runs: "sgd" or "adamw". The momentum is beta1 of AdamW.
         max_lr: highest rate of the 1cycles, > 0; None: the suggestion of ``range_test``.
         momentum: (upper, lower) to cycle it against the rate, or a number.
         steps: length of each trial, >= 20.
@@ -160,7 +168,9 @@ def find_weight_decay(
 
     Source: Smith 2018, "A disciplined approach to neural network hyper-parameters: Part 1", sections 4.4 and 5.
     """
-    values = checked_values(grid, name="grid", below=math.inf, example=GRID)
+    require_optimizer_name(optimizer)
+    tried = default_grid(optimizer) if grid is None else grid
+    values = checked_values(tried, name="grid", below=math.inf, example=GRID)
     require_repeats(repeats)
     deadline = parse_deadline(max_seconds)
     upcoming = VALUES_PER_ROUND if refine else 0
@@ -180,6 +190,7 @@ def find_weight_decay(
             deadline=deadline,
             finished=finished,
             save=save,
+            optimizer=optimizer,
         )
         histories = dict(zip(values, runner.run([(momentum, x) for x in values], upcoming=upcoming), strict=False))
         if len(histories) < 2:
@@ -189,14 +200,19 @@ def find_weight_decay(
         if refine:
             _refine(runner, histories, momentum, math.inf if max_steps is None else max_steps // (repeats * steps))
         runner.finish()
-    return _results(histories, runner.max_lr)
+    return _results(histories, runner)
+
+
+def default_grid(optimizer: str, grid: Sequence[float] = GRID) -> tuple[float, ...]:
+    """Return the weight decays of ``grid`` for an optimizer."""
+    return tuple(map(OPTIMIZERS[optimizer].scaled, grid))
 
 
 def _refine(runner: TrialRunner, histories: dict[float, Repeats], momentum: Momentum, max_values: float) -> None:
     """Add the trials of refinement to ``histories``, up to ``max_values`` values in all."""
     for _ in range(MAX_ROUNDS):
         try:
-            center = _results(histories, runner.max_lr).refinement_center
+            center = _results(histories, runner).refinement_center
         except NoSuggestionError:
             return
         new = refined_values(histories, center)
@@ -234,6 +250,7 @@ def _half_way(low: float, high: float) -> float:
     return float(f"{10 ** (half_decades / 2):.0e}")
 
 
-def _results(histories: dict[float, Repeats], max_lr: float) -> WeightDecayTrials:
+def _results(histories: dict[float, Repeats], runner: TrialRunner) -> WeightDecayTrials:
     values = sorted(histories)
-    return WeightDecayTrials(np.array(values), tuple(histories[value] for value in values), max_lr)
+    repeats = tuple(histories[value] for value in values)
+    return WeightDecayTrials(np.array(values), repeats, runner.max_lr, optimizer=runner.optimizer)

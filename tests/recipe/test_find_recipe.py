@@ -161,7 +161,7 @@ def ready_made():
         (clouds, {"budget": MIN_BUDGET - 1}, f"budget: got 463; .* at least {MIN_BUDGET}: two range tests"),
         (clouds, {"budget": 1e3 + 0.5}, "budget: got 1000.5; give a whole number of steps"),
         (clouds, {"planned_steps": 0}, "planned_steps: got 0; give a whole number of steps, at least 1"),
-        (clouds, {"optimizer": None}, "optimizer: the recipe is one for clrfast.SGD"),
+        (clouds, {"optimizer": None}, "optimizer: got None; the short runs make their own optimizers"),
         (clouds, {"progress": 3}, "progress: got 3"),
         (clouds, {"saved": "missing/x.json"}, "saved: missing is no folder"),
     ],

@@ -190,7 +190,7 @@ PART = DataLoader(Subset(Subset(LOADER.dataset, range(50)), [7, 8]), 2)
         ({"repeats": 1}, "repeats: got 1; .*at least 2"),
         ({"max_lr": 0}, "max_lr: got 0"),
         ({"momentum": 1.0}, "momentum: got 1.0"),
-        ({"optimizer": torch.optim.SGD(MODEL.parameters(), 0.1)}, "optimizer: got SGD; the short runs are made with"),
+        ({"optimizer": torch.optim.SGD(MODEL.parameters(), 0.1)}, "optimizer: got SGD; the short runs make their own"),
         ({"accumulate": 0}, "accumulate: got 0"),
     ],
 )
