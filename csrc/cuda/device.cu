@@ -23,6 +23,7 @@ namespace {
 
 using GradArgument = UpdateArgument<Sgd, float, TensorMetadata, max_argument_bytes - sizeof(double*) - 8>;
 using SumKernelArgument = SumArgument<GradArgument>;
+static_assert(sizeof(SumKernelArgument) <= max_argument_bytes);
 
 std::vector<LaunchPlan> plan_sums(const ParamTensors* list, std::int64_t n_params, std::vector<std::int64_t>& chosen) {
   std::vector<TensorSize> sizes;

@@ -35,7 +35,7 @@ GroupParams<Rule, T> group_params(const CudaGroupOptions<Rule>& group, std::int6
       nullptr,
       static_cast<std::int32_t>(control_row),
       group.options.maximize};
-  if constexpr (sizeof(T) == sizeof(float))
+  if constexpr (sizeof(Scalar) == sizeof(float))
     params.lr_tensor = group.lr_float32;
   else
     params.lr_tensor = group.lr_float64;

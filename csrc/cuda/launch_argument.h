@@ -21,7 +21,7 @@ struct alignas(16) GroupParams {
   using Scalar = typename Rule::template Scalar<T>;
   Row<Scalar> row;
   typename Rule::template Constants<Scalar> constants;
-  const T* lr_tensor;        // replaces row.lr; or null
+  const Scalar* lr_tensor;   // replaces row.lr; or null
   std::int32_t control_row;  // the group's index in the control
   bool maximize;
 };
