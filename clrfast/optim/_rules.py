@@ -86,7 +86,7 @@ def adamw(
     v = beta2 * v + (1 - beta2) * g * g
     x = torch.where(largest[0] >= v, largest[0], v) if amsgrad else v
     step_size, inverse_root = lr / (1 - beta1**t), 1 / _sqrt(1 - beta2**t)
-    p = p - _as(step_size, p.dtype) * m / (torch.sqrt(x) * _as(inverse_root, p.dtype) + eps)
+    p = p - _as(step_size, p.dtype) * m / (_sqrt(x) * _as(inverse_root, p.dtype) + eps)
     return p, [m, v, x][: len(states)], True
 
 
@@ -95,12 +95,25 @@ def _coefficient_dtype(p: Tensor) -> torch.dtype:
     return torch.float32 if p.device.type == "mps" else torch.float64
 
 
-def _sqrt(value: Value) -> Value:
-    return value.sqrt() if isinstance(value, Tensor) else math.sqrt(value)
-
-
 def _as(value: Value, dtype: torch.dtype) -> Value:
     return value.reshape(()).to(dtype) if isinstance(value, Tensor) else value
+
+
+def _sqrt(x: Any) -> Any:
+    """Return the correctly rounded root. On a CPU, many of torch's own are off by one unit in the last place."""
+    if not isinstance(x, Tensor):
+        return math.sqrt(x)
+    if x.device.type != "cpu":
+        return torch.sqrt(x)
+    if x.dtype == torch.float32:
+        return torch.sqrt(x.double()).float()
+    root = torch.sqrt(x)
+    # A Newton step with the exact remainder x - root**2, by Dekker's product: high and low have 26 bits of root each.
+    square, high = root * root, root * (2**27 + 1)
+    high = high - (high - root)
+    low = root - high
+    remainder = (x - square) - ((high * high - square) + 2 * high * low + low * low)
+    return torch.where(remainder.isfinite() & (root > 0), root + remainder / (2 * root), root)
 
 
 def _where(condition: Any, value: Tensor, otherwise: Tensor) -> Tensor:
