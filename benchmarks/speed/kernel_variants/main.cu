@@ -39,8 +39,10 @@ bool agrees(Model& model, const Call& step) {
   for (int i = 0; i < 3; ++i) {
     step();
     T p = DtypeTraits<S>::load(values[0]), b = DtypeTraits<S>::load(values[2]);
-    const auto h = hyper_params<T>(lr, momentum, weight_decay, 1, false, 1, false);
-    sgd_update(Form::momentum, true, p, DtypeTraits<S>::load(values[1]), b, h);
+    const Row<T> row{lr, momentum, weight_decay};
+    const auto constants = Rule::constants<T>(no_constants);
+    const auto h = Rule::hyper_params<T>(row, constants, T(1), 0.0f);
+    Rule::update(Rule::variant(row, constants, true), p, DtypeTraits<S>::load(values[1]), &b, h);
     values[0] = DtypeTraits<S>::store(p), values[2] = DtypeTraits<S>::store(b);
   }
   for (const ParamTensors& tensor : model.tensors) {

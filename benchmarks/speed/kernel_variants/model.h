@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "cuda/kernels.h"
+#include "rules/sgd.h"
 
 using namespace clrfast;
 
@@ -40,7 +41,9 @@ inline const std::map<std::string, std::vector<Size>> models = {
     {"tiny", {{3, 5}, {1, 4097}, {1, 20000}}},
 };
 
+using Rule = Sgd;
 constexpr float lr = 0.01f, momentum = 0.9f, weight_decay = 1e-4f;
+constexpr double no_constants[Rule::n_constants] = {};  // no dampening, not Nesterov's form
 constexpr int n_steps = 1000;  // of the schedule's table
 
 // Values of all bytes of parameters, gradients and buffers: they make small floats.
@@ -79,15 +82,15 @@ struct Model {
     std::int64_t begin = 0;
     for (const Size& size : models.at(name))
       for (int i = 0; i < size.count; ++i, begin += padded(size.numel))
-        tensors.push_back({at(0, begin), at(1, begin), at(2, begin), 0, 0, size.numel, dtypes, 0});
+        tensors.push_back({at(0, begin), at(1, begin), {at(2, begin), 0, 0}, 0, 0, size.numel, dtypes, 0});
     reset();
     make_control();
   }
   ~Model() {
     for (void* one : memory) cudaFree(one);
     const StepControl& c = advance.control;
-    for (const void* one : std::initializer_list<const void*>{c.table, c.step, c.losses, c.average, c.stop, c.row,
-                                                              advance.loss, advance.blocks_done})
+    for (const void* one : std::initializer_list<const void*>{c.table, c.step, c.losses, c.grad_norms, c.average, c.stop,
+                                                              c.row, advance.loss, advance.blocks_done})
       cudaFree(const_cast<void*>(one));
   }
 
@@ -111,6 +114,7 @@ struct Model {
                        n_steps,
                        1,
                        on_device<std::int64_t>(1),
+                       on_device<float>(n_steps),
                        on_device<float>(n_steps),
                        on_device(3, average),
                        on_device<std::uint8_t>(1),

@@ -6,6 +6,7 @@
 #include <functional>
 #include <vector>
 
+#include "cuda/advance_kernel.h"
 #include "cuda/fill_argument.h"
 #include "cuda/kernels.h"
 #include "cuda/launch_plan.h"
@@ -80,8 +81,8 @@ Call step_of(const Model& model, LaunchForm form) {
   }
   const auto plans = plan_launches(
       sizes,
-      {sizeof(L::memory) - L::padding_bytes, L::tensor_bytes, sizeof(GroupParams<float>), max_groups, 0x7fffffff});
-  const std::vector<CudaGroupOptions> groups{{{lr, momentum, weight_decay, true, 0.0, false, false}}};
+      {sizeof(L::memory) - L::padding_bytes, L::tensor_bytes, sizeof(typename L::Group), max_groups, 0x7fffffff});
+  const std::vector<CudaGroupOptions<Rule>> groups{{{{lr, momentum, weight_decay}, true, false, {}}}};
   struct PlannedLaunch {
     L argument;
     unsigned blocks;
@@ -89,7 +90,7 @@ Call step_of(const Model& model, LaunchForm form) {
   std::vector<PlannedLaunch> launches(plans.size());
   for (std::size_t i = 0; i < plans.size(); ++i) {
     fill(launches[i].argument, plans[i], model.tensors.data(), list, groups);
-    launches[i].argument.step = {model.advance.control.row, nullptr, nullptr, nullptr};
+    launches[i].argument.step = {model.advance.control.row, nullptr, nullptr, nullptr, nullptr};
     launches[i].argument.advance = form == LaunchForm::merged && i == 0 ? model.advance : AdvanceParams{};
     launches[i].blocks = plans[i].n_chunks();
   }
@@ -114,9 +115,9 @@ struct Variant {
 };
 
 inline std::vector<Variant> variants_of(const Model& model, bool early) {
-  using L = UpdateArgument<float, TensorMetadata, large>;
-  using L4 = UpdateArgument<float, TensorMetadata, 4096>;
-  using L8 = UpdateArgument<float, TensorMetadata, 8192>;
+  using L = UpdateArgument<Rule, float, TensorMetadata, large>;
+  using L4 = UpdateArgument<Rule, float, TensorMetadata, 4096>;
+  using L8 = UpdateArgument<Rule, float, TensorMetadata, 8192>;
   const int usual = DefaultTuning::chunk(dtypes_of(model.tensors[0]));
   std::vector<Variant> all = {
       {"merged", "segments", large, usual, step_of<L, DefaultTuning>(model, LaunchForm::merged)},
