@@ -41,5 +41,5 @@ PYBIND11_MODULE(_emulation, m) {
   m.def("fail_next_launch", [] { emulated::next_error = 1; });
   m.def("ascending", [](bool value) { emulated::ascending = value; });
   m.def("capturing", [](bool value) { emulated::capturing = value; });
-  m.def("end_graph", [] { emulated::graph_gone(emulated::graph_object); });
+  m.def("end_graph", &emulated::end_graph);
 }

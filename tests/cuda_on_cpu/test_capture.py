@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from functools import partial
 
 import pytest
 import torch
@@ -12,22 +13,24 @@ from torch.multiprocessing.reductions import StorageWeakRef
 import clrfast
 from clrfast import _native
 from clrfast.schedules import Linear
-from tests.helpers.kernels import prepared
-from tests.helpers.optimizers import KERNELS, assert_same
+from tests.helpers.kernels import RULES, every_rule, prepared
+from tests.helpers.optimizers import KERNELS, assert_same, give_grads, make_params
 
 pytestmark = pytest.mark.parametrize("backend", KERNELS)
 
 
-def test_a_capture_without_preparation_is_refused(backend, capturing):
-    params, optimizer, before = prepared(backend, momentum=0.9)
+@every_rule
+def test_a_capture_without_preparation_is_refused(backend, capturing, rule):
+    params, optimizer, before = prepared(backend, rule)
     with pytest.raises(RuntimeError, match=r"init_state\(\) before"):
         optimizer.step()
     assert_same(params, before)
     assert not optimizer.state
 
 
-def test_a_capture_with_a_missing_gradient_is_refused(backend, capturing):
-    params, optimizer, before = prepared(backend, schedule=clrfast.one_cycle(0.1, 4))
+@every_rule
+def test_a_capture_with_a_missing_gradient_is_refused(backend, capturing, rule):
+    params, optimizer, before = prepared(backend, rule, schedule=clrfast.one_cycle(0.1, 4))
     optimizer.init_state()
     params[1].grad = None
     with pytest.raises(RuntimeError, match=r"parameter 1 \(group 0, shape \(4, 2\)\) has no gradient.*requires_grad_"):
@@ -39,9 +42,10 @@ def test_a_capture_with_a_missing_gradient_is_refused(backend, capturing):
     assert not torch.equal(params[0], before[0])
 
 
-def test_a_step_at_a_rate_of_0_is_captured(backend, capturing):
+@every_rule
+def test_a_step_at_a_rate_of_0_is_captured(backend, capturing, rule):
     """Its gradients must not be read, although a distributed checkpoint takes such steps as well."""
-    params, optimizer, _ = prepared(backend, schedule=clrfast.Schedule(lr=Linear(0.0, 0.1, 3), total_steps=4))
+    params, optimizer, _ = prepared(backend, rule, schedule=clrfast.Schedule(lr=Linear(0.0, 0.1, 3), total_steps=4))
     for param in params:
         param.grad = torch.zeros_like(param)
     optimizer.init_state()
@@ -49,8 +53,9 @@ def test_a_step_at_a_rate_of_0_is_captured(backend, capturing):
     assert int(optimizer.control.step) == 1
 
 
-def test_a_capture_with_a_missing_state_is_refused(backend, capturing):
-    params, optimizer, before = prepared(backend, momentum=0.9)
+@every_rule
+def test_a_capture_with_a_missing_state_is_refused(backend, capturing, rule):
+    params, optimizer, before = prepared(backend, rule)
     optimizer.init_state()
     optimizer.state.clear()
     with pytest.raises(
@@ -60,14 +65,25 @@ def test_a_capture_with_a_missing_state_is_refused(backend, capturing):
     assert_same(params, before)
 
 
-def test_a_graph_keeps_alive_what_it_points_at(backend, capturing, emulation):
-    params, optimizer, _ = prepared(backend, schedule=clrfast.one_cycle(0.1, 4), dampening=0.3)
+# What an update keeps between steps, in tensors of each parameter: states and counters, of which "step" is a view.
+KEPT = {"SGD": (partial(clrfast.SGD, dampening=0.3), 2), "AdamW": (clrfast.AdamW, 4), "AMSGrad": (RULES["AMSGrad"], 5)}
+
+
+@pytest.mark.parametrize("clip_norm", [None, 1.0])
+@pytest.mark.parametrize("rule", KEPT)
+def test_a_graph_keeps_alive_what_it_points_at(backend, capturing, emulation, rule, clip_norm):
+    make, n_kept = KEPT[rule]
+    params = make_params([(3,), (4, 2)])
+    give_grads(params, 0)
+    optimizer = make(params, schedule=clrfast.one_cycle(0.1, 4), clip_norm=clip_norm, backend=backend)
     optimizer.init_state()
     loss, control = torch.tensor(1.0), optimizer.control
+    optimizer.grad_scale, optimizer.found_inf = torch.tensor(2.0), torch.tensor(0.0)
     optimizer.step(loss=loss)
     wanted = [*params, *(p.grad for p in params), *control.tensors(), control.blocks_done, control.step_count, loss]
-    wanted += optimizer.state_tensors()
-    assert len(optimizer.state_tensors()) == 4  # buffers, and flags of their first updates
+    wanted += [*optimizer.state_tensors(), optimizer.grad_scale, optimizer.found_inf]
+    wanted += [] if clip_norm is None else [optimizer.grad_norm]
+    assert len(optimizer.state_tensors()) == n_kept * len(params)
     memory = [StorageWeakRef(tensor.untyped_storage()) for tensor in wanted]
     for param in params:
         param.grad = None
@@ -76,6 +92,22 @@ def test_a_graph_keeps_alive_what_it_points_at(backend, capturing, emulation):
     assert not any(reference.expired() for reference in memory)
     emulation.end_graph()  # the interpreter drops the references without another call of the library
     assert all(reference.expired() for reference in memory)
+
+
+def test_a_graph_keeps_the_sums_of_a_clip(backend, capturing, emulation, monkeypatch):
+    _, optimizer, _ = prepared(backend, clip_norm=1.0)
+    optimizer.init_state()
+    made, empty = [], torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *args, **kwargs: made.append(empty(*args, **kwargs)) or made[-1])
+    optimizer.step()
+    (sums,) = (tensor for tensor in made if tensor.dtype == torch.float64)
+    memory = StorageWeakRef(sums.untyped_storage())
+    made.clear()
+    del sums
+    gc.collect()
+    assert not memory.expired()
+    emulation.end_graph()
+    assert memory.expired()
 
 
 def test_a_graph_may_end_while_others_hold_many_objects(backend, capturing, emulation):

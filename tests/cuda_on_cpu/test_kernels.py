@@ -7,13 +7,14 @@ have in common.
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
 import clrfast
-from tests.helpers.kernels import CHUNK, SIZES
+from tests.helpers.kernels import CHUNK, RULES, SIZES, every_rule, give_counter, kept_by
 from tests.helpers.optimizers import DTYPES, KERNELS, assert_same, give_grads, make_params, randn
 
 pytestmark = pytest.mark.parametrize("backend", KERNELS)
@@ -43,109 +44,148 @@ class Arena:
         return self.memory[self.free]
 
 
-OFFSETS = {"aligned": (0, 0, 0), "alike": (1, 1, 1), "gradient off": (0, 3, 0), "all differ": (1, 2, 5)}
+# Of the parameter, the gradient, the first state and the others.
+OFFSETS = {
+    "aligned": (0, 0, 0, 0),
+    "alike": (1, 1, 1, 1),
+    "gradient off": (0, 3, 0, 0),
+    "last state off": (0, 0, 0, 3),
+    "all differ": (1, 2, 5, 3),
+}
+
+UNALIGNED = {
+    "SGD without state": clrfast.SGD,
+    "SGD": partial(clrfast.SGD, momentum=0.9),
+    "SGD with master weights": partial(clrfast.SGD, momentum=0.9, dampening=0.5, master_weights=True),
+    "AdamW": clrfast.AdamW,
+    "AdamW with master weights": partial(clrfast.AdamW, master_weights=True),
+    "Adam": clrfast.Adam,
+    "AMSGrad": partial(clrfast.AdamW, amsgrad=True),
+}
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("offsets", OFFSETS)
-@pytest.mark.parametrize(
-    "options", [{}, {"momentum": 0.9}, {"momentum": 0.9, "dampening": 0.5, "master_weights": True}]
-)
-def test_unaligned_views_are_updated_and_their_surroundings_are_not(backend, dtype, offsets, options):
-    arena = Arena(40 * (CHUNK * 4 + 3 * CHUNK) * len(OFFSETS))
-    narrow = dtype in (torch.float16, torch.bfloat16)
-    state_type = torch.float32 if narrow and "master_weights" in options else dtype
+@pytest.mark.parametrize("made", UNALIGNED)
+def test_unaligned_views_are_updated_and_their_surroundings_are_not(backend, dtype, offsets, made):
+    narrow = dtype in (torch.float16, torch.bfloat16) and "master weights" in made
+    for_p, for_g, *for_states = OFFSETS[offsets]
+    names = UNALIGNED[made]([nn.Parameter(torch.ones(1))]).states_of(0)
+    arena = Arena(64 * sum(size + CHUNK for size in SIZES))
     ours, theirs = [], []
     for index, size in enumerate(SIZES):
-        values = randn([(4, size)], index)[0]
-        param_values, grad_values = values[:2].to(dtype)
-        buffer, master = values[2].to(state_type), param_values.float()
-        for_p, for_g, for_b = OFFSETS[offsets]
-        ours.append([arena.place(param_values, for_p), arena.place(grad_values, for_g)])
-        ours[-1] += [arena.place(buffer, for_b), arena.place(master, for_g)]
-        ours[-1].append(arena.place(torch.tensor([1.0, 0.0]), 0))  # counted one update
-        theirs.append([tensor.clone() for tensor in ours[-1]])
+        p, g, *states = randn([(2 + len(names), size)], index)[0]
+        placed = {"param": arena.place(p.to(dtype), for_p), "grad": arena.place(g.to(dtype), for_g)}
+        for k, (name, values) in enumerate(zip(names, states, strict=True)):
+            values = values if k == 0 else values.square()  # a second moment is not negative
+            placed[name] = arena.place(values.to(torch.float32 if narrow else dtype), for_states[k > 0])
+        placed["master_param"] = arena.place(placed["param"].float(), for_g)
+        placed["counter"] = arena.place(torch.tensor([1.0, 0.0]), 0)  # counted one update
+        ours.append(placed)
+        theirs.append({name: tensor.clone() for name, tensor in placed.items()})
     guards = arena.guards().clone()
     for tensors, chosen in ((ours, backend), (theirs, "torch")):
-        params = [nn.Parameter(param) for param, *_ in tensors]
-        optimizer = clrfast.SGD(params, lr=0.1, weight_decay=0.01, backend=chosen, **options)
-        for param, (_, grad, buffer, master, counter) in zip(params, tensors, strict=True):
-            param.grad = grad
-            if "momentum" in options:
-                optimizer.state[param]["momentum_buffer"] = buffer
-                optimizer.counters.by_tensor[buffer] = counter
-            if narrow and "master_weights" in options:
-                optimizer.state[param]["master_param"] = master
+        params = [nn.Parameter(placed["param"]) for placed in tensors]
+        optimizer = UNALIGNED[made](params, lr=0.1, weight_decay=0.01, backend=chosen)
+        for param, placed in zip(params, tensors, strict=True):
+            param.grad = placed["grad"]
+            kept = [*names, *(["master_param"] if narrow else [])]
+            optimizer.state[param].update({name: placed[name] for name in kept})
+            if names:
+                give_counter(optimizer, optimizer.state[param], placed["counter"])
         optimizer.step()
     for own, other in zip(ours, theirs, strict=True):
-        for tensors in (own, other):
+        for placed in (own, other):
             # The other half belongs to the kernels, and no kernel updates an empty tensor.
-            tensors[-1] = tensors[-1][: min(tensors[0].numel(), 1)]
-        assert_same(own, other)
+            placed["counter"] = placed["counter"][: min(placed["param"].numel(), 1)]
+        assert_same(own.values(), other.values())
     assert torch.equal(arena.guards(), guards)
 
 
-def mixed(param_type, grad_type, buffer_type, chosen, **options):
+def mixed(make, param_type, grad_type, state_type, chosen):
     params = make_params([(size,) for size in SIZES], param_type)
-    optimizer = clrfast.SGD(params, lr=0.1, momentum=0.9, weight_decay=0.01, backend=chosen, **options)
+    optimizer = make(params, lr=0.1, weight_decay=0.01, backend=chosen)
     for index, param in enumerate(params):
-        optimizer.state[param]["momentum_buffer"] = randn([param.shape], index)[0].to(buffer_type)
+        for k, name in enumerate(optimizer.states_of(0)):
+            values = randn([param.shape], 10 * index + k)[0].to(state_type)
+            optimizer.state[param][name] = values if k == 0 else values.square()
     for step in range(2):
         for index, param in enumerate(params):
             if hasattr(param, "grad_dtype"):
                 param.grad_dtype = grad_type
             param.grad = randn([param.shape], 100 * step + index)[0].to(grad_type)
         optimizer.step()
-    return [*params, *(optimizer.state[param]["momentum_buffer"] for param in params)], optimizer
+    return [*params, *kept_by(optimizer)], optimizer
 
 
 @pytest.mark.parametrize(
     "types", list(itertools.product(DTYPES, repeat=3)), ids=lambda types: "-".join(map(str, types))
 )
-def test_gradients_and_buffers_may_have_other_dtypes(backend, types):
+def test_gradients_and_states_may_have_other_dtypes(backend, types):
     if types[0] != types[1] and not hasattr(nn.Parameter(torch.ones(1)), "grad_dtype"):
         pytest.skip("this torch knows no gradient of another type than its parameter")
-    for nesterov in (False, True):
-        ours, optimizer = mixed(*types, backend, nesterov=nesterov)
+    for make in (*RULES.values(), partial(clrfast.SGD, momentum=0.9, nesterov=True)):
+        ours, optimizer = mixed(make, *types, backend)
         assert not optimizer._updates[0]._left_to_reference
-        assert_same(ours, mixed(*types, "torch", nesterov=nesterov)[0])
+        assert_same(ours, mixed(make, *types, "torch")[0])
+
+
+# Options of the groups without a schedule, by the group's index. Adam's states and arithmetic differ within a launch.
+OF_GROUPS = {
+    "SGD": lambda i: {"momentum": 0.1 * (i % 4), "dampening": 0.2 * (i % 3)},
+    "Adam": lambda i: {
+        "betas": (0.2 * (i % 5), 0.9 + 0.01 * (i % 3)),
+        "eps": 1e-8 * (1 + i % 2),
+        "amsgrad": i % 2 == 0,
+        "decoupled_weight_decay": i % 4 < 2,
+    },
+}
 
 
 @pytest.mark.parametrize("scheduled", [False, True])
 @pytest.mark.parametrize("n_groups", [2, 40, 600])
-def test_groups_are_updated_with_their_own_options(backend, merged, n_groups, scheduled):
+@pytest.mark.parametrize("rule", OF_GROUPS)
+def test_groups_are_updated_with_their_own_options(backend, merged, n_groups, scheduled, rule):
     def run(chosen):
         params = make_params([(5,)] * n_groups)
         groups = [
             {"params": [p], "lr": 0.001 * (i % 9 + 1), "weight_decay": 0.01 * (i % 2)} for i, p in enumerate(params)
         ]
-        optimizer = clrfast.SGD(groups, momentum=0.9, backend=chosen)
+        optimizer = RULES[rule](groups, backend=chosen)
         if scheduled:
             optimizer.set_schedule(clrfast.one_cycle(0.1, 4).for_groups(optimizer.param_groups))
         else:
             for index, group in enumerate(optimizer.param_groups):
-                group.update(momentum=0.1 * (index % 4), dampening=0.2 * (index % 3), maximize=index % 5 == 0)
+                group.update(OF_GROUPS[rule](index), maximize=index % 5 == 0)
         for step in range(3):
             give_grads(params, step)
             optimizer.step()
-        return params
+        return [*params, *kept_by(optimizer)]
 
     assert_same(run(backend), run("torch"))
 
 
+COUNTED = {
+    "SGD": partial(clrfast.SGD, momentum=0.9, dampening=0.7),
+    "AdamW": clrfast.AdamW,
+    "AMSGrad": RULES["AMSGrad"],
+}
+
+
 @pytest.mark.parametrize("ascending", [False, True])
 @pytest.mark.parametrize("scheduled", [False, True])
-def test_dampening_leaves_out_the_first_update(backend, emulation, merged, ascending, scheduled):
-    """All chunks of a tensor agree on which update is the first, in any order: also after skipped updates, with a late
-    gradient, and when the state moves from one optimizer to another."""
+@pytest.mark.parametrize("rule", COUNTED)
+def test_all_chunks_of_a_tensor_agree_on_the_number_of_its_update(
+    backend, emulation, merged, ascending, scheduled, rule
+):
+    """In any order of the blocks: also after skipped updates, with a late gradient, and when the state moves from one
+    optimizer to another."""
     emulation.ascending(ascending)
     schedule = clrfast.one_cycle(0.1, 10) if scheduled else None
 
     def run(chosen):
         params = make_params([(3 * CHUNK,), (CHUNK + 1,), (5,)])
-        make = lambda: clrfast.SGD(  # noqa: E731
-            params, lr=0.1, momentum=0.9, dampening=0.7, schedule=schedule, backend=chosen
-        )
+        make = lambda: COUNTED[rule](params, lr=0.1, schedule=schedule, backend=chosen)  # noqa: E731
         optimizer = make()
         for step in range(8):
             give_grads(params, step)
@@ -156,20 +196,22 @@ def test_dampening_leaves_out_the_first_update(backend, emulation, merged, ascen
             if step == 5:
                 saved, optimizer = optimizer.state_dict(), make()
                 optimizer.load_state_dict(saved)
-        return params
+        counters = [optimizer.counters.counter_of(optimizer.state[param]) for param in params]
+        return [*params, *kept_by(optimizer), *(counter.view(-1)[0] for counter in counters)]
 
     assert_same(run(backend), run("torch"))
 
 
-def test_stop_freezes_everything(backend, merged):
+@every_rule
+def test_stop_freezes_everything(backend, merged, rule):
     def run(chosen):
         params = make_params([(5,), (CHUNK + 1,)])
-        optimizer = clrfast.SGD(params, schedule=clrfast.one_cycle(0.1, 10), backend=chosen)
+        optimizer = RULES[rule](params, schedule=clrfast.one_cycle(0.1, 10), backend=chosen)
         optimizer.control.watch_divergence(smoothing=0.0)
         for step, loss in enumerate((1.0, 0.9, float("nan"), 0.5)):
             give_grads(params, step)
             optimizer.step(loss=torch.tensor(loss))
-        return optimizer, [*params, optimizer.control.losses, optimizer.control.step.float()]
+        return optimizer, [*params, *kept_by(optimizer), optimizer.control.losses, optimizer.control.step.float()]
 
     (optimizer, ours), (_, theirs) = run(backend), run("torch")
     assert_same(ours, theirs)
@@ -177,18 +219,39 @@ def test_stop_freezes_everything(backend, merged):
     assert int(optimizer.control.step) == 2
 
 
-def test_the_rate_may_be_a_tensor_on_the_device(backend):
+@every_rule
+def test_the_rate_may_be_a_tensor_on_the_device(backend, rule):
     for dtype, lr_type in itertools.product(
         (torch.float32, torch.float64), (torch.float32, torch.float64, torch.bfloat16)
     ):
         results = []
         for chosen in ("torch", backend):
-            params = make_params([(5,)], dtype)
+            params = make_params([(1000,)], dtype)
             lr = torch.tensor(0.1, dtype=lr_type)
-            optimizer = clrfast.SGD(params, lr=lr, momentum=0.9, backend=chosen)
+            optimizer = RULES[rule](params, lr=lr, backend=chosen)
             for step in range(3):
                 give_grads(params, step)
                 optimizer.step()
-                lr *= 0.5
-            results.append(params)
+                lr *= 0.7
+            results.append([*params, *kept_by(optimizer)])
         assert_same(*results)
+
+
+@every_rule
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("options", [{}, {"weight_decay": 0.05, "maximize": True}])
+def test_scaled_and_skipped_updates_equal_the_reference(backend, merged, dtype, rule, options):
+    def run(chosen, schedule):
+        params = make_params([(size,) for size in SIZES], dtype)
+        optimizer = RULES[rule](params, lr=0.01, schedule=schedule, backend=chosen, **options)
+        for step in range(4):
+            give_grads(params, step)
+            optimizer.grad_scale = torch.tensor(3.0)
+            optimizer.found_inf = torch.tensor(2.0 if step in (0, 2) else 0.0)
+            optimizer.step()
+        return [*params, *kept_by(optimizer)]
+
+    # The weight decay begins at 0, so the form of the update changes within the run.
+    cycle = clrfast.one_cycle(0.05, 6, weight_decay=clrfast.schedules.Linear(0.0, 0.1, 3))
+    for schedule in (None, cycle):
+        assert_same(run(backend, schedule), run("torch", schedule))

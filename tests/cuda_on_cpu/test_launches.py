@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
 import clrfast
 from clrfast.optim._backends import cuda
-from tests.helpers.kernels import CHUNK, prepared
+from tests.helpers.kernels import CHUNK, RULES, every_rule, kept_by, prepared
 from tests.helpers.optimizers import KERNELS, assert_same, give_grads, make_params
 
 from . import build
@@ -16,37 +18,46 @@ pytestmark = pytest.mark.parametrize("backend", KERNELS)
 
 
 # Each number of tensors is the most that one size of the argument holds.
+LIMITS = {
+    "SGD": [(1, 1), (118, 1), (119, 1), (246, 1), (247, 1), (1014, 1), (1015, 2), (3000, 3)],
+    "AdamW": [(1, 1), (58, 1), (59, 1), (122, 1), (123, 1), (506, 1), (507, 2), (1500, 3)],
+}
+
+
 @pytest.mark.parametrize(
-    ("n_tensors", "launches"), [(1, 1), (118, 1), (119, 1), (246, 1), (247, 1), (1014, 1), (1015, 2), (3000, 3)]
+    ("rule", "n_tensors", "launches"), [(rule, *limit) for rule, limits in LIMITS.items() for limit in limits]
 )
-def test_many_tensors_take_the_expected_number_of_launches(backend, emulation, merged, n_tensors, launches):
+def test_many_tensors_take_the_expected_number_of_launches(backend, emulation, merged, rule, n_tensors, launches):
     shapes = [(1 + index % 7,) for index in range(n_tensors)]
     results = []
     for chosen in ("torch", backend):
         params = make_params(shapes)
-        optimizer = clrfast.SGD(params, schedule=clrfast.one_cycle(0.1, 4), backend=chosen)
+        optimizer = RULES[rule](params, schedule=clrfast.one_cycle(0.1, 4), backend=chosen)
         for step in range(2):
             give_grads(params, step)
             emulation.launches()
             optimizer.step(loss=torch.tensor(1.0))
-        results.append(params)
+        results.append([*params, *kept_by(optimizer)])
     assert emulation.launches() == (0 if merged else 1) + launches
     assert_same(*results)
 
 
-def test_a_step_without_a_schedule_is_one_launch(backend, emulation):
+@pytest.mark.parametrize(("rule", "launches"), [("SGD", 1), ("AdamW", 2)])
+def test_a_step_without_a_schedule_is_one_launch_and_one_more_to_count(backend, emulation, rule, launches):
+    """The second one advances the number of the step, to which the counters of the parameters refer."""
     params = make_params([(3,)] * 5)
     give_grads(params, 0)
-    optimizer = clrfast.SGD(params, lr=0.1, momentum=0.9, backend=backend)
+    optimizer = RULES[rule](params, lr=0.1, backend=backend)
     optimizer.step()
-    assert emulation.launches() == 1
+    assert emulation.launches() == launches
     for param in params:
         param.grad = None
     optimizer.step()
     assert emulation.launches() == 0
 
 
-def test_a_schedule_advances_once_over_several_kernels(backend, emulation, merged):
+@pytest.mark.parametrize("make", [partial(clrfast.SGD, dampening=0.3), clrfast.AdamW])
+def test_a_schedule_advances_once_over_several_kernels(backend, emulation, merged, make):
     """The first launch advances the schedule, and the others read its row."""
 
     def run(chosen):
@@ -56,13 +67,13 @@ def test_a_schedule_advances_once_over_several_kernels(backend, emulation, merge
             *make_params([(CHUNK + 1,)], torch.float64),
         ]
         schedule = clrfast.one_cycle(0.1, 5)
-        optimizer = clrfast.SGD(params, schedule=schedule, dampening=0.3, master_weights=True, backend=chosen)
+        optimizer = make(params, schedule=schedule, master_weights=True, backend=chosen)
         for step in range(4):
             give_grads(params, step)
             optimizer.found_inf = torch.tensor(float(step == 1))
             emulation.launches()
             optimizer.step(loss=torch.tensor(1.0))
-        return optimizer, [*params, optimizer.control.losses, optimizer.control.row]
+        return optimizer, [*params, *kept_by(optimizer), optimizer.control.losses, optimizer.control.row]
 
     (optimizer, ours), (_, theirs) = run(backend), run("torch")
     assert emulation.launches() == 0  # by the reference
@@ -71,18 +82,20 @@ def test_a_schedule_advances_once_over_several_kernels(backend, emulation, merge
     assert int(optimizer.control.blocks_done) == 0
 
 
+@every_rule
 @pytest.mark.parametrize("n_chunks", [1, 3, 4])
-def test_a_small_update_advances_the_schedule_itself(backend, emulation, monkeypatch, n_chunks):
+def test_a_small_update_advances_the_schedule_itself(backend, emulation, monkeypatch, rule, n_chunks):
     monkeypatch.setattr(cuda, "MAX_MERGED_CHUNKS", 3)
     params = make_params([(1,)] * (n_chunks - 1) + [(CHUNK,)])
     give_grads(params, 0)
-    optimizer = clrfast.SGD(params, schedule=clrfast.one_cycle(0.1, 4), backend=backend)
+    optimizer = RULES[rule](params, schedule=clrfast.one_cycle(0.1, 4), backend=backend)
     optimizer.step()
     assert emulation.launches() == (1 if n_chunks <= 3 else 2)
 
 
-def test_a_refused_launch_is_an_error_and_changes_nothing(backend, emulation):
-    params, optimizer, before = prepared(backend, schedule=clrfast.one_cycle(0.1, 4))
+@every_rule
+def test_a_refused_launch_is_an_error_and_changes_nothing(backend, emulation, rule):
+    params, optimizer, before = prepared(backend, rule, schedule=clrfast.one_cycle(0.1, 4))
     emulation.fail_next_launch()
     with pytest.raises(
         RuntimeError, match=r"CUDA: an emulated error .*an earlier kernel failed; CUDA_LAUNCH_BLOCKING=1"
@@ -124,13 +137,19 @@ def test_older_toolkits_use_small_arguments(backend, emulation, pytestconfig, mo
     """Before CUDA 13 an argument has 4 KB, so there are more launches with the same numbers."""
     module, controls = build.build(pytestconfig.cache.mkdir("cuda_on_cpu"), cudart_version=12080)
     build.install(module, monkeypatch)
-    assert module.sgd_tensors_per_launch < 128
-    results = []
-    for chosen in ("torch", backend):
-        params = make_params([(index,) for index in range(300)])
-        give_grads(params, 0)
-        controls.launches()
-        clrfast.SGD(params, lr=0.1, momentum=0.9, backend=chosen).step()
-        results.append(params)
-    assert controls.launches() == -(-299 // module.sgd_tensors_per_launch)
-    assert_same(*results)
+    for rule, fit, launches in (
+        ("SGD", module.sgd_tensors_per_launch, 0),
+        ("AdamW", module.adamw_tensors_per_launch, 1),
+    ):
+        assert fit < 128
+        results = []
+        for chosen in ("torch", backend):
+            params = make_params([(index,) for index in range(300)])
+            give_grads(params, 0)
+            optimizer = RULES[rule](params, lr=0.1, clip_norm=1.0, backend=chosen)
+            controls.launches()
+            optimizer.step()
+            results.append([*params, *kept_by(optimizer)])
+        sums = -(-299 // module.sgd_tensors_per_launch)
+        assert controls.launches() == launches + -(-299 // fit) + sums + 1
+        assert_same(*results)

@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
 import clrfast
-from tests.helpers.kernels import SIZES
+from tests.helpers.kernels import RULES, SIZES, every_rule, kept_by
 from tests.helpers.optimizers import DTYPES, KERNELS, assert_same, give_grads, make_params
 
 pytestmark = pytest.mark.parametrize("backend", KERNELS)
 
+MADE = {
+    **RULES,
+    "SGD without state": clrfast.SGD,
+    "SGD, nesterov": partial(clrfast.SGD, momentum=0.9, nesterov=True, weight_decay=0.1),
+    "Adam, decay": partial(clrfast.Adam, weight_decay=0.1),
+}
+
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("options", [{}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}])
+@pytest.mark.parametrize("made", MADE)
 @pytest.mark.parametrize("offset", [0, 1])
-def test_master_weights_equal_the_reference(backend, dtype, options, offset):
+def test_master_weights_equal_the_reference(backend, dtype, made, offset):
     def run(chosen):
         params = [
             nn.Parameter(p.detach().repeat(2)[offset : offset + p.numel()])
             for p in make_params([(s,) for s in SIZES], dtype)
         ]
-        optimizer = clrfast.SGD(params, lr=0.01, master_weights=True, backend=chosen, **options)
+        optimizer = MADE[made](params, lr=0.01, master_weights=True, backend=chosen)
         for step in range(4):
             give_grads(params, step)
             if step == 2:
@@ -32,9 +40,10 @@ def test_master_weights_equal_the_reference(backend, dtype, options, offset):
                     for param in params:
                         param[::2] = 1.5  # an external write overrides the master weights, element by element
             optimizer.step()
-        states = [state[name] for state in optimizer.state.values() for name in sorted(state)]
-        assert all(state.dtype == (torch.float64 if dtype == torch.float64 else torch.float32) for state in states)
-        return optimizer, [*params, *states]
+        kept_in = torch.float64 if dtype == torch.float64 else torch.float32
+        for state in optimizer.state.values():
+            assert all(tensor.dtype == kept_in for name, tensor in state.items() if name != "step")
+        return optimizer, [*params, *kept_by(optimizer)]
 
     (optimizer, ours), (_, theirs) = run(backend), run("torch")
     assert_same(ours, theirs)
@@ -42,10 +51,11 @@ def test_master_weights_equal_the_reference(backend, dtype, options, offset):
     assert ("master_param" in optimizer.state_dict()["state"].get(1, {})) == (dtype in (torch.float16, torch.bfloat16))
 
 
-def test_small_updates_add_up_in_master_weights(backend):
+@pytest.mark.parametrize("make", [clrfast.SGD, clrfast.Adam])
+def test_small_updates_add_up_in_master_weights(backend, make):
     for mastered in (False, True):
         param = nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
-        optimizer = clrfast.SGD([param], lr=1e-4, master_weights=mastered, backend=backend)
+        optimizer = make([param], lr=1e-4, master_weights=mastered, backend=backend)
         for _ in range(100):
             param.grad = torch.ones_like(param)
             optimizer.step()
@@ -53,9 +63,10 @@ def test_small_updates_add_up_in_master_weights(backend):
         assert (param == expected).all()
 
 
-def test_master_weights_survive_a_checkpoint(backend):
+@every_rule
+def test_master_weights_survive_a_checkpoint(backend, rule):
     def make(params):
-        return clrfast.SGD(params, lr=1e-3, momentum=0.9, master_weights=True, backend=backend)
+        return RULES[rule](params, lr=1e-3, master_weights=True, backend=backend)
 
     params = make_params([(50,)], torch.bfloat16)
     optimizer = make(params)

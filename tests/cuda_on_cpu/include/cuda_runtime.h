@@ -15,6 +15,8 @@
 #include <cstring>
 #include <functional>
 #include <map>
+#include <utility>
+#include <vector>
 
 #define CUDART_VERSION EMULATED_CUDART_VERSION
 #define __host__
@@ -155,8 +157,10 @@ enum { cudaUserObjectNoDestructorSync = 1, cudaGraphUserObjectMove = 1 };
 
 namespace emulated {
 inline bool capturing = false;
-inline void (*graph_gone)(void*) = nullptr;
-inline void* graph_object = nullptr;
+inline std::vector<std::function<void()>> at_end_of_graph;
+inline void end_graph() {
+  for (const auto& call : std::exchange(at_end_of_graph, {})) call();
+}
 }  // namespace emulated
 
 #if CUDART_VERSION < 13000
@@ -168,8 +172,7 @@ cudaError_t cudaStreamGetCaptureInfo(cudaStream_t, cudaStreamCaptureStatus* stat
   return cudaSuccess;
 }
 inline cudaError_t cudaUserObjectCreate(cudaUserObject_t*, void* object, void (*gone)(void*), unsigned, unsigned) {
-  emulated::graph_gone = gone;
-  emulated::graph_object = object;
+  emulated::at_end_of_graph.push_back([=] { gone(object); });
   return cudaSuccess;
 }
 inline cudaError_t cudaGraphRetainUserObject(cudaGraph_t, cudaUserObject_t, unsigned, unsigned) { return cudaSuccess; }
