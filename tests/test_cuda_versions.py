@@ -15,9 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.kernels import RULE_KERNELS
+
 CSRC = Path(__file__).parents[1] / "csrc"
 STAND_INS = Path(__file__).with_name("cuda_versions")
 VERSIONS = ["12.1", "12.4", "12.8", "13"]
+SOURCES = sorted(path.name for path in CSRC.glob("cuda/*.cu"))
 COMPILER = shutil.which(os.environ.get("CXX", "c++"))
 
 
@@ -37,42 +40,41 @@ def cuda(version):
     return folder
 
 
-def test_the_hosts_side_compiles_with_the_headers(cuda):
+@pytest.mark.parametrize("source", SOURCES)
+def test_the_hosts_side_compiles_with_the_headers(cuda, source):
     if COMPILER is None:
         pytest.skip("no C++ compiler")
     headers = [f"-isystem{path}" for path in cuda.glob("nvidia/*/include")] + [f"-I{CSRC}"]
     flags = ["-std=c++17", "-fsyntax-only", "-Wall", "-Wextra", "-Werror", "-Wno-attributes", "-Wno-unknown-pragmas"]
-    command = [
-        COMPILER,
-        *flags,
-        *headers,
-        "-include",
-        STAND_INS / "host.h",
-        "-xc++",
-        CSRC / "cuda" / "sgd.cu",
-    ]
+    command = [COMPILER, *flags, *headers, "-include", STAND_INS / "host.h", "-xc++", CSRC / "cuda" / source]
     made = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     assert made.returncode == 0, made.stderr
 
 
-def kernels(version):
-    """Return the names of the kernels that a version launches; arguments above 4 KB need CUDA 13."""
-    sizes = [4096] if version.startswith("12") else [4096, 8192, 32764]
-    launches = [
-        (value, metadata, n)
-        for value in ("float", "double")
-        for metadata in ("TensorMetadata", "FullTensorMetadata")
-        for n in sizes
+def kernels(source, version):
+    """Return the names of the kernels of a source that a version launches; arguments above 4 KB need CUDA 13."""
+    sizes = (4096,) if version.startswith("12") else (4096, 8192, 32764)
+    if source == "device.cu":
+        grads = f"UpdateArgument<Sgd, float, TensorMetadata, {sizes[-1] - 16}>"  # beside one pointer
+        return ["advance_kernel", f"sum_kernel<SumArgument<{grads}>>", "clip_kernel"]
+    (rule,) = (rule for rule in RULE_KERNELS if source == f"{rule.file}.cu")
+    return [
+        f"update_kernel<UpdateArgument<{rule.struct}, {value}, {metadata}, {size}>>"
+        for value, metadata, size in rule.kernels(sizes)
     ]
-    return ["advance_kernel", *("update_kernel<UpdateArgument<{}, {}, {}>>".format(*launch) for launch in launches)]
 
 
 @pytest.mark.parametrize("architecture", ["75", "90"])
-def test_the_kernels_compile_by_nvrtc(cuda, version, architecture):
-    command = [sys.executable, STAND_INS / "nvrtc.py", cuda, architecture, *kernels(version)]
+@pytest.mark.parametrize("source", SOURCES)
+def test_the_kernels_compile_by_nvrtc(cuda, version, source, architecture):
+    names = kernels(source, version)
+    command = [sys.executable, STAND_INS / "nvrtc.py", cuda, architecture, *names]
     made = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     assert made.returncode == 0, made.stderr
     release, ptx = made.stdout.split("\n", 1)
     assert release.startswith(version)
     assert f".target sm_{architecture}" in ptx
-    assert len(re.findall(r"\.entry \w+_kernel", ptx)) == len(kernels(version)), ptx
+    # Those of a name without arguments are always there.
+    functions = {name.partition("<")[0] for name in names}
+    entries = re.findall(r"\.entry _ZN7clrfast\d+([a-z_]+_kernel)", ptx)
+    assert len([entry for entry in entries if entry in functions]) == len(names), ptx

@@ -1,5 +1,5 @@
 // Lets g++ replace nvcc's front end: includes the CUDA headers of one version as nvcc does, so that g++ compiles
-// csrc/cuda/sgd.cu with their declarations. The mathematical functions are left out, because g++ has its own.
+// csrc/cuda/*.cu with their declarations. The mathematical functions are left out, because g++ has its own.
 #pragma once
 
 #include <cmath>

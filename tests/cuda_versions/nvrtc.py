@@ -13,7 +13,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 CSRC = HERE.parents[1] / "csrc"
-SOURCE = '#include "cuda/kernels.h"\nusing namespace clrfast;\n'
+HEADERS = ("cuda/advance_kernel.h", "cuda/clip_kernels.h", *(f"rules/{path.name}" for path in CSRC.glob("rules/*.h")))
+SOURCE = "".join(f'#include "{name}"\n' for name in HEADERS) + "using namespace clrfast;\n"
 OPTIONS = ("--std=c++17", "-fmad=false", "-default-device")
 
 
