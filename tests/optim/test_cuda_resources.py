@@ -12,54 +12,76 @@ from typing import NamedTuple
 import pytest
 
 from clrfast import _native
+from tests.helpers.kernels import RULE_KERNELS, RuleKernels
+from tests.helpers.machine_code import constant_loads_before, float64_opcodes, opcode_of, storing_loops
 
 CSRC = Path(__file__).parents[2] / "csrc"
-SOURCE = CSRC / "cuda" / "sgd.cu"
-TARGETS = ["80", "90", "100"]
+TARGETS = ["75", "80", "90", "100"]
 FLAGS = ["-std=c++17", "-O3", "-fmad=false", f"-I{CSRC}"]  # as in setup.py
 
-# Each kernel, with a pattern for its mangled name.
-SIZES = {("float", "TensorMetadata"): (4096, 8192, 32764)}
-UPDATES = {
-    f"update<{kind}, {metadata}, {size}>": rf"update_kernelINS_\d+UpdateArgumentI{kind[0]}NS_\d+{metadata}ELm{size}E"
-    for kind in ("float", "double")
-    for metadata in ("TensorMetadata", "FullTensorMetadata")
-    for size in SIZES.get((kind, metadata), (32764,))
-}
-KERNELS = {**UPDATES, "advance": "advance_kernel"}
 
-# The fewest 128-bit (loads, stores): one pass of each aligned loop in the source. A dtype has two loops, plain (reads
-# p, g; writes p) and with momentum (reads p, g, b; writes p, b), over two vectors per thread. With master weights a
-# thread has one vector of 16-bit p and g, and two vectors each of float32 b and m.
-LOADS, STORES = 2 * (2 + 3), 2 * (1 + 2)
-MASTERED_LOADS, MASTERED_STORES = (2 + 2) + (2 + 4), (1 + 2) + (1 + 4)
-VECTORS = {
-    "update<float, TensorMetadata": (3 * LOADS, 3 * STORES),
-    "update<float, FullTensorMetadata": (3 * LOADS + 2 * MASTERED_LOADS, 3 * STORES + 2 * MASTERED_STORES),
-    "update<double, TensorMetadata": (LOADS, STORES),
-    "update<double, FullTensorMetadata": (LOADS, STORES),
+class Kernel(NamedTuple):
+    """A kernel of csrc/cuda.
+
+    Attributes:
+        source: its file.
+        pattern: matches its mangled name.
+        float64: whether it computes in float64; "outside of loops": only the hyper-parameters.
+        shares: whether its threads share memory.
+        rule, value, metadata: of an update kernel, the rule, the type of its arithmetic and its tensors' metadata.
+    """
+
+    source: str
+    pattern: str
+    float64: bool | str = False
+    shares: bool = False
+    rule: RuleKernels | None = None
+    value: str = ""
+    metadata: str = ""
+
+
+def updates(rule: RuleKernels) -> dict[str, Kernel]:
+    """Return the update kernels of a rule."""
+    kernels = {}
+    for value, metadata, size in rule.kernels((4096, 8192, 32764)):
+        kernels[f"update<{rule.struct}, {value}, {metadata}, {size}>"] = Kernel(
+            f"{rule.file}.cu",
+            rf"update_kernelINS_\d+UpdateArgumentINS_\d+{rule.struct}E{value[0]}NS_\d+{metadata}ELm{size}E",
+            float64=value == "double" or ("outside of loops" if rule.costly else False),
+            shares=rule.costly,
+            rule=rule,
+            value=value,
+            metadata=metadata,
+        )
+    return kernels
+
+
+UPDATES = {name: kernel for rule in RULE_KERNELS for name, kernel in updates(rule).items()}
+KERNELS = {
+    **UPDATES,
+    "advance": Kernel("device.cu", "advance_kernel"),
+    "sum": Kernel("device.cu", "sum_kernel", float64=True, shares=True),
+    "clip": Kernel("device.cu", "clip_kernel", float64=True, shares=True),
 }
+SOURCES = sorted({kernel.source for kernel in KERNELS.values()})
 
 # Limits of a multiprocessor, the same on every target. A warp of 32 threads gets its registers in units.
-REGISTERS, REGISTER_UNIT, MOST_THREADS = 65536, 256, 2048
+REGISTERS, REGISTER_UNIT = 65536, 256
 
 # ptxas fuses no operation with an explicit rounding mode. Only PTX shows this: a division is one operation there, and
 # fused multiply-adds in machine code.
-ROUNDED = {f"{name}.rn.{kind}" for name in ("add", "sub", "mul", "div", "rcp") for kind in ("f32", "f64")}
+ROUNDED = {f"{name}.rn.{kind}" for name in ("add", "sub", "mul", "div", "rcp", "sqrt") for kind in ("f32", "f64")}
+POWER = "__internal_accurate_pow"  # CUDA's function for double; it has fused multiply-adds of its own
 
 
 class Code(NamedTuple):
-    ptx: str
+    ptx: str  # of all sources
     logs: dict[str, str]  # what ptxas prints, by kernel
     instructions: dict[str, list[str]]
     """Without address and encoding: ``@!P0 LDG.E R2, [R2.64]``."""
 
     def opcodes(self, kernel: str) -> list[str]:
         return [opcode_of(instruction) for instruction in self.instructions[kernel]]
-
-
-def opcode_of(instruction: str) -> str:
-    return re.sub(r"^@!?\w+\s+", "", instruction).split()[0]
 
 
 def tool_path() -> str:
@@ -84,75 +106,128 @@ def run(tool: str, *arguments: object) -> str:
 
 def sections(text: str, mark: str) -> dict[str, str]:
     """Split ``text`` into the parts that begin with ``mark`` and a mangled name; return them by kernel."""
-    parts = text.split(mark)[1:]
-    return {next((k for k, name in KERNELS.items() if re.match(rf"\S*{name}", p)), p.split()[0]): p for p in parts}
+    found = {}
+    for part in text.split(mark)[1:]:
+        known = (name for name, kernel in KERNELS.items() if re.match(rf"\S*{kernel.pattern}", part))
+        found[next(known, part.split()[0])] = part
+    return found
 
 
-def operations(ptx: str) -> set[str]:
-    """Return the floating-point operations in ``ptx``."""
-    return set(re.findall(r"\b(?:fma|mad|add|sub|mul|div|rcp|sqrt)\S*\.\w*f\d\w*", ptx))
+def operations(ptx: str) -> dict[str, set[str]]:
+    """Return the floating-point operations of each function in ``ptx``."""
+    functions = re.split(r"\.(?:entry|func)\b", ptx)[1:]
+    floating = re.compile(r"\b(?:fma|mad|add|sub|mul|div|rcp|sqrt)\S*\.\w*f\d\w*")
+    found: dict[str, set[str]] = {}
+    for function in functions:
+        (name,) = re.findall(r"(\w+)\s*\(\s*\.param", function)[:1]
+        found.setdefault(name, set()).update(floating.findall(function))
+    return found
 
 
 @pytest.fixture(scope="session", params=TARGETS, ids=lambda target: f"sm_{target}")
 def code(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Code:
-    target, fatbin = request.param, tmp_path_factory.mktemp("cuda") / "sgd.fatbin"
+    target, folder = request.param, tmp_path_factory.mktemp("cuda")
     if f"compute_{target}" not in run("nvcc", "--list-gpu-arch").split():
         pytest.skip(f"this nvcc does not know sm_{target}")
     codes = f"arch=compute_{target},code=[sm_{target},compute_{target}]"
-    log = run("nvcc", *FLAGS, "-Xptxas", "-v", "-gencode", codes, "-fatbin", SOURCE, "-o", fatbin)
     # /*0070*/  @!P0 LDG.E R2, [R2.64] ;
     instruction = re.compile(r"/\*[0-9a-f]{4,}\*/\s+((?:@!?\w+\s+)?[A-Z][^;]*?)\s*;")
-    functions = sections(run("cuobjdump", "-sass", fatbin), "Function : ")
-    return Code(
-        ptx=run("cuobjdump", "-ptx", fatbin),
-        logs=sections(log, "Compiling entry function '"),
-        instructions={kernel: instruction.findall(text) for kernel, text in functions.items()},
-    )
+    ptx, logs, instructions = "", {}, {}
+    for source in SOURCES:
+        fatbin = folder / f"{source}.fatbin"
+        log = run(
+            *("nvcc", *FLAGS, "-Xptxas", "-v", "-gencode", codes),
+            *("-fatbin", CSRC / "cuda" / source, "-o", fatbin),
+        )
+        logs |= sections(log, "Compiling entry function '")
+        ptx += run("cuobjdump", "-ptx", fatbin)
+        for kernel, text in sections(run("cuobjdump", "-sass", fatbin), "Function : ").items():
+            instructions[kernel] = instruction.findall(text)
+    return Code(ptx, logs, instructions)
 
 
-def test_the_fatbin_has_the_expected_kernels(code):
+def test_the_sources_have_the_expected_kernels(code):
     assert code.logs.keys() == code.instructions.keys() == KERNELS.keys()
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_no_register_is_spilled(code, kernel):
     used = re.findall(r"(\d+) bytes (stack frame|spill stores|spill loads)", code.logs[kernel])
-    assert used == [("0", "stack frame"), ("0", "spill stores"), ("0", "spill loads")]
+    assert set(used) == {("0", "stack frame"), ("0", "spill stores"), ("0", "spill loads")}
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_all_memory_accesses_are_global_or_constant(code, kernel):
+def test_all_memory_accesses_are_global_constant_or_shared(code, kernel):
     """No access is local or generic: the argument is read from the constant bank."""
     bases = {opcode.split(".")[0] for opcode in code.opcodes(kernel)}
-    constant = {"LDC", "ULDC", "LDCU"}
-    assert {base for base in bases if re.match("U?LD|ST|ATOM", base)} <= constant | {"LDG", "STG", "ATOMG"}
-    assert bases & constant
+    constant, shared = {"LDC", "ULDC", "LDCU"}, {"LDS", "STS"}
+    accesses = {base for base in bases if re.match("U?LD|ST|ATOM", base)}
+    assert accesses <= constant | shared | {"LDG", "STG", "ATOMG"}
+    assert bool(accesses & shared) == KERNELS[kernel].shares
+    assert accesses & constant
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_float64_is_computed_only_for_float64(code, kernel):
+def test_float64_is_computed_only_where_it_must_be(code, kernel):
     """Many devices compute float64 at 1/64 of float32's rate. The kernels that need it prove that the pattern works."""
-    found = {opcode for opcode in code.opcodes(kernel) if re.match(r"D(?!EPBAR)|.*F64|.*64H", opcode)}
-    assert bool(found) == ("double" in kernel), found
+    found = float64_opcodes(code.opcodes(kernel)) - {"F2F.F32.F64"}  # the factor of a clip, which is float64
+    assert bool(found) == bool(KERNELS[kernel].float64), found
+    loops = storing_loops(code.instructions[kernel])
+    assert loops or not KERNELS[kernel].rule
+    in_loops = {opcode for loop in loops for opcode in float64_opcodes(map(opcode_of, loop))}
+    assert bool(in_loops) == (KERNELS[kernel].value == "double"), in_loops
+
+
+def vector_accesses(kernel: Kernel) -> dict[tuple[str, str], int]:
+    """Return the fewest vector accesses of an update kernel: one pass of each aligned loop in the source.
+
+    A loop for n states reads p, g and the states, and writes p and the states. Loops for at most one state have two
+    vectors per thread, others one. With master weights, a thread has 16-bit p and g, and float32 states and master
+    weights: eight elements of each for at most one state, and four for more.
+    """
+    counts: Counter[tuple[str, str]] = Counter()
+    for n in kernel.rule.states:
+        vectors, dtypes = (1 if n > 1 else 2), (3 if kernel.value == "float" else 1)
+        counts["LDG", "128"] += dtypes * vectors * (2 + n)
+        counts["STG", "128"] += dtypes * vectors * (1 + n)
+        if (kernel.value, kernel.metadata) == ("float", "FullTensorMetadata"):
+            narrow, wide = ("64", 1) if n > 1 else ("128", 2)
+            for _ in ("bfloat16", "float16"):
+                counts["LDG", narrow] += 2
+                counts["STG", narrow] += 1
+                for opcode in ("LDG", "STG"):
+                    counts[opcode, "128"] += wide * (n + 1)
+    counts["LDG", "128"] += 1  # the control's row
+    return counts
 
 
 @pytest.mark.parametrize("kernel", UPDATES)
-def test_aligned_accesses_are_128_bits_wide(code, kernel):
-    wide = [opcode.split(".")[0] for opcode in code.opcodes(kernel) if "128" in opcode.split(".")]
-    loads, stores = VECTORS[kernel.rpartition(",")[0]]
-    assert wide.count("LDG") >= loads + 1  # the control's row
-    assert wide.count("STG") >= stores
+def test_aligned_accesses_are_vectors(code, kernel):
+    found = Counter(
+        (opcode.split(".")[0], width)
+        for opcode in code.opcodes(kernel)
+        for width in {"64", "128"} & set(opcode.split("."))
+    )
+    for access, count in vector_accesses(KERNELS[kernel]).items():
+        assert found[access] >= count, access
 
 
-@pytest.mark.parametrize("kernel", UPDATES)
-def test_half_of_the_threads_are_resident(code, kernel):
+def test_gradients_are_summed_by_vectors(code):
+    wide = [opcode for opcode in code.opcodes("sum") if opcode.startswith("LDG") and "128" in opcode.split(".")]
+    assert len(wide) >= 4 * 2  # two vectors per thread, for each dtype
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_enough_blocks_are_resident(code, kernel):
+    """The float kernels leave room for half of the threads that most devices can hold."""
     (block_size,) = map(
         int, re.findall(r"constexpr int block_size = (\d+);", (CSRC / "cuda/update_chunk.h").read_text())
     )
-    (registers,) = map(int, re.findall(r"Used (\d+) registers", code.logs[kernel]))
+    registers = int(re.findall(r"Used (\d+) registers", code.logs[kernel])[0])
     of_a_warp = -(-registers * 32 // REGISTER_UNIT) * REGISTER_UNIT
     blocks = REGISTERS // of_a_warp // (block_size // 32)
-    assert blocks * block_size >= MOST_THREADS // 2, f"{registers} registers"
+    rule = KERNELS[kernel].rule
+    assert blocks >= (rule.resident_blocks[KERNELS[kernel].value] if rule else 4), f"{registers} registers"
 
 
 def test_advance_waits_for_memory_twice(code):
@@ -176,32 +251,13 @@ def test_a_block_waits_for_its_argument_twice(code, kernel):
     assert max(depths) == 2
 
 
-def constant_loads_before(instructions: list[str]) -> list[int]:
-    """Return, for each 128-bit load from global memory, how many loads from the constant bank its address depends on,
-    one after another. The instructions are read once, in their order in the code."""
-    depth: dict[str, int] = {}
-    found = []
-    for instruction in instructions:
-        opcode = opcode_of(instruction)
-        registers = re.findall(r"\bU?[RP]\d+\b", instruction.replace(opcode, "", 1))
-        guard = re.match(r"@!?(\w+)", instruction)
-        operands = instruction.split(opcode, 1)[1].split(",")
-        target = re.findall(r"\bU?[RP]\d+\b", operands[0])
-        sources = registers if opcode.startswith(("ST", "BRA")) else registers[bool(guard) + len(target) :]
-        reached = max((depth.get(register, 0) for register in sources), default=0)
-        if re.match(r"U?LDC", opcode) and sources:
-            reached += 1
-        if opcode.startswith("LDG") and "128" in opcode:
-            found.append(reached)
-        for name in target:
-            kind, number = re.match(r"(\D+)(\d+)", name).groups()
-            for more in range(4 if "128" in opcode else 2 if re.search(r"\.64|WIDE", opcode) else 1):
-                depth[f"{kind}{int(number) + more}"] = 0 if opcode.startswith("LDG") else reached
-    return found
-
-
 def test_each_operation_rounds_by_itself(code):
-    assert {"mul.rn.f32", "add.rn.f32"} <= operations(code.ptx) <= ROUNDED
+    found = operations(code.ptx)
+    assert found.pop(POWER) - ROUNDED  # the pattern finds what rounds otherwise
+    for function, used in found.items():
+        assert used <= ROUNDED, function
+        if "update_kernel" in function:
+            assert {"mul.rn.f32", "add.rn.f32"} <= used
 
 
 @pytest.mark.skipif(not hasattr(_native._C, "cuda_targets"), reason="built without CUDA")
@@ -209,10 +265,12 @@ def test_the_extension_has_the_targets_that_it_names():
     path, targets = _native._C.__file__, _native._C.cuda_targets.split(", ")
     # Not by --list-elf, because the linker adds an empty file for the toolkit's default target.
     files = [part.split(maxsplit=1) for part in run("cuobjdump", "-symbols", path).split("arch = ")[1:]]
-    kernels = Counter(target for target, symbols in files for name in KERNELS.values() if re.search(name, symbols))
+    kernels = Counter(
+        target for target, symbols in files for kernel in KERNELS.values() if re.search(kernel.pattern, symbols)
+    )
     assert kernels == dict.fromkeys(targets, len(KERNELS))
     ptx = run("cuobjdump", "-ptx", path)
-    assert re.findall(r"^\.target (\w+)", ptx, re.MULTILINE) == targets[-1:]
+    assert re.findall(r"^\.target (\w+)", ptx, re.MULTILINE) == targets[-1:] * len(SOURCES)
     assert sections(ptx, ".entry ").keys() == KERNELS.keys()
-    assert operations(ptx) <= ROUNDED
+    assert all(used <= ROUNDED for function, used in operations(ptx).items() if function != POWER)
     assert Path(path).stat().st_size < 5_000_000
