@@ -15,6 +15,7 @@ import clrfast
 from clrfast.schedules import Linear
 from clrfast.training import CapturedStep
 from tests.helpers.captured import conv_net, image_batch, static_training
+from tests.helpers.kernels import RULES, every_rule, kept_by
 from tests.helpers.optimizers import (
     assert_same,
     give_grads,
@@ -26,8 +27,22 @@ pytestmark = pytest.mark.gpu
 CYCLE = clrfast.one_cycle(0.2, 30, weight_decay=Linear(1e-2, 1e-4, 29))
 
 
+def records(optimizer):
+    return [optimizer.control.losses, optimizer.control.grad_norms]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("options", [{}, {"nesterov": True}, {"dampening": 0.3}, {"master_weights": True}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"nesterov": True},
+        {"dampening": 0.3},
+        {"master_weights": True},
+        {"clip_norm": 0.1},
+    ],
+    ids=lambda options: ",".join(f"{name}={getattr(value, '__name__', value)}" for name, value in options.items()),
+)
 def test_a_captured_1cycle_is_the_eager_one(dtype, options):
     """lr, momentum and weight decay all change in the replay, and the numbers are the eager run's, bit for bit."""
     lr, momentum, weight_decay = CYCLE.table()[:, 0].T
@@ -46,7 +61,7 @@ def test_a_captured_1cycle_is_the_eager_one(dtype, options):
             losses.append(step().detach().clone())
             shown.append(optimizer.param_groups[0]["lr"])
         assert optimizer.control.synchronize() == 30
-        return [*net.state_dict().values(), *losses, optimizer.control.losses], shown
+        return [*net.state_dict().values(), *losses, *kept_by(optimizer), *records(optimizer)], shown
 
     (captured, shown), (eager, expected) = run(True), run(False)
     assert_same(captured, eager)
@@ -75,13 +90,14 @@ def test_a_range_test_counts_replayed_steps():
 
 
 @pytest.mark.hardware
-def test_without_a_schedule_a_replay_reads_a_rate_that_is_a_tensor():
+@every_rule
+def test_without_a_schedule_a_replay_reads_a_rate_that_is_a_tensor(rule):
     lr = torch.tensor(0.1)
     params = make_params([(5,), (4097,)])
-    optimizer = clrfast.SGD(params, lr=lr, momentum=0.9)
+    optimizer = RULES[rule](params, lr=lr)
     give_grads(params, 0)
     expected = make_params([(5,), (4097,)])
-    reference = clrfast.SGD(expected, lr=0.1, momentum=0.9, backend="torch")
+    reference = RULES[rule](expected, lr=0.1, backend="torch")
     give_grads(expected, 0)
     optimizer.init_state()
     graph = torch.cuda.CUDAGraph()
@@ -93,6 +109,38 @@ def test_without_a_schedule_a_replay_reads_a_rate_that_is_a_tensor():
         reference.param_groups[0]["lr"] = torch.tensor(rate)
         reference.step()
     assert_same(params, expected)
+
+
+@pytest.mark.hardware
+@every_rule
+def test_a_replay_clips_counts_and_skips(rule):
+    """A plain graph of the update alone, with gradients and ``found_inf`` in the memory that it reads."""
+    params, expected = make_params([(5,), (4097,)]), make_params([(5,), (4097,)])
+    schedule = clrfast.one_cycle(0.1, 10)
+    optimizer, reference = (
+        RULES[rule](those, schedule=schedule, clip_norm=1.0, backend=backend)
+        for those, backend in ((params, "cuda"), (expected, "torch"))
+    )
+    give_grads(params, 0)
+    optimizer.init_state()
+    optimizer.found_inf = torch.tensor(0.0)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        optimizer.step()
+    for step in range(5):
+        give_grads(expected, step)
+        for param, other in zip(params, expected, strict=True):
+            param.grad.copy_(other.grad)
+        reference.found_inf = torch.tensor(float(step == 1))
+        optimizer.found_inf.copy_(reference.found_inf)
+        if step == 3:
+            params[1].grad[4000] = expected[1].grad[4000] = math.inf
+        graph.replay()
+        reference.step()
+        torch.testing.assert_close(optimizer.grad_norm, reference.grad_norm, rtol=1e-12, atol=0.0)
+    assert int(optimizer.control.step) == 3
+    assert_same([*params, *kept_by(optimizer)], [*expected, *kept_by(reference)])
+    assert_same(records(optimizer), records(reference))
 
 
 def test_two_graphs_move_one_schedule():
@@ -152,11 +200,12 @@ def test_replay_of_a_stale_step_is_an_error():
 
 
 @pytest.mark.hardware
-def test_a_plain_graph_keeps_what_it_points_at():
+@every_rule
+def test_a_plain_graph_keeps_what_it_points_at(rule):
     """With torch's own graph, the memory it points at must outlive the optimizer."""
     params = make_params([(1000,)])
     give_grads(params, 0)
-    optimizer = clrfast.SGD(params, schedule=clrfast.one_cycle(0.1, 50))
+    optimizer = RULES[rule](params, schedule=clrfast.one_cycle(0.1, 50), clip_norm=1.0)
     optimizer.init_state()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -180,12 +229,13 @@ def test_a_plain_graph_keeps_what_it_points_at():
 
 
 @pytest.mark.hardware
-def test_a_step_in_a_capture_without_preparation_is_refused():
+@every_rule
+def test_a_step_in_a_capture_without_preparation_is_refused(rule):
     params = make_params([(3,)])
     give_grads(params, 0)
     before = [param.detach().clone() for param in params]
     graph = torch.cuda.CUDAGraph()
-    optimizer = clrfast.SGD(params, lr=0.1, momentum=0.9)
+    optimizer = RULES[rule](params, lr=0.1)
     with torch.cuda.graph(graph):
         params[0].detach() + 1  # torch warns of an empty graph
         with pytest.raises(RuntimeError, match=r"init_state\(\) before"):

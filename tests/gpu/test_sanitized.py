@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
 import pytest
 import torch
@@ -21,12 +22,14 @@ pytestmark = pytest.mark.gpu
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_sanitized_updates_are_those_of_the_reference(dtype):
+@pytest.mark.parametrize("make", [clrfast.SGD, clrfast.AdamW, partial(clrfast.Adam, amsgrad=True)])
+def test_sanitized_updates_are_those_of_the_reference(dtype, make):
     results = []
     for backend in ("cuda", "torch"):
         params = make_params(SHAPES, dtype)
         offset = [nn.Parameter(value[1:]) for value in make_params([(4098,), (18,)], dtype, seed=1)]
-        optimizer = clrfast.SGD([*params, *(p.detach().requires_grad_() for p in offset)], backend=backend)
+        trained = [*params, *(p.detach().requires_grad_() for p in offset)]
+        optimizer = make(trained, clip_norm=None if dtype == torch.float64 else 1.0, backend=backend)
         optimizer.set_schedule(clrfast.one_cycle(0.1, 5, weight_decay=0.01))
         all_params = optimizer.param_groups[0]["params"]
         for step, found_inf in enumerate((1.0, 0.0, 0.0)):
@@ -37,15 +40,19 @@ def test_sanitized_updates_are_those_of_the_reference(dtype):
     assert_same(*results)
 
 
-@pytest.mark.parametrize(
-    ("momentum", "dampening", "mastered"), list(itertools.product((0.0, 0.9), (0.0, 0.5), (False, True)))
-)
-def test_sanitized_updates_with_every_kind_of_state_are_those_of_the_reference(momentum, dampening, mastered):
+KINDS_OF_STATE = [
+    *(partial(clrfast.SGD, momentum=m, dampening=d) for m, d in itertools.product((0.0, 0.9), (0.0, 0.5))),
+    *(partial(clrfast.AdamW, amsgrad=amsgrad) for amsgrad in (False, True)),
+]
+
+
+@pytest.mark.parametrize("make", KINDS_OF_STATE)
+@pytest.mark.parametrize("mastered", [False, True])
+def test_sanitized_updates_with_every_kind_of_state_are_those_of_the_reference(make, mastered):
     results = []
     for backend in ("cuda", "torch"):
         params = make_params(SHAPES, torch.bfloat16)
-        options = {"momentum": momentum, "dampening": dampening, "master_weights": mastered}
-        optimizer = clrfast.SGD(params, lr=0.1, weight_decay=0.01, backend=backend, **options)
+        optimizer = make(params, lr=0.1, weight_decay=0.01, master_weights=mastered, backend=backend)
         for step in range(3):
             give_grads(params, step)
             optimizer.step()

@@ -13,6 +13,7 @@ from torch import nn
 import clrfast
 from clrfast.optim._backends import cuda
 from tests.helpers.captured import conv_net, image_batch
+from tests.helpers.kernels import RULES, every_rule
 from tests.helpers.optimizers import (
     SHAPES,
     assert_same,
@@ -23,12 +24,13 @@ from tests.helpers.optimizers import (
 pytestmark = pytest.mark.gpu
 
 
-def test_a_step_runs_on_the_current_stream():
+@every_rule
+def test_a_step_runs_on_the_current_stream(rule):
     params, expected = make_params(SHAPES), make_params(SHAPES)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        optimizer = clrfast.SGD(params, schedule=clrfast.one_cycle(0.1, 5))
+        optimizer = RULES[rule](params, schedule=clrfast.one_cycle(0.1, 5), clip_norm=1.0)
         for step in range(4):
             give_grads(params, step)
             torch.cuda._sleep(1_000_000)
@@ -36,7 +38,7 @@ def test_a_step_runs_on_the_current_stream():
                 param.grad.mul_(2)
             optimizer.step()
     torch.cuda.current_stream().wait_stream(stream)
-    reference = clrfast.SGD(expected, schedule=clrfast.one_cycle(0.1, 5), backend="torch")
+    reference = RULES[rule](expected, schedule=clrfast.one_cycle(0.1, 5), clip_norm=1.0, backend="torch")
     for step in range(4):
         give_grads(expected, step)
         for param in expected:
@@ -55,9 +57,11 @@ def no_waiting():
 
 @pytest.mark.parametrize("backend", ["cuda", "torch"])
 @pytest.mark.parametrize("scaled", [False, True])
-def test_a_scheduled_step_never_waits(no_waiting, backend, scaled):
+@pytest.mark.parametrize("clip_norm", [None, 1.0])
+@every_rule
+def test_a_scheduled_step_never_waits(no_waiting, backend, scaled, clip_norm, rule):
     params = make_params(SHAPES)
-    optimizer = clrfast.SGD(params, schedule=clrfast.one_cycle(0.1, 50), backend=backend)
+    optimizer = RULES[rule](params, schedule=clrfast.one_cycle(0.1, 50), clip_norm=clip_norm, backend=backend)
     optimizer.control.watch_divergence()
     losses = [torch.tensor(1.0 / (step + 1)) for step in range(20)]
     scale, found_inf = torch.tensor(2.0), torch.tensor(0.0)
@@ -110,17 +114,29 @@ def launched(optimizer):
     return [event.name for event in profiler.events() if event.device_type == torch.autograd.DeviceType.CUDA]
 
 
+KINDS = ("advance_kernel", "update_kernel", "sum_kernel", "clip_kernel")
+
+
 @pytest.mark.hardware
-@pytest.mark.parametrize(("n_tensors", "updates"), [(1, 1), (1000, 1), (3000, 3)])
+@pytest.mark.parametrize(
+    ("rule", "n_tensors", "updates"),
+    [("SGD", 1, 1), ("SGD", 1000, 1), ("SGD", 3000, 3), ("AdamW", 1, 1), ("AdamW", 500, 1), ("AdamW", 1500, 3)],
+)
 @pytest.mark.parametrize("merged", [True, False])
-def test_a_step_takes_as_many_launches_as_its_tensors_need(monkeypatch, merged, n_tensors, updates):
+@pytest.mark.parametrize("clip_norm", [None, 1.0])
+def test_a_step_takes_as_many_launches_as_its_tensors_need(monkeypatch, merged, clip_norm, rule, n_tensors, updates):
     monkeypatch.setattr(cuda, "MAX_MERGED_CHUNKS", n_tensors if merged else 0)
     params = make_params([(7,)] * n_tensors)
     give_grads(params, 0)
-    plain = clrfast.SGD(params, lr=0.1, momentum=0.9)
-    scheduled = clrfast.SGD(params, schedule=clrfast.one_cycle(0.1, 50))
-    for optimizer, wanted in ((plain, [0, updates]), (scheduled, [0 if merged else 1, updates])):
+    plain = RULES[rule](params, lr=0.1, clip_norm=clip_norm)
+    scheduled = RULES[rule](params, schedule=clrfast.one_cycle(0.1, 50), clip_norm=clip_norm)
+    clips = [0, 0] if clip_norm is None else [-(-n_tensors // 1013), 1]
+    counts = int(rule != "SGD")  # without a schedule, a launch of its own counts the step
+    for optimizer, wanted in (
+        (plain, [counts, updates, *clips]),
+        (scheduled, [0 if merged else 1, updates, *clips]),
+    ):
         optimizer.step()
         names = launched(optimizer)
-        assert [sum(kind in name for name in names) for kind in ("advance_kernel", "update_kernel")] == wanted
+        assert [sum(kind in name for name in names) for kind in KINDS] == wanted
         assert len(names) == sum(wanted)

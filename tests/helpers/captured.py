@@ -29,10 +29,10 @@ def image_batch(seed, dtype=torch.float32):
     return randn([(16, 3, 8, 8)], seed)[0].to(dtype), targets.to(torch.get_default_device())
 
 
-def static_training(schedule=None, backend="cuda", dtype=torch.float32, **options):
+def static_training(schedule=None, backend="cuda", dtype=torch.float32, make=clrfast.SGD, **options):
     """Return a network, its optimizer, a training step on static inputs, its warm-up, and a loader of new inputs."""
     net = conv_net(dtype)
-    optimizer = clrfast.SGD(net.parameters(), schedule=schedule, backend=backend, **options)
+    optimizer = make(net.parameters(), schedule=schedule, backend=backend, **options)
     inputs, targets = image_batch(0, dtype)
 
     def step():

@@ -96,7 +96,7 @@ class NativeUpdate:
         """Measure the norm of all gradients, unless some are elsewhere; ``Update.clip`` has the details."""
         if self._left_to_reference or len(self._devices) > 1:
             return None
-        result = torch.zeros(3, dtype=torch.float64, device=self._device)  # ClipResult of csrc/clip.h
+        result = torch.empty(3, dtype=torch.float64, device=self._device)  # ClipResult of csrc/clip.h
         self._clip_(optimizer, max_norm, scale, result)
         return result[0], result[1], result[2:].view(torch.float32)[0]
 
