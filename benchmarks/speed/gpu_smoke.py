@@ -3,13 +3,14 @@
     python -m benchmarks.speed.gpu_smoke
     python -m benchmarks.speed.gpu_smoke --device cpu    the same for the native backend of CPUs, with eager steps
 
-It prints a line for each check, and exits with 1 at the first that fails: the backend takes one step, three dtypes
-agree with the reference bit for bit, and a captured 1cycle equals the eager one bit for bit.
+It prints a line for each check, and exits with 1 at the first that fails: the backend takes one step, two rules in
+three dtypes agree with the reference bit for bit, and a captured 1cycle equals the eager one bit for bit.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
 from collections.abc import Iterable
 
@@ -24,6 +25,7 @@ from clrfast.training._eager_step import EagerStep
 from .workloads import mlp
 
 BACKENDS = {"cuda": "cuda", "cpu": "cpp"}
+RULES = ("SGD", "AdamW")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 SHAPES = [(3, 4), (5,), (), (4097,), (70_001,)]
 STEPS, CYCLE_STEPS = 6, 30
@@ -52,13 +54,13 @@ def tensor_path() -> str:
     return f"torch {torch.__version__}: tensors are read through {path}"
 
 
-def same_as_reference(device: torch.device, dtype: torch.dtype) -> str:
-    """Compare a few scheduled steps of the native backend with the reference."""
+def same_as_reference(device: torch.device, rule: str, dtype: torch.dtype) -> str:
+    """Compare a few scheduled and clipped steps of the native backend with the reference."""
 
     def run(backend: str) -> dict[str, list[Tensor]]:
         params = [nn.Parameter(value) for value in _values(device, dtype, 0)]
         schedule = clrfast.one_cycle(0.1, STEPS, weight_decay=1e-2)
-        optimizer = clrfast.SGD(params, schedule=schedule, backend=backend)
+        optimizer = getattr(clrfast, rule)(params, schedule=schedule, clip_norm=1.0, backend=backend)
         for step in range(STEPS):
             for param, grad in zip(params, _values(device, dtype, 1 + step), strict=True):
                 param.grad = grad
@@ -67,9 +69,8 @@ def same_as_reference(device: torch.device, dtype: torch.dtype) -> str:
 
     backend = BACKENDS[device.type]
     _require_equal(run(backend), run("torch"))
-    return (
-        f"{str(dtype).removeprefix('torch.')}: {STEPS} steps of backend {backend!r} are those of 'torch', bit for bit"
-    )
+    name = f"{rule}, {str(dtype).removeprefix('torch.')}"
+    return f"{name}: {STEPS} steps of backend {backend!r} are those of 'torch', bit for bit"
 
 
 def captured_as_eager(device: torch.device) -> str:
@@ -107,13 +108,13 @@ def _values(device: torch.device, dtype: torch.dtype, seed: int) -> list[Tensor]
     return [torch.randn(shape, generator=generator).to(device, dtype) for shape in SHAPES]
 
 
-def _trained(params: Iterable[Tensor], optimizer: clrfast.SGD) -> dict[str, list[Tensor]]:
+def _trained(params: Iterable[Tensor], optimizer: clrfast.SGD | clrfast.AdamW) -> dict[str, list[Tensor]]:
     """Return everything that a run changes."""
     control = optimizer.control
     assert control is not None
     return {
         "parameter": [param.detach() for param in params],
-        "momentum buffer": [state["momentum_buffer"] for state in optimizer.state.values()],
+        "state": [tensor for state in optimizer.state.values() for tensor in state.values()],
         "control": [control.losses, control.step, control.row],
     }
 
@@ -135,9 +136,9 @@ def main() -> None:
     what = "doctor"
     try:
         print("\n".join([*doctors_report(device), "", tensor_path()]), flush=True)
-        for dtype in DTYPES:
-            what = str(dtype)
-            print(same_as_reference(device, dtype), flush=True)
+        for rule, dtype in itertools.product(RULES, DTYPES):
+            what = f"{rule}, {dtype}"
+            print(same_as_reference(device, rule, dtype), flush=True)
         what = "captured 1cycle"
         print(captured_as_eager(device), flush=True)
     except Failed as error:

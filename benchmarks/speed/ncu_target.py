@@ -13,11 +13,16 @@ import contextlib
 
 import torch
 
-from .bench_gpu import MODELS, OURS, Case, make_optimizers
+from .bench_gpu import MODELS, Case, make_contenders
 from .gpu_device import DryRun, Gpu
 from .shapes import tiny
 
-CASES = [("ResNet-50", torch.float32), ("ResNet-50", torch.bfloat16), ("ResNet-56", torch.float32)]
+CASES = [
+    ("ResNet-50", torch.float32, "SGD", False),
+    ("ResNet-50", torch.bfloat16, "SGD", False),
+    ("ResNet-56", torch.float32, "SGD", False),
+    ("ResNet-50", torch.float32, "AdamW", True),
+]
 
 
 def main() -> None:
@@ -25,14 +30,14 @@ def main() -> None:
     parser.add_argument("--dry-run", action="store_true", help="tiny models on the CPU")
     dry = parser.parse_args().dry_run
     gpu = DryRun() if dry else Gpu()
-    for model, dtype in CASES:
-        case = Case(model, tiny() if dry else MODELS[model](), dtype)
-        optimizer = make_optimizers(case, gpu)[OURS]
-        optimizer.step()
+    for model, *work in CASES:
+        case = Case(model, tiny() if dry else MODELS[model](), *work)
+        contender = make_contenders(case, gpu)[case.ours]
+        contender.step()
         gpu.synchronize()
-        print(f"{model}, {dtype}, {case.n_bytes:,} bytes of parameters", flush=True)
+        print(f"{case}, {case.n_bytes:,} bytes of parameters", flush=True)
         with contextlib.nullcontext() if dry else torch.cuda.profiler.profile():
-            optimizer.step()
+            contender.step()
             gpu.synchronize()
 
 

@@ -73,7 +73,7 @@ GPU_STEP_HEAD = [
 
 
 def gpu_step_table(results: Results) -> str:
-    """Return the table of optimizer steps on a GPU: models, dtypes and contenders down; eager beside replayed."""
+    """Return the table of optimizer steps on a GPU: cases and contenders down; eager beside replayed."""
     steps = [row for row in results["rows"] if row["benchmark"] == "step_gpu"]
     replays = {_contender(row): row for row in steps if row["captured"]}
     eager = [row for row in steps if not row["captured"]]
@@ -82,11 +82,11 @@ def gpu_step_table(results: Results) -> str:
     return markdown_table(GPU_STEP_HEAD, rows, _gpu_step_note(results, steps, ours.values()))
 
 
-def _case(row: Row) -> tuple[str, str]:
-    return row["model"], row["dtype"]
+def _case(row: Row) -> tuple[Any, ...]:
+    return row["model"], row["dtype"], row["rule"], row["clips"]
 
 
-def _contender(row: Row) -> tuple[str, str, str]:
+def _contender(row: Row) -> tuple[Any, ...]:
     return *_case(row), row["contender"]
 
 
@@ -119,7 +119,8 @@ def _gpu_step_note(results: Results, steps: list[Row], ours: Iterable[Row]) -> s
 
 def _profile(rows: Iterable[Row]) -> str:
     """Return a sentence on the kernels that the profiler found in each step."""
-    steps = [f"{row['model']}, {row['dtype']}: {kernel_summary(row)}" for row in rows if "kernels" in row]
+    kernels = {f"{row['model']}, {row['dtype']}, `{row['contender']}`": row for row in rows if "kernels" in row}
+    steps = [f"{name}: {kernel_summary(row)}" for name, row in kernels.items()]
     return f"By the profiler, clrfast's eager steps are: {'; '.join(steps)}. " if steps else ""
 
 
