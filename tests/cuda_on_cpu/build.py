@@ -24,10 +24,8 @@ from clrfast.optim._backends import cuda
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
 SOURCES = [
-    *(
-        ROOT / "csrc" / name
-        for name in ("cuda/device.cu", "cuda/sgd.cu", "cuda/adamw.cu", "cpu/update.cpp", "bindings.cpp")
-    ),
+    *sorted(ROOT.glob("csrc/cuda/*.cu")),
+    *(ROOT / "csrc" / name for name in ("cpu/update.cpp", "bindings.cpp")),
     HERE / "controls.cpp",
 ]
 COMPILER = shutil.which(os.environ.get("CXX", "c++"))
