@@ -39,15 +39,14 @@ def with_grads(values):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("offset", [0, 1, 2])
-@pytest.mark.parametrize("size", SIZES)
-def test_the_norm_is_that_of_all_elements(backend, dtype, offset, size):
-    (values,) = randn([(size + offset + 3,)], size)
-    memory = values.to(dtype)
-    grad = memory[offset : offset + size]
-    optimizer = clrfast.SGD(with_grads([grad]), lr=0.1, clip_norm=1.0, backend=backend)
-    optimizer.step()
-    assert optimizer.grad_norm.dtype == torch.float64
-    assert_same_norm(optimizer.grad_norm, grad.double().square().sum().sqrt())
+def test_the_norm_is_that_of_all_elements(backend, dtype, offset):
+    for size in SIZES:
+        (values,) = randn([(size + offset + 3,)], size)
+        grad = values.to(dtype)[offset : offset + size]
+        optimizer = clrfast.SGD(with_grads([grad]), lr=0.1, clip_norm=1.0, backend=backend)
+        optimizer.step()
+        assert optimizer.grad_norm.dtype == torch.float64
+        assert_same_norm(optimizer.grad_norm, grad.double().square().sum().sqrt())
 
 
 def clipped(chosen, rule, dtype, clip_norm=1.0, steps=3, shapes=tuple((size,) for size in SIZES), **options):
@@ -64,21 +63,21 @@ def clipped(chosen, rule, dtype, clip_norm=1.0, steps=3, shapes=tuple((size,) fo
 @every_rule
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("scheduled", [False, True])
-@pytest.mark.parametrize("clip_norm", [1e-3, 1.0, 1e6])
-def test_the_clipped_update_is_that_of_the_reference(backend, merged, rule, dtype, scheduled, clip_norm):
+def test_the_clipped_update_is_that_of_the_reference(backend, merged, rule, dtype, scheduled):
     schedule = clrfast.one_cycle(0.1, 10) if scheduled else None
-    (ours, optimizer, norms), (theirs, reference, expected) = (
-        clipped(chosen, rule, dtype, clip_norm, schedule=schedule) for chosen in (backend, "torch")
-    )
-    assert_same_norm(norms, expected)
-    if dtype == torch.float64:  # the factor is rounded as the sum is
-        assert_near([*ours, *kept_by(optimizer)], [*theirs, *kept_by(reference)], steps=3)
-    else:
-        assert_same([*ours, *kept_by(optimizer)], [*theirs, *kept_by(reference)])
-    if scheduled:
-        assert_same([optimizer.control.grad_norms], [reference.control.grad_norms])
-        assert_same([optimizer.control.grad_norms[:3]], [norms.float()])
-        assert optimizer.control.grad_norms[3:].isnan().all()
+    for clip_norm in (1e-3, 1.0, 1e6):
+        (ours, optimizer, norms), (theirs, reference, expected) = (
+            clipped(chosen, rule, dtype, clip_norm, schedule=schedule) for chosen in (backend, "torch")
+        )
+        assert_same_norm(norms, expected)
+        if dtype == torch.float64:  # the factor is rounded as the sum is
+            assert_near([*ours, *kept_by(optimizer)], [*theirs, *kept_by(reference)], steps=3)
+        else:
+            assert_same([*ours, *kept_by(optimizer)], [*theirs, *kept_by(reference)])
+        if scheduled:
+            assert_same([optimizer.control.grad_norms], [reference.control.grad_norms])
+            assert_same([optimizer.control.grad_norms[:3]], [norms.float()])
+            assert optimizer.control.grad_norms[3:].isnan().all()
 
 
 def test_the_gradients_stay_as_they_are(backend):
@@ -136,9 +135,8 @@ def test_large_gradients_do_not_overflow(backend):
 
 @every_rule
 @pytest.mark.parametrize("scheduled", [False, True])
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_a_norm_that_is_not_finite_skips_the_update(backend, merged, rule, scheduled, bad):
-    def run(chosen):
+def test_a_norm_that_is_not_finite_skips_the_update(backend, merged, rule, scheduled):
+    def run(chosen, bad):
         params = make_params([(5,), (4097,)])
         schedule = clrfast.one_cycle(0.1, 10) if scheduled else None
         optimizer = RULES[rule](params, lr=0.1, schedule=schedule, clip_norm=1.0, backend=chosen)
@@ -155,7 +153,8 @@ def test_a_norm_that_is_not_finite_skips_the_update(backend, merged, rule, sched
         control = [optimizer.control.grad_norms, optimizer.control.row] if scheduled else []
         return [*params, *kept_by(optimizer), *control]
 
-    assert_same(run(backend), run("torch"))
+    for bad in (math.nan, math.inf, -math.inf):
+        assert_same(run(backend, bad), run("torch", bad))
 
 
 @pytest.mark.parametrize("scheduled", [False, True])
