@@ -100,7 +100,7 @@ def test_a_graph_keeps_the_sums_of_a_clip(backend, capturing, emulation, monkeyp
     made, empty = [], torch.empty
     monkeypatch.setattr(torch, "empty", lambda *args, **kwargs: made.append(empty(*args, **kwargs)) or made[-1])
     optimizer.step()
-    (sums,) = (tensor for tensor in made if tensor.dtype == torch.float64)
+    *_, sums = (tensor for tensor in made if tensor.dtype == torch.float64)  # the first one is the result
     memory = StorageWeakRef(sums.untyped_storage())
     made.clear()
     del sums
