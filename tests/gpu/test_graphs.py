@@ -40,6 +40,10 @@ def records(optimizer):
         {"dampening": 0.3},
         {"master_weights": True},
         {"clip_norm": 0.1},
+        {"make": clrfast.AdamW},
+        {"make": clrfast.AdamW, "amsgrad": True},
+        {"make": clrfast.AdamW, "master_weights": True, "clip_norm": 0.1},
+        {"make": clrfast.Adam},
     ],
     ids=lambda options: ",".join(f"{name}={getattr(value, '__name__', value)}" for name, value in options.items()),
 )
