@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from ..schedules import Schedule
 from . import _rules as rules
 from ._counters import StepCounters
 from ._fused_optimizer import FusedOptimizer
-from ._options import require_non_negative
+from ._options import is_between, require_non_negative
 
 
 class Adam(FusedOptimizer):
@@ -119,14 +119,12 @@ class Adam(FusedOptimizer):
     def _check_options(self, options: dict[str, Any]) -> None:
         require_non_negative(options, "lr", "eps", "weight_decay")
         betas = options["betas"]
-        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        if not (isinstance(betas, Sequence) and len(betas) == 2 and all(is_between(beta, 0, 1) for beta in betas)):
             raise ValueError(f"betas: got {betas!r}; give two numbers in [0, 1)")
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        for group in self.param_groups:  # an older torch saved groups without these
-            for name in ("amsgrad", "maximize"):
-                group.setdefault(name, False)
+        for group in self.param_groups:  # an older torch saved groups without it
             group.setdefault("decoupled_weight_decay", self.defaults["decoupled_weight_decay"])
 
 
@@ -179,3 +177,8 @@ class AdamW(Adam):
             clip_norm=clip_norm,
             backend=backend,
         )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:  # as in torch: a loaded state of Adam does not make this optimizer an Adam
+            group["decoupled_weight_decay"] = self.defaults["decoupled_weight_decay"]

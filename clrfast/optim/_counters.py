@@ -27,6 +27,9 @@ class Counters(Protocol):
     def counter_of(self, state: State) -> Tensor | None:
         """Return the counter of the parameter with ``state``, whose first element is the count; None for none."""
 
+    def take_over(self, state: State, device: torch.device) -> None:
+        """Make the counter in a loaded ``state`` the parameter's own: torch loads the tensor that was saved."""
+
 
 class MomentumCounters:
     """The counters of SGD, kept by momentum buffer: with dampening, the first update of a buffer is special.
@@ -65,6 +68,9 @@ class MomentumCounters:
         counter = self.by_tensor[buffer]
         return not bool(buffer.any() if counter is None else counter[0])
 
+    def take_over(self, state: State, device: torch.device) -> None:
+        """Do nothing: the counters are not in the state."""
+
     def keep_only(self, states: Iterable[State]) -> None:
         """Forget the buffers that are in none of ``states``."""
         used = {id(state.get("momentum_buffer")) for state in states}
@@ -97,12 +103,26 @@ class StepCounters:
             state["step"] = memory[0]
             self.by_tensor[state["step"]] = memory
 
+    def take_over(self, state: State, device: torch.device) -> None:
+        """Copy the step of a loaded ``state``, so that no other optimizer or parameter counts its updates in it."""
+        if is_step(state.get("step")):
+            self.by_tensor.pop(state["step"], None)
+            self.ensure(state, device)
+
     def counter_of(self, state: State) -> Tensor | None:
         """Return the step in ``state``."""
         return state.get("step")
 
 
+def is_step(value: Any) -> bool:
+    """Return whether ``value`` can be a number of updates: a number, as older versions of torch save it, or a tensor of
+    one element."""
+    if isinstance(value, Tensor):
+        return value.numel() == 1 and not value.is_complex()
+    return isinstance(value, int | float)
+
+
 def _new_counter(device: torch.device, count: Tensor | float = 0.0) -> Tensor:
     counter = torch.zeros(2, device=device, dtype=torch.float32)
-    counter[0] = count
+    counter[0] = count.detach().reshape(()) if isinstance(count, Tensor) else count
     return counter

@@ -42,6 +42,17 @@ _COPIED = (
 )
 """Attributes that pickling and copying keep, in addition to those of torch's optimizers."""
 
+_ADDED_OPTIONS = {
+    "nesterov": False,
+    "amsgrad": False,
+    "maximize": False,
+    "foreach": None,
+    "capturable": False,
+    "differentiable": False,
+    "fused": None,
+}
+"""Options that groups saved by older versions of torch lack, and the values that they had then."""
+
 
 class FusedOptimizer(torch.optim.Optimizer):
     """Base class of optimizers that update all parameters in one call and can follow a schedule on the device.
@@ -481,6 +492,10 @@ class FusedOptimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        for group in self.param_groups:
+            for name, value in _ADDED_OPTIONS.items():
+                if name in self.defaults:
+                    group.setdefault(name, value)
         self._updates = []
         self._unscales = False
         self._renew_step_lock()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import Any
 
 from torch import Tensor
@@ -17,14 +18,22 @@ def require_non_negative(options: dict[str, Any], *names: str) -> None:
         value = options[name]
         if name == "lr" and isinstance(value, Tensor):
             require_one_element(value)
-        if isinstance(value, str) or value is None or not 0 <= value < math.inf:
+        if not is_between(value, 0, math.inf):
             raise ValueError(f"{name}: got {value!r}; give a finite number >= 0")
+
+
+def is_between(value: Any, low: float, end: float) -> bool:
+    """Return whether ``value`` is a real number, or a tensor with one element that is, in ``[low, end)``."""
+    if isinstance(value, Tensor):
+        return value.numel() == 1 and not value.is_complex() and bool(low <= value < end)
+    return isinstance(value, Real) and low <= float(value) < end
 
 
 def require_clip_norm(clip_norm: Any) -> None:
     """Raise ValueError unless ``clip_norm`` is None or a finite number above 0."""
-    if clip_norm is not None and (isinstance(clip_norm, bool | str) or not 0 < clip_norm < math.inf):
-        raise ValueError(f"clip_norm: got {clip_norm!r}; give a number above 0, or None")
+    is_number = isinstance(clip_norm, Real) and not isinstance(clip_norm, bool)
+    if clip_norm is not None and not (is_number and 0 < float(clip_norm) < math.inf):
+        raise ValueError(f"clip_norm: got {clip_norm!r}; give a finite number above 0, or None")
 
 
 def agreed_clip_norm(own: float | None, given: float | None) -> float | None:

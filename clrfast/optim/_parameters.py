@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ._counters import is_step
 from ._rules import Rule
 
 SUPPORTED = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -105,7 +106,7 @@ def _why_unusable(parameter: ParamWithGrad, state: Mapping[str, Any], rule: Rule
     if grad.device != param.device or grad.shape != param.shape:
         return f"its gradient has shape {tuple(grad.shape)} on {grad.device}, the parameter is on {param.device}"
     step = state.get("step")
-    if step is not None and not (isinstance(step, int | float) or (isinstance(step, Tensor) and step.numel() == 1)):
+    if step is not None and not is_step(step):
         return f"its step is {step!r}; it is a number of updates. Was the state of another model loaded?"
     for name in (*rule.states, "master_param"):
         tensor = state.get(name)

@@ -148,9 +148,3 @@ class SGD(FusedOptimizer):
         has_momentum = options["momentum"] > 0 or self._expects_schedule
         if options["nesterov"] and (not has_momentum or options["dampening"] != 0):
             raise ValueError("nesterov: it needs momentum > 0 and dampening = 0")
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        for group in self.param_groups:  # an old torch.optim.SGD saved groups without these
-            for name in ("nesterov", "maximize"):
-                group.setdefault(name, False)

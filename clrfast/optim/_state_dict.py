@@ -51,6 +51,9 @@ def take_over(optimizer: SavedOptimizer, state_dict: dict[str, Any]) -> None:
     _restore_float32(optimizer, state_dict)
     optimizer.forget_updates()
     optimizer.counters.by_tensor.clear()  # what was loaded is not known there
+    for param, state in optimizer.state.items():
+        if isinstance(param, Tensor):
+            optimizer.counters.take_over(state, param.device)
     run = saved_schedule.saved_run(state_dict)
     if run is not None:
         _resume(optimizer, *run)

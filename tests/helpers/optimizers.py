@@ -1,14 +1,18 @@
-"""Helpers for tests of optimizers: backends, a tolerance table, a grid of options, parameters and their steps."""
+"""Helpers for tests of optimizers: rules, backends, a tolerance table, parameters and their steps."""
 
 from __future__ import annotations
 
+import io
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+import clrfast
 from clrfast import _native, _torch_compat
 
 NO_NATIVE = "the native backend 'cpp' is missing"
@@ -39,11 +43,130 @@ SHAPES = [(3, 4), (5,), (), (0,), (4097,), (70_001,)]
 LIMITS = [(0,), (), (1,), (3,), (4,), (1023,), (4095,), (4096,), (4097,), (12293,), (65537,), (7, 5, 3)]
 """Sizes around the limits: chunks of 4,096 elements in the kernel and of 65,536 on the CPU, ends of 128-bit loads."""
 
-OPTIONS = [
-    {"momentum": m, "dampening": d, "weight_decay": w, "nesterov": n, "maximize": x}
-    for m, d, w, n, x in itertools.product((0.0, 0.9), (0.0, 0.3), (0.0, 0.05), (False, True), (False, True))
-    if not (n and (m == 0 or d != 0))
-]
+
+@dataclass(frozen=True, repr=False)
+class TestedRule:
+    """An update rule in the tests.
+
+    Attributes:
+        ours, theirs: the optimizer, and the one whose numbers it has.
+        states: the tensors of a parameter's state that updates write, as torch names them.
+        usual: options with which an update uses every state.
+        values: for each option, the values that tests combine.
+        goes_together: whether options are valid together.
+        bad: invalid arguments, and a pattern of their error.
+    """
+
+    ours: type[clrfast.SGD] | type[clrfast.Adam]
+    theirs: type[torch.optim.Optimizer]
+    states: tuple[str, ...]
+    usual: Mapping[str, Any]
+    values: Mapping[str, tuple[Any, ...]]
+    bad: tuple[tuple[dict[str, Any], str], ...]
+    goes_together: Callable[[Mapping[str, Any]], bool] = lambda options: True
+
+    __test__ = False
+
+    def __repr__(self) -> str:
+        return self.name
+
+    @property
+    def name(self) -> str:
+        return self.ours.__name__
+
+    @property
+    def options(self) -> list[dict[str, Any]]:
+        """All combinations of ``values`` that are valid."""
+        combined = (dict(zip(self.values, each, strict=True)) for each in itertools.product(*self.values.values()))
+        return [options for options in combined if self.goes_together(options)]
+
+    def make(self, params: Any, **given: Any) -> Any:
+        """Make our optimizer with the usual options."""
+        return self.ours(params, **{"lr": 0.1, **self.usual, **given})
+
+    def make_theirs(self, params: Any, **given: Any) -> Any:
+        """Make the other one with the usual options."""
+        return self.theirs(params, **{"lr": 0.1, **self.usual, **given})
+
+
+ADAM_VALUES = {
+    "betas": ((0.9, 0.999), (0.0, 0.99), (0.5, 0.0)),
+    "eps": (1e-8, 0.0),
+    "weight_decay": (0.0, 0.05),
+    "amsgrad": (False, True),
+    "maximize": (False, True),
+}
+BAD_BETAS = "betas: got .*; give two numbers in \\[0, 1\\)"
+BAD_FOR_ADAM = (
+    *(({"betas": betas}, BAD_BETAS) for betas in ((0.9,), (0.9, 0.99, 0.999), (1.0, 0.9), (0.9, 1.0), (-0.1, 0.9))),
+    *(({"betas": betas}, BAD_BETAS) for betas in ("ab", ("0.9", "0.99"), None, 0.9, (0.9, None), (0.9, float("nan")))),
+    *(
+        ({"eps": eps}, "eps: got .*; give a finite number >= 0")
+        for eps in (-1e-8, float("nan"), float("inf"), "0", None)
+    ),
+    ({"weight_decay": "0.1"}, "weight_decay: got '0.1'"),
+    ({"schedule": clrfast.Schedule(0.1, momentum=1.0, total_steps=3)}, "schedule: its momentum reaches 1; it is beta1"),
+    (
+        {"schedule": clrfast.Schedule(0.1, momentum=clrfast.schedules.Linear(0.9, 1.1, 2), total_steps=3)},
+        "schedule: its momentum reaches 1.1; it is beta1",
+    ),
+)
+
+RULES = {
+    rule.name: rule
+    for rule in (
+        TestedRule(
+            clrfast.SGD,
+            torch.optim.SGD,
+            ("momentum_buffer",),
+            {"momentum": 0.9, "dampening": 0.1},
+            {
+                "momentum": (0.0, 0.9),
+                "dampening": (0.0, 0.3),
+                "weight_decay": (0.0, 0.05),
+                "nesterov": (False, True),
+                "maximize": (False, True),
+            },
+            (
+                ({"momentum": -0.1}, "momentum: got -0.1"),
+                ({"momentum": "0.9"}, "momentum: got '0.9'"),
+                ({"nesterov": True}, "nesterov: it needs momentum"),
+                ({"nesterov": True, "momentum": 0.9, "dampening": 0.1}, "nesterov: it needs momentum"),
+                ({"nesterov": True, "schedule": clrfast.constant(0.1, 3)}, "nesterov: .* > 0; the schedule has none"),
+            ),
+            lambda options: not (options["nesterov"] and (options["momentum"] == 0 or options["dampening"] != 0)),
+        ),
+        TestedRule(
+            clrfast.Adam,
+            torch.optim.Adam,
+            ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"),
+            {"betas": (0.8, 0.95), "weight_decay": 0.01, "amsgrad": True},
+            ADAM_VALUES,
+            BAD_FOR_ADAM,
+        ),
+        TestedRule(
+            clrfast.AdamW,
+            torch.optim.AdamW,
+            ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"),
+            {"betas": (0.8, 0.95), "weight_decay": 0.01, "amsgrad": True},
+            ADAM_VALUES,
+            BAD_FOR_ADAM,
+        ),
+    )
+}
+"""Every update rule, by the name of its optimizer."""
+
+every_rule = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+every_option = pytest.mark.parametrize(
+    ("rule", "options"),
+    [
+        pytest.param(rule, options, id=f"{name}-{','.join(f'{k}={v}' for k, v in options.items() if v)}")
+        for name, rule in RULES.items()
+        for options in rule.options
+    ],
+)
+
+OPTIONS = RULES["SGD"].options
 
 
 def option_id(options: dict[str, object]) -> str:
@@ -107,3 +230,18 @@ def assert_near(ours: Iterable[Tensor], theirs: Iterable[Tensor], steps: int) ->
 def momentum_buffers(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     """Return the momentum buffers of an optimizer, in the order of its state."""
     return [state["momentum_buffer"] for state in optimizer.state.values() if "momentum_buffer" in state]
+
+
+def all_state(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """Return all tensors of the state of parameters that are not empty, by parameter and name."""
+    params = [param for group in optimizer.param_groups for param in group["params"] if param.numel()]
+    states = [optimizer.state.get(param, {}) for param in params]
+    return [state[name] for state in states for name in sorted(state) if isinstance(state[name], Tensor)]
+
+
+def checkpoint_of(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return the state of an optimizer as a file holds it."""
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)

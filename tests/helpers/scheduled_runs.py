@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 import clrfast
+from tests.helpers.optimizers import RULES
 
 SCHEDULE = clrfast.one_cycle(0.2, total_steps=24, weight_decay=1e-3)
 STEPS, BREAK = 24, 15
@@ -16,9 +17,9 @@ def network():
     return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
 
 
-def made(**options):
+def made(rule=RULES["SGD"], **options):
     model = network()
-    return model, clrfast.SGD(model.parameters(), **{"schedule": SCHEDULE, **options})
+    return model, rule.ours(model.parameters(), **{"schedule": SCHEDULE, **options})
 
 
 def train(model, optimizer, first, last):

@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import clrfast
 from clrfast import _torch_compat
-from tests.helpers.optimizers import NATIVE
+from tests.helpers.optimizers import NATIVE, every_rule
 
 pytestmark = [
     pytest.mark.parametrize("backend", NATIVE),
@@ -49,10 +48,11 @@ KINDS = {
 }
 
 
-def prepared(backend, param, grad, buffer, **options):
+def prepared(rule, backend, param, grad, last_state, **options):
     """The update of an optimizer over one parameter, and the optimizer; Python has collected once."""
-    optimizer = clrfast.SGD([param], lr=0.1, momentum=0.9, backend=backend, **options)
-    optimizer.state[param]["momentum_buffer"] = buffer
+    optimizer = rule.make([param], backend=backend, **options)
+    optimizer.ensure_state(0, param)
+    optimizer.state[param][rule.states[-1]] = last_state
     with torch.no_grad():
         param.grad = grad
     optimizer._ensure_updates()
@@ -63,21 +63,21 @@ def prepared(backend, param, grad, buffer, **options):
 
 @pytest.mark.hardware
 @pytest.mark.parametrize("kind", KINDS)
-def test_cpp_takes_the_tensors_that_python_takes_and_finds_the_same_memory(backend, kind):
-    for grad_kind, buffer_kind, master_weights in itertools.product(KINDS, KINDS, (False, True)):
+@every_rule
+def test_cpp_takes_the_tensors_that_python_takes_and_finds_the_same_memory(rule, backend, kind):
+    for grad_kind, state_kind, master_weights in itertools.product(KINDS, KINDS, (False, True)):
         param = KINDS[kind]()
         param = param.requires_grad_() if isinstance(param, Plain | Handling) else nn.Parameter(param)
-        grad, buffer = KINDS[grad_kind]().to(param.device), KINDS[buffer_kind]().to(param.device)
+        grad, state = KINDS[grad_kind]().to(param.device), KINDS[state_kind]().to(param.device)
         try:
-            update, optimizer = prepared(backend, param, grad, buffer, master_weights=master_weights)
+            update, optimizer = prepared(rule, backend, param, grad, state, master_weights=master_weights)
         except RuntimeError:  # torch itself refuses such a gradient
             continue
         rows = update._cache.rows.copy()
         counters = optimizer.counters.by_tensor
-        found = update._collector.collect(
-            optimizer.param_groups, optimizer.state, counters, [1], [False], update._cache
-        )
+        needs = [len(rule.states)], [optimizer.counts_updates(0)]
+        found = update._collector.collect(optimizer.param_groups, optimizer.state, counters, *needs, update._cache)
         taken = not update._left_to_reference
-        assert (found is not None) == taken, f"parameter {kind}, gradient {grad_kind}, buffer {buffer_kind}"
+        assert (found is not None) == taken, f"parameter {kind}, gradient {grad_kind}, state {state_kind}"
         if taken:
             assert (update._cache.rows == rows).all()

@@ -1,12 +1,11 @@
-"""The reference equals hand-computed values, then torch.optim.SGD: the first links of the chain of trust."""
+"""The reference equals hand-computed values, then torch.optim: the first links of the chain of trust."""
 
 import pytest
 import torch
 
-import clrfast
 from clrfast.optim import _rules as rules
 from clrfast.optim._backends.reference import update_
-from tests.helpers.optimizers import DTYPES, OPTIONS, assert_near, option_id, run_steps
+from tests.helpers.optimizers import DTYPES, all_state, assert_near, every_option, run_steps
 
 
 def sgd_(p, g, b, counter, *, momentum=0.0, weight_decay=0.0, dampening=0.0, nesterov=False, maximize=False, **given):
@@ -50,9 +49,64 @@ def test_a_weight_decay_of_0_does_not_touch_infinite_parameters():
     assert p.item() == float("inf")
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=option_id)
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_the_reference_equals_torchs_sgd(options, dtype):
-    ours, _ = run_steps(lambda p: clrfast.SGD(p, lr=0.1, backend="torch", **options), 5, dtype=dtype)
-    theirs, _ = run_steps(lambda p: torch.optim.SGD(p, lr=0.1, foreach=False, **options), 5, dtype=dtype)
-    assert_near(ours, theirs, steps=5)
+def adam_(p, g, states, counter, *, betas=(0.75, 0.75), eps=0.0, weight_decay=0.0, decoupled=False, **given):
+    """Make one update by Adam with lr = 0.5."""
+    row, constants = (0.5, betas[0], weight_decay), (betas[1], eps, len(states) == 3, decoupled)
+    update_(rules.ADAMW, p, g, states, counter, row=row, constants=constants, **{"maximize": False, **given})
+
+
+@pytest.mark.parametrize(
+    ("options", "count", "expected_p", "expected_states"),
+    [
+        # m = 8 - 4 / 4 = 7, v = 16; step size 0.5 / (1 - 3/4) = 2, root sqrt(1 - 3/4) = 1/2: 2 - 2 * 7 / (4 / 0.5)
+        ({}, 0, 0.25, (7, 16)),
+        ({"eps": 6.0}, 0, 1.0, (7, 16)),
+        # t = 2: step size 0.5 / (7/16), root sqrt(7)/4: 2 - 8/7 * 7 / (16 / sqrt(7))
+        ({}, 1, 2 - 7**0.5 / 2, (7, 16)),
+        # m = 4 + 4 * 0.5 = 6; step size 1: 2 - 6 / 8
+        ({"betas": (0.5, 0.75)}, 0, 1.25, (6, 16)),
+        # m = g = 4; step size 0.5: 2 - 0.5 * 4 / 8
+        ({"betas": (0.0, 0.75)}, 0, 1.75, (4, 16)),
+        # v = g * g = 16, root 1: 2 - 2 * 7 / 4
+        ({"betas": (0.75, 0.0)}, 0, -1.5, (7, 16)),
+        # p = 2 * (1 - 0.5 * 0.5) first
+        ({"weight_decay": 0.5, "decoupled": True}, 0, 1.5 - 1.75, (7, 16)),
+        # g = 4 + 2 * 2 = 8: m = 8, v = 28, 2 - 2 * 8 / (sqrt(28) / 0.5)
+        ({"weight_decay": 2.0}, 0, 2 - 8 / 28**0.5, (8, 28)),
+        # g = -4: m = 8 - 12 / 4 = 5
+        ({"maximize": True}, 0, 2 - 2 * 5 / 8, (5, 16)),
+        ({"grad_scale": torch.tensor(0.5), "clip_factor": torch.tensor(0.5)}, 0, 0.25, (7, 16)),
+        # x = max(64, 16): 2 - 2 * 7 / (8 / 0.5)
+        ({}, 0, 1.125, (7, 16, 64)),
+        # x = max(4, 16)
+        ({}, 0, 0.25, (7, 16, 16)),
+        ({"apply": False}, 0, 2.0, (8, 16)),
+        ({"apply": torch.tensor(False)}, 5, 2.0, (8, 16)),
+    ],
+)
+def test_one_update_by_adam_gives_the_hand_computed_values(options, count, expected_p, expected_states):
+    """All cases begin at p = 2, g = 4, m = 8, v = 16 and use lr = 0.5; the largest v before is 64 or 4."""
+    p, g, counter = torch.tensor([2.0]), torch.tensor([4.0]), torch.tensor([float(count), 0.0])
+    largest = [4.0 if expected_states[2] == 16 else 64.0] if len(expected_states) == 3 else []
+    states = [torch.tensor([value]) for value in (8.0, 16.0, *largest)]
+    adam_(p, g, states, counter, **options)
+    assert p.item() == pytest.approx(expected_p, rel=1e-6)
+    assert tuple(state.item() for state in states) == expected_states
+    assert g.item() == 4.0
+    assert counter[0] == count + bool(options.get("apply", True))
+
+
+def test_an_l2_decay_of_0_does_not_touch_infinite_parameters():
+    p, states = torch.tensor([float("inf")]), [torch.zeros(1), torch.zeros(1)]
+    adam_(p, torch.tensor([1.0]), states, torch.zeros(2), weight_decay=torch.tensor(0.0))
+    assert p.item() == float("inf")
+    assert states[0].isfinite()
+
+
+@every_option
+def test_the_reference_equals_torchs_optimizer(rule, options):
+    for dtype in DTYPES:
+        ours, optimizer = run_steps(lambda p: rule.ours(p, lr=0.1, backend="torch", **options), 5, dtype=dtype)
+        theirs, stock = run_steps(lambda p: rule.theirs(p, lr=0.1, foreach=False, **options), 5, dtype=dtype)
+        assert_near(ours, theirs, steps=5)
+        assert_near(all_state(optimizer), all_state(stock), steps=5)

@@ -10,33 +10,39 @@ import torch
 from torch import nn
 
 import clrfast
-from tests.helpers.optimizers import BACKENDS
+from clrfast.schedules._group_values import set_momentum
+from tests.helpers.optimizers import BACKENDS, every_rule
 from tests.helpers.scheduled_runs import SCHEDULE, STEPS, assert_equal, made, network, train
 
 
-def test_a_rate_of_0_written_by_the_user_is_refused():
-    model, optimizer = made()
+@every_rule
+def test_a_rate_of_0_written_by_the_user_is_refused(rule):
+    model, optimizer = made(rule)
     train(model, optimizer, 0, 2)
     optimizer.param_groups[0]["lr"] = 0.0
     with pytest.raises(RuntimeError, match="the schedule decides it"):
         train(model, optimizer, 2, 3)
 
 
+@every_rule
 @pytest.mark.parametrize("all_of_the_group", [False, True])
-def test_a_step_written_into_the_groups_moves_the_schedule(all_of_the_group):
-    model, optimizer = made()
+def test_a_step_written_into_the_groups_moves_the_schedule(rule, all_of_the_group):
+    model, optimizer = made(rule)
     train(model, optimizer, 0, 3)
     optimizer.param_groups[0]["schedule_step"] = 20
     table = SCHEDULE.table()[:, 0]
     if all_of_the_group:  # checkpoint tools write them all
-        optimizer.param_groups[0].update(zip(("lr", "momentum", "weight_decay"), table[20].tolist(), strict=True))
+        lr, momentum, weight_decay = table[20].tolist()
+        optimizer.param_groups[0].update(lr=lr, weight_decay=weight_decay)
+        set_momentum(optimizer.param_groups[0], momentum)
     train(model, optimizer, 3, 4)
     assert optimizer.control.synchronize() == 21
     assert optimizer.param_groups[0]["lr"] == pytest.approx(table[21, 0])
 
 
-def test_a_step_written_together_with_a_rate_is_refused_and_moves_nothing():
-    model, optimizer = made()
+@every_rule
+def test_a_step_written_together_with_a_rate_is_refused_and_moves_nothing(rule):
+    model, optimizer = made(rule)
     train(model, optimizer, 0, 3)
     optimizer.param_groups[0].update(schedule_step=20, lr=0.123)
     for _ in range(2):
@@ -45,8 +51,9 @@ def test_a_step_written_together_with_a_rate_is_refused_and_moves_nothing():
     assert int(optimizer.control.step) == 3
 
 
-def test_a_written_step_is_saved_and_survives_a_new_group():
-    model, optimizer = made()
+@every_rule
+def test_a_written_step_is_saved_and_survives_a_new_group(rule):
+    model, optimizer = made(rule)
     train(model, optimizer, 0, 3)
     optimizer.param_groups[0]["schedule_step"] = 1
     saved = copy.deepcopy(optimizer.state_dict())
@@ -66,11 +73,12 @@ def test_a_written_step_that_is_not_a_whole_number_is_refused(step):
         train(model, optimizer, 0, 1)
 
 
-def test_zero_gradients_at_the_schedules_own_rate_of_0_are_a_step():
+@every_rule
+def test_zero_gradients_at_the_schedules_own_rate_of_0_are_a_step(rule):
     params = [nn.Parameter(torch.ones(2))]
     for momentum in (None, 0.9):
         schedule = clrfast.Schedule(lr=clrfast.schedules.Linear(0.0, 0.1, 4), momentum=momentum, total_steps=6)
-        optimizer = clrfast.SGD(params, schedule=schedule)
+        optimizer = rule.ours(params, schedule=schedule)
         for _ in range(3):
             params[0].grad = torch.zeros(2)
             optimizer.step(loss=1.0)
@@ -78,21 +86,23 @@ def test_zero_gradients_at_the_schedules_own_rate_of_0_are_a_step():
         assert optimizer.control.losses[:3].tolist() == [1.0] * 3
 
 
-def test_written_steps_that_differ_between_groups_are_refused():
+@every_rule
+def test_written_steps_that_differ_between_groups_are_refused(rule):
     model = network()
-    optimizer = clrfast.SGD([{"params": [param]} for param in model.parameters()], schedule=SCHEDULE)
+    optimizer = rule.ours([{"params": [param]} for param in model.parameters()], schedule=SCHEDULE)
     train(model, optimizer, 0, 1)
     optimizer.param_groups[1]["schedule_step"] = 7
     with pytest.raises(RuntimeError, match=r"'schedule_step' are \[1, 7\]; all groups follow one schedule"):
         train(model, optimizer, 1, 2)
 
 
+@every_rule
 @pytest.mark.parametrize("schedule", [SCHEDULE, clrfast.Schedule(lr=0.05, momentum=0.9, total_steps=STEPS)])
-def test_a_run_continues_with_groups_that_are_made_again(schedule):
+def test_a_run_continues_with_groups_that_are_made_again(rule, schedule):
     """Loading a checkpoint with assign=True replaces all parameters in the middle of a run."""
 
     def run(replaces):
-        model, optimizer = made(schedule=schedule)
+        model, optimizer = made(rule, schedule=schedule)
         train(model, optimizer, 0, 6)
         if replaces:
             state = {name: optimizer.state[param] for name, param in model.named_parameters()}
@@ -108,11 +118,12 @@ def test_a_run_continues_with_groups_that_are_made_again(schedule):
     assert step == STEPS
 
 
-def test_groups_with_curves_of_their_own_can_be_made_again():
+@every_rule
+def test_groups_with_curves_of_their_own_can_be_made_again(rule):
     model = network()
     first, second = list(model.parameters())[:2], list(model.parameters())[2:]
     schedule = clrfast.Schedule(lr=[0.1, 0.01], momentum=0.9, total_steps=10)
-    optimizer = clrfast.SGD([{"params": first}, {"params": second}], schedule=schedule)
+    optimizer = rule.ours([{"params": first}, {"params": second}], schedule=schedule)
     train(model, optimizer, 0, 2)
     optimizer.param_groups.clear()
     train(model, optimizer, 2, 3)  # nothing is updated, so the schedule does not move
@@ -138,8 +149,9 @@ def test_reordered_groups_keep_their_curves():
     assert [param.item() for param in params] == [-5.0, -2.5]
 
 
-def test_a_step_without_groups_does_nothing():
-    model, optimizer = made()
+@every_rule
+def test_a_step_without_groups_does_nothing(rule):
+    model, optimizer = made(rule)
     groups = list(optimizer.param_groups)
     optimizer.param_groups.clear()
     optimizer.step()
@@ -149,9 +161,10 @@ def test_a_step_without_groups_does_nothing():
     assert optimizer.control.synchronize() == 1
 
 
-def test_a_removed_group_leaves_the_others_alone():
+@every_rule
+def test_a_removed_group_leaves_the_others_alone(rule):
     model = network()
-    optimizer = clrfast.SGD([{"params": [param]} for param in model.parameters()], schedule=SCHEDULE)
+    optimizer = rule.ours([{"params": [param]} for param in model.parameters()], schedule=SCHEDULE)
     train(model, optimizer, 0, 2)
     removed = optimizer.param_groups.pop(1)["params"][0].detach().clone()
     after = train(model, optimizer, 2, 3)
@@ -164,16 +177,17 @@ def remove_last_group(optimizer):
         optimizer.state.pop(param, None)
 
 
+@every_rule
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
 @pytest.mark.parametrize("schedule", [SCHEDULE, clrfast.Schedule(lr=0.05, momentum=0.9, total_steps=STEPS)])
-def test_a_copy_made_after_a_group_was_removed_saves_and_loads(backend, copied, schedule):
+def test_a_copy_made_after_a_group_was_removed_saves_and_loads(rule, backend, copied, schedule):
     """No step between the removal and the copy lets the schedule follow the groups."""
 
     def run(change):
         model = network()
         first, *_, last = params = list(model.parameters())
-        optimizer = clrfast.SGD([first], schedule=schedule, backend=backend)
+        optimizer = rule.ours([first], schedule=schedule, backend=backend)
         optimizer.add_param_group({"params": [last]})
         for param in params:
             param.grad = torch.ones_like(param)
@@ -209,12 +223,13 @@ def test_a_copy_made_after_groups_were_reordered_keeps_their_curves():
     assert [group["params"][0].item() for group in optimizer.param_groups] == [-2.5, -5.0]
 
 
+@every_rule
 @pytest.mark.parametrize("prepare", ["load_state_dict", "init_state"])
 @pytest.mark.parametrize("change", ["remove", "append", "clear"])
-def test_groups_that_changed_since_the_last_step_are_followed_first(prepare, change):
+def test_groups_that_changed_since_the_last_step_are_followed_first(rule, prepare, change):
     model = network()
     first, second, third, _ = params = list(model.parameters())
-    optimizer = clrfast.SGD([{"params": [first]}, {"params": [second]}], schedule=SCHEDULE)
+    optimizer = rule.ours([{"params": [first]}, {"params": [second]}], schedule=SCHEDULE)
     for param in params:
         param.grad = torch.ones_like(param)
     optimizer.step()
@@ -227,7 +242,7 @@ def test_groups_that_changed_since_the_last_step_are_followed_first(prepare, cha
         optimizer.init_state()
         assert len(optimizer.state) == n_groups
     else:
-        stock = torch.optim.SGD([{"params": group["params"]} for group in optimizer.param_groups] or [{"params": []}])
+        stock = rule.theirs([{"params": group["params"]} for group in optimizer.param_groups] or [{"params": []}])
         saved = stock.state_dict()
         saved["param_groups"] = saved["param_groups"][:n_groups]
         optimizer.load_state_dict(saved)

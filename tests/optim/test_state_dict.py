@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_state_dict,
 )
 
-import clrfast
+from tests.helpers.optimizers import RULES, every_rule
 from tests.helpers.scheduled_runs import BREAK, SCHEDULE, STEPS, assert_equal, made, network, train
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(process group|torch.jit|ShardedTensor|TypedStorage).*")
@@ -43,11 +43,14 @@ OPTIONS = {
 }
 
 
+RUNS = [(RULES["SGD"], {}), *((rule, rule.usual) for rule in RULES.values())]
+
+
 @pytest.mark.parametrize("name", OPTIONS)
-@pytest.mark.parametrize(("prepared", "dampening"), [(False, 0.0), (False, 0.3), (True, 0.0)])
-def test_a_run_continues_from_a_distributed_state_dict(one_rank, name, prepared, dampening):
+@pytest.mark.parametrize(("rule", "given", "prepared"), [*((*run, False) for run in RUNS), (*RUNS[0], True)])
+def test_a_run_continues_from_a_distributed_state_dict(one_rank, name, rule, given, prepared):
     options = OPTIONS[name]
-    make = functools.partial(made, dampening=dampening)
+    make = functools.partial(made, rule, **given)
     wanted = train(*make(), 0, STEPS)
     model, optimizer = make()
     train(model, optimizer, 0, BREAK)
@@ -63,11 +66,11 @@ def test_a_run_continues_from_a_distributed_state_dict(one_rank, name, prepared,
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-@pytest.mark.parametrize("dampening", [0.0, 0.3])
-def test_a_run_continues_from_a_distributed_checkpoint_on_disk(one_rank, tmp_path, name, dampening):
+@pytest.mark.parametrize(("rule", "given"), RUNS)
+def test_a_run_continues_from_a_distributed_checkpoint_on_disk(one_rank, tmp_path, name, rule, given):
     """The load writes into the state of a fresh optimizer, which must have all entries of a saved one."""
     options = OPTIONS[name]
-    make = functools.partial(made, dampening=dampening)
+    make = functools.partial(made, rule, **given)
     wanted = train(*make(), 0, STEPS)
     model, optimizer = make()
     train(model, optimizer, 0, BREAK)
@@ -86,23 +89,25 @@ def test_a_run_continues_from_a_distributed_checkpoint_on_disk(one_rank, tmp_pat
     assert_equal(train(model, optimizer, BREAK, STEPS), wanted)
 
 
-def test_asking_a_fresh_optimizer_for_its_state_does_not_move_its_schedule():
+@every_rule
+def test_asking_a_fresh_optimizer_for_its_state_does_not_move_its_schedule(rule):
     """torch.distributed.checkpoint asks by a step with a rate of 0 and zero gradients."""
     for schedule in (SCHEDULE, SCHEDULE.with_warm_up(3)):  # the second one begins at a rate of 0
-        model, optimizer = made(schedule=schedule)
-        wanted = train(*made(schedule=schedule), 0, 5)
+        model, optimizer = made(rule, schedule=schedule)
+        wanted = train(*made(rule, schedule=schedule), 0, 5)
         get_optimizer_state_dict(model, optimizer)
         assert optimizer.control.synchronize() == 0
         assert_equal(train(model, optimizer, 0, 5), wanted)
 
 
-def test_a_run_continues_under_a_zero_redundancy_optimizer(one_rank):
+@every_rule
+def test_a_run_continues_under_a_zero_redundancy_optimizer(rule, one_rank):
     """ZeroRedundancyOptimizer loads by writing into the parameter groups."""
     from torch.distributed.optim import ZeroRedundancyOptimizer
 
     def make():
         model = network()
-        return model, ZeroRedundancyOptimizer(model.parameters(), clrfast.SGD, schedule=SCHEDULE)
+        return model, ZeroRedundancyOptimizer(model.parameters(), rule.ours, schedule=SCHEDULE)
 
     wanted = train(*make(), 0, STEPS)
     model, optimizer = make()
@@ -115,14 +120,15 @@ def test_a_run_continues_under_a_zero_redundancy_optimizer(one_rank):
     assert_equal(train(model, optimizer, BREAK, STEPS), wanted)
 
 
+@every_rule
 @pytest.mark.skipif(torch.__version__ < (2, 6), reason="fully_shard is public from torch 2.6 on")
-def test_a_run_continues_from_sharded_parameters(one_rank):
+def test_a_run_continues_from_sharded_parameters(rule, one_rank):
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     def make():
         model = fully_shard(network(), mesh=init_device_mesh("cpu", (1,)))
-        return model, clrfast.SGD(model.parameters(), schedule=SCHEDULE)
+        return model, rule.ours(model.parameters(), schedule=SCHEDULE)
 
     def values(params):
         return [param.full_tensor() for param in params]
@@ -137,8 +143,9 @@ def test_a_run_continues_from_sharded_parameters(one_rank):
     assert_equal(values(train(model, optimizer, BREAK, STEPS)), wanted)
 
 
-def test_a_step_written_into_a_saved_state_is_loaded():
-    model, optimizer = made()
+@every_rule
+def test_a_step_written_into_a_saved_state_is_loaded(rule):
+    model, optimizer = made(rule)
     train(model, optimizer, 0, 5)
     saved = copy.deepcopy(optimizer.state_dict())
     saved["param_groups"][0]["schedule_step"] = 2
@@ -147,22 +154,23 @@ def test_a_step_written_into_a_saved_state_is_loaded():
     assert optimizer.control.losses.shape == (STEPS,)
 
 
-def test_load_hooks_see_the_loaded_run_and_may_change_it():
-    model, optimizer = made(master_weights=True)
+@every_rule
+def test_load_hooks_see_the_loaded_run_and_may_change_it(rule):
+    model, optimizer = made(rule, master_weights=True)
     train(model, optimizer, 0, 5)
     saved, seen = copy.deepcopy(optimizer.state_dict()), []
 
     def hook(loaded):
         seen.append(loaded.control.synchronize())
         for state in loaded.state.values():
-            state["momentum_buffer"].zero_()
+            state[rule.states[0]].zero_()
         loaded.param_groups[0]["schedule_step"] = 3
 
-    model, fresh = made(master_weights=True)
+    model, fresh = made(rule, master_weights=True)
     fresh.register_load_state_dict_post_hook(hook)
     fresh.load_state_dict(saved)
     assert seen == [5]
-    assert not any(state["momentum_buffer"].any() for state in fresh.state.values())
+    assert not any(state[rule.states[0]].any() for state in fresh.state.values())
     train(model, fresh, 5, 6)
     assert fresh.control.synchronize() == 4
 
@@ -175,60 +183,64 @@ def test_save_hooks_may_replace_the_state(scheduled):
     assert ("clrfast" in optimizer.state_dict()["optimizer"]) == scheduled
 
 
-def test_state_and_groups_alone_carry_a_schedule_into_an_optimizer_without_one():
-    wanted = train(*made(), 0, STEPS)
-    model, optimizer = made()
+@every_rule
+def test_state_and_groups_alone_carry_a_schedule_into_an_optimizer_without_one(rule):
+    wanted = train(*made(rule), 0, STEPS)
+    model, optimizer = made(rule)
     train(model, optimizer, 0, BREAK)
     saved = {name: value for name, value in optimizer.state_dict().items() if name in ("state", "param_groups")}
-    resumed = clrfast.SGD(model.parameters())
+    resumed = rule.ours(model.parameters())
     resumed.load_state_dict(copy.deepcopy(saved))
     assert_equal(train(model, resumed, BREAK, STEPS), wanted)
 
 
-def test_a_load_hook_may_unwrap_the_state():
-    model, optimizer = made()
+@every_rule
+def test_a_load_hook_may_unwrap_the_state(rule):
+    model, optimizer = made(rule)
     train(model, optimizer, 0, BREAK)
     wanted = train(copy.deepcopy(model), optimizer, BREAK, BREAK)
     wrapped = {"optimizer": copy.deepcopy(optimizer.state_dict()), "epoch": 3}
-    resumed = clrfast.SGD(model.parameters(), schedule=SCHEDULE)
+    resumed = rule.ours(model.parameters(), schedule=SCHEDULE)
     resumed.register_load_state_dict_pre_hook(lambda _, state: state["optimizer"])
     resumed.load_state_dict(wrapped)
     assert resumed.control.synchronize() == BREAK
     assert len(wanted) == len(list(model.parameters()))
 
 
-def test_loading_momentum_without_a_step_of_the_schedule_warns():
+@every_rule
+def test_loading_momentum_without_a_step_of_the_schedule_warns(rule):
     model = network()
-    stock = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    stock = rule.make_theirs(model.parameters())
     train(model, stock, 0, 3)
-    optimizer = clrfast.SGD(model.parameters(), schedule=SCHEDULE)
+    optimizer = rule.ours(model.parameters(), schedule=SCHEDULE)
     with pytest.warns(UserWarning, match=r"no step of a schedule, so the optimizer's schedule stays at step 0; write"):
         optimizer.load_state_dict(stock.state_dict())
     train(model, optimizer, 3, 4)
     assert optimizer.control.synchronize() == 1
 
 
-def test_torchs_sgd_loads_a_scheduled_state():
-    model, optimizer = made()
+@every_rule
+def test_torchs_optimizer_loads_a_scheduled_state(rule):
+    model, optimizer = made(rule)
     train(model, optimizer, 0, 3)
-    stock = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    stock = rule.make_theirs(model.parameters())
     stock.load_state_dict(optimizer.state_dict())
-    assert torch.equal(
-        stock.state[next(model.parameters())]["momentum_buffer"],
-        optimizer.state[next(model.parameters())]["momentum_buffer"],
-    )
+    first = next(model.parameters())
+    assert all(torch.equal(stock.state[first][name], optimizer.state[first][name]) for name in stock.state[first])
+    assert set(stock.state[first]) >= {rule.states[0]}
     train(model, stock, 3, 4)
 
 
+@every_rule
 @pytest.mark.skipif(torch.__version__ < (2, 6), reason="torch takes named parameters from 2.6 on")
 @pytest.mark.parametrize("mastered", [False, True])
-def test_master_weights_and_momentum_follow_what_a_load_hook_returns(mastered):
+def test_master_weights_and_momentum_follow_what_a_load_hook_returns(rule, mastered):
     """torch's documentation shows such a hook, which reorders a state by the parameters' names."""
     values = {"first": 1.0, "second": 5.0, "third": 7.0}
 
     def named(order):
         params = [(name, nn.Parameter(torch.full((2,), values[name], dtype=torch.bfloat16))) for name in order]
-        return dict(params), clrfast.SGD(params, lr=0.0, momentum=0.9, master_weights=mastered)
+        return dict(params), rule.make(params, lr=0.0, master_weights=mastered)
 
     def by_name(optimizer, saved):
         (group,), (own,) = saved["param_groups"], optimizer.param_groups
@@ -245,7 +257,8 @@ def test_master_weights_and_momentum_follow_what_a_load_hook_returns(mastered):
     resumed.load_state_dict(optimizer.state_dict())
     for name, param in others.items():
         state = resumed.state[param]
-        assert state["momentum_buffer"].tolist() == [10 * values[name]] * 2
+        before = optimizer.state[params[name]]
+        assert all(torch.equal(state[each], before[each]) for each in rule.states)
         if mastered:
             assert state["master_param"].tolist() == [values[name]] * 2
-            assert state["master_param"].dtype == state["momentum_buffer"].dtype == torch.float32
+            assert state["master_param"].dtype == state[rule.states[0]].dtype == torch.float32

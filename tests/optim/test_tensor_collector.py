@@ -17,10 +17,12 @@ from clrfast import _native, _torch_compat
 from tests.helpers.optimizers import (
     LIMITS,
     NATIVE,
+    RULES,
+    all_state,
     assert_same,
+    every_rule,
     give_grads,
     make_params,
-    momentum_buffers,
     past_the_end,
     run_steps,
 )
@@ -31,23 +33,45 @@ CHANGES = {
     "new gradient tensor": lambda o, p: None,
     "parameter data swapped": lambda o, p: setattr(p[0], "data", p[0].data.clone()),
     "parameter moved to another layout": lambda o, p: setattr(p[0], "data", p[0].data.t().contiguous().t()),
-    "buffer replaced": lambda o, p: o.state[p[0]].update(momentum_buffer=torch.ones_like(p[0])),
-    "buffer dropped": lambda o, p: o.state[p[0]].pop("momentum_buffer"),
+    "tensor of the state replaced": lambda o, p: o.state[p[0]].update({first_state(o): torch.ones_like(p[0])}),
+    "tensor of the state dropped": lambda o, p: o.state[p[0]].pop(first_state(o)),
+    "last tensor of the state dropped": lambda o, p: o.state[p[0]].pop(list(o.state[p[0]])[-1]),
     "state of one parameter replaced": lambda o, p: o.state.__setitem__(p[0], {}),
     "state cleared": lambda o, p: o.state.clear(),
-    "buffer memory swapped": lambda o, p: setattr(
-        o.state[p[0]]["momentum_buffer"], "data", torch.ones_like(o.state[p[0]]["momentum_buffer"])
+    "memory of the state swapped": lambda o, p: setattr(
+        o.state[p[0]][first_state(o)], "data", torch.ones_like(o.state[p[0]][first_state(o)])
     ),
     "counter dropped": lambda o, p: o.counters.by_tensor.clear(),
     "parameter viewed the other way": lambda o, p: view_otherwise(p[2]),
     "parameter made smaller in place": lambda o, p: make_smaller(o, p[0]),
-    "counter dropped while momentum is off": lambda o, p: drop_counters_without_momentum(o),
-    "momentum switched off": lambda o, p: o.param_groups[0].update(momentum=0.0),
     "gradient taken away": lambda o, p: setattr(p[1], "grad", None),
     "parameter list shortened": lambda o, p: o.param_groups[0]["params"].pop(),
-    "option changed": lambda o, p: o.param_groups[0].update(lr=0.5, weight_decay=0.1, nesterov=True),
+    "option changed": lambda o, p: o.param_groups[0].update(lr=0.5, weight_decay=0.1, maximize=True),
     "state loaded": lambda o, p: o.load_state_dict(copy.deepcopy(o.state_dict())),
 }
+CHANGES_OF = {
+    "SGD": {
+        "counter dropped while momentum is off": lambda o, p: drop_counters_without_momentum(o),
+        "momentum switched off": lambda o, p: o.param_groups[0].update(momentum=0.0),
+        "Nesterov switched on": lambda o, p: o.param_groups[0].update(nesterov=True, dampening=0.0),
+    },
+    "Adam": {
+        "step written in place": lambda o, p: o.state[p[0]]["step"].fill_(7.0),
+        "step replaced": lambda o, p: o.state[p[0]].update(step=torch.tensor(7.0)),
+        "step of another type": lambda o, p: o.state[p[0]].update(step=torch.tensor([7], dtype=torch.int64)),
+        "step a number": lambda o, p: o.state[p[0]].update(step=7),
+        "step dropped": lambda o, p: o.state[p[0]].pop("step"),
+        "memory of the step swapped": lambda o, p: setattr(o.state[p[0]]["step"], "data", torch.tensor(7.0)),
+        "AMSGrad switched off": lambda o, p: o.param_groups[0].update(amsgrad=False),
+        "betas changed": lambda o, p: o.param_groups[0].update(betas=(0.5, 0.9)),
+        "eps changed": lambda o, p: o.param_groups[0].update(eps=0.5),
+        "decay coupled": lambda o, p: o.param_groups[0].update(decoupled_weight_decay=False),
+    },
+}
+
+
+def first_state(optimizer):
+    return optimizer.rule.states[0]
 
 
 def drop_counters_without_momentum(optimizer):
@@ -80,58 +104,69 @@ def swap_states(optimizer, params):
     optimizer.state[params[0]] = second
 
 
-def forget_the_first_update(optimizer, params):
-    counter = optimizer.counters.by_tensor[optimizer.state[params[0]]["momentum_buffer"]]
+def counter_of_first(optimizer, params):
+    return optimizer.counters.counter_of(optimizer.state[params[0]])
+
+
+def forget_the_updates(optimizer, params):
+    counter = counter_of_first(optimizer, params)
     counter.data = torch.zeros_like(counter)  # other memory, the same tensor
 
 
 def counter_of_another_type(optimizer, params):
-    optimizer.counters.by_tensor[optimizer.state[params[0]]["momentum_buffer"]] = torch.zeros(2, dtype=torch.float64)
+    counter = counter_of_first(optimizer, params)
+    (identifying,) = (key for key, value in optimizer.counters.by_tensor.items() if value is counter)
+    optimizer.counters.by_tensor[identifying] = torch.zeros(2, dtype=torch.float64)
 
 
-REARRANGED = [swap_in_group, swap_states, forget_the_first_update, counter_of_another_type]
+REARRANGED = {
+    "SGD": [swap_in_group, swap_states, forget_the_updates, counter_of_another_type],
+    "Adam": [swap_in_group, swap_states, forget_the_updates],
+}
 
 
-@pytest.mark.parametrize("change", REARRANGED)
-def test_state_belongs_to_its_parameter_wherever_its_memory_moves(backend, change):
+def alike(backend, make, steps, shapes, before):
+    """Require equal parameters and states of the reference and ``backend``."""
+    (left, reference), (right, native) = (
+        run_steps(lambda p, b=b: make(p, backend=b), steps, shapes, before_step=before) for b in ("torch", backend)
+    )
+    assert_same(left, right)
+    assert_same(all_state(reference), all_state(native))
+
+
+@pytest.mark.parametrize(
+    ("rule", "change"),
+    [(rule, change) for rule in RULES.values() for change in REARRANGED["SGD" if rule.name == "SGD" else "Adam"]],
+)
+def test_state_belongs_to_its_parameter_wherever_its_memory_moves(rule, backend, change):
     def before(step, optimizer, params):
         if step == 2:
             change(optimizer, params)
 
-    results = [
-        run_steps(
-            lambda p, b=b: clrfast.SGD(p, lr=0.1, momentum=0.9, dampening=0.5, backend=b),
-            4,
-            [(4, 3), (4, 3)],
-            before_step=before,
-        )
-        for b in ("torch", backend)
-    ]
-    assert_same(results[0][0], results[1][0])
-    assert_same(momentum_buffers(results[0][1]), momentum_buffers(results[1][1]))
+    alike(backend, rule.make, 4, [(4, 3), (4, 3)], before)
 
 
-@pytest.mark.parametrize("name", CHANGES)
-def test_a_change_made_between_steps_is_noticed(backend, name):
+@pytest.mark.parametrize(
+    ("rule", "name"),
+    [
+        (rule, name)
+        for rule in RULES.values()
+        for name in (*CHANGES, *CHANGES_OF["SGD" if rule.name == "SGD" else "Adam"])
+    ],
+)
+def test_a_change_made_between_steps_is_noticed(rule, backend, name):
     """Nothing that was cached in an earlier step is used after it has changed."""
+    change = {**CHANGES, **CHANGES_OF["SGD"], **CHANGES_OF["Adam"]}[name]
 
     def before(step, optimizer, params):
         if step == 2:
-            CHANGES[name](optimizer, params)
+            change(optimizer, params)
 
-    results = [
-        run_steps(
-            lambda p, b=b: clrfast.SGD(p, lr=0.1, momentum=0.9, backend=b),
-            4,
-            [(4, 3), (5,), (2, 2)],
-            before_step=before,
-        )
-        for b in ("torch", backend)
-    ]
-    assert_same(results[0][0], results[1][0])
+    alike(backend, rule.make, 4, [(4, 3), (5,), (2, 2)], before)
 
 
-def test_a_gradient_that_needs_the_reference_is_applied_once(backend):
+@every_rule
+def test_a_gradient_that_needs_the_reference_is_applied_once(rule, backend):
     """C++ must not apply the gradient of an earlier step to a parameter that the reference updates."""
 
     def before(step, optimizer, params):
@@ -141,13 +176,14 @@ def test_a_gradient_that_needs_the_reference_is_applied_once(backend):
             params[0].grad = None
 
     results = [
-        run_steps(lambda p, b=b: clrfast.SGD(p, lr=0.1, backend=b), 4, [(4, 3), (5,)], before_step=before)[0]
+        run_steps(lambda p, b=b: rule.make(p, backend=b), 4, [(4, 3), (5,)], before_step=before)[0]
         for b in ("torch", backend)
     ]
     assert_same(*results)
 
 
-def test_rearranged_groups_are_updated_with_their_own_options(backend):
+@every_rule
+def test_rearranged_groups_are_updated_with_their_own_options(rule, backend):
     def before(step, optimizer, params):
         first, second = optimizer.param_groups[:2] if step < 3 else (None, None)
         if step == 1:
@@ -158,7 +194,7 @@ def test_rearranged_groups_are_updated_with_their_own_options(backend):
 
     def make(params, backend):
         groups = [{"params": params[:2]}, {"params": params[2:], "lr": 0.001}]
-        return clrfast.SGD(groups, lr=0.1, momentum=0.9, backend=backend)
+        return rule.make(groups, backend=backend)
 
     results = [run_steps(lambda p, b=b: make(p, b), 4, [(3,)] * 4, before_step=before)[0] for b in ("torch", backend)]
     assert_same(*results)
@@ -177,14 +213,15 @@ class Doubling(nn.Parameter):
         torch.Tensor.grad.__set__(self, value)
 
 
-def test_the_gradient_is_read_from_the_attribute(backend):
+@every_rule
+def test_the_gradient_is_read_from_the_attribute(rule, backend):
     """A group may mix parameters of several classes."""
     results = []
     for b in ("torch", backend):
         values = [param.detach() for param in make_params([(4, 3)] * 5)]
         kinds = (nn.Parameter, Doubling, nn.Parameter, Doubling, lambda value: value.requires_grad_())
         params = [kind(value) for kind, value in zip(kinds, values, strict=True)]
-        optimizer = clrfast.SGD(params, lr=0.1, momentum=0.9, backend=b)
+        optimizer = rule.make(params, backend=b)
         for step in range(3):
             give_grads(params, step)
             optimizer.step()
@@ -192,14 +229,15 @@ def test_the_gradient_is_read_from_the_attribute(backend):
     assert_same(*results)
 
 
+@every_rule
 @past_the_end
-def test_without_the_exchange_api_the_result_is_the_same(backend, monkeypatch):
+def test_without_the_exchange_api_the_result_is_the_same(rule, backend, monkeypatch):
     """Older versions of torch have no exchange API of DLPack."""
-    expected, _ = run_steps(lambda p: clrfast.SGD(p, schedule=clrfast.one_cycle(0.1, 5), backend="torch"), 6, LIMITS)
+    expected, _ = run_steps(lambda p: rule.make(p, schedule=clrfast.one_cycle(0.1, 5), backend="torch"), 6, LIMITS)
     slow = SimpleNamespace(**vars(_native.load()))
     slow.TensorCollector = lambda *_: SimpleNamespace(collect=lambda *_: None)
     monkeypatch.setattr(_native, "_C", slow)
-    params, _ = run_steps(lambda p: clrfast.SGD(p, schedule=clrfast.one_cycle(0.1, 5), backend=backend), 6, LIMITS)
+    params, _ = run_steps(lambda p: rule.make(p, schedule=clrfast.one_cycle(0.1, 5), backend=backend), 6, LIMITS)
     assert_same(params, expected)
 
 
@@ -258,24 +296,25 @@ def negated(tensor):
     return torch._neg_view(-tensor)
 
 
-@pytest.mark.parametrize("what", ["param", "grad", "buffer", "param in place", "buffer in place"])
+@every_rule
+@pytest.mark.parametrize("what", ["param", "grad", "state", "param in place", "state in place"])
 @pytest.mark.parametrize("shape", [(1,), (3, 4)])
-def test_negated_tensors_are_updated(backend, what, shape):
+def test_negated_tensors_are_updated(rule, backend, what, shape):
     """The imaginary part of a conjugate is such a tensor."""
 
     def run(chosen):
         (param,) = make_params([shape])
         if what == "param":
             param = nn.Parameter(negated(param.detach()))
-        optimizer = clrfast.SGD([param], lr=0.1, momentum=0.9, backend=chosen)
+        optimizer, last = rule.make([param], backend=chosen), rule.states[-1]
         for step in range(4):
             give_grads([param], step)
             if what == "grad" and step > 1:  # after ordinary steps
                 param.grad = negated(param.grad)
-            if what == "buffer" and step == 2:
-                optimizer.state[param]["momentum_buffer"] = negated(optimizer.state[param]["momentum_buffer"])
+            if what == "state" and step == 2:
+                optimizer.state[param][last] = negated(optimizer.state[param][last])
             if what.endswith("in place") and step == 2:
-                changed = param if what.startswith("param") else optimizer.state[param]["momentum_buffer"]
+                changed = param if what.startswith("param") else optimizer.state[param][last]
                 changed.data = negated(changed.data)
             optimizer.step()
         return [param.detach() + 0]
@@ -305,18 +344,19 @@ class Unwrapped(torch.Tensor):
 
 
 @pytest.mark.hardware
-@pytest.mark.parametrize("what", ["param", "buffer"])
-def test_tensors_that_become_wrappers_in_place_are_updated(backend, what):
+@every_rule
+@pytest.mark.parametrize("what", ["param", "state"])
+def test_tensors_that_become_wrappers_in_place_are_updated(rule, backend, what):
     """torch.utils.swap_tensors does this, by which modules can convert their parameters."""
 
     def run(chosen):
         (param,) = make_params([(3, 4)])
-        optimizer = clrfast.SGD([param], lr=0.1, momentum=0.9, backend=chosen)
+        optimizer = rule.make([param], backend=chosen)
         for step in range(4):
             give_grads([param], step)
-            if step == 2 and what == "buffer":
-                buffer = optimizer.state[param]["momentum_buffer"]
-                torch.utils.swap_tensors(buffer, Unwrapped(buffer.clone()))
+            if step == 2 and what == "state":
+                state = optimizer.state[param][rule.states[0]]
+                torch.utils.swap_tensors(state, Unwrapped(state.clone()))
             optimizer.step()
             if step == 1 and what == "param":
                 param.grad = None
@@ -326,12 +366,13 @@ def test_tensors_that_become_wrappers_in_place_are_updated(backend, what):
     assert_same(run(backend), run("torch"))
 
 
-def test_state_moved_to_shared_memory_in_place_is_updated(backend):
+@every_rule
+def test_state_moved_to_shared_memory_in_place_is_updated(rule, backend):
     """Hogwild and torch.multiprocessing do this: the tensors stay, and their memory moves."""
 
     def run(chosen, moves):
         params = make_params([(9,), (5,)])
-        optimizer = clrfast.SGD(params, schedule=clrfast.one_cycle(0.1, 8), dampening=0.2, backend=chosen)
+        optimizer = rule.make(params, schedule=clrfast.one_cycle(0.1, 8), backend=chosen)
         for step in range(6):
             if moves and step == 3:
                 control = optimizer.control
@@ -349,7 +390,8 @@ def test_state_moved_to_shared_memory_in_place_is_updated(backend):
     assert_same(run(backend, True), run("torch", False))
 
 
-def test_gradients_may_change_their_layout_between_steps(backend):
+@every_rule
+def test_gradients_may_change_their_layout_between_steps(rule, backend):
     """The native backend applies some updates of a parameter and the reference others, the first one included."""
 
     def before(step, optimizer, params):
@@ -358,7 +400,7 @@ def test_gradients_may_change_their_layout_between_steps(backend):
 
     results = [
         run_steps(
-            lambda p, b=b: clrfast.SGD(p, lr=0.1, momentum=0.9, dampening=0.3, backend=b),
+            lambda p, b=b: rule.make(p, backend=b),
             8,
             [(4, 3), (5,)],
             before_step=before,
