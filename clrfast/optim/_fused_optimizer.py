@@ -38,7 +38,7 @@ _COPIED = (
     "_step_counts",
     "counters",
     "state_requested",
-    "clip_norm",
+    "_clip_norm",
 )
 """Attributes that pickling and copying keep, in addition to those of torch's optimizers."""
 
@@ -90,8 +90,8 @@ class FusedOptimizer(torch.optim.Optimizer):
             )
         if backend not in backends.NAMES:
             raise ValueError(f"backend: got {backend!r}; give one of {backends.NAMES}")
-        require_clip_norm(clip_norm)
-        self.master_weights, self.clip_norm = bool(master_weights), clip_norm
+        self.clip_norm = clip_norm
+        self.master_weights = bool(master_weights)
         self._requested_backend = backend
         self._expects_schedule = schedule is not None
         self.follower: ScheduleFollower | None = None
@@ -131,6 +131,18 @@ class FusedOptimizer(torch.optim.Optimizer):
     def backend(self) -> str:
         """The backend in use: "torch", "cpp" or "cuda"."""
         return backends.resolve(self._requested_backend, self.param_groups)
+
+    @property
+    def clip_norm(self) -> float | None:
+        """Maximum norm of all gradients together; None for no clipping. A new value holds from the next step on."""
+        return self._clip_norm
+
+    @clip_norm.setter
+    def clip_norm(self, clip_norm: float | None) -> None:
+        require_clip_norm(clip_norm)
+        self._clip_norm = clip_norm
+        if hasattr(self, "defaults"):
+            self.defaults["clip_norm"] = clip_norm
 
     # --------------------------------------------------------------------------------------------------- the schedule
 

@@ -23,6 +23,7 @@ from tests.helpers.optimizers import (
     every_option,
     every_rule,
     give_grads,
+    larger_eps,
     make_params,
     run_steps,
 )
@@ -58,8 +59,7 @@ def rules_with_options(draw):
 def test_the_numbers_are_torchs_on_random_models(backend, chosen, shapes, dtype, late, data):
     """Options, shapes and dtypes are random. One parameter gets its first gradient late, another is frozen at times."""
     (rule, options), frozen = chosen, data.draw(st.sets(st.integers(0, 4)))
-    if dtype == torch.float16 and "eps" in options:
-        options = {**options, "eps": 0.01}  # torch rounds eps and the moments to float16: small ones become 0
+    options = {**options, **larger_eps(rule, dtype)}
 
     def before(step, optimizer, params):
         if step < late:

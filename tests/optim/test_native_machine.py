@@ -1,6 +1,6 @@
 """After any sequence of changes between steps, a native backend equals the reference bit for bit.
 
-100 sequences in every run, 2,000 with ``-m slow``.
+60 sequences for each rule in every run, 1,000 with ``-m slow``.
 """
 
 from __future__ import annotations
@@ -25,21 +25,15 @@ from hypothesis.stateful import (
 from torch import nn
 
 import clrfast
-from tests.helpers.optimizers import BACKENDS, assert_same
+from tests.helpers.optimizers import BACKENDS, RULES, all_state, assert_same
 
 SHAPES = [(3,), (2, 3), (1,), (), (0,), (70,)]
 TOTAL_STEPS = 12
 
 seeds = st.integers(0, 2**31)
-options = st.fixed_dictionaries(
-    {
-        "lr": st.sampled_from([0.0, 0.1]),
-        "momentum": st.sampled_from([0.0, 0.9]),
-        "dampening": st.sampled_from([0.0, 0.3]),
-        "weight_decay": st.sampled_from([0.0, 0.1]),
-        "maximize": st.booleans(),
-    }
-)
+numbers = st.integers(0, 2**31)
+dtypes = st.sampled_from([torch.float32, torch.float16, torch.bfloat16])
+norms = st.sampled_from([None, 0.5, 100.0])
 
 
 def values(shape, seed):
@@ -49,10 +43,10 @@ def values(shape, seed):
 class Side:
     """One of the two optimizers, and its parameters."""
 
-    def __init__(self, backend, chosen, schedule, seed):
+    def __init__(self, tested, backend, chosen, schedule, seed):
         self.params = [nn.Parameter(values(shape, seed + i)) for i, shape in enumerate(SHAPES[:4])]
         groups = [{"params": self.params[:2]}, {"params": self.params[2:], "weight_decay": 0.01}]
-        self.optimizer = clrfast.SGD(groups, schedule=schedule, backend=backend, **chosen)
+        self.optimizer = tested.ours(groups, schedule=schedule, backend=backend, **chosen)
         self.hooked, self.chosen = [], chosen
 
     @property
@@ -60,20 +54,23 @@ class Side:
         return [param for group in self.optimizer.param_groups for param in group["params"]]
 
     def tensors(self):
-        states = [self.optimizer.state.get(param, {}) for param in self.listed]
-        found = [*self.listed, *(state["momentum_buffer"] for state in states if "momentum_buffer" in state)]
+        found = [*self.listed, *all_state(self.optimizer)]
         control = self.optimizer.control
-        return found if control is None else [*found, control.losses, control.row, control.step.double()]
+        return found if control is None else [*found, *control.tensors()]
 
 
 class Machine(RuleBasedStateMachine):
-    backend = "cpp"
+    tested, backend = RULES["SGD"], "cpp"
 
-    @initialize(chosen=options, scheduled=st.booleans(), seed=seeds)
-    def make(self, chosen, scheduled, seed):
-        self.scheduled = scheduled
+    def options(self, number):
+        """Return one of the rule's combinations of options."""
+        return {"lr": 0.1 * (number % 2), **self.tested.options[number // 2 % len(self.tested.options)]}
+
+    @initialize(number=numbers, scheduled=st.booleans(), seed=seeds, clip_norm=norms)
+    def make(self, number, scheduled, seed, clip_norm):
+        self.scheduled, chosen = scheduled, {**self.options(number), "clip_norm": clip_norm}
         schedule = clrfast.one_cycle(0.1, TOTAL_STEPS) if scheduled else None
-        self.sides = [Side(backend, chosen, schedule, seed) for backend in ("torch", self.backend)]
+        self.sides = [Side(self.tested, backend, chosen, schedule, seed) for backend in ("torch", self.backend)]
 
     def each(self, do):
         for side in self.sides:
@@ -83,7 +80,7 @@ class Machine(RuleBasedStateMachine):
     def step(self, seed, left_out, skipped, kind):
         def do(side):
             for index, param in enumerate(side.listed):
-                grad = values(param.shape, seed + index)
+                grad = values(param.shape, seed + index).to(param.dtype)
                 if kind == "b" and grad.dim() == 2:
                     grad = grad.t().contiguous().t()
                 if kind == "c":
@@ -115,7 +112,7 @@ class Machine(RuleBasedStateMachine):
             for group in side.optimizer.param_groups:
                 for place, old in enumerate(group["params"]):
                     if old is side.listed[index % len(side.listed)]:
-                        group["params"][place] = new = nn.Parameter(values(old.shape, seed))
+                        group["params"][place] = new = nn.Parameter(values(old.shape, seed).to(old.dtype))
                         state = side.optimizer.state.pop(old, None)
                         if state and keeps_state:
                             side.optimizer.state[new] = state
@@ -147,9 +144,22 @@ class Machine(RuleBasedStateMachine):
         self.each(do)
 
     @precondition(lambda self: not self.scheduled)
-    @rule(chosen=options, group=st.integers(0, 1))
-    def set_options(self, chosen, group):
-        self.each(lambda side: side.optimizer.param_groups[group].update(chosen))
+    @rule(number=numbers, group=st.integers(0, 1))
+    def set_options(self, number, group):
+        self.each(lambda side: side.optimizer.param_groups[group].update(self.options(number)))
+
+    @rule(clip_norm=norms)
+    def set_clip_norm(self, clip_norm):
+        self.each(lambda side: setattr(side.optimizer, "clip_norm", clip_norm))
+
+    @rule(index=st.integers(0, 7), dtype=dtypes)
+    def change_dtype(self, index, dtype):
+        def do(side):
+            param = side.listed[index % len(side.listed)]
+            param.grad = None
+            param.data = param.data.to(dtype)
+
+        self.each(do)
 
     @rule(index=st.integers(0, 7))
     def move_memory(self, index):
@@ -196,7 +206,7 @@ class Machine(RuleBasedStateMachine):
             groups = [{"params": group["params"]} for group in side.optimizer.param_groups]
             groups[1]["weight_decay"] = 0.01
             schedule = side.optimizer.defaults["schedule"]
-            made = clrfast.SGD(groups, schedule=schedule, backend=side.optimizer.backend, **side.chosen)
+            made = self.tested.ours(groups, schedule=schedule, backend=side.optimizer.backend, **side.chosen)
             if hook == "as it is":
                 made.register_load_state_dict_pre_hook(lambda _, state: dict(state))
             if hook == "only torch's":
@@ -221,8 +231,8 @@ class Machine(RuleBasedStateMachine):
         assert len(self.sides[0].hooked) == len(self.sides[1].hooked)
 
 
-def check(backend, max_examples):
-    machine = type("Machine", (Machine,), {"backend": backend})
+def check(tested, backend, max_examples):
+    machine = type("Machine", (Machine,), {"tested": tested, "backend": backend})
     run_state_machine_as_test(
         machine,
         settings=settings(
@@ -234,17 +244,17 @@ def check(backend, max_examples):
     )
 
 
-NATIVE_ON_CPU = [backend for backend in BACKENDS if backend != "torch"]
+pytestmark = [
+    pytest.mark.parametrize("backend", [backend for backend in BACKENDS if backend != "torch"]),
+    pytest.mark.parametrize("tested", RULES.values(), ids=RULES),
+    pytest.mark.filterwarnings("ignore:the schedule (replaces|has ended)"),
+]
 
 
-@pytest.mark.parametrize("backend", NATIVE_ON_CPU)
-@pytest.mark.filterwarnings("ignore:the schedule replaces")
-def test_a_native_backend_equals_the_reference_after_any_sequence(backend):
-    check(backend, 100 if backend == "cpp" else 30)
+def test_a_native_backend_equals_the_reference_after_any_sequence(tested, backend):
+    check(tested, backend, 60 if backend == "cpp" else 20)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", NATIVE_ON_CPU)
-@pytest.mark.filterwarnings("ignore:the schedule replaces")
-def test_a_native_backend_equals_the_reference_after_2000_sequences(backend):
-    check(backend, 2000)
+def test_a_native_backend_equals_the_reference_after_1000_sequences(tested, backend):
+    check(tested, backend, 1000)
