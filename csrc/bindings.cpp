@@ -15,8 +15,7 @@
 #include "cpu/update.h"
 #include "python/fingerprint.h"
 #include "python/tensor_collector.h"
-#include "rules/adamw.h"
-#include "rules/sgd.h"
+#include "rules/all.h"
 #include "step_control.h"
 #ifdef CLRFAST_CUDA
 #include "cuda/update.h"
@@ -270,8 +269,8 @@ void define_rule(py::module_& m, const std::string& name) {
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Native backends of clrfast (clrfast/optim/_backends), and the checks of replays (clrfast/training).";
   m.def("advance_", [](const py::tuple& advance) { advance_(advance); }, py::arg("advance"));
-  define_rule<Sgd>(m, "sgd");
-  define_rule<AdamW>(m, "adamw");
+#define CLRFAST_DEFINE(Rule, name) define_rule<Rule>(m, #name);
+  CLRFAST_RULES(CLRFAST_DEFINE)
   m.def("clip_", &clip_, py::arg("rows").noconvert(), py::arg("n_groups"), py::arg("clip"), py::arg("n_threads"));
   py::class_<TensorCollector>(m, "TensorCollector", py::module_local())
       .def(py::init<Device, std::vector<std::int32_t>, bool, bool>(), py::arg("device"), py::arg("other_ids"),

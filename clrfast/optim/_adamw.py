@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from ..schedules import Schedule
 from . import _rules as rules
 from ._counters import StepCounters
 from ._fused_optimizer import FusedOptimizer
-from ._options import is_between, require_non_negative
+from ._options import require_betas, require_non_negative
 
 
 class Adam(FusedOptimizer):
@@ -118,9 +118,7 @@ class Adam(FusedOptimizer):
 
     def _check_options(self, options: dict[str, Any]) -> None:
         require_non_negative(options, "lr", "eps", "weight_decay")
-        betas = options["betas"]
-        if not (isinstance(betas, Sequence) and len(betas) == 2 and all(is_between(beta, 0, 1) for beta in betas)):
-            raise ValueError(f"betas: got {betas!r}; give two numbers in [0, 1)")
+        require_betas(options)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

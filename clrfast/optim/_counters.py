@@ -31,6 +31,19 @@ class Counters(Protocol):
         """Make the counter in a loaded ``state`` the parameter's own: torch loads the tensor that was saved."""
 
 
+class NoCounters:
+    """For rules whose update does not depend on the number of updates before it."""
+
+    def __init__(self) -> None:
+        self.by_tensor: dict[Tensor, Tensor | None] = {}
+
+    def counter_of(self, state: State) -> Tensor | None:
+        """Return None."""
+
+    def take_over(self, state: State, device: torch.device) -> None:
+        """Do nothing."""
+
+
 class MomentumCounters:
     """The counters of SGD, kept by momentum buffer: with dampening, the first update of a buffer is special.
 

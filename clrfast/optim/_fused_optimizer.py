@@ -23,7 +23,7 @@ from . import _capture as capture
 from . import _saved_schedule as saved_schedule
 from . import _state_dict as state_dicts
 from ._control import StepControl
-from ._counters import Counters
+from ._counters import Counters, NoCounters
 from ._options import agreed_clip_norm, comparable, require_clip_norm, warn_overridden
 from ._parameters import devices_of, ensure_master, needs_master
 from ._protocols import GradScale, Update
@@ -57,29 +57,31 @@ _ADDED_OPTIONS = {
 class FusedOptimizer(torch.optim.Optimizer):
     """Base class of optimizers that update all parameters in one call and can follow a schedule on the device.
 
-    A subclass adds what depends on its update rule: the options of a group and the state of a parameter. The backends
-    hold the rule itself.
+    A subclass adds what depends on its update rule: the options of a group and their checks, and, where they differ
+    from what stands here, the state of a parameter and its counter. The backends hold the rule itself.
 
     Args:
         params: as in torch.optim.
-        options: the options of a group that the subclass has, by name.
-        counters: the counters of the rule.
+        options: the options of a group that the subclass has, by name: lr, momentum or betas, weight_decay, maximize,
+            and those that the rule's ``constants`` reads.
+        counters: the counters of the rule; None if its update does not depend on the number of updates before it.
         differentiable, schedule, master_weights, clip_norm, backend: see ``SGD``.
     """
 
     rule: Rule
+    counters: Counters
 
     def __init__(
         self,
         params: Iterable[Any],
         options: dict[str, Any],
-        counters: Counters,
+        counters: Counters | None = None,
         *,
-        differentiable: bool,
-        schedule: Schedule | None,
-        master_weights: bool,
-        clip_norm: float | None,
-        backend: str,
+        differentiable: bool = False,
+        schedule: Schedule | None = None,
+        master_weights: bool = False,
+        clip_norm: float | None = None,
+        backend: str = "auto",
     ):
         name = type(self).__name__
         if isinstance(options["lr"], Schedule):
@@ -95,7 +97,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         self._requested_backend = backend
         self._expects_schedule = schedule is not None
         self.follower: ScheduleFollower | None = None
-        self.counters = counters
+        self.counters = NoCounters() if counters is None else counters
         self.grad_norm: Tensor | None = None
         """The norm of all gradients at the last step, before clipping: float64 ``[]`` on the first device. None
         without ``clip_norm``, and before the first step."""
@@ -231,11 +233,11 @@ class FusedOptimizer(torch.optim.Optimizer):
 
     def states_of(self, group: int) -> tuple[str, ...]:
         """Return the names of the states that parameters of this group need, now or later in the schedule."""
-        raise NotImplementedError
+        return self.rule.states
 
     def counts_updates(self, group: int) -> bool:
         """Return whether parameters of this group need a counter of their updates."""
-        raise NotImplementedError
+        return False
 
     def exported_state(self, state: dict[str, Any]) -> dict[str, Any]:
         """Return one parameter's state as torch's optimizer of this name has it."""
@@ -243,7 +245,6 @@ class FusedOptimizer(torch.optim.Optimizer):
 
     def _ensure_counter(self, group: int, param: Tensor, state: dict[str, Any], *, is_new: bool) -> None:
         """Make the counter of ``param`` if it needs one; ``is_new`` says that its state was just made."""
-        raise NotImplementedError
 
     # ------------------------------------------------------------------------------------------------------ the state
 
@@ -342,7 +343,7 @@ class FusedOptimizer(torch.optim.Optimizer):
     @property
     def _step_supports_amp_scaling(self) -> bool:
         """Whether GradScaler passes `grad_scale` and `found_inf` as tensors instead of waiting for the device."""
-        return self._unscales or self.defaults["fused"] is True
+        return self._unscales or self.defaults.get("fused") is True
 
     @contextlib.contextmanager
     def unscaling(self) -> Iterator[None]:

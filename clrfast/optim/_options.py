@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
@@ -27,6 +28,13 @@ def is_between(value: Any, low: float, end: float) -> bool:
     if isinstance(value, Tensor):
         return value.numel() == 1 and not value.is_complex() and bool(low <= value < end)
     return isinstance(value, Real) and low <= float(value) < end
+
+
+def require_betas(options: dict[str, Any]) -> None:
+    """Raise ValueError unless ``betas`` are two numbers in [0, 1)."""
+    betas = options["betas"]
+    if not (isinstance(betas, Sequence) and len(betas) == 2 and all(is_between(beta, 0, 1) for beta in betas)):
+        raise ValueError(f"betas: got {betas!r}; give two numbers in [0, 1)")
 
 
 def require_clip_norm(clip_norm: Any) -> None:

@@ -15,8 +15,7 @@
 #endif
 
 #include "overlap.h"
-#include "rules/adamw.h"
-#include "rules/sgd.h"
+#include "rules/all.h"
 
 namespace clrfast {
 namespace {
@@ -297,8 +296,9 @@ void update_cpu(const ParamTensors* list, std::int64_t n_params, const GroupOpti
       reinterpret_cast<UpdateCounter*>(one.tensors->counter)->count += 1.0f;
 }
 
-template void update_cpu(const ParamTensors*, std::int64_t, const GroupOptions<Sgd>*, double, double, int);
-template void update_cpu(const ParamTensors*, std::int64_t, const GroupOptions<AdamW>*, double, double, int);
+#define CLRFAST_DEFINE(Rule, name) \
+  template void update_cpu(const ParamTensors*, std::int64_t, const GroupOptions<Rule>*, double, double, int);
+CLRFAST_RULES(CLRFAST_DEFINE)
 
 double squared_norm_cpu(const ParamTensors* list, std::int64_t n_params, int n_threads) {
   NormQueue queue;

@@ -10,7 +10,7 @@
 #include "cuda/launch.h"
 #include "cuda/launch_plan.h"
 #include "cuda/update.h"
-#include "rules/adamw.h"
+#include "rules/all.h"
 #include "rules/sgd.h"
 
 namespace clrfast {
@@ -67,8 +67,8 @@ void load_cuda() {
   load(&advance_kernel);
   load(&sum_kernel<SumKernelArgument>);
   load(&clip_kernel);
-  load_updates<Sgd>();
-  load_updates<AdamW>();
+#define CLRFAST_LOAD(Rule, name) load_updates<Rule>();
+  CLRFAST_RULES(CLRFAST_LOAD)
 }
 
 std::string cuda_problem() {

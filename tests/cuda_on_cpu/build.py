@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sysconfig
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
@@ -45,19 +46,25 @@ SANITIZED = os.environ.get("CLRFAST_SANITIZE") == "1"  # needs the sanitizers' l
 
 def build(folder: Path, cudart_version: int = 13000) -> tuple[ModuleType, ModuleType]:
     """Return the module that replaces ``clrfast._C`` and the controls of the emulation; build only what has changed."""
-    flags = [*FLAGS, f"-DEMULATED_CUDART_VERSION={cudart_version}"]
-    headers = [*ROOT.glob("csrc/**/*.h"), *HERE.glob("include/*.h")]
-    text = "".join(path.read_text() for path in [*SOURCES, *sorted(headers)]) + f"{flags} {SANITIZED} {pybind11}"
-    target = folder / f"emulated_{hashlib.sha256(text.encode()).hexdigest()[:16]}.so"
+    target = library(folder, "emulated", SOURCES, f"-DEMULATED_CUDART_VERSION={cudart_version}")
+    return loaded("_C", target), loaded("_emulation", target)
+
+
+def library(folder: Path, name: str, sources: Sequence[Path], *more_flags: str) -> Path:
+    """Return the library of ``sources`` in ``folder``; build it only if they or the headers have changed."""
+    flags = [*FLAGS, *more_flags]
+    headers = [path for start in (ROOT / "csrc", HERE, *{s.parent for s in sources}) for path in start.glob("**/*.h")]
+    text = "".join(path.read_text() for path in [*sources, *sorted(headers)]) + f"{flags} {SANITIZED} {pybind11}"
+    target = folder / f"{name}_{hashlib.sha256(text.encode()).hexdigest()[:16]}.so"
     with FileLock(target.with_suffix(".lock")):  # workers of pytest-xdist share the folder
         if not target.exists():
-            objects = [target.with_name(f"{target.stem}_{source.parent.name}_{source.stem}.o") for source in SOURCES]
+            objects = [target.with_name(f"{target.stem}_{source.parent.name}_{source.stem}.o") for source in sources]
             with ThreadPoolExecutor() as pool:
-                list(pool.map(lambda source, to: compiled("-c", *flags, "-xc++", source, to=to), SOURCES, objects))
+                list(pool.map(lambda source, to: compiled("-c", *flags, "-xc++", source, to=to), sources, objects))
             compiled("-shared", *objects, to=target)
             for path in objects:
                 path.unlink()
-    return _loaded("_C", target), _loaded("_emulation", target)
+    return target
 
 
 def compiled(*arguments: str | Path, to: Path) -> None:
@@ -70,7 +77,8 @@ def compiled(*arguments: str | Path, to: Path) -> None:
     assert made.returncode == 0, made.stderr
 
 
-def _loaded(name: str, path: Path) -> ModuleType:
+def loaded(name: str, path: Path) -> ModuleType:
+    """Import the module ``name`` of a library."""
     # pybind11 makes a module only once per name, so each build has a prefix.
     spec = importlib.util.spec_from_file_location(f"{path.stem}.{name}", path)
     assert spec is not None
