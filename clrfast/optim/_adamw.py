@@ -120,11 +120,6 @@ class Adam(FusedOptimizer):
         require_non_negative(options, "lr", "eps", "weight_decay")
         require_betas(options)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        for group in self.param_groups:  # an older torch saved groups without it
-            group.setdefault("decoupled_weight_decay", self.defaults["decoupled_weight_decay"])
-
 
 class AdamW(Adam):
     """AdamW, Adam with decoupled weight decay, and an optional schedule on the device.

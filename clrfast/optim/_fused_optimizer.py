@@ -42,6 +42,9 @@ _COPIED = (
 )
 """Attributes that pickling and copying keep, in addition to those of torch's optimizers."""
 
+_OWN_DEFAULTS = ("schedule", "master_weights", "clip_norm", "backend")
+"""Arguments that ``defaults`` has beside the options of a group."""
+
 _ADDED_OPTIONS = {
     "nesterov": False,
     "amsgrad": False,
@@ -50,6 +53,7 @@ _ADDED_OPTIONS = {
     "capturable": False,
     "differentiable": False,
     "fused": None,
+    "decoupled_weight_decay": False,
 }
 """Options that groups saved by older versions of torch lack, and the values that they had then."""
 
@@ -485,12 +489,15 @@ class FusedOptimizer(torch.optim.Optimizer):
         A saved schedule continues at its saved step. If the optimizer was made with another schedule, it follows that
         one from the saved step on, with a warning unless it is a ``saved_schedule.extended_to(...)``. It also warns if
         a scheduled optimizer gets a state without a step.
+
+        Raises:
+            ValueError: the state is that of an optimizer with other options. Nothing has changed then.
         """
         if self.follower is not None:
             self.follower.follow_changed_groups(self)  # the loaded groups replace them all
         loaded = [state_dict]  # the last entry is the state after the user's hooks
         own_hooks = (
-            self.register_load_state_dict_pre_hook(lambda _, state: loaded.append(state)),
+            self.register_load_state_dict_pre_hook(lambda _, state: loaded.append(self._fitting(state))),
             # Before the user's post-hooks, which see the final state and may change it.
             self.register_load_state_dict_post_hook(lambda _: state_dicts.take_over(self, loaded[-1]), prepend=True),
         )
@@ -499,6 +506,18 @@ class FusedOptimizer(torch.optim.Optimizer):
         finally:
             for hook in own_hooks:
                 hook.remove()
+
+    def _fitting(self, state_dict: dict[str, Any]) -> dict[str, Any]:
+        """Return ``state_dict``; raise ValueError if its groups lack options that every version of torch has saved."""
+        needed = [name for name in self.defaults if name not in (*_ADDED_OPTIONS, *_OWN_DEFAULTS)]
+        for index, group in enumerate(state_dict["param_groups"]):
+            lacking = [name for name in needed if name not in group]
+            if lacking:
+                raise ValueError(
+                    f"state_dict: its group {index} has no {', '.join(lacking)}; it was saved by another optimizer "
+                    f"than {type(self).__name__}"
+                )
+        return state_dict
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), **{name: getattr(self, name) for name in _COPIED}}
