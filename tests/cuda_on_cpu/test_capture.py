@@ -13,13 +13,13 @@ from torch.multiprocessing.reductions import StorageWeakRef
 import clrfast
 from clrfast import _native
 from clrfast.schedules import Linear
-from tests.helpers.kernels import RULES, every_rule, prepared
+from tests.helpers.kernels import OPTIMIZERS, every_optimizer, prepared
 from tests.helpers.optimizers import KERNELS, assert_same, give_grads, make_params
 
 pytestmark = pytest.mark.parametrize("backend", KERNELS)
 
 
-@every_rule
+@every_optimizer
 def test_a_capture_without_preparation_is_refused(backend, capturing, rule):
     params, optimizer, before = prepared(backend, rule)
     with pytest.raises(RuntimeError, match=r"init_state\(\) before"):
@@ -28,7 +28,7 @@ def test_a_capture_without_preparation_is_refused(backend, capturing, rule):
     assert not optimizer.state
 
 
-@every_rule
+@every_optimizer
 def test_a_capture_with_a_missing_gradient_is_refused(backend, capturing, rule):
     params, optimizer, before = prepared(backend, rule, schedule=clrfast.one_cycle(0.1, 4))
     optimizer.init_state()
@@ -42,7 +42,7 @@ def test_a_capture_with_a_missing_gradient_is_refused(backend, capturing, rule):
     assert not torch.equal(params[0], before[0])
 
 
-@every_rule
+@every_optimizer
 def test_a_step_at_a_rate_of_0_is_captured(backend, capturing, rule):
     """Its gradients must not be read, although a distributed checkpoint takes such steps as well."""
     params, optimizer, _ = prepared(backend, rule, schedule=clrfast.Schedule(lr=Linear(0.0, 0.1, 3), total_steps=4))
@@ -53,7 +53,7 @@ def test_a_step_at_a_rate_of_0_is_captured(backend, capturing, rule):
     assert int(optimizer.control.step) == 1
 
 
-@every_rule
+@every_optimizer
 def test_a_capture_with_a_missing_state_is_refused(backend, capturing, rule):
     params, optimizer, before = prepared(backend, rule)
     optimizer.init_state()
@@ -66,7 +66,11 @@ def test_a_capture_with_a_missing_state_is_refused(backend, capturing, rule):
 
 
 # What an update keeps between steps, in tensors of each parameter: states and counters, of which "step" is a view.
-KEPT = {"SGD": (partial(clrfast.SGD, dampening=0.3), 2), "AdamW": (clrfast.AdamW, 4), "AMSGrad": (RULES["AMSGrad"], 5)}
+KEPT = {
+    "SGD": (partial(clrfast.SGD, dampening=0.3), 2),
+    "AdamW": (clrfast.AdamW, 4),
+    "AMSGrad": (OPTIMIZERS["AMSGrad"], 5),
+}
 
 
 @pytest.mark.parametrize("clip_norm", [None, 1.0])

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import clrfast
-from tests.helpers.kernels import RULES, SIZES, every_rule, kept_by
+from tests.helpers.kernels import OPTIMIZERS, SIZES, every_optimizer, kept_by
 from tests.helpers.optimizers import (
     DTYPES,
     KERNELS,
@@ -51,7 +51,7 @@ def test_the_norm_is_that_of_all_elements(backend, dtype, offset):
 
 def clipped(chosen, rule, dtype, clip_norm=1.0, steps=3, shapes=tuple((size,) for size in SIZES), **options):
     params = make_params(shapes, dtype)
-    optimizer = RULES[rule](params, lr=0.01, clip_norm=clip_norm, backend=chosen, **options)
+    optimizer = OPTIMIZERS[rule](params, lr=0.01, clip_norm=clip_norm, backend=chosen, **options)
     norms = []
     for step in range(steps):
         give_grads(params, step)
@@ -60,7 +60,7 @@ def clipped(chosen, rule, dtype, clip_norm=1.0, steps=3, shapes=tuple((size,) fo
     return params, optimizer, torch.stack(norms)
 
 
-@every_rule
+@every_optimizer
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("scheduled", [False, True])
 def test_the_clipped_update_is_that_of_the_reference(backend, merged, rule, dtype, scheduled):
@@ -133,13 +133,13 @@ def test_large_gradients_do_not_overflow(backend):
     torch.testing.assert_close(optimizer.param_groups[0]["params"][0].detach(), torch.full((10,), -(0.1**0.5)))
 
 
-@every_rule
+@every_optimizer
 @pytest.mark.parametrize("scheduled", [False, True])
 def test_a_norm_that_is_not_finite_skips_the_update(backend, merged, rule, scheduled):
     def run(chosen, bad):
         params = make_params([(5,), (4097,)])
         schedule = clrfast.one_cycle(0.1, 10) if scheduled else None
-        optimizer = RULES[rule](params, lr=0.1, schedule=schedule, clip_norm=1.0, backend=chosen)
+        optimizer = OPTIMIZERS[rule](params, lr=0.1, schedule=schedule, clip_norm=1.0, backend=chosen)
         for step in range(4):
             give_grads(params, step)
             if step == 2:

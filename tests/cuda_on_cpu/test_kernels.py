@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import clrfast
-from tests.helpers.kernels import CHUNK, RULES, SIZES, every_rule, give_counter, kept_by
+from tests.helpers.kernels import CHUNK, OPTIMIZERS, SIZES, every_optimizer, give_counter, kept_by
 from tests.helpers.optimizers import DTYPES, KERNELS, assert_same, give_grads, make_params, randn
 
 pytestmark = pytest.mark.parametrize("backend", KERNELS)
@@ -124,7 +124,7 @@ def mixed(make, param_type, grad_type, state_type, chosen):
 def test_gradients_and_states_may_have_other_dtypes(backend, types):
     if types[0] != types[1] and not hasattr(nn.Parameter(torch.ones(1)), "grad_dtype"):
         pytest.skip("this torch knows no gradient of another type than its parameter")
-    for make in (*RULES.values(), partial(clrfast.SGD, momentum=0.9, nesterov=True)):
+    for make in (*OPTIMIZERS.values(), partial(clrfast.SGD, momentum=0.9, nesterov=True)):
         ours, optimizer = mixed(make, *types, backend)
         assert not optimizer._updates[0]._left_to_reference
         assert_same(ours, mixed(make, *types, "torch")[0])
@@ -151,7 +151,7 @@ def test_groups_are_updated_with_their_own_options(backend, merged, n_groups, sc
         groups = [
             {"params": [p], "lr": 0.001 * (i % 9 + 1), "weight_decay": 0.01 * (i % 2)} for i, p in enumerate(params)
         ]
-        optimizer = RULES[rule](groups, backend=chosen)
+        optimizer = OPTIMIZERS[rule](groups, backend=chosen)
         if scheduled:
             optimizer.set_schedule(clrfast.one_cycle(0.1, 4).for_groups(optimizer.param_groups))
         else:
@@ -168,7 +168,7 @@ def test_groups_are_updated_with_their_own_options(backend, merged, n_groups, sc
 COUNTED = {
     "SGD": partial(clrfast.SGD, momentum=0.9, dampening=0.7),
     "AdamW": clrfast.AdamW,
-    "AMSGrad": RULES["AMSGrad"],
+    "AMSGrad": OPTIMIZERS["AMSGrad"],
 }
 
 
@@ -202,11 +202,11 @@ def test_all_chunks_of_a_tensor_agree_on_the_number_of_its_update(
     assert_same(run(backend), run("torch"))
 
 
-@every_rule
+@every_optimizer
 def test_stop_freezes_everything(backend, merged, rule):
     def run(chosen):
         params = make_params([(5,), (CHUNK + 1,)])
-        optimizer = RULES[rule](params, schedule=clrfast.one_cycle(0.1, 10), backend=chosen)
+        optimizer = OPTIMIZERS[rule](params, schedule=clrfast.one_cycle(0.1, 10), backend=chosen)
         optimizer.control.watch_divergence(smoothing=0.0)
         for step, loss in enumerate((1.0, 0.9, float("nan"), 0.5)):
             give_grads(params, step)
@@ -219,7 +219,7 @@ def test_stop_freezes_everything(backend, merged, rule):
     assert int(optimizer.control.step) == 2
 
 
-@every_rule
+@every_optimizer
 def test_the_rate_may_be_a_tensor_on_the_device(backend, rule):
     for dtype, lr_type in itertools.product(
         (torch.float32, torch.float64), (torch.float32, torch.float64, torch.bfloat16)
@@ -228,7 +228,7 @@ def test_the_rate_may_be_a_tensor_on_the_device(backend, rule):
         for chosen in ("torch", backend):
             params = make_params([(1000,)], dtype)
             lr = torch.tensor(0.1, dtype=lr_type)
-            optimizer = RULES[rule](params, lr=lr, backend=chosen)
+            optimizer = OPTIMIZERS[rule](params, lr=lr, backend=chosen)
             for step in range(8):  # a rate that was rounded to float32 gives another step size in some of them
                 give_grads(params, step)
                 optimizer.step()
@@ -237,13 +237,13 @@ def test_the_rate_may_be_a_tensor_on_the_device(backend, rule):
         assert_same(*results)
 
 
-@every_rule
+@every_optimizer
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("options", [{}, {"weight_decay": 0.05, "maximize": True}])
 def test_scaled_and_skipped_updates_equal_the_reference(backend, merged, dtype, rule, options):
     def run(chosen, schedule):
         params = make_params([(size,) for size in SIZES], dtype)
-        optimizer = RULES[rule](params, lr=0.01, schedule=schedule, backend=chosen, **options)
+        optimizer = OPTIMIZERS[rule](params, lr=0.01, schedule=schedule, backend=chosen, **options)
         for step in range(4):
             give_grads(params, step)
             optimizer.grad_scale = torch.tensor(3.0)

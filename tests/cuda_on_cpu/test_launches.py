@@ -9,7 +9,7 @@ import torch
 
 import clrfast
 from clrfast.optim._backends import cuda
-from tests.helpers.kernels import CHUNK, RULES, every_rule, kept_by, prepared
+from tests.helpers.kernels import CHUNK, OPTIMIZERS, every_optimizer, kept_by, prepared
 from tests.helpers.optimizers import KERNELS, assert_same, give_grads, make_params
 
 from . import build
@@ -32,7 +32,7 @@ def test_many_tensors_take_the_expected_number_of_launches(backend, emulation, m
     results = []
     for chosen in ("torch", backend):
         params = make_params(shapes)
-        optimizer = RULES[rule](params, schedule=clrfast.one_cycle(0.1, 4), backend=chosen)
+        optimizer = OPTIMIZERS[rule](params, schedule=clrfast.one_cycle(0.1, 4), backend=chosen)
         for step in range(2):
             give_grads(params, step)
             emulation.launches()
@@ -47,7 +47,7 @@ def test_a_step_without_a_schedule_is_one_launch_and_one_more_to_count(backend, 
     """The second one advances the number of the step, to which the counters of the parameters refer."""
     params = make_params([(3,)] * 5)
     give_grads(params, 0)
-    optimizer = RULES[rule](params, lr=0.1, backend=backend)
+    optimizer = OPTIMIZERS[rule](params, lr=0.1, backend=backend)
     optimizer.step()
     assert emulation.launches() == launches
     for param in params:
@@ -82,18 +82,18 @@ def test_a_schedule_advances_once_over_several_kernels(backend, emulation, merge
     assert int(optimizer.control.blocks_done) == 0
 
 
-@every_rule
+@every_optimizer
 @pytest.mark.parametrize("n_chunks", [1, 3, 4])
 def test_a_small_update_advances_the_schedule_itself(backend, emulation, monkeypatch, rule, n_chunks):
     monkeypatch.setattr(cuda, "MAX_MERGED_CHUNKS", 3)
     params = make_params([(1,)] * (n_chunks - 1) + [(CHUNK,)])
     give_grads(params, 0)
-    optimizer = RULES[rule](params, schedule=clrfast.one_cycle(0.1, 4), backend=backend)
+    optimizer = OPTIMIZERS[rule](params, schedule=clrfast.one_cycle(0.1, 4), backend=backend)
     optimizer.step()
     assert emulation.launches() == (1 if n_chunks <= 3 else 2)
 
 
-@every_rule
+@every_optimizer
 def test_a_refused_launch_is_an_error_and_changes_nothing(backend, emulation, rule):
     params, optimizer, before = prepared(backend, rule, schedule=clrfast.one_cycle(0.1, 4))
     emulation.fail_next_launch()
@@ -146,7 +146,7 @@ def test_older_toolkits_use_small_arguments(backend, emulation, pytestconfig, mo
         for chosen in ("torch", backend):
             params = make_params([(index,) for index in range(300)])
             give_grads(params, 0)
-            optimizer = RULES[rule](params, lr=0.1, clip_norm=1.0, backend=chosen)
+            optimizer = OPTIMIZERS[rule](params, lr=0.1, clip_norm=1.0, backend=chosen)
             controls.launches()
             optimizer.step()
             results.append([*params, *kept_by(optimizer)])

@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 import clrfast
-from tests.helpers.kernels import RULES, SIZES, every_rule, kept_by
+from tests.helpers.kernels import OPTIMIZERS, SIZES, every_optimizer, kept_by
 from tests.helpers.optimizers import DTYPES, KERNELS, assert_same, give_grads, make_params
 
 pytestmark = pytest.mark.parametrize("backend", KERNELS)
 
 MADE = {
-    **RULES,
+    **OPTIMIZERS,
     "SGD without state": clrfast.SGD,
     "SGD, nesterov": partial(clrfast.SGD, momentum=0.9, nesterov=True, weight_decay=0.1),
     "Adam, decay": partial(clrfast.Adam, weight_decay=0.1),
@@ -63,10 +63,10 @@ def test_small_updates_add_up_in_master_weights(backend, make):
         assert (param == expected).all()
 
 
-@every_rule
+@every_optimizer
 def test_master_weights_survive_a_checkpoint(backend, rule):
     def make(params):
-        return RULES[rule](params, lr=1e-3, master_weights=True, backend=backend)
+        return OPTIMIZERS[rule](params, lr=1e-3, master_weights=True, backend=backend)
 
     params = make_params([(50,)], torch.bfloat16)
     optimizer = make(params)

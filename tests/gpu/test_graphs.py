@@ -15,7 +15,7 @@ import clrfast
 from clrfast.schedules import Linear
 from clrfast.training import CapturedStep
 from tests.helpers.captured import conv_net, image_batch, static_training
-from tests.helpers.kernels import RULES, every_rule, kept_by
+from tests.helpers.kernels import OPTIMIZERS, every_optimizer, kept_by
 from tests.helpers.optimizers import (
     assert_same,
     give_grads,
@@ -94,14 +94,14 @@ def test_a_range_test_counts_replayed_steps():
 
 
 @pytest.mark.hardware
-@every_rule
+@every_optimizer
 def test_without_a_schedule_a_replay_reads_a_rate_that_is_a_tensor(rule):
     lr = torch.tensor(0.1)
     params = make_params([(5,), (4097,)])
-    optimizer = RULES[rule](params, lr=lr)
+    optimizer = OPTIMIZERS[rule](params, lr=lr)
     give_grads(params, 0)
     expected = make_params([(5,), (4097,)])
-    reference = RULES[rule](expected, lr=0.1, backend="torch")
+    reference = OPTIMIZERS[rule](expected, lr=0.1, backend="torch")
     give_grads(expected, 0)
     optimizer.init_state()
     graph = torch.cuda.CUDAGraph()
@@ -116,13 +116,13 @@ def test_without_a_schedule_a_replay_reads_a_rate_that_is_a_tensor(rule):
 
 
 @pytest.mark.hardware
-@every_rule
+@every_optimizer
 def test_a_replay_clips_counts_and_skips(rule):
     """A plain graph of the update alone, with gradients and ``found_inf`` in the memory that it reads."""
     params, expected = make_params([(5,), (4097,)]), make_params([(5,), (4097,)])
     schedule = clrfast.one_cycle(0.1, 10)
     optimizer, reference = (
-        RULES[rule](those, schedule=schedule, clip_norm=1.0, backend=backend)
+        OPTIMIZERS[rule](those, schedule=schedule, clip_norm=1.0, backend=backend)
         for those, backend in ((params, "cuda"), (expected, "torch"))
     )
     give_grads(params, 0)
@@ -204,12 +204,12 @@ def test_replay_of_a_stale_step_is_an_error():
 
 
 @pytest.mark.hardware
-@every_rule
+@every_optimizer
 def test_a_plain_graph_keeps_what_it_points_at(rule):
     """With torch's own graph, the memory it points at must outlive the optimizer."""
     params = make_params([(1000,)])
     give_grads(params, 0)
-    optimizer = RULES[rule](params, schedule=clrfast.one_cycle(0.1, 50), clip_norm=1.0)
+    optimizer = OPTIMIZERS[rule](params, schedule=clrfast.one_cycle(0.1, 50), clip_norm=1.0)
     optimizer.init_state()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -233,13 +233,13 @@ def test_a_plain_graph_keeps_what_it_points_at(rule):
 
 
 @pytest.mark.hardware
-@every_rule
+@every_optimizer
 def test_a_step_in_a_capture_without_preparation_is_refused(rule):
     params = make_params([(3,)])
     give_grads(params, 0)
     before = [param.detach().clone() for param in params]
     graph = torch.cuda.CUDAGraph()
-    optimizer = RULES[rule](params, lr=0.1)
+    optimizer = OPTIMIZERS[rule](params, lr=0.1)
     with torch.cuda.graph(graph):
         params[0].detach() + 1  # torch warns of an empty graph
         with pytest.raises(RuntimeError, match=r"init_state\(\) before"):

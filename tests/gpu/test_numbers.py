@@ -10,7 +10,7 @@ from torch import nn
 
 import clrfast
 from tests.helpers.captured import conv_net, image_batch
-from tests.helpers.kernels import RULES, every_rule, kept_by
+from tests.helpers.kernels import OPTIMIZERS, every_optimizer, kept_by
 from tests.helpers.optimizers import (
     DTYPES,
     OPTIONS,
@@ -44,7 +44,9 @@ def test_adam_updates_are_near_those_of_the_cpp_backend(rule, options, dtype):
 
     def on(device, backend):
         torch.set_default_device(device)
-        params, optimizer = run_steps(lambda p: RULES[rule](p, lr=0.01, backend=backend, **options), 4, SHAPES, dtype)
+        params, optimizer = run_steps(
+            lambda p: OPTIMIZERS[rule](p, lr=0.01, backend=backend, **options), 4, SHAPES, dtype
+        )
         return [tensor.detach().cpu() for tensor in (*params, *kept_by(optimizer))]
 
     assert_near(on("cuda:0", "cuda"), on("cpu", "cpp"), steps=4)
@@ -129,7 +131,7 @@ def test_a_step_that_overflows_is_skipped_as_by_torchs_optimizer(overflow, sched
 @pytest.mark.parametrize("rule", ["SGD", "AdamW"])
 def test_master_weights_follow_a_float32_run(rule):
     exact, rounded = (
-        run_steps(lambda p: RULES[rule](p, lr=1e-3, master_weights=True), 50, [(4097,), (33,)], dtype=dtype)[1]
+        run_steps(lambda p: OPTIMIZERS[rule](p, lr=1e-3, master_weights=True), 50, [(4097,), (33,)], dtype=dtype)[1]
         for dtype in (torch.float32, torch.bfloat16)
     )
     for param, other in zip(exact.param_groups[0]["params"], rounded.param_groups[0]["params"], strict=True):
@@ -138,13 +140,13 @@ def test_master_weights_follow_a_float32_run(rule):
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
-@every_rule
+@every_optimizer
 def test_one_optimizer_updates_parameters_on_two_devices(rule):
     schedule = clrfast.one_cycle(0.1, 10)
 
     def run(devices):
         params = [nn.Parameter(value.to(device)) for value, device in zip(randn([(5,)] * 4, 0), devices, strict=True)]
-        optimizer = RULES[rule](params, schedule=schedule)
+        optimizer = OPTIMIZERS[rule](params, schedule=schedule)
         for step in range(6):
             for param, value in zip(params, randn([(5,)] * 4, step), strict=True):
                 param.grad = value.to(param.device)

@@ -13,7 +13,7 @@ from torch import nn
 import clrfast
 from clrfast.optim._backends import cuda
 from tests.helpers.captured import conv_net, image_batch
-from tests.helpers.kernels import RULES, every_rule
+from tests.helpers.kernels import OPTIMIZERS, every_optimizer
 from tests.helpers.optimizers import (
     SHAPES,
     assert_same,
@@ -24,13 +24,13 @@ from tests.helpers.optimizers import (
 pytestmark = pytest.mark.gpu
 
 
-@every_rule
+@every_optimizer
 def test_a_step_runs_on_the_current_stream(rule):
     params, expected = make_params(SHAPES), make_params(SHAPES)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        optimizer = RULES[rule](params, schedule=clrfast.one_cycle(0.1, 5), clip_norm=1.0)
+        optimizer = OPTIMIZERS[rule](params, schedule=clrfast.one_cycle(0.1, 5), clip_norm=1.0)
         for step in range(4):
             give_grads(params, step)
             torch.cuda._sleep(1_000_000)
@@ -38,7 +38,7 @@ def test_a_step_runs_on_the_current_stream(rule):
                 param.grad.mul_(2)
             optimizer.step()
     torch.cuda.current_stream().wait_stream(stream)
-    reference = RULES[rule](expected, schedule=clrfast.one_cycle(0.1, 5), clip_norm=1.0, backend="torch")
+    reference = OPTIMIZERS[rule](expected, schedule=clrfast.one_cycle(0.1, 5), clip_norm=1.0, backend="torch")
     for step in range(4):
         give_grads(expected, step)
         for param in expected:
@@ -58,10 +58,10 @@ def no_waiting():
 @pytest.mark.parametrize("backend", ["cuda", "torch"])
 @pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize("clip_norm", [None, 1.0])
-@every_rule
+@every_optimizer
 def test_a_scheduled_step_never_waits(no_waiting, backend, scaled, clip_norm, rule):
     params = make_params(SHAPES)
-    optimizer = RULES[rule](params, schedule=clrfast.one_cycle(0.1, 50), clip_norm=clip_norm, backend=backend)
+    optimizer = OPTIMIZERS[rule](params, schedule=clrfast.one_cycle(0.1, 50), clip_norm=clip_norm, backend=backend)
     optimizer.control.watch_divergence()
     losses = [torch.tensor(1.0 / (step + 1)) for step in range(20)]
     scale, found_inf = torch.tensor(2.0), torch.tensor(0.0)
@@ -128,8 +128,8 @@ def test_a_step_takes_as_many_launches_as_its_tensors_need(monkeypatch, merged, 
     monkeypatch.setattr(cuda, "MAX_MERGED_CHUNKS", n_tensors if merged else 0)
     params = make_params([(7,)] * n_tensors)
     give_grads(params, 0)
-    plain = RULES[rule](params, lr=0.1, clip_norm=clip_norm)
-    scheduled = RULES[rule](params, schedule=clrfast.one_cycle(0.1, 50), clip_norm=clip_norm)
+    plain = OPTIMIZERS[rule](params, lr=0.1, clip_norm=clip_norm)
+    scheduled = OPTIMIZERS[rule](params, schedule=clrfast.one_cycle(0.1, 50), clip_norm=clip_norm)
     clips = [0, 0] if clip_norm is None else [-(-n_tensors // 1013), 1]
     counts = int(rule != "SGD")  # without a schedule, a launch of its own counts the step
     for optimizer, wanted in (

@@ -16,7 +16,7 @@ CHUNK = 4096
 
 SIZES = [0, 1, 3, 4, 1023, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 2 * CHUNK + 1, 3 * CHUNK + 5]
 
-RULES = {
+OPTIMIZERS = {
     "SGD": partial(clrfast.SGD, momentum=0.9),
     "AdamW": clrfast.AdamW,
     "Adam": clrfast.Adam,
@@ -24,14 +24,14 @@ RULES = {
 }
 """A constructor for each rule and each number of its states. The options that matter to a test are its own."""
 
-every_rule = pytest.mark.parametrize("rule", RULES)
+every_optimizer = pytest.mark.parametrize("rule", OPTIMIZERS)
 
 
 def prepared(backend, rule="SGD", **options):
     """Return parameters with gradients, their optimizer, and copies of the parameters."""
     params = make_params([(3,), (4, 2)])
     give_grads(params, 0)
-    optimizer = RULES[rule](params, lr=0.1, backend=backend, **options)
+    optimizer = OPTIMIZERS[rule](params, lr=0.1, backend=backend, **options)
     return params, optimizer, [param.detach().clone() for param in params]
 
 
