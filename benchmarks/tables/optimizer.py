@@ -16,11 +16,13 @@ def step_table(results: Results) -> str:
     for row in results["rows"]:
         our_row = ours[row["model"], row["rule"]]
         factor = "" if row is our_row else f"{row['median_us'] / our_row['median_us']:.1f}x"
-        name = f"{row['model']} ({row['size']}): `{row['contender']}`"
+        name = f"{row['model']}, {row['rule']}: {row['contender']}"
         quartiles = f"{row['q25_us']:,.0f} to {row['q75_us']:,.0f} us"
         rows.append([name, f"{row['median_us']:,.0f} us", quartiles, factor])
     n = " and ".join(dict.fromkeys(str(row["n"]) for row in ours.values()))
-    note = f"{hardware_and_versions(results)}; n = {n} interleaved rounds. `pytest benchmarks/speed/bench_step.py`"
+    sizes = "; ".join(dict.fromkeys(f"{row['model']}: {row['size']}" for row in ours.values()))
+    note = f"{sizes}. {hardware_and_versions(results)}; n = {n} interleaved rounds, each step after a write to 48 MB. "
+    note += "`pytest benchmarks/speed/bench_step.py`"
     return markdown_table(["one step", "median", "quartiles", "clrfast is faster by"], rows, note)
 
 

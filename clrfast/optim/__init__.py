@@ -1,4 +1,4 @@
-"""The fused SGD and the device-side control that drives it."""
+"""The optimizers, and the device-side control that drives them."""
 
 from ._adamw import Adam, AdamW
 from ._control import StepControl

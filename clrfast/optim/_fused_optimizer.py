@@ -9,9 +9,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from .._torch_compat import disable_dynamo, has_step_hooks, is_profiling
@@ -25,9 +23,9 @@ from . import _state_dict as state_dicts
 from ._control import StepControl
 from ._counters import Counters, NoCounters
 from ._options import agreed_clip_norm, comparable, require_clip_norm, warn_overridden
-from ._parameters import devices_of, ensure_master, needs_master
+from ._parameters import devices_of
 from ._protocols import GradScale, Update
-from ._rules import Rule
+from ._rule_optimizer import RuleOptimizer
 from ._schedule_follower import ScheduleFollower
 
 _COPIED = (
@@ -58,7 +56,7 @@ _ADDED_OPTIONS = {
 """Options that groups saved by older versions of torch lack, and the values that they had then."""
 
 
-class FusedOptimizer(torch.optim.Optimizer):
+class FusedOptimizer(RuleOptimizer):
     """Base class of optimizers that update all parameters in one call and can follow a schedule on the device.
 
     A subclass adds what depends on its update rule: the options of a group and their checks, and, where they differ
@@ -71,9 +69,6 @@ class FusedOptimizer(torch.optim.Optimizer):
         counters: the counters of the rule; None if its update does not depend on the number of updates before it.
         differentiable, schedule, master_weights, clip_norm, backend: see ``SGD``.
     """
-
-    rule: Rule
-    counters: Counters
 
     def __init__(
         self,
@@ -206,12 +201,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         own_lr = "lr" in param_group
         super().add_param_group(param_group)
         added = self.param_groups[-1]
-        for name in (
-            "master_weights",
-            "clip_norm",
-            "backend",
-            *saved_schedule.KEYS,
-        ):  # from the defaults or another optimizer
+        for name in {*_OWN_DEFAULTS, *saved_schedule.KEYS}:  # from the defaults or another optimizer
             added.pop(name, None)
         try:
             devices_of(self.param_groups)
@@ -226,68 +216,7 @@ class FusedOptimizer(torch.optim.Optimizer):
             raise
         self.forget_updates()
 
-    # ------------------------------------------------------------------------------------------------ the update rule
-
-    def _check_options(self, options: dict[str, Any]) -> None:
-        """Raise ValueError unless the update rule can use the options of a group."""
-        raise NotImplementedError
-
-    def require_schedule_fits(self, table: NDArray[np.float32]) -> None:
-        """Raise ValueError unless the update rule can use the table of a schedule; ``StepControl`` has its shape."""
-
-    def states_of(self, group: int) -> tuple[str, ...]:
-        """Return the names of the states that parameters of this group need, now or later in the schedule."""
-        return self.rule.states
-
-    def counts_updates(self, group: int) -> bool:
-        """Return whether parameters of this group need a counter of their updates."""
-        return False
-
-    def exported_state(self, state: dict[str, Any]) -> dict[str, Any]:
-        """Return one parameter's state as torch's optimizer of this name has it."""
-        return state
-
-    def _ensure_counter(self, group: int, param: Tensor, state: dict[str, Any], *, is_new: bool) -> None:
-        """Make the counter of ``param`` if it needs one; ``is_new`` says that its state was just made."""
-
-    # ------------------------------------------------------------------------------------------------------ the state
-
-    def ensure_state(self, group: int, param: Tensor) -> dict[str, Any]:
-        """Return the state of ``param``, with all entries that its update needs."""
-        names, master = self.states_of(group), self.keeps_master(param)
-        if not (names or master):
-            return self.state.get(param, {})
-        state: dict[str, Any] = self.state[param]
-        if master:
-            ensure_master(state, param)
-        is_new = False
-        for name in names:
-            if state.get(name) is None:
-                dtype = torch.float32 if master else None
-                state[name] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
-                is_new = True
-        if names:
-            self._ensure_counter(group, param, state, is_new=is_new)
-        return state
-
-    def lacks_state(self, group: int, param: Tensor) -> bool:
-        """Return whether ``ensure_state`` would add an entry."""
-        state = self.state.get(param, {})
-        lacks_one = any(state.get(name) is None for name in self.states_of(group))
-        return lacks_one or (self.keeps_master(param) and state.get("master_param") is None)
-
-    def keeps_master(self, param: Tensor) -> bool:
-        """Return whether ``param`` has float32 master weights."""
-        return self.master_weights and needs_master(param)
-
-    def step_count_on(self, device: torch.device) -> Tensor:
-        """Return the number of the current step on ``device``, int64 [], for backend "cuda".
-
-        It is never reset, because counters refer to it.
-        """
-        if device not in self._step_counts:
-            self._step_counts[device] = torch.ones((), dtype=torch.int64, device=device)
-        return self._step_counts[device]
+    # ------------------------------------------------------------------------------------------------------- the step
 
     def init_state(self) -> None:
         """Make the state and master weights of all trainable parameters now, not at their first update.
@@ -302,13 +231,6 @@ class FusedOptimizer(torch.optim.Optimizer):
             for param in group["params"]:
                 if param.requires_grad:
                     self.ensure_state(index, param)
-
-    def state_tensors(self) -> list[Tensor]:
-        """Return all tensors that updates keep between steps: those of the state, and the counters."""
-        kept = [value for state in self.state.values() for value in state.values() if isinstance(value, Tensor)]
-        return kept + [counter for counter in self.counters.by_tensor.values() if counter is not None]
-
-    # ------------------------------------------------------------------------------------------------------- the step
 
     @disable_dynamo
     def step(

@@ -52,10 +52,11 @@ def agreed_clip_norm(own: float | None, given: float | None) -> float | None:
     """
     if own is not None and given is not None and own != given:
         raise ValueError(
-            f"clip_norm: got {given:g} for the step, and the optimizer has a clip_norm of {own:g}; leave one of them "
-            "out, or give the same"
+            f"clip_norm: got {float(given):g} for the step, and the optimizer has a clip_norm of {float(own):g}; leave "
+            "one of them out, or give the same"
         )
-    return own if given is None else given
+    agreed = own if given is None else given
+    return None if agreed is None else float(agreed)
 
 
 def warn_overridden(rates: list[Any]) -> None:
