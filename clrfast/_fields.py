@@ -70,10 +70,9 @@ class Fields:
     def finite(self, name: str, least: float) -> float:
         """Return a finite number, at least ``least``."""
         value = self.number(name)
-        if not least <= value < math.inf:
-            raise ValueError(
-                f"{self.path(name)}: got {short_repr(self.get(name))}; give a finite number, at least {least:g}"
-            )
+        if not (least <= value and math.isfinite(value)):
+            at_least = "" if least == -math.inf else f", at least {least:g}"
+            raise ValueError(f"{self.path(name)}: got {short_repr(self.get(name))}; give a finite number{at_least}")
         return value
 
     def positive(self, name: str) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, replace
@@ -202,7 +203,7 @@ class LRCurve(MeasuredCurve):
         given: dict[str, Any] = {
             "lr": data.ascending("lr", 0.0),
             "loss": data.numbers("loss"),
-            "initial_loss": data.number("initial_loss"),
+            "initial_loss": data.finite("initial_loss", -math.inf),
             "stopped": data.text("stopped"),
             "stop_reason": data.text("stop_reason"),
             "metric": data.numbers("metric") if data.has("metric") else None,

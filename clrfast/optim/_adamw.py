@@ -104,7 +104,7 @@ class Adam(FusedOptimizer):
 
     def lacks_state(self, group: int, param: Tensor) -> bool:
         """Return whether ``ensure_state`` would add or replace an entry."""
-        return super().lacks_state(group, param) or self.counters.lacks(self.state[param])
+        return super().lacks_state(group, param) or self.counters.lacks(self.state[param], param.device)
 
     def require_schedule_fits(self, table: NDArray[np.float32]) -> None:
         """Raise ValueError if the schedule's momentum, which is beta1, reaches 1."""
@@ -115,6 +115,8 @@ class Adam(FusedOptimizer):
 
     def _ensure_counter(self, group: int, param: Tensor, state: dict[str, Any], *, is_new: bool) -> None:
         self.counters.ensure(state, param.device)
+        if len(self.counters.by_tensor) > len(self.state):
+            self.counters.keep_only(self.state.values())
 
     def _check_options(self, options: dict[str, Any]) -> None:
         require_non_negative(options, "lr", "eps", "weight_decay")

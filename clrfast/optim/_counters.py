@@ -64,10 +64,16 @@ class MomentumCounters:
         self.by_tensor[buffer] = _new_counter(buffer.device) if tracked else None
 
     def track(self, buffer: Tensor) -> None:
-        """Give ``buffer`` a counter if it has none. A buffer that is unknown or not zero counts as updated once."""
-        if self.by_tensor.get(buffer) is None:
+        """Give ``buffer`` a counter on its device if it has none.
+
+        A buffer that is unknown or not zero counts as updated once.
+        """
+        counter = self.by_tensor.get(buffer)
+        if counter is None:
             updated = buffer.any() if buffer in self.by_tensor else 1.0
             self.by_tensor[buffer] = _new_counter(buffer.device, updated)
+        elif counter.device != buffer.device:
+            self.by_tensor[buffer] = _new_counter(buffer.device, counter[0])
 
     def counter_of(self, state: State) -> Tensor | None:
         """Return the counter of the buffer in ``state``; None if the buffer needs none."""
@@ -100,17 +106,17 @@ class StepCounters:
     def __init__(self) -> None:
         self.by_tensor: dict[Tensor, Tensor | None] = {}
 
-    def lacks(self, state: State) -> bool:
-        """Return whether ``state`` has no step, or one that was not made here or has moved in memory."""
+    def lacks(self, state: State, device: torch.device) -> bool:
+        """Return whether ``state`` has no step on ``device``, or one that was not made here or has moved in memory."""
         step = state.get("step")
         if not isinstance(step, Tensor):
             return True
         memory = self.by_tensor.get(step)
-        return memory is None or memory.data_ptr() != step.data_ptr()
+        return memory is None or memory.device != device or memory.data_ptr() != step.data_ptr()
 
     def ensure(self, state: State, device: torch.device) -> None:
-        """Replace the step of ``state`` by an equal one that was made here, unless it was."""
-        if self.lacks(state):
+        """Replace the step of ``state`` by an equal one that was made here, on ``device``, unless it was."""
+        if self.lacks(state, device):
             self.by_tensor.pop(state.get("step"), None)  # type: ignore[arg-type]
             memory = _new_counter(device, state.get("step", 0.0))
             state["step"] = memory[0]
@@ -121,6 +127,11 @@ class StepCounters:
         if is_step(state.get("step")):
             self.by_tensor.pop(state["step"], None)
             self.ensure(state, device)
+
+    def keep_only(self, states: Iterable[State]) -> None:
+        """Forget the steps that are in none of ``states``."""
+        used = {id(state.get("step")) for state in states}
+        self.by_tensor = {step: memory for step, memory in self.by_tensor.items() if id(step) in used}
 
     def counter_of(self, state: State) -> Tensor | None:
         """Return the step in ``state``."""

@@ -311,7 +311,7 @@ class FusedOptimizer(RuleOptimizer):
         self._prepare()
         if follower is not None:
             recorded = follower.control.take_recorded()
-            loss = recorded if loss is None else loss
+            loss = follower.control.as_tensor(recorded if loss is None else loss)  # before anything changes
         scale = GradScale(grad_scale, None, found_inf)
         if max_norm is not None:
             scale = self._clip(max_norm, scale)
@@ -453,7 +453,20 @@ class FusedOptimizer(RuleOptimizer):
         self._updates = []
         self._unscales = False
         self._renew_step_lock()
+        self._find_step_counts()
         self.generation = vars(self).get("generation", 0)  # load_state_dict also calls __setstate__
+        self.grad_norm = vars(self).get("grad_norm")
+
+    def _find_step_counts(self) -> None:
+        """Key the step counts by the devices that they are on: ``torch.load`` may have moved them.
+
+        Counters refer to them, so where several have come to one device, the highest is continued.
+        """
+        counts: dict[torch.device, Tensor] = {}
+        for count in self._step_counts.values():
+            known = counts.get(count.device)
+            counts[count.device] = count if known is None else torch.maximum(known, count)
+        self._step_counts = counts
 
 
 _alive: weakref.WeakSet[FusedOptimizer] = weakref.WeakSet()

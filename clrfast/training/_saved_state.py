@@ -91,6 +91,8 @@ def save_optimizer(optimizer: torch.optim.Optimizer, copy_value: Copy) -> Restor
     """
     own = ("state", "param_groups")
     attributes = {name: value for name, value in vars(optimizer).items() if name not in own}
+    defaults: dict[str, Any] = getattr(optimizer, "defaults", {})  # a wrapper may have none
+    own_defaults = dict(defaults)
     state = {param: (values, _SavedDict(values, copy_value)) for param, values in optimizer.state.items()}
     groups = [(group, _SavedDict(group, copy_value)) for group in optimizer.param_groups]
     fused = optimizer if isinstance(optimizer, FusedOptimizer) else None
@@ -108,6 +110,8 @@ def save_optimizer(optimizer: torch.optim.Optimizer, copy_value: Copy) -> Restor
         for name in [name for name in vars(optimizer) if name not in (*own, *attributes)]:
             delattr(optimizer, name)
         vars(optimizer).update(attributes)
+        defaults.clear()
+        defaults.update(own_defaults)
         optimizer.state.clear()
         for param, (values, saved) in state.items():
             saved.restore_into(values)

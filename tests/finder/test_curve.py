@@ -45,6 +45,14 @@ def test_loading_refuses_files_without_a_curve(tmp_path, text):
         LRCurve.load(path)
 
 
+@pytest.mark.parametrize("initial_loss", [math.inf, -math.inf, math.nan])
+def test_loading_refuses_a_first_loss_that_is_not_finite(tmp_path, initial_loss):
+    path = tmp_path / "curve.json"
+    make_curve(initial_loss=initial_loss).save(path)
+    with pytest.raises(ValueError, match=r"\(initial_loss: got .*; give a finite number\)"):
+        LRCurve.load(path)
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [

@@ -108,10 +108,10 @@ def update_(
         row = [float(value) for value in row]
         count = None if count is None else float(count)
     p, new_states, counted = rule.update(p, g, [state.to(compute) for state in states], count, row, constants)
-    for state, value in zip(states, new_states, strict=True):
-        write_(state, value, counted & apply)
     if counter is not None:
         counter.view(-1)[0] += counted & apply
+    for state, value in zip(states, new_states, strict=True):
+        write_(state, value, counted & apply)
     if master is not None:
         write_(master, p, apply)
     write_(param, p, apply)
