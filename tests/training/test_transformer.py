@@ -38,10 +38,10 @@ def loss_fn(logits, targets):
 
 def batches():
     """Sequences in which each token is the sum of the two before it, modulo 16."""
-    generator = torch.Generator().manual_seed(0)
+    generator, device = torch.Generator("cpu").manual_seed(0), torch.get_default_device()
     found = []
     for _ in range(STEPS):
-        columns = list(torch.randint(16, (2, 16), generator=generator))
+        columns = list(torch.randint(16, (2, 16), generator=generator, device="cpu").to(device))
         while len(columns) < 13:
             columns.append((columns[-1] + columns[-2]) % 16)
         sequence = torch.stack(columns, 1)
