@@ -75,7 +75,8 @@ def test_a_compiled_step_equals_the_eager_one_and_is_compiled_once(rule, backend
         wanted, none, _ = trained(rule, False, whole, backend=backend, **given)
     assert not [str(each.message) for each in caught]
     assert_same(ours, wanted)
-    assert set(graphs) == {1}  # the model with its loss; the step itself has no graph
+    assert len(set(graphs)) == 1  # all of them are compiled at the first step
+    assert graphs[0] <= 2  # the model with its loss, which older versions of torch split; the step itself has no graph
     assert set(none) == {0}
     assert sum("FusedOptimizer.step" in reason for reason in breaks) <= 1
     assert sum(breaks.values()) <= 2  # at `backward` and at `step`

@@ -57,8 +57,8 @@ def test_a_state_goes_to_the_other_optimizer_and_back(rule, backend, carried, to
     for state in optimizer.state_dict()["state"].values():
         assert set(state) - {"step"} == set(rule.states)
     saved, stock = optimizer.state_dict()["param_groups"][0], alone.state_dict()["param_groups"][0]
-    assert saved.keys() - stock.keys() <= {"capturable"}
-    assert stock.keys() - saved.keys() <= {"capturable"}
+    differing = {"capturable", "decoupled_weight_decay"}  # newer torch has the second
+    assert saved.keys() ^ stock.keys() <= differing
 
 
 @on_every_backend
