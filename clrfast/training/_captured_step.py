@@ -63,7 +63,12 @@ class CapturedStep:
         self._alive = [*optimizer.state_tensors(), *_tensors_in(optimizer.param_groups)]
         self._captured, self._state_memory = _captured_values(optimizer), _memory_of_state(optimizer)
         self._take_fingerprint(optimizer)
-        self._graph = Graph(step, stream, pool)
+        grad_norm = optimizer.grad_norm
+        try:
+            self._graph = Graph(step, stream, pool)
+        except BaseException:
+            optimizer.grad_norm = grad_norm  # that of the capture lies in memory of the discarded graph
+            raise
         self._grad_norm = optimizer.grad_norm  # in the graph's memory, if the step clips
         self.result = self._graph.result
 
@@ -94,7 +99,7 @@ class CapturedStep:
         values = _captured_values(optimizer)
         if values != self._captured:
             return next(change for change, value in values.items() if value != self._captured[change])
-        same = optimizer.state is self._state and optimizer.counters.by_tensor is self._flags
+        same = optimizer.state is self._state and optimizer.counters.by_tensor is self._counters
         if not same or not self._fingerprint.matches():
             if _memory_of_state(optimizer) != self._state_memory:
                 return "has got other tensors as its state"
@@ -102,8 +107,8 @@ class CapturedStep:
         return None
 
     def _take_fingerprint(self, optimizer: FusedOptimizer) -> None:
-        self._state, self._flags = optimizer.state, optimizer.counters.by_tensor
-        self._fingerprint = Fingerprint(dicts=[self._state, *self._state.values(), self._flags])
+        self._state, self._counters = optimizer.state, optimizer.counters.by_tensor
+        self._fingerprint = Fingerprint(dicts=[self._state, *self._state.values(), self._counters])
 
 
 def _captured_values(optimizer: FusedOptimizer) -> dict[str, Any]:

@@ -18,11 +18,12 @@ namespace clrfast {
 // Only the usual launch of a rule has small sizes, which take less time to pass; each size is a kernel of its own.
 constexpr std::size_t next_size(std::size_t bytes) { return bytes < 8192 ? 2 * bytes : max_argument_bytes; }
 
-template <class Rule, class T, template <int> class Metadata>
-constexpr bool is_usual = std::is_same_v<T, float> && std::is_same_v<Metadata<1>, TensorMetadata<1>> != Rule::always_counts;
+template <class Rule>
+using UsualMetadata = std::conditional_t<Rule::always_counts, FullTensorMetadata<1>, TensorMetadata<1>>;
 
 template <class Rule, class T, template <int> class Metadata>
-constexpr std::size_t min_argument_bytes = is_usual<Rule, T, Metadata> ? 4096 : max_argument_bytes;
+constexpr std::size_t min_argument_bytes =
+    std::is_same_v<T, float> && std::is_same_v<Metadata<1>, UsualMetadata<Rule>> ? 4096 : max_argument_bytes;
 
 // Maximum number of groups whose rows one thread can write at the end of an update launch without delaying it.
 constexpr std::size_t max_merged_groups = 32;

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+import clrfast
 from clrfast.optim import _capture as capture
-from clrfast.training import StepOptions, TrainStep
+from clrfast.training import CapturedStep, StepOptions, TrainStep
 from clrfast.training import _train_step as train_step_module
 from clrfast.training._eager_step import EagerStep
 from clrfast.training._graph_cache import WARM_UP_CALLS
@@ -67,6 +68,25 @@ def test_a_failed_capture_restores_the_state_of_torch(monkeypatch, ended):
     assert emulated_graphs.pools == []
     assert emulated_graphs.Generator.put_back == (0 if ended else 1)
     assert emulated_graphs.CUDAGraph.last.was_reset != ended
+
+
+def test_a_failed_capture_leaves_the_norm_of_the_step_before(monkeypatch):
+    emulated_graphs.install(monkeypatch)
+    model = net()
+    optimizer = clrfast.SGD(model.parameters(), lr=0.1, clip_norm=1.0, backend="torch")
+    inputs, targets = batches(1)[0]
+
+    def step():
+        LOSS(model(inputs), targets).backward()
+        optimizer.step()
+        if capture.is_capturing([inputs.device]):
+            raise KeyError("mine")
+
+    step()
+    before = optimizer.grad_norm
+    with pytest.raises(KeyError, match="mine"):
+        CapturedStep(step, optimizer)
+    assert optimizer.grad_norm is before
 
 
 @pytest.mark.parametrize("where", ["first", "later"])
