@@ -13,7 +13,7 @@ from ..finder import LRCurve, range_test
 from ..finder._range_test import TrialsOption
 from ..optim import AdamW, FusedOptimizer
 from ..tasks import Task, make_task
-from ..training._loss_modules import find_loss_modules, trainable_parameters
+from ..training._loss_modules import parameters_of_task
 from ..training._optimizer_factory import MakeOptimizer
 from ._arguments import UsageError
 
@@ -51,7 +51,7 @@ def _make_optimizer(task: Task, name: str) -> FusedOptimizer | None:
     make = MAKE_OPTIMIZER[name]
     if make is None:
         return None
-    return make(trainable_parameters(task.model, *find_loss_modules(task.loss_fn, task.compute_loss)))
+    return make(parameters_of_task(task))
 
 
 def _resolve_trials(arguments: argparse.Namespace) -> TrialsOption:

@@ -74,7 +74,7 @@ def find_recipe(
             tenth of the training shows little. Short trials are at most that long (or 200 steps), long ones at least a
             quarter of the training.
         optimizer: name of the optimizer that the recipe is for: "sgd" or "adamw". The momentum is beta1 of AdamW, and
-            its weight decays are 100 times those of SGD, because its rates are about 100 times lower.
+            its weight decays are 100 times those of SGD, so that 1e-4 becomes 0.01.
         batch_sizes: whether to look for a faster batch size, up to a 20th of the samples. The ``train_loader`` is then
             a DataLoader over a map-style dataset, and all free memory is used.
         saved: path of a JSON file to which all results are written as they arrive. A later call continues from the

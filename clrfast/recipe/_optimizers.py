@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..optim import SGD, AdamW, FusedOptimizer
 from ..tasks import Task
-from ..training._loss_modules import find_loss_modules, trainable_parameters
-from ..training._optimizer_factory import DEFAULT_MOMENTUM, MakeOptimizer
+from ..training._loss_modules import parameters_of_task
+from ..training._optimizer_factory import DEFAULT_MOMENTUM
 
 OptimizerName = Literal["sgd", "adamw"]
 
@@ -19,11 +19,13 @@ class RecipeOptimizer:
     """An optimizer for which there is a recipe.
 
     Attributes:
-        make: makes it from the parameters.
+        kind: its class.
+        momentum_option: returns the argument that sets the momentum: beta1 of AdamW.
         decay_scale: factor by which its weight decays are larger than those of SGD.
     """
 
-    make: MakeOptimizer
+    kind: type[SGD] | type[AdamW]
+    momentum_option: Callable[[float], dict[str, Any]]
     decay_scale: float
 
     def scaled(self, weight_decay: float) -> float:
@@ -36,10 +38,9 @@ class RecipeOptimizer:
 
 
 OPTIMIZERS: Mapping[str, RecipeOptimizer] = {
-    "sgd": RecipeOptimizer(SGD, 1.0),
-    # Both shrink a weight by about lr * weight_decay in a step, and AdamW's rates are about 100 times lower. The factor
-    # is this estimate, not a measurement. It makes SGD's usual 1e-4 to AdamW's usual 0.01.
-    "adamw": RecipeOptimizer(AdamW, 100.0),
+    "sgd": RecipeOptimizer(SGD, lambda momentum: {"momentum": momentum}, 1.0),
+    # The factor turns SGD's usual 1e-4 into AdamW's usual 0.01. It is not measured.
+    "adamw": RecipeOptimizer(AdamW, lambda momentum: {"betas": (momentum, 0.999)}, 100.0),
 }
 
 
@@ -58,7 +59,8 @@ def trial_optimizer(name: str, task: Task, weight_decay: float = 0.0) -> FusedOp
 
     Its rate, momentum and weight decay are constant until a schedule sets them.
     """
-    params = trainable_parameters(task.model, *find_loss_modules(task.loss_fn, task.compute_loss))
-    if name == "adamw":
-        return AdamW(params, lr=1.0, weight_decay=weight_decay)
-    return SGD(params, lr=1.0, momentum=DEFAULT_MOMENTUM, weight_decay=weight_decay) if weight_decay else None
+    if name == "sgd" and not weight_decay:
+        return None
+    chosen = OPTIMIZERS[name]
+    momentum = chosen.momentum_option(DEFAULT_MOMENTUM)
+    return chosen.kind(parameters_of_task(task), lr=1.0, weight_decay=weight_decay, **momentum)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 
 from torch import nn
 
-from ..optim import SGD, AdamW, FusedOptimizer
+from ..optim import FusedOptimizer
 from ..schedules import Schedule, one_cycle
 from ._conclusions import (
     conclude_batch_size,
@@ -17,6 +17,7 @@ from ._conclusions import (
     diagnose_best,
 )
 from ._diagnosis import Diagnosis
+from ._optimizers import OPTIMIZERS
 from ._step_allocation import is_complete
 from ._study import Study
 
@@ -58,6 +59,11 @@ class Recipe:
         return self.study.optimizer
 
     @property
+    def optimizer_class(self) -> str:
+        """Name of the class of that optimizer in ``clrfast``."""
+        return OPTIMIZERS[self.optimizer_name].kind.__name__
+
+    @property
     def settings(self) -> dict[str, str]:
         """The settings in words, by the names in ``evidence``."""
         upper, lower = self.momentum
@@ -83,11 +89,9 @@ class Recipe:
         """
         params = [param for param in model.parameters() if param.requires_grad]
         schedule = None if total_steps is None else self.schedule(total_steps)
-        upper, _ = self.momentum
-        if self.optimizer_name == "adamw":
-            betas = upper, 0.999
-            return AdamW(params, self.max_lr, betas, weight_decay=self.weight_decay, schedule=schedule)
-        return SGD(params, self.max_lr, upper, weight_decay=self.weight_decay, schedule=schedule)
+        chosen = OPTIMIZERS[self.optimizer_name]
+        momentum = chosen.momentum_option(self.momentum[0])
+        return chosen.kind(params, self.max_lr, weight_decay=self.weight_decay, schedule=schedule, **momentum)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write all measurements as JSON, after the settings for human readers."""

@@ -184,9 +184,9 @@ class TrialRunner:
                 self._progress(self._done_steps + done * len(trials), total, {})
 
         compute_loss = resolve_loss(self._task.loss_fn, self._task.compute_loss)
-        make, model = OPTIMIZERS[self.optimizer].make, self._task.model
+        kind, model = OPTIMIZERS[self.optimizer].kind, self._task.model
         with self._batches(trials[0].repeat) as batches:
-            records = run_stacked(model, compute_loss, schedules, batches, self._validation, show, make)
+            records = run_stacked(model, compute_loss, schedules, batches, self._validation, show, kind)
         return [self._history(*each) for each in zip(trials, schedules, records, strict=True)]
 
     def _run(self, trial: Trial, done: int, total: int) -> History:

@@ -131,7 +131,7 @@ def find_weight_decay(
             every ten steps of a trial. The last validation loss of a trial counts; the lowest one would hide
             overfitting, as early stopping does.
         grid: weight decays to try, >= 0, at least 2. None: 1e-3, 1e-4, 1e-5 and 0 for SGD, and 100 times as much for
-            AdamW, whose rates are about 100 times lower.
+            AdamW.
         optimizer: name of the optimizer of all runs: "sgd" or "adamw". The momentum is beta1 of AdamW.
         max_lr: highest rate of the 1cycles, > 0; None: the suggestion of ``range_test``.
         momentum: (upper, lower) to cycle it against the rate, or a number.

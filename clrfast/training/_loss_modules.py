@@ -11,11 +11,18 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..tasks import Task
+
 MAX_OBJECTS = 1_000
 """Maximum number of objects that are searched for the modules of a loss; those with the fewest references between them
 and the loss come first."""
 
 _OPAQUE = (Tensor, str, bytes, int, float, complex, type, types.ModuleType)
+
+
+def parameters_of_task(task: Task) -> list[nn.Parameter]:
+    """Return the trainable parameters of the task's model, and of the modules that its loss refers to."""
+    return trainable_parameters(task.model, *find_loss_modules(task.loss_fn, task.compute_loss))
 
 
 def find_loss_modules(*losses: Any) -> tuple[nn.Module, ...]:

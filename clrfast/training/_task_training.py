@@ -12,7 +12,7 @@ from .._progress import Progress
 from ..schedules import Schedule
 from ..tasks import Task
 from ._batches import cycle_loader, move_batch, unpack_pair
-from ._loss_modules import find_loss_modules, trainable_parameters
+from ._loss_modules import parameters_of_task
 from ._losses import resolve_loss
 from ._optimizer_factory import MakeOptimizer, make_scheduled, resolve_optimizer
 from ._prefetch import prefetch
@@ -69,8 +69,7 @@ def train(
     if not isinstance(schedule, Schedule):
         raise ValueError(f"schedule: got {type(schedule).__name__}; give a clrfast.Schedule with total_steps")
     model = task.model
-    params = trainable_parameters(model, *find_loss_modules(task.loss_fn, task.compute_loss))
-    optimizer = make_scheduled(resolve_optimizer(make_optimizer, momentum), params, schedule)
+    optimizer = make_scheduled(resolve_optimizer(make_optimizer, momentum), parameters_of_task(task), schedule)
     control = optimizer.control
     assert control is not None
     step = TrainStep(task, optimizer=optimizer)
