@@ -183,7 +183,7 @@ def group_numbers(rule: Rule, group: Mapping[str, Any]) -> tuple[float, ...]:
 def clip_arguments(
     control: Control | None, max_norm: float, grad_scale: Tensor | None, found_inf: Tensor | None, result: Tensor
 ) -> tuple[Any, ...]:
-    """Return ``ClipParams`` of csrc/clip.h as the compiled calls take them; the tensors are float32."""
+    """Return ``ClipParams`` of csrc/clip.h as the compiled calls take them; grad_scale and found_inf are float32."""
     addresses = (0 if tensor is None else tensor.data_ptr() for tensor in (grad_scale, found_inf, result))
     return (None if control is None else control.addresses(), float(max_norm), *addresses)
 
