@@ -14,7 +14,10 @@ ROOT = Path(__file__).parents[1]
 PATHS = modules(ROOT / "clrfast")
 GRAPH = import_graph(ROOT / "clrfast")
 
-PUBLIC_MODULES = {"clrfast.tasks.cifar10", "clrfast.tasks.digits"}
+INTEGRATIONS = {f"clrfast.integrations.{name}" for name in ("accelerate", "fastai", "lightning", "transformers")}
+"""Modules that need the framework of their name."""
+
+PUBLIC_MODULES = {"clrfast.tasks.cifar10", "clrfast.tasks.digits", *INTEGRATIONS}
 """Modules that users import besides the packages."""
 
 PUBLIC_NAMES = {
@@ -31,6 +34,8 @@ PUBLIC_NAMES = {
     "clrfast.finder": """
         LRCurve NoSuggestionError RateMonitor RateRecord Suggestion Trials clr_bounds edge minimum_tenth
         range_test slide steepest valley
+    """,
+    "clrfast.integrations": """
     """,
     "clrfast.optim": """
         Adam AdamW FusedOptimizer SGD StepControl layer_groups
@@ -118,6 +123,8 @@ def test_the_table_of_public_names_has_all_packages():
 
 @pytest.mark.parametrize("name", [name for name in PATHS if "." in name and name != "clrfast.__main__"])
 def test_no_attribute_of_a_package_hides_a_module(name):
+    if name in INTEGRATIONS:
+        pytest.importorskip(name.rpartition(".")[2])
     module = importlib.import_module(name)
     package, _, attribute = name.rpartition(".")
     assert getattr(importlib.import_module(package), attribute) is module

@@ -48,7 +48,7 @@ class ControlledStep:
             self.control = optimizer.set_schedule(rows)
         else:
             first = next(param for group in optimizer.param_groups for param in group["params"])
-            self.control = StepControl(rows.table(), device=first.device)
+            self.control = StepControl(rows.scaled_for(optimizer.param_groups).table(), device=first.device)
         if ranks.world_size == 1 or self._sums_losses:
             # The device stops at a loss that is not finite; the host stops at any other divergence. Several ranks stop
             # on the device only where it gets their mean loss at every step.

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from .. import _saving as saving
 from .._checks import require_positive, short_repr
 from .._fields import Fields
+from .._metric_writers import write_series
 from ..plot import lr_curve
 from ..tasks import Task
 from ._bootstrap import bootstrap
@@ -165,6 +166,27 @@ class LRCurve(MeasuredCurve):
     def plot(self, ax: Axes | None = None, *, suggestion: Suggestion | None = None) -> Axes:
         """Draw the loss over the learning rate; see ``clrfast.plot.lr_curve``."""
         return lr_curve(self, ax, suggestion=suggestion)
+
+    def log_to(self, writer: Any) -> None:
+        """Write the curve to a logger: lr, loss, smoothed loss and the metric, if there is one, by the point's index.
+
+        The names are "lr_range_test/lr", "lr_range_test/loss" and so on, and "lr_range_test/suggested_lr" if the curve
+        has a suggestion.
+
+        Args:
+            writer: as for ``StepControl.log_to``.
+        Raises:
+            TypeError: ``writer`` has no method to log with.
+        """
+        series: dict[str, Any] = {"lr": self.lr, "loss": self.loss, "smoothed_loss": self.smoothed}
+        if self.metric is not None:
+            series[self.metric_name.replace(" ", "_")] = self.metric
+        try:
+            suggested_lr = self.suggest().max_lr
+        except NoSuggestionError:
+            suggested_lr = math.nan
+        series["suggested_lr"] = np.where(np.arange(len(self.lr)) == 0, suggested_lr, math.nan)
+        write_series(writer, "lr_range_test", series)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the curve as JSON. Numbers that are not finite become strings.

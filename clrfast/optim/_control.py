@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .. import _native
-from ..schedules._table import row_at
+from .._metric_writers import write_series
+from ..schedules._table import QUANTITIES, row_at
 from . import _backends as backends
 from . import _capture as capture
 
@@ -134,6 +135,33 @@ class StepControl:
                 event.record(torch.cuda.current_stream(self.device))
                 self._pending_copy = copies, event
         return self._copied_losses
+
+    def log_to(self, writer: Any, *, start: int = 0) -> int:
+        """Write loss, gradient norm, lr, momentum and weight decay of the updates so far to a logger.
+
+        The names are "clrfast/loss", "clrfast/grad_norm", "clrfast/lr" and so on; with several parameter groups whose
+        values differ, "clrfast/lr_0", "clrfast/lr_1" and so on. Waits for the device.
+
+        Args:
+            writer: TensorBoard's ``SummaryWriter``, a W&B run, the modules ``mlflow`` and ``trackio``, a logger of
+                Lightning, or any object with ``add_scalar``, ``log_metrics`` or ``log``; see ``write_series``.
+            start: the first update to write, at least 0. Give what the call before has returned.
+        Returns:
+            The number of updates so far.
+        Raises:
+            TypeError: ``writer`` has none of these methods.
+        """
+        step = min(self.synchronize(), self.total_steps)
+        rows = self.host_table[start:step]
+        series: dict[str, Any] = {"loss": self.losses[start:step].cpu(), "grad_norm": self.grad_norms[start:step].cpu()}
+        for column, name in enumerate(QUANTITIES):
+            values = rows[:, :, column]
+            if (values == values[:, :1]).all():
+                series[name] = values[:, 0]
+            else:
+                series.update({f"{name}_{group}": values[:, group] for group in range(values.shape[1])})
+        write_series(writer, "clrfast", series, start)
+        return step
 
     def watch_divergence(self, *, smoothing: float = 0.98, stop_factor: float = 4.0) -> None:
         """Stop all updates for good once the loss diverges or is not finite.

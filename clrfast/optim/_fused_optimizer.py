@@ -177,6 +177,10 @@ class FusedOptimizer(RuleOptimizer):
         if not isinstance(schedule.lr, tuple) and len(set(rates)) > 1:
             warn_overridden(rates)
         warn_cut_cycle(schedule)
+        return self.follow(schedule, bound)
+
+    def follow(self, schedule: Schedule, bound: Schedule) -> StepControl:
+        """Follow ``bound``, which is ``schedule`` with one explicit curve per parameter group, from its step 0."""
         self.follower = ScheduleFollower(self, schedule, bound)
         self.defaults["schedule"] = self.follower.given
         return self.follower.control

@@ -144,7 +144,8 @@ class ScheduleFollower:
                         f"param_groups[{index}][{key!r}] was set to {group[key]}, but the schedule decides it "
                         f"({rows[-1][index][column]} at step {self._shown_step if step is None else step}); put the "
                         "change into the schedule, or make the optimizer without one (a torch LR scheduler needs that "
-                        "too)"
+                        "too). A framework that makes a scheduler of its own is given "
+                        "clrfast.as_lr_scheduler(optimizer) instead"
                     )
         if step is not None:
             self._move_to(step, groups)

@@ -33,7 +33,7 @@ class SavedOptimizer(Protocol):
 
     def exported_state(self, state: dict[str, Any]) -> dict[str, Any]: ...
 
-    def set_schedule(self, schedule: Schedule) -> StepControl: ...
+    def follow(self, schedule: Schedule, bound: Schedule) -> StepControl: ...
 
     def forget_updates(self) -> None: ...
 
@@ -72,7 +72,7 @@ def take_over(optimizer: SavedOptimizer, state_dict: dict[str, Any]) -> None:
 def _resume(optimizer: SavedOptimizer, saved: Schedule, progress: dict[str, Any]) -> None:
     """Continue at the saved progress, by the optimizer's own schedule if it has one."""
     if optimizer.follower is None:
-        optimizer.set_schedule(saved)
+        optimizer.follow(saved, saved)
     elif not optimizer.follower.bound.continues(saved):
         warn_user(
             "load_state_dict: the saved schedule differs from the optimizer's; the optimizer's own stays in force, "

@@ -90,13 +90,14 @@ class Schedule:
     def bound_to(self, param_groups: Sequence[Mapping[str, Any]]) -> Schedule:
         """Return this schedule with one explicit curve per parameter group, ready for a checkpoint.
 
-        Quantities that are None become the groups' own constants, and plain functions become tables.
+        Quantities that are None become the groups' own constants, and plain functions become tables. The rate of a
+        group is multiplied by its entry "lr_scale", if it has one (timm's layer decay).
 
         Raises:
             ValueError: the schedule has another number of groups, or no ``total_steps``.
         """
         self.require_groups(len(param_groups))
-        plain = self.without_functions()
+        plain = self.without_functions().scaled_for(param_groups)
         columns = {}
         for name in QUANTITIES:
             curves = plain._curves(name)
@@ -219,6 +220,21 @@ class Schedule:
         if isinstance(weight_decay, Curve) and any(exempt) and not all(exempt):
             weight_decay = [Constant(0.0) if is_exempt else weight_decay for is_exempt in exempt]
         return dataclasses.replace(self, lr=lr, weight_decay=weight_decay)
+
+    def scaled_for(self, param_groups: Sequence[Mapping[str, Any]]) -> Schedule:
+        """Return this schedule with each group's rate multiplied by its entry "lr_scale", where a group has one.
+
+        timm's ``param_groups_layer_decay`` writes that entry, and timm's schedulers multiply by it.
+
+        Raises:
+            ValueError: an "lr_scale" is not a finite number.
+        """
+        scales = [group.get("lr_scale", 1.0) for group in param_groups]
+        if all(scale == 1 for scale in scales):
+            return self
+        curves = self.lr if isinstance(self.lr, tuple) else (self.lr,) * len(scales)
+        lr = [curve if scale == 1 else Scaled(curve, scale) for curve, scale in zip(curves, scales, strict=True)]
+        return dataclasses.replace(self, lr=lr)
 
     def with_warm_up(self, warm_up_steps: int, *, start_frac: float = 0.0) -> Schedule:
         """Return this schedule after a warm-up, in which lr rises linearly to its first value.

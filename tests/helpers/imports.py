@@ -23,6 +23,7 @@ TOWER = (
     ("training",),
     ("finder",),
     ("recipe",),
+    ("integrations",),
     ("cli",),
     ("top",),
 )

@@ -1,0 +1,1 @@
+"""Adapters to the Trainer of Hugging Face's transformers."""
