@@ -71,6 +71,17 @@ TEXTS: dict[str, dict[str, Any]] = {
 """Help of each command."""
 
 
+GREETING = f"""\
+clrfast {__version__} finds the learning rate of a PyTorch model and trains it with 1cycle.
+
+  clrfast find digits               find a learning rate, on handwritten digits
+  clrfast find my_module:make_task  the same for your own model, loss and data
+  clrfast train digits              find the rate, then train with 1cycle
+
+clrfast --help lists all commands, clrfast COMMAND --help explains one."""
+"""What ``clrfast`` prints without a command."""
+
+
 class UsageError(Exception):
     """The command cannot be carried out as given; the message is shown, and the exit code is 2."""
 
@@ -95,7 +106,7 @@ class _Command(argparse.ArgumentParser):
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse and check the arguments; the attribute ``command`` is the name of the command.
+    """Parse and check the arguments; the attribute ``command`` is the name of the command, None without one.
 
     Raises:
         UsageError: the command cannot be carried out with these arguments.
@@ -115,7 +126,7 @@ def _make_parser() -> argparse.ArgumentParser:
         epilog="clrfast COMMAND --help tells more about each.",
     )
     parser.add_argument("--version", action="version", version=f"clrfast {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command", parser_class=_Command)
+    commands = parser.add_subparsers(metavar="COMMAND", dest="command", parser_class=_Command)
     add_options = {
         "find": _add_find_options,
         "train": _add_train_options,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ from .. import _saving as saving
 from ..finder import LRCurve, NoSuggestionError, Suggestion
 from ._arguments import UsageError
 from ._task import make_seeded_task, run_range_test
+
+WIDTH, MARGIN = 100, 15
+"""Width of the printed text and of the names before it, in characters."""
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -28,13 +32,50 @@ def run(arguments: argparse.Namespace) -> None:
     except NoSuggestionError as error:
         problem = error
     written = [data, picture] if _write_picture(picture, curve, suggestion) else [data]
-    print(f"range test: {curve.stop_reason}")
-    if suggestion is not None:
-        print(f"suggested learning rate: {suggestion}")
-    print(f"cost: {curve.update_steps} updates and {curve.extra_forward_passes} extra forward passes")
-    print("written: " + ", ".join(map(str, written)))
+    facts = {} if suggestion is None else _describe(suggestion)
+    facts |= {
+        "range test": curve.stop_reason,
+        "cost": f"{curve.update_steps} updates and {curve.extra_forward_passes} extra forward passes",
+        "written": ", ".join(map(str, written)),
+    }
+    for name, text in facts.items():
+        print(_paragraph(name, text))
     if suggestion is None:
         raise UsageError(f"no suggestion: {problem}")
+    print(_next_lines(suggestion, arguments.optimizer))
+
+
+def _describe(suggestion: Suggestion) -> dict[str, str]:
+    """Return what a user wants to know of a suggestion, by name, in the order in which it is printed."""
+    return {
+        "learning rate": f"{suggestion.max_lr:.3g}, the highest rate of a 1cycle",
+        "interval": f"{suggestion.low:.2g} to {suggestion.high:.2g}",
+        "confidence": suggestion.confidence,
+        "why": f"{suggestion.method}: {suggestion.reason}",
+    }
+
+
+def _paragraph(name: str, text: str) -> str:
+    """Return one paragraph with ``name`` in its margin; file names stay whole."""
+    margin = f"{name:{MARGIN}}"
+    return textwrap.fill(
+        text,
+        WIDTH,
+        initial_indent=margin,
+        subsequent_indent=" " * MARGIN,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _next_lines(suggestion: Suggestion, optimizer: str) -> str:
+    """Return the lines of Python that train with the suggestion."""
+    made = {"sgd": "SGD(model.parameters(), weight_decay=1e-4", "adamw": "AdamW(model.parameters()"}[optimizer]
+    return (
+        "\nnext, in your program:\n\n"
+        f"    schedule = clrfast.one_cycle({suggestion.max_lr:.3g}, total_steps=epochs * len(train_loader))\n"
+        f"    optimizer = clrfast.{made}, schedule=schedule)"
+    )
 
 
 def _write_picture(path: Path, curve: LRCurve, suggestion: Suggestion | None) -> bool:

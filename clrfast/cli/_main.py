@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from .._errors import NotWrittenError, RankError, TaskError
-from ._arguments import UsageError, parse
+from ._arguments import GREETING, UsageError, parse
 
 FAILED = 1
 WRONG_USE = 2
@@ -41,6 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str] | None) -> int:
     try:
         arguments = parse(argv)
+        if arguments.command is None:
+            print(GREETING)
+            return 0
         import_module(f"{__package__}._{arguments.command}").run(arguments)
     except (UsageError, TaskError, ValueError) as error:
         return _fail(error, WRONG_USE)

@@ -17,7 +17,6 @@ from clrfast.recipe import _find_recipe, _step_allocation
 @pytest.mark.parametrize(
     "arguments",
     [
-        [],
         ["find"],
         ["find", "digits", "--steps", "0"],
         ["find", "digits", "--optimizer", "lion"],

@@ -41,6 +41,13 @@ def test_wrong_use_gives_one_line_and_exit_code_2(task_modules, capsys, argument
     assert message in lines[0]
 
 
+def test_without_a_command_it_shows_the_first_ones(capsys):
+    assert cli.main([]) == 0
+    printed = capsys.readouterr().out
+    for command in ("clrfast find digits", "clrfast find my_module:make_task", "clrfast train digits"):
+        assert command in printed
+
+
 @pytest.mark.parametrize("arguments", [["find", "digits"], ["recipe", "digits"]])
 def test_a_folder_that_cannot_be_written_to_is_refused_before_the_training(arguments, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path or mode & os.W_OK == 0)
