@@ -13,12 +13,14 @@ WriteRow = Callable[[dict[str, float], int], None]
 """``write(values by name, step)``."""
 
 
-def write_series(writer: Any, prefix: str, series: Mapping[str, Sequence[float] | NDArray[Any]], start: int = 0) -> None:
+def write_series(
+    writer: Any, prefix: str, series: Mapping[str, Sequence[float] | NDArray[Any]], start: int = 0
+) -> None:
     """Write series of one length, a row per step; values that are not finite are left out.
 
     Args:
         writer: an object with ``add_scalar(name, value, step)``, as TensorBoard's ``SummaryWriter`` has it;
-            ``log_metrics(values, step=step)``, as MLflow and Lightning's loggers have it; or ``log(values, step=step)``,
+            ``log_metrics(values, step=step)``, as MLflow and Lightning have it; or ``log(values, step=step)``,
             as W&B, trackio and Accelerate have it.
         prefix: comes before every name, with a slash.
         series: numbers by name.

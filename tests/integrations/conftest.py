@@ -44,6 +44,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if MODE == "write":
         DOCS.write_text(changed, encoding="utf-8")
     elif changed != text:
-        print(f"\n{DOCS.name}: its table differs from what these tests show; write it with "
-              "CLRFAST_INTEGRATIONS_TABLE=write pytest tests/integrations")
+        print(
+            f"\n{DOCS.name}: its table differs from what these tests show; write it with "
+            "CLRFAST_INTEGRATIONS_TABLE=write pytest tests/integrations"
+        )
         session.exitstatus = 1
