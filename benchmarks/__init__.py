@@ -7,5 +7,5 @@ policy_quality    1cycle, compared with constant and piecewise-constant rates
 untuned_training  searched rates, compared with usual rates and optimizers that promise to need no tuning
 task_library      data, models and losses of the tasks
 oracle            the best possible result on each task, kept in results/oracle.json
-tables, report    from results/*.json into the README and docs/speed.png
+tables, report    from results/*.json into README.md, docs/benchmarks.md and docs/speed.png
 """

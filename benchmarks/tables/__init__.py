@@ -1,9 +1,10 @@
-"""The README's tables: for each file of results a function from its contents to Markdown."""
+"""The tables of the docs: for each file of results a function from its contents to Markdown."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from .evidence import evidence_table
 from .loops import range_test_table, sweep_table, train_table
 from .markdown import Results
 from .optimizer import gpu_step_table, host_table, schedule_table, step_table
@@ -12,7 +13,7 @@ from .quality import finder_table, recipe_table
 from .targets import UNMEASURED
 from .untuned import untuned_table
 
-__all__ = ["TABLES", "UNMEASURED", "Results"]
+__all__ = ["TABLES", "UNMEASURED", "Results", "evidence_table"]
 
 TABLES: dict[str, Callable[[Results], str]] = {
     "step_cpu": step_table,
@@ -33,4 +34,4 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "sweep_cpu": sweep_table,
     "sweep_gpu": sweep_table,
 }
-"""By the name of the result file, which is also the name of the markers in the README."""
+"""By the name of the result file, which is also the name of the markers in docs/benchmarks.md."""

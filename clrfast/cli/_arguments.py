@@ -218,7 +218,7 @@ def _add_policies(parser: argparse.ArgumentParser) -> None:
 
     policies = parser.add_subparsers(required=True, metavar="POLICY", dest="policy")
     for name, policy in POLICIES.items():
-        text = (inspect.getdoc(policy) or "").replace("``", "").split("\n\n>>> ")[0]
+        text = (inspect.getdoc(policy) or "").replace("``", "").split("\n\nExamples:")[0]
         options = policies.add_parser(name, help=text.split("\n\n")[0].replace("%", "%%"), description=text)
         _add_policy_options(options, policy)
         options.add_argument("--out", type=Path, help="the picture's path (default: POLICY.png here)")

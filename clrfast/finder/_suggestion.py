@@ -39,8 +39,9 @@ class Suggestion:
     def __str__(self) -> str:
         """Return rates, rule and reason in one line.
 
-        >>> print(Suggestion(0.21, 0.0123, 0.18, 0.25, "edge", "a fifth of 1.05"))
-        0.21 (0.18 to 0.25), base_lr 0.012; edge: a fifth of 1.05
+        Examples:
+            >>> print(Suggestion(0.21, 0.0123, 0.18, 0.25, "edge", "a fifth of 1.05"))
+            0.21 (0.18 to 0.25), base_lr 0.012; edge: a fifth of 1.05
         """
         interval = f"{self.low:.2g} to {self.high:.2g}"
         confidence = "low confidence; " if self.confidence == "low" else ""

@@ -51,9 +51,10 @@ def layer_groups(
     Source: Howard and Ruder 2018, "Universal Language Model Fine-tuning for Text Classification", section 3.2
     (discriminative fine-tuning, and its factor of 2.6).
 
-    >>> model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2))
-    >>> [(g["lr"], len(g["params"])) for g in layer_groups(model, 0.4, n_groups=2, factor=4)]
-    [(0.1, 2), (0.4, 4)]
+    Examples:
+        >>> model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2))
+        >>> [(g["lr"], len(g["params"])) for g in layer_groups(model, 0.4, n_groups=2, factor=4)]
+        [(0.1, 2), (0.4, 4)]
     """
     layers = _layers(model)
     if not is_whole(n_groups) or not 1 <= n_groups <= len(layers):

@@ -91,11 +91,12 @@ def diagnose(history: History) -> list[Diagnosis]:
 
     Source: Smith 2018, "A disciplined approach to neural network hyper-parameters", sections 3, 4.1 and 4.4.
 
-    >>> t = np.linspace(0, 1, 100)
-    >>> [diagnosis.name for diagnosis in diagnose(History(2 - t, 2 - t))]
-    ['underfitting']
-    >>> [diagnosis.name for diagnosis in diagnose(History(2 * np.exp(-20 * t), 2 * np.exp(-20 * t)))]
-    ['plateau']
+    Examples:
+        >>> t = np.linspace(0, 1, 100)
+        >>> [diagnosis.name for diagnosis in diagnose(History(2 - t, 2 - t))]
+        ['underfitting']
+        >>> [diagnosis.name for diagnosis in diagnose(History(2 * np.exp(-20 * t), 2 * np.exp(-20 * t)))]
+        ['plateau']
     """
     diverged = _divergence(history)
     if diverged is not None:

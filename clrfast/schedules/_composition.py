@@ -19,9 +19,10 @@ class Joined(Curve):
     Each begins at its own step 0. ``boundaries`` are steps >= 0 in ascending order, one less than there are curves;
     others raise a ValueError. Equal boundaries leave out the curve between them.
 
-    >>> from clrfast.schedules import Constant, Linear
-    >>> Joined((Constant(1.0), Linear(5.0, 7.0, 2)), (2,))([0, 1, 2, 3, 4]).tolist()
-    [1.0, 1.0, 5.0, 6.0, 7.0]
+    Examples:
+        >>> from clrfast.schedules import Constant, Linear
+        >>> Joined((Constant(1.0), Linear(5.0, 7.0, 2)), (2,))([0, 1, 2, 3, 4]).tolist()
+        [1.0, 1.0, 5.0, 6.0, 7.0]
     """
 
     curves: tuple[Curve, ...]
@@ -93,9 +94,10 @@ class Clipped(DerivedCurve):
 class Repeated(DerivedCurve):
     """``curve(step mod period_steps)`` at every step; ``period_steps`` > 0.
 
-    >>> from clrfast.schedules import Linear
-    >>> Repeated(Linear(0.0, 1.0, 2), 3)([0, 1, 2, 3, 4]).tolist()
-    [0.0, 0.5, 1.0, 0.0, 0.5]
+    Examples:
+        >>> from clrfast.schedules import Linear
+        >>> Repeated(Linear(0.0, 1.0, 2), 3)([0, 1, 2, 3, 4]).tolist()
+        [0.0, 0.5, 1.0, 0.0, 0.5]
     """
 
     period_steps: float

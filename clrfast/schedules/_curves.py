@@ -149,8 +149,9 @@ class Linear(Transition):
 
     ``start`` and ``end`` are finite, and ``transition_steps`` > 0; other values raise a ValueError.
 
-    >>> Linear(0.0, 1.0, 4)([0, 1, 2, 3, 4, 5]).tolist()
-    [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
+    Examples:
+        >>> Linear(0.0, 1.0, 4)([0, 1, 2, 3, 4, 5]).tolist()
+        [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
     """
 
     def _values(self, steps: Floats) -> Floats:
@@ -164,8 +165,9 @@ class Exponential(Transition):
 
     ``start``, ``end`` and ``transition_steps`` are > 0; other values raise a ValueError.
 
-    >>> Exponential(1.0, 16.0, 4)([0, 1, 2, 3, 4, 5]).round(12).tolist()
-    [1.0, 2.0, 4.0, 8.0, 16.0, 16.0]
+    Examples:
+        >>> Exponential(1.0, 16.0, 4)([0, 1, 2, 3, 4, 5]).round(12).tolist()
+        [1.0, 2.0, 4.0, 8.0, 16.0, 16.0]
     """
 
     def __post_init__(self) -> None:

@@ -34,8 +34,9 @@ class Triangular(Curve):
     Raises:
         ValueError: an argument is outside its range.
 
-    >>> Triangular(0.0, 1.0, 2, 2)([0, 1, 2, 3, 4]).tolist()
-    [0.0, 0.5, 1.0, 0.5, 0.0]
+    Examples:
+        >>> Triangular(0.0, 1.0, 2, 2)([0, 1, 2, 3, 4]).tolist()
+        [0.0, 0.5, 1.0, 0.5, 0.0]
     """
 
     base: float

@@ -16,8 +16,9 @@ class Cosine(Transition):
 
     ``start`` and ``end`` are finite, and ``transition_steps`` > 0; other values raise a ValueError.
 
-    >>> Cosine(1.0, 0.0, 2)([0, 1, 2, 3]).round(12).tolist()
-    [1.0, 0.5, 0.0, 0.0]
+    Examples:
+        >>> Cosine(1.0, 0.0, 2)([0, 1, 2, 3]).round(12).tolist()
+        [1.0, 0.5, 0.0, 0.0]
     """
 
     def _values(self, steps: Floats) -> Floats:
@@ -31,8 +32,9 @@ class Polynomial(Transition):
 
     ``start`` and ``end`` are finite, ``transition_steps`` and ``power`` > 0; other values raise a ValueError.
 
-    >>> Polynomial(1.0, 0.0, 2, power=2.0)([0, 1, 2, 3]).tolist()
-    [1.0, 0.25, 0.0, 0.0]
+    Examples:
+        >>> Polynomial(1.0, 0.0, 2, power=2.0)([0, 1, 2, 3]).tolist()
+        [1.0, 0.25, 0.0, 0.0]
     """
 
     power: float = 1.0
@@ -51,8 +53,9 @@ class ExponentialDecay(Curve):
 
     ``start`` is finite, ``gamma`` and ``decay_steps`` > 0; other values raise a ValueError.
 
-    >>> ExponentialDecay(1.0, 0.5, 2, stepwise=True)([0, 1, 2, 3, 4]).tolist()
-    [1.0, 1.0, 0.5, 0.5, 0.25]
+    Examples:
+        >>> ExponentialDecay(1.0, 0.5, 2, stepwise=True)([0, 1, 2, 3, 4]).tolist()
+        [1.0, 1.0, 0.5, 0.5, 0.25]
     """
 
     start: float
@@ -97,8 +100,9 @@ class CosineRestarts(Curve):
     ``period_steps`` steps. Both are whole numbers >= 1; other values raise a ValueError. ``end`` itself is not reached,
     because the restart takes its step.
 
-    >>> CosineRestarts(1.0, 0.0, 2, 2)([0, 1, 2, 3, 4, 6]).round(4).tolist()
-    [1.0, 0.5, 1.0, 0.8536, 0.5, 1.0]
+    Examples:
+        >>> CosineRestarts(1.0, 0.0, 2, 2)([0, 1, 2, 3, 4, 6]).round(4).tolist()
+        [1.0, 0.5, 1.0, 0.8536, 0.5, 1.0]
     """
 
     start: float

@@ -49,8 +49,9 @@ def one_cycle(
 
     Source: Smith 2018, "A disciplined approach to neural network hyper-parameters: Part 1", sections 4.1 to 4.3.
 
-    >>> one_cycle(1.0, 10, tail_frac=0.2).lr(range(10)).round(6).tolist()
-    [0.1, 0.325, 0.55, 0.775, 1.0, 0.775, 0.55, 0.325, 0.1, 0.001]
+    Examples:
+        >>> one_cycle(1.0, 10, tail_frac=0.2).lr(range(10)).round(6).tolist()
+        [0.1, 0.325, 0.55, 0.775, 1.0, 0.775, 0.55, 0.325, 0.1, 0.001]
     """
     total_steps = _check(max_lr, total_steps, div_factor=div_factor, final_div_factor=final_div_factor)
     if not 0 <= tail_frac < 1:

@@ -37,8 +37,9 @@ class Schedule:
 
     A single entry serves every parameter group. Past the last step the last values stay.
 
-    >>> Schedule(lr=0.1, momentum=0.5, total_steps=2).table().tolist()  # [total_steps, n_groups, 3]
-    [[[0.10000000149011612, 0.5, 0.0]], [[0.10000000149011612, 0.5, 0.0]]]
+    Examples:
+        >>> Schedule(lr=0.1, momentum=0.5, total_steps=2).table().tolist()  # [total_steps, n_groups, 3]
+        [[[0.10000000149011612, 0.5, 0.0]], [[0.10000000149011612, 0.5, 0.0]]]
     """
 
     lr: CurveLike | Sequence[CurveLike]

@@ -1,22 +1,22 @@
-"""The README's tables and the plot show the results."""
+"""The tables of the README and the docs, and the plot, show the results."""
 
 import pytest
 
 from benchmarks import report
-from benchmarks.environment import ROOT
 from benchmarks.speed import speed_plot
 from benchmarks.tables.markdown import markdown_table, ratio
 
 
-def test_readme_and_plot_show_the_current_results():
-    readme = (ROOT / "README.md").read_text()
-    assert report.rendered(readme) == readme
+def test_tables_and_plot_show_the_current_results():
+    for path, tables in report.pages().items():
+        text = path.read_text()
+        assert report.rendered(text, tables) == text
     assert speed_plot.is_current()
 
 
 def test_a_missing_marker_is_named():
     with pytest.raises(SystemExit, match=r"wanted the markers <!-- step_cpu --> .* once, found them 0 times"):
-        report.rendered("no markers")
+        report.rendered("no markers", {"step_cpu": "a table"})
 
 
 def test_a_table_is_markdown_with_a_note_below():
