@@ -12,10 +12,18 @@ from ..result_files import RESULTS
 
 PATH = ROOT / "docs" / "speed.png"
 PANELS = {
-    "range_test": ("over_bare", "a range test: wall time over a bare loop's", "shorter is better"),
-    "train": ("faster_by", "a 1cycle run: times the speed of stock torch", "longer is better"),
+    "range_test": ("over_bare", "Range test: wall time over a bare loop's", "left is better", "a bare loop"),
+    "train": (
+        "faster_by",
+        "1cycle run: times the speed of stock torch",
+        "right is better",
+        "torch.optim.SGD + OneCycleLR, loss.item()",
+    ),
 }
-OURS, OTHERS = "#c8442a", "#8a8f98"
+"""For each benchmark: its ratio, the title, the better direction, and the contender that is 1 by definition."""
+
+OUR_COLORS = ("#0072B2", "#D55E00", "#009E73", "#AA4499")
+PEER_MARKERS = ("s", "^", "D", "v", "P")
 _KEY = b"Source"
 
 
@@ -49,54 +57,48 @@ def is_current() -> bool:
 
 
 def draw() -> None:
-    """Draw one panel per result file: models as groups, contenders as bars with their quartiles."""
+    """Draw one panel per result file: a row per model, a dot per contender, a line between its quartiles."""
     from matplotlib.figure import Figure
 
     files = _files()
     tables = {name: json.loads((RESULTS / f"{name}.json").read_text()) for name in files}
-    lengths = [_n_lines(tables[name]["rows"]) for name in files]
-    figure = Figure(figsize=(8, 0.6 + sum(0.21 * n + 0.95 for n in lengths)), layout="constrained")
-    axes = figure.subplots(len(files), height_ratios=[n + 4 for n in lengths], squeeze=False)[:, 0]
+    n_models = [len({row["model"] for row in tables[name]["rows"]}) for name in files]
+    figure = Figure(figsize=(8, sum(0.5 * n + 1.3 for n in n_models)), layout="constrained")
+    axes = figure.subplots(len(files), height_ratios=[n + 1.5 for n in n_models], squeeze=False)[:, 0]
     for name, ax in zip(files, axes, strict=True):
         benchmark, _, device = name.rpartition("_")
         environment = tables[name]["environment"]
         where = environment.get("gpu") if device == "gpu" else f"CPU, {environment['cores']} cores"
         _panel(ax, tables[name]["rows"], *PANELS[benchmark], where)
-    figure.savefig(PATH, dpi=110, metadata={_KEY.decode(): _digest(), "Software": None})
+    figure.savefig(PATH, dpi=150, metadata={_KEY.decode(): _digest(), "Software": None})
 
 
-def _measured(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [row for row in rows if "missing" not in row]
-
-
-def _n_lines(rows: list[dict[str, Any]]) -> int:
-    """Return the number of bars and model names."""
-    return len(_measured(rows)) + len({row["model"] for row in _measured(rows)})
-
-
-def _panel(ax: Any, rows: list[dict[str, Any]], ratio: str, title: str, better: str, where: str) -> None:
-    line, labels = 0, []
-    for model in dict.fromkeys(row["model"] for row in _measured(rows)):
-        labels.append((line, model, True))
-        line += 1
-        for row in (row for row in _measured(rows) if row["model"] == model):
-            ours = row["contender"].startswith("clrfast")
-            value, low, high = (row[key] for key in (ratio, f"{ratio}_q25", f"{ratio}_q75"))
-            ax.barh(line, value, height=0.72, color=OURS if ours else OTHERS)
-            ax.plot([low, high], [line, line], color="black", linewidth=1)
-            ax.annotate(
-                f"{value:.2f}", (max(value, high), line), (4, 0), textcoords="offset points", va="center", size=7
-            )
-            labels.append((line, row["contender"], False))
-            line += 1
-    ax.axvline(1, color="black", linewidth=0.7, linestyle=":")
-    ax.set_yticks([at for at, *_ in labels], [text for _, text, _ in labels], size=7)
-    for tick, (_, _, is_model) in zip(ax.get_yticklabels(), labels, strict=True):
-        if is_model:
-            tick.set_fontweight("bold")
-    ax.tick_params(axis="y", length=0)
-    ax.set_ylim(line - 0.4, -0.6)
-    ax.set_xlim(0, 1.12 * max(row[f"{ratio}_q75"] for row in _measured(rows)))
-    ax.set_title(f"{title} ({where}; {better})", size=9, loc="left")
+def _panel(ax: Any, rows: list[dict[str, Any]], ratio: str, title: str, better: str, baseline: str, where: str) -> None:
+    measured = [row for row in rows if "missing" not in row and row["contender"] != baseline]
+    models = list(dict.fromkeys(row["model"] for row in measured))
+    contenders = list(dict.fromkeys(row["contender"] for row in measured))
+    ours = [name for name in contenders if name.startswith("clrfast")]
+    peers = [name for name in contenders if name not in ours]
+    for at, name in enumerate([*ours, *peers]):
+        of = [row for row in measured if row["contender"] == name]
+        offset = 0.7 * (at / max(len(contenders) - 1, 1) - 0.5)
+        lines = [models.index(row["model"]) + offset for row in of]
+        style = (
+            {"color": OUR_COLORS[ours.index(name)], "marker": "o"}
+            if name in ours
+            else {"color": "#6b6b6b", "marker": PEER_MARKERS[peers.index(name)], "mfc": "white"}
+        )
+        values = [row[ratio] for row in of]
+        errors = [[row[ratio] - row[f"{ratio}_q25"] for row in of], [row[f"{ratio}_q75"] - row[ratio] for row in of]]
+        ax.errorbar(values, lines, xerr=errors, label=name, ls="none", ms=5, elinewidth=1, **style)
+    ax.axvline(1, color="black", linewidth=1, label=baseline)
+    for border in range(len(models) - 1):
+        ax.axhline(border + 0.5, color="#dddddd", linewidth=0.8)
+    ax.set_yticks(range(len(models)), models)
+    ax.set_ylim(len(models) - 0.45, -0.55)
+    ax.set_title(f"{title} ({where}; {better})", size=10, loc="left")
+    ax.grid(axis="x", alpha=0.25, lw=0.6)
     ax.spines[["top", "right", "left"]].set_visible(False)
-    ax.tick_params(axis="x", labelsize=7)
+    ax.tick_params(axis="both", labelsize=8.5)
+    ax.tick_params(axis="y", length=0)
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=8)
