@@ -10,6 +10,7 @@ Environment:
 """
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -194,4 +195,16 @@ def _escaped(path: object) -> str:
     return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
 
 
-setup(ext_modules=[Extension("clrfast._C", SOURCES)], cmdclass={"build_ext": NinjaBuild})
+def readme_of_the_package() -> str:
+    """Return the README as package indexes show it: without pictures and links to files that only a checkout has."""
+    text = Path("README.md").read_text(encoding="utf-8")
+    text = re.sub(r"^!\[[^\]]*\]\((?!https:)[^)]*\)\n\n", "", text, flags=re.MULTILINE)
+    return re.sub(r"\[([^\]]*)\]\((?!https:)[^)]*\)", r"\1", text)
+
+
+setup(
+    ext_modules=[Extension("clrfast._C", SOURCES)],
+    cmdclass={"build_ext": NinjaBuild},
+    long_description=readme_of_the_package(),
+    long_description_content_type="text/markdown",
+)
