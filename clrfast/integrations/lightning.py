@@ -233,11 +233,13 @@ _QUIET = {f"enable_{what}": False for what in ("checkpointing", "progress_bar", 
 class _Batches:
     """The batches of a fit; iterating them leaves the fit's own iterator where it is."""
 
-    def __init__(self, loader: Any):
-        self._loader = loader
+    def __init__(self, loader: Any, limit: float):
+        self._loader, self._limit = loader, limit
 
     def __iter__(self) -> Iterator[Any]:
-        for batch, _, _ in copy.copy(self._loader):
+        for batch, index, _ in copy.copy(self._loader):
+            if index == self._limit:
+                break
             yield batch
 
     def __len__(self) -> int:
@@ -263,7 +265,8 @@ def _range_test(trainer: Any, module: Any, keywords: Mapping[str, Any]) -> LRCur
     given = {"compute_loss": compute_loss, "optimizer": trainer.optimizers[0], **settings, **keywords}
     ignored = {name: lambda *_, **__: None for name in ("log", "log_dict")}
     with _replaced(trainer, loggers=_dummies(trainer)), _replaced(module, **ignored):
-        return range_test(strategy.model, loader=_Batches(trainer.fit_loop._combined_loader), **given)
+        loader = _Batches(trainer.fit_loop._combined_loader, trainer.num_training_batches)
+        return range_test(strategy.model, loader=loader, **given)
 
 
 def _clip_norm(trainer: Any, keywords: Mapping[str, Any]) -> float | None:

@@ -249,7 +249,8 @@ class FusedOptimizer(RuleOptimizer):
         Args:
             closure: evaluates the model again and returns the loss.
             loss: under a schedule, the loss that led to these gradients, one element. It is recorded in
-                ``control.losses`` without a synchronization. Default: what the closure returns.
+                ``control.losses`` without a synchronization. Default: what ``control.record`` was given, or else what
+                the closure returns.
             clip_norm: the ``clip_norm`` of this step, for an optimizer without one.
         Returns:
             What the closure returned, or None.
@@ -298,10 +299,10 @@ class FusedOptimizer(RuleOptimizer):
             with torch.enable_grad():
                 result = closure()
         with self._step_lock:
-            self._update(result if loss is None else loss, max_norm)
+            self._update(loss, max_norm, result)
         return result
 
-    def _update(self, loss: Tensor | float | None, max_norm: float | None) -> None:
+    def _update(self, loss: Tensor | float | None, max_norm: float | None, returned: Any) -> None:
         if not self.param_groups:
             return
         grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
@@ -315,7 +316,8 @@ class FusedOptimizer(RuleOptimizer):
         self._prepare()
         if follower is not None:
             recorded = follower.control.take_recorded()
-            loss = follower.control.as_tensor(recorded if loss is None else loss)  # before anything changes
+            given = (each for each in (loss, recorded, returned) if each is not None)
+            loss = follower.control.as_tensor(next(given, None))  # before anything changes
         scale = GradScale(grad_scale, None, found_inf)
         if max_norm is not None:
             scale = self._clip(max_norm, scale)

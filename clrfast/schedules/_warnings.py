@@ -52,8 +52,8 @@ def warn_cut_cycle(schedule: Schedule) -> None:
 class EpochStepDetector:
     """Detects a scheduler that makes one step per epoch although its unit is the update.
 
-    The sign is two intervals of at least ``MIN_UPDATES_PER_EPOCH`` updates each. A schedule shorter than both together
-    cannot count updates, so it raises no warning.
+    The sign is two intervals of at least ``MIN_UPDATES_PER_EPOCH`` updates each, or one as long as the schedule, after
+    a run of one epoch. A schedule shorter than the intervals together cannot count updates, so it raises no warning.
 
     Args:
         total_steps: length of the schedule.
@@ -66,8 +66,8 @@ class EpochStepDetector:
 
     @property
     def done(self) -> bool:
-        """Whether two intervals have been counted, so that the detector has nothing left to do."""
-        return len(self._intervals) == 2
+        """Whether the intervals have been counted, so that the detector has nothing left to do."""
+        return len(self._intervals) == 2 or self._intervals == [self._total_steps]
 
     def count_update(self) -> None:
         """Count an update of the optimizer."""
@@ -78,11 +78,12 @@ class EpochStepDetector:
         self._intervals.append(self._updates)
         self._updates = 0
         if self.done and min(self._intervals) >= MIN_UPDATES_PER_EPOCH and sum(self._intervals) <= self._total_steps:
+            counts = " and ".join(map(str, self._intervals))
             warn_user(
-                f"scheduler.step() was called after {self._intervals[0]} and {self._intervals[1]} optimizer steps, but "
-                f"the unit of the schedule is the optimizer step (total_steps={self._total_steps}): call it after "
-                "every optimizer.step(), not once per epoch. If a scheduler step is meant to cover several updates, "
-                "ignore this"
+                f"scheduler.step() was called after {counts} optimizer steps, but the unit of the schedule is the "
+                f"optimizer step (total_steps={self._total_steps}): call it after every optimizer.step(), not once per "
+                'epoch; for Lightning, return {"scheduler": scheduler, "interval": "step"}. If a scheduler step is '
+                "meant to cover several updates, ignore this"
             )
 
 

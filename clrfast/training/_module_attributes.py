@@ -26,6 +26,10 @@ MAX_DEPTH = 3
 GROWTH_FACTOR = 4
 """Minimum ratio of an attribute's size to its size after the first step at which a warning says that it grows."""
 
+METRIC_PACKAGES = frozenset({"torchmetrics"})
+"""Packages whose modules keep the values of an epoch in attributes, and clear them themselves. There is no warning of
+these attributes."""
+
 _CONTAINERS = (list, dict, set, deque, OrderedDict, defaultdict)
 _LIBRARY_PACKAGES = ("abc", "builtins", "torch", "typing")
 _TORCH_ATTRIBUTES = frozenset(vars(nn.Module()))
@@ -97,8 +101,10 @@ class ModuleAttributes:
             self._versions[id(value)] = version_of(value)
 
     def _changeable(self) -> Iterator[tuple[str, Any]]:
-        """Yield the name and value of every attribute that may differ from before."""
+        """Yield the name and value of every attribute that may differ from before, except for those of metrics."""
         for name, module in self._modules.items():
+            if not METRIC_PACKAGES.isdisjoint(_packages(module)):
+                continue
             before = self._before[name]
             for key, value in _user_attributes(module).items():
                 known = value is before.get(key, _MISSING)
@@ -130,7 +136,12 @@ class ModuleAttributes:
 
 def _has_user_class(module: nn.Module) -> bool:
     """Return whether the class or one of its bases is defined outside of torch."""
-    return any(kind.__module__.partition(".")[0] not in _LIBRARY_PACKAGES for kind in type(module).__mro__)
+    return not _packages(module).issubset(_LIBRARY_PACKAGES)
+
+
+def _packages(module: nn.Module) -> set[str]:
+    """Return the names of the packages that define the class and its bases."""
+    return {kind.__module__.partition(".")[0] for kind in type(module).__mro__}
 
 
 def _user_attributes(module: nn.Module) -> dict[str, Any]:

@@ -113,6 +113,18 @@ def test_a_wrapper_can_record_the_loss():
         optimizer.control.record(torch.ones(2))
 
 
+def test_a_recorded_loss_precedes_that_of_a_closure():
+    """A framework's closure may return the loss divided by the number of accumulated batches."""
+    params = [nn.Parameter(torch.ones(2))]
+    optimizer = clrfast.SGD(params, schedule=SCHEDULE)
+    params[0].grad = torch.zeros(2)
+    for given in ({}, {"loss": 5.0}):
+        optimizer.control.record(3.0)
+        assert optimizer.step(lambda: 1.5, **given) == 1.5
+    optimizer.step(lambda: 1.5)
+    assert optimizer.control.losses[:3].tolist() == [3.0, 5.0, 1.5]
+
+
 def test_the_loss_is_recorded_in_float32_as_it_was():
     params = [nn.Parameter(torch.ones(2))]
     optimizer = clrfast.SGD(params, schedule=SCHEDULE)

@@ -79,10 +79,21 @@ def test_a_step_per_epoch_warns_once(make, follow_updates):
     assert "call it after every optimizer.step(), not once per epoch" in message
 
 
+def test_a_step_at_the_end_of_a_run_of_one_epoch_warns():
+    """Lightning's default interval; the run has no second epoch that would tell."""
+    optimizer = torch.optim.SGD(groups_of(0.1))
+    scheduler = as_lr_scheduler(optimizer, cosine_annealing(0.1, 20))
+    (message,) = warned(lambda: train(optimizer, scheduler, [20]))
+    assert "scheduler.step() was called after 20 optimizer steps" in message
+    assert 'for Lightning, return {"scheduler": scheduler, "interval": "step"}' in message
+    assert warned(lambda: train(optimizer, scheduler, [20])) == []
+
+
 @pytest.mark.parametrize(
     ("total_steps", "updates_per_step"),
     [
         (100, [1] * 100),
+        (1, [1]),
         (100, [1, 0, 1, 1, 0, 2, 1]),  # updates that GradScaler skips, and a closure of two
         (100, [30, *[1] * 50]),  # a first phase at the first rate
         (1000, [5] * 30),  # a GAN: five updates of the critic for one step

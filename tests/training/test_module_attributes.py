@@ -127,6 +127,22 @@ def test_a_warning_names_an_attribute_that_grows(kind):
         range_test(Writer(grow, state=held), nn.functional.mse_loss, loader(), steps=10)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "write", [appended, lambda module, h: setattr(module, "state", [h])], ids=["grows", "has a graph"]
+)
+def test_there_is_no_warning_of_a_metric(write):
+    """torchmetrics keeps the values of an epoch, and the last one with its graph."""
+    metric = type("Metric", (Writer,), {"__module__": "torchmetrics.metric"})(write, state=[])
+    measured = ModuleAttributes({"metric": metric})
+    for batch in range(9):
+        metric(torch.ones(2, 4))
+        if batch == 0:
+            measured.record_sizes()
+    measured.restore()
+    assert metric.state == []
+
+
 @pytest.mark.parametrize("write", [replaced, added])
 def test_an_attribute_of_constant_size_gives_no_warning(write):
     with warnings.catch_warnings():
