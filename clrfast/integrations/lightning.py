@@ -56,7 +56,8 @@ class OneCycle(pl.Callback):
         policy: ``policy(max_lr, total_steps) -> schedule``.
         log: whether to write the curve of the search and, for an optimizer of clrfast, the loss, the gradient's norm
             and the schedule of all updates to the trainer's loggers, at the end of each epoch.
-        range_test: keywords of ``clrfast.range_test`` for the search; they override what the trainer says.
+        range_test: keywords of ``clrfast.range_test`` for the search, without ``max_lr``; they override the trainer's
+            settings.
 
     Attributes:
         suggestion: the result of the search; None if ``max_lr`` was given.
@@ -160,16 +161,14 @@ class OneCycle(pl.Callback):
             for logger in trainer.loggers:
                 self._n_logged = control.log_to(logger, start=start)
 
-    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Write the last updates to the loggers."""
-        self.on_train_epoch_end(trainer, pl_module)
+    on_train_end = on_train_epoch_end
 
 
 class LRFinder:
     """Finds a learning rate for a ``LightningModule`` and its data, and leaves both as they were.
 
     Args:
-        range_test: keywords of ``clrfast.range_test``; they override what the trainer says.
+        range_test: keywords of ``clrfast.range_test``; they override the trainer's settings.
     Attributes:
         curve: the curve of the last search; None before it.
     Raises:

@@ -530,8 +530,9 @@ def resumable(callback, make, folder, n_epochs=2, **options):
 
 
 @pytest.mark.shows("resumes bit for bit")
-@pytest.mark.parametrize("step", [5, 8, 12], ids="at step {}".format)
-@pytest.mark.parametrize("late", [False, True], ids=["early", "late"])
+@pytest.mark.parametrize(
+    ("step", "late"), [(5, False), (8, False), (5, True)], ids=["in an epoch", "between epochs", "late strategy"]
+)
 @every_optimizer
 def test_a_resumed_fit_ends_as_the_uninterrupted_one(make, step, late, tmp_path, monkeypatch):
     options = {"strategy": LateStrategy("cpu")} if late else {}
@@ -643,8 +644,11 @@ def test_what_decides_the_rate_or_the_updates_besides_it_is_refused(kind, callba
 @pytest.mark.parametrize("kind", [Manual, WithIterator])
 def test_the_finder_refuses_what_it_cannot_drive(kind):
     net, _, loader = blobs()
+    order, rng = loader.generator.get_state(), torch.get_rng_state()
     with pytest.raises(ValueError, match="OneCycle and LRFinder need"):
         LRFinder().suggest(kind(net), train_dataloaders=loader)
+    assert torch.equal(loader.generator.get_state(), order)
+    assert torch.equal(torch.get_rng_state(), rng)
 
 
 @pytest.mark.parametrize("kind", [LRFinder, OneCycle])
