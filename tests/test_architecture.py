@@ -8,16 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.frameworks import FRAMEWORKS, import_or_skip
 from tests.helpers.imports import TOWER, circles, climbing, floor, import_graph, modules
 
 ROOT = Path(__file__).parents[1]
 PATHS = modules(ROOT / "clrfast")
 GRAPH = import_graph(ROOT / "clrfast")
 
-INTEGRATIONS = {f"clrfast.integrations.{name}" for name in ("accelerate", "fastai", "lightning", "transformers")}
-"""Modules that need the framework of their name."""
-
-PUBLIC_MODULES = {"clrfast.tasks.cifar10", "clrfast.tasks.digits", *INTEGRATIONS}
+PUBLIC_MODULES = {
+    "clrfast.tasks.cifar10",
+    "clrfast.tasks.digits",
+    *(f"clrfast.integrations.{name}" for name in FRAMEWORKS),
+}
 """Modules that users import besides the packages."""
 
 PUBLIC_NAMES = {
@@ -123,9 +125,7 @@ def test_the_table_of_public_names_has_all_packages():
 
 @pytest.mark.parametrize("name", [name for name in PATHS if "." in name and name != "clrfast.__main__"])
 def test_no_attribute_of_a_package_hides_a_module(name):
-    if name in INTEGRATIONS:
-        pytest.importorskip(name.rpartition(".")[2])
-    module = importlib.import_module(name)
+    module = import_or_skip(name)
     package, _, attribute = name.rpartition(".")
     assert getattr(importlib.import_module(package), attribute) is module
 
