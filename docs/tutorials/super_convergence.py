@@ -1,4 +1,4 @@
-"""Train in fewer steps: 1cycle against a piecewise constant rate, with budgets of one to ten epochs.
+"""Train in few steps without tuning: 1cycle at the suggested rate, and a piecewise constant rate at each of four rates.
 
 python docs/tutorials/super_convergence.py   writes docs/tutorials/super_convergence.png; --short: into this folder
 """
@@ -17,9 +17,9 @@ from clrfast.training import evaluate, train
 parser = argparse.ArgumentParser()
 parser.add_argument("--short", action="store_true")
 short = parser.parse_args().short
-budgets, n_seeds = ((1, 2), 1) if short else ((1, 2, 3, 5, 7, 10), 5)
-RATES = (0.3,) if short else (0.03, 0.1, 0.3, 1.0)
-"""Rates of the baseline. It gets the best of them at each budget, in hindsight."""
+budgets, n_seeds = ((1, 2), 1) if short else ((1, 2, 3, 5, 10), 4)
+RATES = (0.3,) if short else (0.01, 0.1, 0.3, 3.0)
+"""Rates of the baseline."""
 
 
 def piecewise_constant(lr: float, steps: int) -> Schedule:
@@ -45,22 +45,27 @@ runs = {
     "1cycle at the suggested rate": [
         [accuracy(seed, one_cycle, suggested[seed], epochs) for seed in range(n_seeds)] for epochs in budgets
     ],
-    "piecewise constant, the best of four rates": [
-        max(([accuracy(seed, piecewise_constant, lr, epochs) for seed in range(n_seeds)] for lr in RATES), key=sum)
-        for epochs in budgets
-    ],
+    **{
+        f"piecewise constant from {lr:g}": [
+            [accuracy(seed, piecewise_constant, lr, epochs) for seed in range(n_seeds)] for epochs in budgets
+        ]
+        for lr in RATES
+    },
 }
 
 figure = Figure(figsize=(6.4, 3.8), dpi=150, layout="constrained")
 ax = figure.subplots()
-for (name, values), color in zip(runs.items(), ("#009E73", "#D55E00"), strict=True):
-    found = torch.tensor(values)  # [budgets, seeds]
-    ax.plot(budgets, found.mean(1), color=color, marker="o", label=name)
-    ax.fill_between(budgets, found.amin(1), found.amax(1), color=color, alpha=0.15, lw=0)
-    print(f"{name}: " + ", ".join(f"{mean:.2f} %" for mean in found.mean(1).tolist()))
-ax.set(xlabel="epochs of the whole training", ylabel="validation accuracy (%)")
-ax.set_title(f"Handwritten digits, small CNN: mean and range of {n_seeds} seeds", loc="left", fontsize=10)
+colors = ("#009E73", "#E69F00", "#D55E00", "#AA4499", "#6b6b6b")
+for (name, values), color in zip(runs.items(), colors, strict=False):
+    errors = 100 - torch.tensor(values)  # [budgets, seeds]
+    ours = name.startswith("1cycle")
+    ax.plot(budgets, errors.mean(1), color=color, marker="o", lw=2.2 if ours else 1.2, label=name)
+    print(f"{name}: " + ", ".join(f"{mean:.2f} %" for mean in errors.mean(1).tolist()))
+ax.set(xlabel="epochs of the whole training", ylabel="validation error (%)", yscale="log", xscale="log")
+ax.set_xticks(budgets, map(str, budgets))
+ax.minorticks_off()
+ax.set_title(f"Handwritten digits, small CNN: mean of {n_seeds} seeds", loc="left", fontsize=10)
 ax.grid(alpha=0.25, lw=0.6)
 ax.spines[["top", "right"]].set_visible(False)
-ax.legend(frameon=False, fontsize=9, loc="lower right")
+ax.legend(frameon=False, fontsize=8.5)
 figure.savefig("super_convergence.png" if short else Path(__file__).with_suffix(".png"))
