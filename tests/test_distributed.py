@@ -1,9 +1,5 @@
-import json
-import os
-import subprocess
 import sys
 import textwrap
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -16,10 +12,9 @@ from clrfast import Recipe, cli
 from clrfast._distributed import Ranks
 from clrfast.cli._torchrun import torchrun_ranks
 from clrfast.recipe._shared_trials import _digest, joined_ranks, require_same_start
+from tests.helpers.ranks import needs_gloo, run_job, torchrun
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
-
-HERE = Path(__file__).parent
 
 GRID = (0.0, 1e-3, 0.1)
 """The grid of ``jobs/recipe_on_ranks.py``."""
@@ -75,31 +70,13 @@ def folder(tmp_path, monkeypatch):
     sys.modules.pop("own", None)
 
 
-def torchrun(folder, *arguments):
-    """Run two ranks; returns the finished process."""
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(folder), os.environ.get("PYTHONPATH", "")]),
-    }
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *arguments]
-    return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=100)
-
-
-two_ranks = pytest.mark.skipif(
-    sys.platform == "win32" or not (dist.is_available() and dist.is_gloo_available()), reason="needs gloo"
-)
-
-
 @pytest.fixture(scope="module")
 def job(tmp_path_factory):
     """The results of ``jobs/recipe_on_ranks.py`` on both ranks: one job, because a start takes seconds."""
     folder = tmp_path_factory.mktemp("job")
     write_modules(folder)
-    finished = torchrun(folder, str(HERE / "jobs" / "recipe_on_ranks.py"), str(folder))
-    assert finished.returncode == 0, finished.stderr
-    first, second = (json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1))
-    return SimpleNamespace(folder=folder, stdout=finished.stdout, first=first, second=second, both=(first, second))
+    first, second = run_job("recipe_on_ranks", folder)
+    return SimpleNamespace(folder=folder, first=first, second=second, both=(first, second))
 
 
 def find_weight_decay_alone():
@@ -120,7 +97,7 @@ def find_weight_decay_alone():
     return [found.values.tolist(), found.loss.tolist()], len(losses)
 
 
-@two_ranks
+@needs_gloo
 def test_short_runs_shared_by_two_ranks_equal_those_of_one_process(job, folder):
     expected, n_losses = find_weight_decay_alone()
     for results in job.both:
@@ -137,7 +114,7 @@ def test_short_runs_shared_by_two_ranks_equal_those_of_one_process(job, folder):
     assert job.first["not_in_the_group"][1] == in_grid
 
 
-@two_ranks
+@needs_gloo
 def test_long_runs_are_made_by_the_first_rank_alone(job, folder):
     import own
 
@@ -147,7 +124,7 @@ def test_long_runs_are_made_by_the_first_rank_alone(job, folder):
     assert job.second["long_runs"]["updates"] == 0  # each follows from those before it, so they cannot be shared
 
 
-@two_ranks
+@needs_gloo
 def test_an_error_on_one_rank_is_a_rank_error_on_the_other(job):
     rank_error = ["RankError", "rank 1 failed: OSError: no such disk"]
     for name in ("a_rank_that_raises", "a_rank_that_raises_at_the_end"):
@@ -162,7 +139,7 @@ def test_an_error_on_one_rank_is_a_rank_error_on_the_other(job):
     assert job.second["not_in_the_group"][1].startswith("group: this process is not in it")
 
 
-@two_ranks
+@needs_gloo
 @pytest.mark.parametrize(
     ("case", "kind", "text"),
     [
@@ -183,11 +160,12 @@ def test_an_error_of_all_ranks_is_raised_on_all(job, case, kind, text):
         assert results[case][1].startswith(text)
 
 
-@two_ranks
+@needs_gloo
 def test_the_command_on_two_ranks_prints_and_writes_once_what_one_process_does(job, folder, capsys):
     assert (job.first["command"], job.second["command"]) == (0, 0)
-    printed = [line.partition(": ")[0] for line in job.stdout.splitlines()]
+    printed = [line.partition(": ")[0] for line in job.first["printed"].splitlines()]
     assert printed.count("weight decay") == printed.count("written") == 1
+    assert job.second["printed"] == ""
     assert not (job.folder / "two1.json").exists()
     assert cli.main(["recipe", "own:make_task", "--budget", "464", "--out", "one.json"]) == 0
     assert (job.folder / "two0.json").read_text() == (folder / "one.json").read_text()
@@ -196,7 +174,7 @@ def test_the_command_on_two_ranks_prints_and_writes_once_what_one_process_does(j
     assert report.replace("two0.json", "one.json") == (folder / "one.html").read_text()
 
 
-@two_ranks
+@needs_gloo
 def test_a_killed_rank_ends_all_and_one_process_continues(folder, capsys):
     arguments = ["recipe", "own:killed_once", "--budget", "464", "--out"]
     finished = torchrun(folder, "-m", "clrfast", *arguments, "two.json")
@@ -211,6 +189,11 @@ def test_a_killed_rank_ends_all_and_one_process_continues(folder, capsys):
         assert cli.main([*arguments, out]) == 0
     assert "learning rate: " not in capsys.readouterr().out.partition("written: two.json")[0]  # it is not found again
     assert (folder / "two.json").read_text() == (folder / "one.json").read_text()
+
+
+@needs_gloo
+def test_the_ranks_of_a_job_end_while_threads_of_gloo_wait_for_the_gil(tmp_path):
+    assert run_job("late_work_on_ranks", tmp_path) == [0, 1]
 
 
 # ------------------------------------------------------------ in one process

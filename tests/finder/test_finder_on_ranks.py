@@ -1,15 +1,9 @@
-import json
 import math
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import nn
 
 import clrfast
@@ -17,10 +11,9 @@ from clrfast._distributed import SINGLE_PROCESS, Ranks, resolve_group
 from clrfast._errors import RankError
 from clrfast.finder._loss_reader import RankMeanLosses
 from clrfast.optim import StepControl
+from tests.helpers.ranks import needs_gloo, run_job
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-TESTS = Path(__file__).parents[1]
 
 
 class RankResults(dict):
@@ -34,32 +27,13 @@ class RankResults(dict):
 
 @pytest.fixture(
     scope="module",
-    params=[2, pytest.param(3, marks=pytest.mark.slow)],
+    params=[pytest.param(2, marks=needs_gloo), pytest.param(3, marks=[needs_gloo, pytest.mark.slow])],
     ids="{} ranks".format,
 )
 def results(request, tmp_path_factory):
     """The results of all cases of ``finder_on_ranks`` on each rank, from one job, because its start takes seconds."""
-    if sys.platform == "win32" or not (dist.is_available() and dist.is_gloo_available()):
-        pytest.skip("needs gloo")
-    folder, count = tmp_path_factory.mktemp("ranks"), request.param
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(TESTS.parent), os.environ.get("PYTHONPATH", "")]),
-    }
-    command = [sys.executable, str(TESTS / "jobs" / "finder_on_ranks.py"), str(folder)]
-    jobs = [
-        subprocess.Popen([*command, str(rank), str(count)], env=environment, stderr=subprocess.PIPE, text=True)
-        for rank in range(count)
-    ]
-    try:
-        for job in jobs:
-            _, errors = job.communicate(timeout=120)
-            assert job.returncode == 0, errors
-    finally:
-        for job in jobs:
-            job.kill()
-    return [RankResults(json.loads((folder / f"{count}_{rank}.json").read_text())) for rank in range(count)]
+    found = run_job("finder_on_ranks", tmp_path_factory.mktemp("ranks"), count=request.param)
+    return [RankResults(each) for each in found]
 
 
 def same(results, name):

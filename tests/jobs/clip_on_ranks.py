@@ -1,12 +1,8 @@
-"""The job that ``test_clip_norm`` runs on two gloo ranks: ``clip_on_ranks.py FOLDER``.
+"""The job that ``test_clip_norm`` runs on two gloo ranks.
 
 Each rank trains a sharded model with a parameter that is not, by our optimizers with ``clip_norm`` and by torch's after
-``clip_grad_norm_``, and writes norms and parameters to ``FOLDER/RANK.json``.
+``clip_grad_norm_``, and returns norms and parameters.
 """
-
-import json
-import sys
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -14,6 +10,7 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 
 import clrfast
+from tests.helpers.ranks import run_rank
 
 MAX_NORM = 0.05
 
@@ -42,19 +39,22 @@ def trained(kind, clips, **given):
     return norms, params.tolist(), optimizer
 
 
-dist.init_process_group("gloo")
-found = {}
-for name in ("SGD", "Adam", "AdamW"):
-    theirs, their_params, _ = trained(getattr(torch.optim, name), True)
-    ours, our_params, _ = trained(getattr(clrfast, name), False, clip_norm=MAX_NORM)
-    schedule = clrfast.Schedule(0.1, total_steps=5)
-    _, _, scheduled = trained(getattr(clrfast, name), False, clip_norm=MAX_NORM, schedule=schedule)
-    found[name] = {
-        "norms": ours,
-        "torchs norms": theirs,
-        "params": our_params,
-        "torchs params": their_params,
-        "recorded": scheduled.control.grad_norms.tolist(),
-    }
-Path(sys.argv[1], f"{dist.get_rank()}.json").write_text(json.dumps(found))
-dist.destroy_process_group()
+def main(rank, count):
+    found = {}
+    for name in ("SGD", "Adam", "AdamW"):
+        theirs, their_params, _ = trained(getattr(torch.optim, name), True)
+        ours, our_params, _ = trained(getattr(clrfast, name), False, clip_norm=MAX_NORM)
+        schedule = clrfast.Schedule(0.1, total_steps=5)
+        _, _, scheduled = trained(getattr(clrfast, name), False, clip_norm=MAX_NORM, schedule=schedule)
+        found[name] = {
+            "norms": ours,
+            "torchs norms": theirs,
+            "params": our_params,
+            "torchs params": their_params,
+            "recorded": scheduled.control.grad_norms.tolist(),
+        }
+    return found
+
+
+if __name__ == "__main__":
+    run_rank(main)

@@ -1,13 +1,9 @@
-"""The job that ``test_finder_on_ranks`` runs on two and on three gloo ranks: ``finder_on_ranks.py FOLDER RANK COUNT``.
+"""The job that ``test_finder_on_ranks`` runs on two and on three gloo ranks.
 
-Each rank writes the outcome of every case to ``FOLDER/COUNT_RANK.json``: a result, or the kind and text of an error.
+Each rank returns the outcome of every case: a result, or the kind and text of an error.
 """
 
-import json
-import sys
 import warnings
-from datetime import timedelta
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import clrfast
+from tests.helpers.ranks import run_rank
 
 try:
     from torch.distributed.fsdp import fully_shard
@@ -338,11 +335,7 @@ def a_group_of_some(rank, count):
     return summary(clrfast.range_test(plain(), CROSS_ENTROPY, shard(rank % 2, 2), group=group, **SHORT))
 
 
-def main(folder, rank, count):
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/{count}", rank=rank, world_size=count, timeout=timedelta(seconds=40)
-    )
+def main(rank, count):
     results = {}
     for name, function in CASES.items():
         if "sharded" in name and fully_shard is None:
@@ -353,9 +346,8 @@ def main(folder, rank, count):
         except Exception as error:
             results[name] = [type(error).__name__, str(error)]
         dist.barrier()
-    dist.destroy_process_group()
-    Path(folder, f"{count}_{rank}.json").write_text(json.dumps(results))
+    return results
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    run_rank(main)

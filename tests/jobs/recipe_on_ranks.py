@@ -1,14 +1,11 @@
-"""The job that ``test_distributed`` runs on two ranks under torchrun: ``recipe_on_ranks.py FOLDER``.
+"""The job that ``test_distributed`` runs on two gloo ranks.
 
-It imports ``own.py``, which the test writes.
-
-Each rank writes what came of every case to ``FOLDER/rank<index>.json``: a result, or the kind and text of an error.
+It imports ``own.py``, which the test writes. Each rank returns what came of every case: a result, or the kind and text
+of an error.
 """
 
-import json
-import os
-import sys
-from pathlib import Path
+import contextlib
+import io
 
 import own
 import torch
@@ -18,6 +15,7 @@ import clrfast
 from clrfast import cli
 from clrfast._distributed import Ranks
 from clrfast.recipe._shared_trials import joined_ranks
+from tests.helpers.ranks import run_rank
 
 CASES = {}
 
@@ -128,11 +126,8 @@ def broadcast(rank):
         return [ranks.compute_on_first("a number", lambda: rank + 7), ranks.all_gather("ranks", rank)]
 
 
-def main(folder):
-    torch.set_num_threads(1)
-    rank, came = int(os.environ["RANK"]), {}
-    # Not torchrun's own store, which the command will want: there can be one group with it in the life of a process.
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+def main(rank, count):
+    came = {}
     for name, function in CASES.items():
         torch.manual_seed(0)
         try:
@@ -140,12 +135,12 @@ def main(folder):
         except Exception as error:
             came[name] = [type(error).__name__, str(error)]
         dist.barrier()
-    dist.destroy_process_group()
-    out = folder / f"two{rank}.json"  # a file system of its own, as it were
-    came["command"] = cli.main(["recipe", "own:make_task", "--budget", "464", "--out", str(out)])
-    (folder / f"rank{rank}.json").write_text(json.dumps(came))
+    dist.destroy_process_group()  # the command makes its own
+    out = f"two{rank}.json"  # as if each rank had a file system of its own
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        came["command"] = cli.main(["recipe", "own:make_task", "--budget", "464", "--out", out])
+    return {**came, "printed": printed.getvalue()}
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, os.getcwd())
-    main(Path(sys.argv[1]))
+    run_rank(main)

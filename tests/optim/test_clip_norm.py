@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import copy
-import json
-import os
-import subprocess
-import sys
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from torch import nn
 
 import clrfast
@@ -31,8 +25,8 @@ from tests.helpers.optimizers import (
     past_the_end,
     run_steps,
 )
+from tests.helpers.ranks import needs_fully_shard, needs_gloo, run_job
 
-JOB = Path(__file__).parents[1] / "jobs" / "clip_on_ranks.py"
 on_every_backend = pytest.mark.parametrize("backend", BACKENDS)
 SHAPES = [(3, 4), (5,), (), (0,), (70,)]
 
@@ -298,15 +292,10 @@ def test_master_weights_are_updated_by_clipped_gradients(rule, backend):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32" or not dist.is_available(), reason="needs gloo")
-@pytest.mark.skipif(torch.__version__ < (2, 6), reason="fully_shard is public from torch 2.6 on")
+@needs_gloo
+@needs_fully_shard
 def test_the_norm_of_sharded_gradients_is_that_of_all_ranks(tmp_path):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(JOB.parents[2]), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", JOB, tmp_path]
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
-    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    first, second = run_job("clip_on_ranks", tmp_path)
     assert first.keys() == {"SGD", "Adam", "AdamW"}
     for name, results in first.items():
         assert results["norms"] == second[name]["norms"]
