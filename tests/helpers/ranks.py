@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,20 @@ def run_job(name: str, folder: Path, *arguments: str, count: int = 2) -> list[An
     finished = torchrun(folder, ROOT / "tests" / "jobs" / f"{name}.py", folder, *arguments, count=count)
     assert finished.returncode == 0, finished.stderr
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(count)]
+
+
+def run_in_turn(name: str, folder: Path, counts: Sequence[int]) -> dict[int, list[Any]]:
+    """Run a job once for each number of ranks, and return the results of all ranks by their number.
+
+    The job's further arguments are ``folder / "of COUNT"``, for checkpoints of its own, and those of the jobs before.
+    """
+    found: dict[int, list[Any]] = {}
+    for count in counts:
+        saved = [str(folder / f"of {each}") for each in (count, *found)]
+        own = folder / f"job of {count}"
+        own.mkdir()
+        found[count] = run_job(name, own, *saved, count=count)
+    return found
 
 
 def run_rank(main: Callable[[int, int], Any]) -> None:
