@@ -1,6 +1,5 @@
 """1cycle in DistributedDataParallel: pip install -c constraints.txt ".[demo]" &&
-torchrun --standalone --nproc-per-node 2 examples/ddp_digits.py
-"""
+torchrun --standalone --nproc-per-node 2 examples/ddp_digits.py"""
 
 import torch
 import torch.distributed as dist
@@ -21,10 +20,8 @@ def main(rank):
     sampler = DistributedSampler(train)
     loader = DataLoader(train, 32, sampler=sampler)
     model = DistributedDataParallel(nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10)))
-
     rate = clrfast.range_test(model, LOSS, loader).suggest().max_lr  # the same on all ranks
     optimizer = clrfast.SGD(model.parameters(), schedule=clrfast.one_cycle(rate, EPOCHS * len(loader)))
-
     for epoch in range(EPOCHS):
         sampler.set_epoch(epoch)
         for inputs, targets in loader:

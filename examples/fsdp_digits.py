@@ -1,6 +1,5 @@
 """1cycle in FSDP2: pip install -c constraints.txt ".[demo]" &&
-torchrun --standalone --nproc-per-node 2 examples/fsdp_digits.py
-"""
+torchrun --standalone --nproc-per-node 2 examples/fsdp_digits.py"""
 
 import torch
 import torch.distributed as dist
@@ -21,10 +20,8 @@ def main(rank):
     sampler = DistributedSampler(train)
     loader = DataLoader(train, 32, sampler=sampler)
     model = fully_shard(nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10)))
-
     rate = clrfast.range_test(model, LOSS, loader, optimizer=clrfast.AdamW(model.parameters())).suggest().max_lr
     optimizer = clrfast.AdamW(model.parameters(), schedule=clrfast.one_cycle(rate, EPOCHS * len(loader)))
-
     for epoch in range(EPOCHS):
         sampler.set_epoch(epoch)
         for inputs, targets in loader:

@@ -1,6 +1,5 @@
 """1cycle in ZeroRedundancyOptimizer: pip install -c constraints.txt ".[demo]" &&
-torchrun --standalone --nproc-per-node 2 examples/zero_digits.py
-"""
+torchrun --standalone --nproc-per-node 2 examples/zero_digits.py"""
 
 import torch
 import torch.distributed as dist
@@ -22,11 +21,9 @@ def main(rank):
     sampler = DistributedSampler(train)
     loader = DataLoader(train, 32, sampler=sampler)
     model = DistributedDataParallel(nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10)))
-
     rate = clrfast.range_test(model, LOSS, loader, optimizer=clrfast.AdamW(model.parameters())).suggest().max_lr
     schedule = clrfast.one_cycle(rate, EPOCHS * len(loader))
     optimizer = ZeroRedundancyOptimizer(model.parameters(), clrfast.AdamW, schedule=schedule)
-
     for epoch in range(EPOCHS):
         sampler.set_epoch(epoch)
         for inputs, targets in loader:

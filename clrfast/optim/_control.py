@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .. import _native
+from .._checks import is_whole
 from .._metric_writers import write_series
 from ..schedules._table import QUANTITIES, row_at
 from . import _backends as backends
@@ -140,23 +141,26 @@ class StepControl:
         """Write loss, gradient norm, lr, momentum and weight decay of the updates so far to a logger.
 
         The names are "clrfast/loss", "clrfast/grad_norm", "clrfast/lr" and so on; with several parameter groups whose
-        values differ, "clrfast/lr_0", "clrfast/lr_1" and so on. Waits for the device.
+        values differ somewhere in the run, "clrfast/lr_0", "clrfast/lr_1" and so on. Waits for the device.
 
         Args:
             writer: TensorBoard's ``SummaryWriter``, a W&B run, the modules ``mlflow`` and ``trackio``, a logger of
                 Lightning, or any object with ``add_scalar``, ``log_metrics`` or ``log``; see ``write_series``.
             start: the first update to write, at least 0. Give what the call before has returned.
         Returns:
-            The number of updates so far.
+            The number of updates so far, at most ``total_steps``.
         Raises:
             TypeError: ``writer`` has none of these methods.
+            ValueError: ``start`` is not a whole number of at least 0.
         """
+        if not is_whole(start) or start < 0:
+            raise ValueError(f"start: got {start!r}; give a number of updates, at least 0")
         step = min(self.synchronize(), self.total_steps)
         rows = self.host_table[start:step]
         series: dict[str, Any] = {"loss": self.losses[start:step].cpu(), "grad_norm": self.grad_norms[start:step].cpu()}
         for column, name in enumerate(QUANTITIES):
-            values = rows[:, :, column]
-            if (values == values[:, :1]).all():
+            values, of_run = rows[:, :, column], self.host_table[:, :, column]
+            if (of_run == of_run[:, :1]).all():  # of the whole run, so that all calls use the same names
                 series[name] = values[:, 0]
             else:
                 series.update({f"{name}_{group}": values[:, group] for group in range(values.shape[1])})

@@ -22,6 +22,7 @@ from tests.helpers.range_tests import (
     mean_of_outputs,
 )
 from tests.helpers.state import full_state
+from tests.helpers.writers import Log
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -203,3 +204,24 @@ def test_metric_and_repeats_survive_saving_pickling_and_copying(way, tmp_path):
     assert arrived.suggest("minimum_tenth") == answer
     with pytest.raises(ValueError, match="extended: this curve was loaded from a file or copied"):
         arrived.extended(10.0, model, nn.CrossEntropyLoss(), batches)
+
+
+def test_a_log_has_the_points_of_the_curve_and_the_suggestion_once():
+    log, metric = Log(), np.array([math.nan, 0.5, math.nan, 0.7, math.nan, 0.4, math.nan])
+    curve = make_curve(metric=metric, metric_name="validation loss")
+    curve.log_to(log)
+    assert [step for _, step in log.rows] == list(range(7))
+    for name, values in (("lr", curve.lr), ("loss", curve.loss), ("smoothed_loss", curve.smoothed)):
+        assert [row[f"lr_range_test/{name}"] for row, _ in log.rows] == values.tolist()
+    assert [row.get("lr_range_test/validation_loss") for row, _ in log.rows] == [None, 0.5, None, 0.7, None, 0.4, None]
+    suggested = {
+        step: row["lr_range_test/suggested_lr"] for row, step in log.rows if "lr_range_test/suggested_lr" in row
+    }
+    assert suggested == {0: curve.suggest().max_lr}
+
+
+def test_a_log_of_a_curve_without_a_suggestion_has_none():
+    log = Log()
+    make_curve(loss=np.full(7, 2.0), stopped="completed", stop_reason="").log_to(log)
+    assert len(log.rows) == 7
+    assert not any("lr_range_test/suggested_lr" in row for row, _ in log.rows)

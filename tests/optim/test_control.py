@@ -5,10 +5,12 @@ import math
 import pytest
 import torch
 
+import clrfast
 from clrfast import Schedule
 from clrfast.optim import StepControl
 from clrfast.schedules import Linear
 from tests.helpers.optimizers import BACKENDS
+from tests.helpers.writers import Log
 
 pytestmark = pytest.mark.parametrize("backend", BACKENDS)
 
@@ -104,3 +106,60 @@ def test_progress_resumes_with_a_table_of_another_length(backend):
 def test_an_error_names_the_bad_argument(backend, kwargs, named):
     with pytest.raises(ValueError, match=named):
         make(backend).watch_divergence(**kwargs)
+
+
+def trained(schedule, steps, n_groups=1, **options):
+    """The control of an optimizer after updates with losses 0, 1, ..., of which the second is not recorded."""
+    groups = [{"params": [torch.nn.Parameter(torch.ones(2))]} for _ in range(n_groups)]
+    optimizer = clrfast.SGD(groups, schedule=schedule, **options)
+    for step in range(steps):
+        for group in groups:
+            group["params"][0].grad = torch.ones(2)
+        optimizer.step(loss=None if step == 1 else float(step))
+    return optimizer.control
+
+
+def test_a_log_has_what_each_update_used_and_leaves_out_what_was_not_measured(backend):
+    schedule = Schedule(Linear(0.1, 0.4, 3), momentum=0.5, total_steps=4)
+    control, log = trained(schedule, 3, clip_norm=1.0, backend=backend), Log()
+    assert control.log_to(log) == 3
+    rows = [row for row, _ in log.rows]
+    assert [step for _, step in log.rows] == [0, 1, 2]
+    assert [row.get("clrfast/loss") for row in rows] == [0.0, None, 2.0]
+    assert [row["clrfast/lr"] for row in rows] == pytest.approx([0.1, 0.2, 0.3])
+    assert [row["clrfast/grad_norm"] for row in rows] == pytest.approx([math.sqrt(2)] * 3)
+    assert {(row["clrfast/momentum"], row["clrfast/weight_decay"]) for row in rows} == {(0.5, 0.0)}
+    assert "clrfast/grad_norm" not in rows_of(trained(schedule, 1, backend=backend))[0]
+
+
+def rows_of(control, **given):
+    log = Log()
+    control.log_to(log, **given)
+    return [row for row, _ in log.rows]
+
+
+def test_a_log_continues_where_the_call_before_it_ended(backend):
+    control, log = trained(Schedule(0.1, total_steps=4), 3, backend=backend), Log()
+    assert control.log_to(log, start=control.log_to(log, start=1)) == 3
+    assert [step for _, step in log.rows] == [1, 2]
+    assert rows_of(control, start=9) == []
+
+
+@pytest.mark.filterwarnings("ignore:the schedule has ended")
+def test_a_log_ends_with_the_schedule(backend):
+    control, log = trained(Schedule(0.1, total_steps=2), 3, backend=backend), Log()
+    assert control.log_to(log) == 2
+    assert [step for _, step in log.rows] == [0, 1]
+
+
+def test_a_quantity_that_differs_between_groups_anywhere_in_the_run_has_a_name_for_each_from_the_start(backend):
+    rates = (Linear(0.1, 0.1, 3), Linear(0.1, 0.4, 3))  # equal at step 0
+    rows = rows_of(trained(Schedule(rates, momentum=0.5, total_steps=4), 2, n_groups=2, backend=backend))
+    assert set(rows[0]) == {"clrfast/loss", "clrfast/lr_0", "clrfast/lr_1", "clrfast/momentum", "clrfast/weight_decay"}
+    assert (rows[1]["clrfast/lr_0"], rows[1]["clrfast/lr_1"]) == pytest.approx((0.1, 0.2))
+
+
+@pytest.mark.parametrize("start", [-1, 0.5, None, True])
+def test_a_log_refuses_a_start_that_is_no_number_of_updates(backend, start):
+    with pytest.raises(ValueError, match=f"start: got {start}; give a number of updates, at least 0"):
+        make(backend).log_to(Log(), start=start)
