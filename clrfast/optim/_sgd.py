@@ -51,7 +51,8 @@ class SGD(FusedOptimizer):
         clip_norm: maximum norm of all gradients together, after unscaling, > 0. The numbers are those of
             ``torch.nn.utils.clip_grad_norm_`` before the step, without a wait of the host; the gradients themselves
             stay as they are. A step whose norm is not finite is skipped. ``grad_norm`` has the last norm, and under a
-            schedule ``control.grad_norms`` those of all steps. None: no clipping.
+            schedule ``control.grad_norms`` those of all steps. None: no clipping. Under ``ZeroRedundancyOptimizer`` an
+            optimizer has only the parameters of its rank; clip by torch's function there.
         backend: "torch" (pure torch, any device), "cpp" (native, CPU), "cuda" (native, CUDA devices) or "auto" (the
             fastest that works here).
     Raises:
