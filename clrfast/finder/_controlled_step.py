@@ -130,7 +130,8 @@ class ControlledStep:
     def _update_without_schedule(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
         """Set the rates of an optimizer that knows no schedule, and update."""
         control = self.control
-        _set_rates(optimizer, [lr for lr, *_ in control.host_row()])
+        rates = [lr for lr, *_ in control.host_row()]
+        _set_rates(optimizer, rates * (len(optimizer.param_groups) if len(rates) == 1 else 1))
         if self._step.scaler is None:  # nothing skips an update
             self._step.update()
             self._own_updates += 1

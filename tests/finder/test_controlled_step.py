@@ -57,6 +57,16 @@ def test_the_rates_of_all_groups_keep_their_ratios():
 
 
 @every_optimizer
+def test_groups_whose_rates_are_all_zero_follow_the_ramp(make):
+    model = batch_norm_net()
+    rates = []
+    optimizer = make([{"params": model[i].parameters(), "lr": 0.0} for i in (0, 1, 3)])
+    optimizer.register_step_pre_hook(lambda optimizer, *_: rates.append([g["lr"] for g in optimizer.param_groups]))
+    curve = range_test(model, nn.CrossEntropyLoss(), batches_of(16, 16), optimizer=optimizer, max_lr=1.0, steps=5)
+    np.testing.assert_allclose(rates, np.outer(curve.lr, [1.0, 1.0, 1.0]), rtol=1e-6)
+
+
+@every_optimizer
 def test_accumulated_batches_equal_one_larger_batch(make):
     torch.manual_seed(0)
     model = nn.Linear(5, 2)
