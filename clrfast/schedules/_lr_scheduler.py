@@ -24,7 +24,7 @@ from ._group_values import (
 )
 from ._schedule import Schedule
 from ._table import row_at
-from ._warnings import EpochStepDetector, warn_cut_cycle, warn_past_end, warn_user
+from ._warnings import EpochStepDetector, report_past_end, warn_cut_cycle, warn_past_end, warn_user
 
 
 class ScheduleLR(LRScheduler):
@@ -93,8 +93,9 @@ class ScheduleLR(LRScheduler):
         self._updated = False
         super().step(epoch)
         if self.last_epoch > len(self._table) and not self._warned_past_end:
-            self._warned_past_end = True
-            warn_past_end(len(self._table))
+            if self._follow_updates:
+                warn_past_end(len(self._table))
+            self._warned_past_end = self._follow_updates or report_past_end(len(self._table), self.last_epoch)
         if self._detector is not None and self._step_count > 1:
             self._detector.end_interval()
             if self._detector.done:

@@ -6,6 +6,7 @@ import math
 import sys
 import warnings
 from functools import singledispatch
+from types import FrameType
 
 from ._composition import Clipped, Joined, Repeated, Scaled, Shifted, Stretched
 from ._curves import Curve
@@ -34,6 +35,43 @@ def warn_past_end(total_steps: int) -> None:
         f"the schedule has ended: its total_steps are {total_steps}, and the run goes on at the last step's values. "
         "Plan as many steps as the run makes, or give schedule.extended_to(n). With Accelerate, a prepared scheduler "
         "makes one step per process and update"
+    )
+
+
+def report_past_end(total_steps: int, step: int) -> bool:
+    """Warn or raise because a scheduler made more steps than its schedule has, and return whether it did.
+
+    Accelerate's own number of steps, the batches of all processes, is too small by some steps per epoch where they
+    cannot be divided evenly. This raises no warning.
+
+    Args:
+        step: number of steps so far, above ``total_steps``.
+    Raises:
+        RuntimeError: Accelerate makes a step per process and update, and ``total_steps`` counts the updates.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__") != "accelerate.scheduler":
+        frame = frame.f_back
+    n_processes = 1 if frame is None else frame.f_locals.get("num_processes", 1)
+    if frame is None or n_processes == 1:
+        warn_past_end(total_steps)
+        return True
+    gradients = frame.f_locals["self"].gradient_state
+    try:
+        n_batches = len(gradients.active_dataloader)
+    except TypeError:  # no prepared loader, or none with a length
+        warn_past_end(total_steps)
+        return True
+    made = n_processes * math.ceil(n_batches / gradients.num_steps)
+    fewest_planned = max(((n_batches - 1) * n_processes + 1) // gradients.num_steps, 1)
+    if step <= total_steps * made / fewest_planned:
+        return False
+    raise RuntimeError(
+        f"the schedule has ended long before the run: its total_steps are {total_steps}, and the scheduler that "
+        f"Accelerate has prepared makes {n_processes} steps per update, one per process. Use "
+        "clrfast.integrations.accelerate.OneCycle; or as_lr_scheduler(..., follow_updates=True), which makes one step "
+        f"per update; or a schedule of {n_processes} times as many steps. A run that is to go on at the last values "
+        "needs schedule.extended_to(n)"
     )
 
 

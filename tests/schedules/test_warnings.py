@@ -3,6 +3,7 @@
 import copy
 import warnings
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -61,6 +62,49 @@ def test_total_steps_that_forget_accelerates_processes_warn(total_steps, n_warni
                     scheduler.step()
 
     assert len(warned(run)) == n_warnings
+
+
+ACCELERATED_SCHEDULER = """
+def step(self, scheduler, num_processes):
+    for _ in range(num_processes):
+        scheduler.step()
+"""
+
+
+@pytest.mark.parametrize(
+    ("planned", "n_processes", "batches_per_process", "accumulate", "ends_after"),
+    [
+        (4 * 13, 2, 7, 1, None),  # the batches of all processes, as Accelerate's documentation has it
+        (4 * 14, 2, 7, 1, None),
+        (4 * 13 // 2, 2, 7, 2, None),
+        (4 * 1, 8, 1, 1, None),
+        (4 * 7, 2, 7, 1, 16),  # the updates
+        (4 * 20, 4, 20, 1, 21),
+        (4 * 4, 2, 7, 2, 11),
+    ],
+)
+def test_a_scheduler_that_accelerate_has_prepared_raises_if_its_total_steps_are_the_updates(
+    planned, n_processes, batches_per_process, accumulate, ends_after
+):
+    optimizer = torch.optim.SGD(groups_of(0.1))
+    scheduler = as_lr_scheduler(optimizer, cosine_annealing(0.1, planned))
+    gradients = SimpleNamespace(active_dataloader=range(batches_per_process), num_steps=accumulate)
+    prepared, namespace = SimpleNamespace(gradient_state=gradients), {"__name__": "accelerate.scheduler"}
+    exec(ACCELERATED_SCHEDULER, namespace)
+    updates = []
+
+    def run():
+        for update in range(1, 4 * -(-batches_per_process // accumulate) + 1):
+            updates.append(update)
+            optimizer.step()
+            namespace["step"](prepared, scheduler, n_processes)
+
+    if ends_after is None:
+        assert warned(run) == []
+    else:
+        with pytest.raises(RuntimeError, match=f"makes {n_processes} steps per update, one per process"):
+            run()
+        assert updates[-1] == ends_after
 
 
 def train(optimizer, scheduler, updates_per_step):
