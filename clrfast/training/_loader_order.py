@@ -44,7 +44,7 @@ def save_loader_order(*loaders: Any) -> list[Restore]:
         if (restore := _save_generator(found)) is not None:
             restores.append(restore)
         elif _has_counters(found):
-            restores.append(_save_attributes(found))
+            restores.append(save_attributes(found))
             own = vars(found)
             if own.get("_iterator") is not None or own.get("persistent_workers"):
                 own["_iterator"] = None
@@ -129,7 +129,7 @@ def _has_counters(found: Any) -> bool:
     return hasattr(found, "__dict__") and (known or "base_dataloader" in vars(found))
 
 
-def _save_attributes(found: Any) -> Restore:
+def save_attributes(found: Any) -> Restore:
     """Save an object's attributes, with the contents of the lists, sets and dicts among them."""
     own = vars(found)
     before = dict(own)
