@@ -121,11 +121,13 @@ def _save_generator(found: Any) -> Restore | None:
 def _has_counters(found: Any) -> bool:
     """Return whether an object's attributes hold its position in the data.
 
-    Those of loaders, samplers, Accelerate's wrappers and their shared state, and objects with ``set_epoch`` do. The
-    counters of other objects are not reset, because they may count something else.
+    Those of loaders, samplers, Accelerate's wrappers and their shared state, and objects with ``set_epoch`` do, and
+    those of fastai's loaders, whose ``randomize`` replaces their generator at every pass. The counters of other objects
+    are not reset, because they may count something else.
     """
     kind = type(found)
-    known = issubclass(kind, DataLoader | Sampler) or hasattr(kind, "set_epoch") or hasattr(kind, "_add_dataloader")
+    marks = ("set_epoch", "_add_dataloader", "randomize")
+    known = issubclass(kind, DataLoader | Sampler) or any(hasattr(kind, mark) for mark in marks)
     return hasattr(found, "__dict__") and (known or "base_dataloader" in vars(found))
 
 

@@ -69,6 +69,21 @@ class Noisy(Dataset):
         return self.transform(float(index))
 
 
+class Randomized:
+    """A loader that replaces its generator at every pass, as fastai's do."""
+
+    def __init__(self):
+        self.rng = random.Random(3)
+
+    def randomize(self):
+        self.rng = random.Random(self.rng.randint(0, 2**32 - 1))
+
+    def __iter__(self):
+        self.randomize()
+        order = self.rng.sample(range(10), 10)
+        return zip(order[::2], order[1::2], strict=True)
+
+
 def permuted(random, permutation):
     return DataLoader(Permuted(partial(permutation, random)), batch_size=2)
 
@@ -120,6 +135,7 @@ LOADERS = {
     "a data set's in another": lambda: DataLoader(Subset(Noisy(), [4, 2, 0]), 2),
     "NumPy's": lambda: permuted(np.random.default_rng(3), lambda g: g.permutation(10)),
     "NumPy's older one": lambda: permuted(np.random.RandomState(3), lambda g: g.permutation(10)),
+    "replaced at every pass": Randomized,
     "Python's": lambda: permuted(random.Random(3), lambda g: g.sample(range(10), 10)),
 }
 
