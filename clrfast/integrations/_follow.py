@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from ..optim import FusedOptimizer
 from ..schedules import FollowLR, Schedule, ScheduleLR
+from ..schedules._group_values import base_rates_of
 
 Policy = Callable[[float, int], Schedule]
 """``policy(max_lr, total_steps) -> schedule``, for example ``clrfast.one_cycle``."""
@@ -45,7 +46,7 @@ def follow(optimizer: Optimizer, schedule: Schedule) -> ScheduleLR | FollowLR:
     """
     if not isinstance(optimizer, FusedOptimizer):
         return ScheduleLR(optimizer, schedule, follow_updates=True)
-    rates: set[Any] = {float(group["lr"]) for group in optimizer.param_groups}
+    rates = set(base_rates_of(optimizer.param_groups))
     if len(rates) > 1 and not isinstance(schedule.lr, tuple):
         schedule = schedule.for_groups(optimizer.param_groups)
     optimizer.set_schedule(schedule)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .._torch_compat import disable_dynamo, has_step_hooks, is_profiling
 from ..schedules import QUANTITIES, Schedule
-from ..schedules._group_values import quantity_of
+from ..schedules._group_values import base_rates_of, quantity_of
 from ..schedules._warnings import warn_cut_cycle
 from . import _backends as backends
 from . import _capture as capture
@@ -173,7 +173,7 @@ class FusedOptimizer(RuleOptimizer):
         if not isinstance(schedule, Schedule):
             raise ValueError(f"schedule: got {schedule!r}; give a clrfast.Schedule, for example clrfast.one_cycle(...)")
         bound = schedule.bound_to(self.param_groups)
-        rates = [float(group["lr"]) for group in self.param_groups]
+        rates = base_rates_of(self.param_groups)
         if not isinstance(schedule.lr, tuple) and len(set(rates)) > 1:
             warn_overridden(rates)
         warn_cut_cycle(schedule)

@@ -6,13 +6,19 @@ A group has two entries besides torch's own "initial_lr", so any checkpoint of t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .._checks import parse_float, short_repr
+
 SCHEDULED, FACTOR = "scheduled_lr", "lr_factor"
+
+SAME_RATE = 1e-5
+"""Relative difference below which two rates are the same, with a margin over float32's rounding."""
 
 
 def record_initial(groups: Sequence[dict[str, Any]], name: str) -> list[float]:
@@ -74,3 +80,34 @@ def set_momentum(group: dict[str, Any], momentum: float) -> None:
 def quantity_of(group: Mapping[str, Any], name: str) -> Any:
     """Return a group's lr, momentum or weight_decay."""
     return momentum_of(group) if name == "momentum" else group[name]
+
+
+def lr_scales_of(groups: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Return the factor of each group's rate: its entry "lr_scale", 1 by default.
+
+    timm's ``param_groups_layer_decay`` writes that entry, and timm's schedulers multiply by it.
+
+    Raises:
+        ValueError: one of them is not a finite number >= 0.
+    """
+    scales = []
+    for index, group in enumerate(groups):
+        name, scale = f"param_groups[{index}]['lr_scale']", group.get("lr_scale", 1.0)
+        scales.append(parse_float(name, scale))
+        if not 0 <= scales[-1] < math.inf:
+            raise ValueError(f"{name}: got {short_repr(scale)}; give a finite number >= 0")
+    return scales
+
+
+def base_rates_of(groups: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Return the rate of each group without its "lr_scale".
+
+    A rate contains the scale if a schedule has written it. It also does if all rates are in proportion to the scales:
+    then timm's scheduler has written them.
+    """
+    rates, scales = [float(group["lr"]) for group in groups], lr_scales_of(groups)
+    base = [rate / scale if scale else rate for rate, scale in zip(rates, scales, strict=True)]
+    trained = [rate for rate, scale in zip(base, scales, strict=True) if scale]
+    in_proportion = bool(trained) and max(trained) - min(trained) <= SAME_RATE * max(trained)
+    scheduled = any(SCHEDULED in group or "schedule_step" in group for group in groups)
+    return base if scheduled or in_proportion else rates

@@ -17,6 +17,7 @@ from ._follow_lr import FollowLR
 from ._group_values import (
     external_factor,
     initial_factor,
+    lr_scales_of,
     momentum_of,
     record_initial,
     record_scheduled,
@@ -55,7 +56,7 @@ class ScheduleLR(LRScheduler):
             which the optimizer's ``load_state_dict`` restores.
     Raises:
         ValueError: the schedule has no ``total_steps``, does not fit the groups, or sets a quantity that a group does
-            not have.
+            not have; or an "lr_scale" is not a finite number >= 0.
         KeyError: ``last_epoch`` is given, and a group has no "initial_lr".
     """
 
@@ -111,12 +112,14 @@ class ScheduleLR(LRScheduler):
         """Compute the ratios between the parameter groups, if the groups have changed.
 
         Raises:
-            ValueError: the schedule has one curve per group, for another number of groups.
+            ValueError: the schedule has one curve per group, for another number of groups; or an "lr_scale" is not a
+                finite number >= 0.
         """
         groups = self.optimizer.param_groups
         if len(groups) == len(self._groups) and all(map(operator.is_, groups, self._groups)):
             return
         self._schedule.require_groups(len(groups))
+        self._lr_scales = lr_scales_of(groups)
         # New groups, or loaded ones of a run without a scheduler.
         all_new = not any("initial_lr" in group for group in groups)
         for name in ("lr", "weight_decay"):
@@ -149,7 +152,7 @@ class ScheduleLR(LRScheduler):
         rates: list[float | Tensor] = []
         for index, (group, factor) in enumerate(zip(self.optimizer.param_groups, factors, strict=True)):
             lr, momentum, weight_decay = rows[index if len(rows) > 1 else 0]
-            rates.append(record_scheduled(group, lr * ratios[index] * group.get("lr_scale", 1.0), factor))
+            rates.append(record_scheduled(group, lr * ratios[index] * self._lr_scales[index], factor))
             if schedule.momentum is not None:
                 set_momentum(group, momentum)
             if schedule.weight_decay is not None:

@@ -15,7 +15,7 @@ from .._checks import is_whole, require_positive
 from .._fields import Fields
 from ._composition import Joined, Scaled, Shifted, Stretched
 from ._curves import Constant, Curve, CurveLike, Linear, Tabulated, as_curve, from_plain
-from ._group_values import quantity_of
+from ._group_values import base_rates_of, lr_scales_of, quantity_of
 from ._table import QUANTITIES, check_total_steps, require_valid
 
 if TYPE_CHECKING:
@@ -81,11 +81,13 @@ class Schedule:
         steps = np.arange(total_steps, dtype=np.float64)
         table = np.zeros((total_steps, self.n_groups, len(QUANTITIES)), dtype=np.float32)
         for column, name in enumerate(QUANTITIES):
-            for group, curve in enumerate(self._curves(name)):
+            curves = self._curves(name)
+            for group, curve in enumerate(curves):
                 if curve is not None:
                     values = curve(steps)
                     require_valid(name, values)
-                    table[:, group, column] = values
+                    served = slice(None) if len(curves) == 1 else slice(group, group + 1)  # one curve serves all groups
+                    table[:, served, column] = values[:, None]
         return table
 
     def bound_to(self, param_groups: Sequence[Mapping[str, Any]]) -> Schedule:
@@ -202,8 +204,8 @@ class Schedule:
     def for_groups(self, param_groups: Sequence[Mapping[str, Any]]) -> Schedule:
         """Return this schedule with the ratios between the rates of ``param_groups`` (differential learning rates).
 
-        The group with the highest ``lr`` follows the schedule, the others follow it times lr / highest lr. If some
-        groups have ``weight_decay`` 0 and others do not, those with 0 keep it.
+        The group with the highest ``lr`` follows the schedule, the others follow it times lr / highest lr. A factor
+        "lr_scale" in a rate that a schedule has written does not count, see ``scaled_for``. If some groups have ``weight_decay`` 0 and others do not, those with 0 keep it.
 
         Raises:
             ValueError: the schedule already has one curve per group, or no group has an ``lr`` above 0.
@@ -211,7 +213,7 @@ class Schedule:
         if isinstance(self.lr, tuple):
             raise ValueError(f"schedule: it already has {len(self.lr)} curves for lr; give one for all groups")
         assert isinstance(self.lr, Curve)
-        rates = [float(group["lr"]) for group in param_groups]
+        rates = base_rates_of(param_groups)
         highest = max(rates, default=0.0)
         if not highest > 0:
             raise ValueError(f"param_groups: their lr are {rates}; give at least one above 0, for the ratios")
@@ -228,9 +230,9 @@ class Schedule:
         timm's ``param_groups_layer_decay`` writes that entry, and timm's schedulers multiply by it.
 
         Raises:
-            ValueError: an "lr_scale" is not a finite number.
+            ValueError: an "lr_scale" is not a finite number >= 0.
         """
-        scales = [group.get("lr_scale", 1.0) for group in param_groups]
+        scales = lr_scales_of(param_groups)
         if all(scale == 1 for scale in scales):
             return self
         curves = self.lr if isinstance(self.lr, tuple) else (self.lr,) * len(scales)

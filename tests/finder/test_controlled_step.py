@@ -7,6 +7,7 @@ from torch import nn
 
 import clrfast
 from clrfast import range_test
+from clrfast.integrations._follow import follow
 from tests.helpers.problems import blobs, quadratic
 from tests.helpers.range_tests import (
     OPTIMIZERS,
@@ -64,6 +65,39 @@ def test_groups_whose_rates_are_all_zero_follow_the_ramp(make):
     optimizer.register_step_pre_hook(lambda optimizer, *_: rates.append([g["lr"] for g in optimizer.param_groups]))
     curve = range_test(model, nn.CrossEntropyLoss(), batches_of(16, 16), optimizer=optimizer, max_lr=1.0, steps=5)
     np.testing.assert_allclose(rates, np.outer(curve.lr, [1.0, 1.0, 1.0]), rtol=1e-6)
+
+
+@every_optimizer
+@pytest.mark.parametrize("state", ["new", "following a schedule"])
+def test_groups_with_lr_scale_ramp_at_their_fraction(make, state):
+    model, rates = batch_norm_net(), []
+    optimizer = make([{"params": model[i].parameters(), "lr_scale": scale} for i, scale in ((0, 0.25), (3, 1.0))])
+    if state != "new":  # the groups then show rates that contain the scale
+        follow(optimizer, clrfast.one_cycle(0.1, 9, momentum=None))
+    optimizer.register_step_pre_hook(lambda optimizer, *_: rates.append([g["lr"] for g in optimizer.param_groups]))
+    run = {"optimizer": optimizer, "min_lr": 0.01, "max_lr": 1.0, "steps": 5}
+    curve = range_test(model, nn.CrossEntropyLoss(), batches_of(16, 16), **run)
+    np.testing.assert_allclose(rates, np.outer(curve.lr, [0.25, 1.0]), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [("clrfast", "torch"), ("clrfast adamw", "adamw")])
+def test_optimizers_with_lr_scale_measure_equal_curves(ours, theirs):
+    def curve_of(name):
+        model = batch_norm_net()
+        groups = [{"params": model[i].parameters(), "lr_scale": scale} for i, scale in ((0, 0.25), (3, 1.0))]
+        make = torch.optim.AdamW if name == "adamw" else OPTIMIZERS[name]
+        return range_test(
+            model, nn.CrossEntropyLoss(), batches_of(16, 16), optimizer=make(groups), max_lr=1.0, steps=12
+        )
+
+    np.testing.assert_allclose(curve_of(ours).loss, curve_of(theirs).loss, rtol=1e-5)
+
+
+def test_a_scale_that_is_no_number_is_refused():
+    model = batch_norm_net()
+    optimizer = torch.optim.SGD([{"params": model.parameters(), "lr_scale": "much"}], lr=0.1)
+    with pytest.raises(ValueError, match=r"param_groups\[0\]\['lr_scale'\]: got 'much'"):
+        range_test(model, nn.CrossEntropyLoss(), batches_of(16), optimizer=optimizer, max_lr=1.0, steps=5)
 
 
 @every_optimizer

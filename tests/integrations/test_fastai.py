@@ -187,17 +187,19 @@ def test_weight_decay_of_the_schedule_spares_biases_and_normalisation():
 @every_optimizer
 def test_layer_groups_keep_the_ratios_of_their_rates(opt_func):
     learn = make_learner(opt_func, splitter=split)
-    rates = []
+    rates, momenta = [], []
 
     class Watch(Callback):
         order, run_valid = 70, False
 
         def before_batch(self):
             rates.append([hyper["lr"] for hyper in self.opt.hypers])
+            momenta.append([hyper["mom"] for hyper in self.opt.hypers])
 
     learn.fit(EPOCHS, lr=slice(0.001, 0.01), cbs=[OneCycle(0.2), Watch()])
     expected = clrfast.one_cycle(0.2, STEPS).lr(np.arange(STEPS))
     np.testing.assert_allclose(np.array(rates), expected[:, None] * [0.1, 1.0], rtol=1e-6)
+    np.testing.assert_allclose(np.array(momenta).T, [clrfast.one_cycle(0.2, STEPS).table()[:, 0, 1]] * 2, rtol=1e-6)
 
 
 def test_a_learners_slice_of_rates_reaches_the_optimizer():

@@ -34,6 +34,12 @@ def test_one_curve_per_group_has_no_ratio():
     assert rates.tolist() == [[0.5, 0.25]] * 3
 
 
+def test_one_momentum_serves_groups_with_curves_of_their_own():
+    optimizer = torch.optim.SGD(groups_of(1e-3, 1e-2), momentum=0.5)
+    as_lr_scheduler(optimizer, one_cycle(0.1, 10).for_groups(optimizer.param_groups))
+    assert [group["momentum"] for group in optimizer.param_groups] == pytest.approx([0.95, 0.95])
+
+
 def test_timms_lr_scale_is_a_factor_of_its_group():
     optimizer = torch.optim.AdamW([*groups_of(1e-2, lr_scale=0.25), *groups_of(1e-2)])
     rates = rates_of(optimizer, as_lr_scheduler(optimizer, PLAN), 12)

@@ -87,6 +87,35 @@ def test_for_groups_keeps_the_ratios_of_the_rates():
             Schedule(0.1).for_groups(groups)
 
 
+def test_a_single_curve_serves_all_groups_of_a_table():
+    table = Schedule([0.1, 0.2], momentum=0.5, weight_decay=[0.25, None], total_steps=2).table()
+    np.testing.assert_allclose(table, [[[0.1, 0.5, 0.25], [0.2, 0.5, 0.0]]] * 2)
+
+
+def test_for_groups_leaves_out_a_scale_that_a_schedule_has_written():
+    schedule, scales = Schedule(1.0, total_steps=1), (0.25, 0.5, 1.0)
+
+    def ratios(rates, **written):
+        groups = [{"lr": lr, "lr_scale": scale, **written} for lr, scale in zip(rates, scales, strict=True)]
+        return schedule.for_groups(groups).table()[0, :, 0].tolist()
+
+    assert ratios([0.4, 0.4, 0.4]) == [1, 1, 1]
+    assert ratios([0.1, 0.2, 0.4]) == [1, 1, 1]  # timm's scheduler has multiplied
+    assert ratios([0.4, 0.2, 0.4]) == [1, 0.5, 1]
+    for name in ("schedule_step", "scheduled_lr"):
+        np.testing.assert_allclose(ratios([0.1, 0.1, 0.4], **{name: 3}), [1, 0.5, 1])
+
+
+def test_scaled_for_multiplies_the_rates_alone():
+    schedule = Schedule(Linear(0.0, 1.0, 1), momentum=0.9, weight_decay=0.1, total_steps=2)
+    groups = [{"lr_scale": 0.5}, {}]
+    np.testing.assert_allclose(schedule.scaled_for(groups).table()[1], [[0.5, 0.9, 0.1], [1.0, 0.9, 0.1]])
+    assert schedule.scaled_for([{}, {"lr_scale": 1}]) is schedule
+    each = Schedule([0.2, 0.4], total_steps=1).scaled_for(groups)
+    np.testing.assert_allclose(each.table()[0, :, 0], [0.1, 0.4])
+    assert Schedule.from_dict(each.to_dict()) == each
+
+
 def test_with_warm_up_shifts_the_schedule_behind_a_linear_rise():
     decay = Schedule(Linear(1.0, 0.0, 2), momentum=Linear(0.5, 0.25, 2), total_steps=3)
     warm = decay.with_warm_up(4, start_frac=0.5)
