@@ -204,8 +204,9 @@ class Schedule:
     def for_groups(self, param_groups: Sequence[Mapping[str, Any]]) -> Schedule:
         """Return this schedule with the ratios between the rates of ``param_groups`` (differential learning rates).
 
-        The group with the highest ``lr`` follows the schedule, the others follow it times lr / highest lr. A factor
-        "lr_scale" in a rate that a schedule has written does not count, see ``scaled_for``. If some groups have ``weight_decay`` 0 and others do not, those with 0 keep it.
+        The group with the highest ``lr`` follows the schedule, the others follow it times lr / highest lr. A rate that
+        a schedule has written counts without its "lr_scale" (see ``scaled_for``). If some groups have ``weight_decay`` 0
+        and others do not, those with 0 keep it.
 
         Raises:
             ValueError: the schedule already has one curve per group, or no group has an ``lr`` above 0.
