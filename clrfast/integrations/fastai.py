@@ -167,21 +167,21 @@ class OneCycle(Callback):
     def __init__(
         self, max_lr: float | None = None, *, policy: Policy = one_cycle, log: bool = True, **range_test_keywords: Any
     ):
-        self.max_lr, self.policy, self.writes_logs, self.keywords = max_lr, policy, log, range_test_keywords
+        self.max_lr, self.policy, self._log, self._keywords = max_lr, policy, log, range_test_keywords
         self.suggestion: Suggestion | None = None
         self.curve: LRCurve | None = None
         self.schedule: Schedule | None = None
-        self.steps: Any = None
+        self._steps: Any = None
 
     def before_fit(self) -> None:
         """Leave ``learn.lr_find`` and predictions alone."""
         self.run = not hasattr(self.learn, "lr_finder") and not hasattr(self.learn, "gather_preds")
-        self.steps = None
+        self._steps = None
 
     def before_train(self) -> None:
         """Install the schedule, or continue the saved one, at the first epoch that is trained."""
         learn = self.learn
-        if self.steps is not None:
+        if self._steps is not None:
             return
         if any(isinstance(callback, ParamScheduler) for callback in learn.cbs):
             raise ValueError(
@@ -194,13 +194,13 @@ class OneCycle(Callback):
         is_fused = isinstance(getattr(learn.opt, "opt", None), FusedOptimizer)
         steps: Any = _DeviceSteps(learn.opt) if is_fused else _HostSteps(learn.opt)
         make = partial(make_schedule, self._policy(), total_steps=total_steps, optimizer=steps)
-        self.schedule = steps.resume(make, total_steps) if done else None
+        self.schedule = steps.resume(make, total_steps) if learn.epoch else None
         if self.schedule is None:
-            max_lr = self._find(done) if self.max_lr is None else self.max_lr
+            max_lr = self._find() if self.max_lr is None else self.max_lr
             self.schedule = make(max_lr=max_lr)
             steps.start(self.schedule, max_lr, done)
-        self.steps, self.first = steps, steps.step
-        self.written = self.first
+        self._steps, self._first = steps, steps.step
+        self._written = self._first
 
     def _policy(self) -> Policy:
         policy: Any = self.policy
@@ -211,13 +211,13 @@ class OneCycle(Callback):
             raise ValueError(f"moms: got {self.learn.moms}; a 1cycle ends at the first one; give it twice, or a policy")
         return partial(policy, momentum=(upper, lower))
 
-    def _find(self, done: int) -> float:
-        if done:
+    def _find(self) -> float:
+        if self.learn.epoch:
             raise ValueError(
                 f"start_epoch: got {self.learn.epoch}, and the optimizer has no saved schedule to continue; load a "
                 "file saved with_opt=True, or give OneCycle(max_lr)"
             )
-        self.curve = _search(self.learn, self.keywords)
+        self.curve = _search(self.learn, self._keywords)
         self.suggestion = self.curve.suggest()
         for writer in self._writers():
             self.curve.log_to(writer)
@@ -225,21 +225,21 @@ class OneCycle(Callback):
 
     def before_batch(self) -> None:
         """Set the values of the next update."""
-        self.steps.show()
+        self._steps.show()
 
     def before_backward(self) -> None:
         """Record the loss."""
-        self.steps.record(self.learn.loss)
+        self._steps.record(self.learn.loss)
 
     def before_step(self) -> None:
         """Count the update; the callbacks that cancel one come before this."""
-        self.steps.count()
+        self._steps.count()
 
     def after_epoch(self) -> None:
         """Write what the epoch has recorded to the loggers."""
-        for writer in () if self.steps is None else self._writers():
-            self.steps.log_to(writer, self.written)
-        self.written = 0 if self.steps is None else self.steps.step
+        for writer in () if self._steps is None else self._writers():
+            self._steps.log_to(writer, self._written)
+        self._written = 0 if self._steps is None else self._steps.step
 
     def after_cancel_fit(self) -> None:
         """Write what the last epoch has recorded."""
@@ -247,8 +247,8 @@ class OneCycle(Callback):
 
     def after_fit(self) -> None:
         """Leave the values of the updates to ``learn.recorder.plot_sched()``."""
-        if self.steps is not None and hasattr(self.learn, "recorder"):
-            lr, momentum, _ = self.steps.table[self.first : self.steps.step, -1].T
+        if self._steps is not None and hasattr(self.learn, "recorder"):
+            lr, momentum, _ = self._steps.table[self._first : self._steps.step, -1].T
             self.learn.recorder.hps = {"lr": lr.tolist(), "mom": momentum.tolist()}
 
     def _writers(self) -> list[Any]:
@@ -256,7 +256,7 @@ class OneCycle(Callback):
         writers = [getattr(getattr(self.learn, "tensor_board", None), "writer", None)]
         if hasattr(self.learn, "wandb"):
             writers.append(sys.modules["wandb"].run)
-        return [writer for writer in writers if writer is not None and self.writes_logs]
+        return [writer for writer in writers if writer is not None and self._log]
 
 
 class _DeviceSteps:

@@ -374,9 +374,10 @@ def test_a_saved_schedule_of_another_length_is_refused(opt_func):
         learn.fit(3, cbs=OneCycle(), start_epoch=1)
 
 
-def test_a_start_epoch_without_a_saved_schedule_is_refused():
+@pytest.mark.parametrize("n_acc", [1, 2 * SIZE])  # the second makes no update in an epoch
+def test_a_start_epoch_without_a_saved_schedule_is_refused(n_acc):
     with pytest.raises(ValueError, match=r"start_epoch: got 1, .* no saved schedule"):
-        make_learner().fit(3, cbs=OneCycle(), start_epoch=1)
+        make_learner().fit(3, cbs=[OneCycle(), GradientAccumulation(n_acc)], start_epoch=1)
 
 
 # ------------------------------------------------------------------------------- precision, accumulation, clipping
