@@ -205,7 +205,7 @@ class Schedule:
         """Return this schedule with the ratios between the rates of ``param_groups`` (differential learning rates).
 
         The group with the highest ``lr`` follows the schedule, the others follow it times lr / highest lr. A rate that
-        a schedule has written counts without its "lr_scale" (see ``scaled_for``). If some groups have ``weight_decay`` 0
+        a schedule has written counts without its "lr_scale"; see ``scaled_for``. If some groups have ``weight_decay`` 0
         and others do not, those with 0 keep it.
 
         Raises:
