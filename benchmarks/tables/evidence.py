@@ -46,14 +46,14 @@ def _untuned_line(results: Results) -> list[str]:
     }
     others = [f"{rows[name]['mean_score']:.2f} {title}" for name, title in names.items()]
     ours = rows["clrfast AdamW, 1cycle"]
-    what = f"loss after an untuned training, {ours['n_tasks']} test tasks (0: best SGD of a grid, 1: no training)"
-    clrfast = f"{ours['mean_score']:.2f} with AdamW, after a search that costs {ours['cost'] - 1:.1f} such trainings"
+    what = f"loss after training without tuning, {ours['n_tasks']} test tasks (0: best SGD of a grid, 1: no training)"
+    clrfast = f"{ours['mean_score']:.2f} with AdamW, after a search that costs {ours['cost'] - 1:.1f} such runs"
     return [what, clrfast, ", ".join(others), "`python -m benchmarks.untuned_training`"]
 
 
 def _cost_line(results: Results) -> list[str]:
     return [
-        "wall time of a ramp over a bare training loop's",
+        "wall time of a ramp relative to a bare training loop",
         _span(results, "clrfast.range_test"),
         ", ".join(f"{_span(results, name)} {name}" for name in ("torch-lr-finder", "fastai", "Lightning")),
         "`pytest benchmarks/speed/bench_range_test.py`",

@@ -8,11 +8,11 @@ from .markdown import Results, hardware_and_versions, markdown_table, ratio
 
 def range_test_table(results: Results) -> str:
     """Return the table of range tests of the same steps, each as a multiple of a bare loop."""
-    return _ratio_table(results, "wall time over a bare loop's", "over_bare", "bench_range_test")
+    return _ratio_table(results, "wall time relative to a bare loop", "over_bare", "bench_range_test")
 
 
 def train_table(results: Results) -> str:
-    """Return the table of 1cycle runs: how much faster each is than stock torch as people write it."""
+    """Return the table of 1cycle runs: how much faster each is than a usual loop in stock torch."""
     return _ratio_table(results, "times as fast as the first row", "faster_by", "bench_train")
 
 

@@ -114,7 +114,7 @@ def _gpu_step_note(results: Results, steps: list[Row], ours: Iterable[Row]) -> s
     low, high = (pick(row["device_n"] for row in steps) for pick in (min, max))
     return (
         f"{hardware_and_versions(results, gpu)}; n = {low} to {high} interleaved rounds. A copy on the device moves "
-        f"{speed:.2f} TB/s, read and written; of a device time, {copies[0]:.1f} us are the measurement's own. "
+        f"{speed:.2f} TB/s, read and written; {copies[0]:.1f} us of a device time are overhead of the measurement. "
         f"{_profile(ours)}`bash benchmarks/gpu.sh`"
     )
 
@@ -123,7 +123,7 @@ def _profile(rows: Iterable[Row]) -> str:
     """Return a sentence on the kernels that the profiler found in each step."""
     kernels = {f"{row['model']}, {row['dtype']}, `{row['contender']}`": row for row in rows if "kernels" in row}
     steps = [f"{name}: {kernel_summary(row)}" for name, row in kernels.items()]
-    return f"By the profiler, clrfast's eager steps are: {'; '.join(steps)}. " if steps else ""
+    return f"According to the profiler, clrfast's eager steps are: {'; '.join(steps)}. " if steps else ""
 
 
 def kernel_summary(found: dict[str, Any]) -> str:

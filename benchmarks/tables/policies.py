@@ -26,7 +26,7 @@ def one_cycle_table(results: Results) -> str:
 def super_convergence_table(results: Results) -> str:
     """Return the table of piecewise-constant rates against 1cycle.
 
-    Tasks and recipes stand down, fractions of the baseline's steps across.
+    There is a row for each task and recipe, and a column for each fraction of the baseline's steps.
     """
     runs = [row for row in results["rows"] if row["benchmark"] == "super_convergence"]
     found = {(row["task"], row["recipe"], row["divisor"]): row for row in runs}
@@ -45,8 +45,8 @@ def super_convergence_table(results: Results) -> str:
                 ]
             )
     note = (
-        "Columns: the baseline's steps and shares of them; the last one: the shortest run that ends with at least what "
-        f"the baseline has after all its steps. n = {runs[0]['n']} seeds; {hardware_and_versions(results)}. "
+        "Columns: all of the baseline's steps and fractions of them; last column: the shortest run that ends with at "
+        f"least the baseline's final accuracy. n = {runs[0]['n']} seeds; {hardware_and_versions(results)}. "
         "`python -m benchmarks.policy_quality.super_convergence`"
     )
     return markdown_table(["validation accuracy, mean (seeds)", *head, "in steps (by seed)"], lines, note)

@@ -11,8 +11,8 @@ TARGET = 0.95
 """A recipe that reaches this fraction of the gain counts as enough."""
 
 MIN_GAIN = 1 / 50
-"""Least gain over the best default, as a fraction of the gain over the mean default. What a recipe reaches of a smaller
-gain is noise."""
+"""Minimum gain over the best default, as a fraction of the gain over the mean default. Fractions of a smaller gain are
+noise."""
 
 SPLIT_TITLES = {"test": "test tasks", "fine_tuning": "fine-tuning", "development": "development tasks"}
 """Titles of the splits in the order of their columns. No constant of a finder is chosen on the test tasks."""
@@ -130,13 +130,15 @@ def _recipe_note(results: Results, budgets: list[float]) -> str:
         at_budget = [row for row in rows if row["budget"] == budget]
         dearest = percent(max(row["cost"] for row in at_budget), 1)
         reached = _reached(at_budget, [row["reached"] for row in at_budget])
-        sentences.append(f"With {percent(budget)} ({dearest} the dearest search) the recipe reaches {reached}.")
+        sentences.append(
+            f"With {percent(budget)} (the most expensive search took {dearest}) the recipe reaches {reached}."
+        )
     once = [row for row in rows if row["budget"] == budgets[0]]
     by_grid = _reached(once, [statistics.mean(row["reached_by_grid_seed"]) for row in once])
-    sentences.append(f"What one seed's whole grid would choose, by the test loss itself, reaches {by_grid}.")
+    sentences.append(f"The best cell of one seed's whole grid, chosen by the test loss itself, reaches {by_grid}.")
     return (
         f"{' '.join(sentences)} n = {rows[0]['n']} searches (in brackets), each setting trained with "
-        f"{rows[0]['n_fresh']} seeds; the percentages above are the budgets, of the updates of the grid with one seed. "
+        f"{rows[0]['n_fresh']} seeds; budgets are percentages of the updates of the grid with one seed. "
         f"{hardware_and_versions(results)}. `python -m benchmarks.recipe_quality`"
     )
 
