@@ -26,7 +26,7 @@ MAX_BAD = 10
 
 N_CONTROLS = 3
 """Number of other batches that are tried on the initial weights. A batch without a finite loss is bad only if one of
-these has one."""
+these has a finite loss."""
 
 
 class BadBatches:
@@ -70,9 +70,10 @@ class BadBatches:
                 yield batch
 
     def find_in(self, recent: RecentBatches, others: Iterator[Any], step: EagerStep, ranks: Ranks) -> bool:
-        """Find the bad batches among the recent ones, on the weights as they are now, and warn of them.
+        """Find the bad batches among the recent ones, on the weights as they are now, and warn about them.
 
-        None is bad if the next three of the ``others`` give no finite loss either: then the data are not the cause.
+        If none of the next three of the ``others`` gives a finite loss either, no batch is bad: the data are not the
+        cause.
 
         Returns:
             Whether a batch was found on any of the ranks.
@@ -93,7 +94,7 @@ class BadBatches:
             of_rank = "" if ranks.world_size == 1 else f" of rank {ranks.rank}"
             warnings.warn(
                 f"loader: {self._name(batch)}{of_rank} gives a loss of {loss} on the initial weights; the run is "
-                f"made again without it{_ADVICE}",
+                f"repeated without it{_ADVICE}",
                 stacklevel=2,
             )
         if len(self._bad) > MAX_BAD:
@@ -122,7 +123,7 @@ class BadBatches:
         return any(_equal(batch, bad) for bad in self._bad)
 
 
-_ADVICE = "; look in the data for NaN, infinite values, and targets that the loss ignores"
+_ADVICE = "; check the data for NaN, infinite values, and targets that the loss ignores"
 
 
 class RecentBatches:

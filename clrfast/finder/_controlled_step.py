@@ -128,7 +128,7 @@ class ControlledStep:
         return loss
 
     def _update_without_schedule(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-        """Set the rates of an optimizer that knows no schedule, and update."""
+        """Set the rates of an optimizer without a schedule of its own, and update."""
         control = self.control
         rates = [lr for lr, *_ in control.host_row()]
         _set_rates(optimizer, rates * (len(optimizer.param_groups) if len(rates) == 1 else 1))

@@ -1,4 +1,4 @@
-"""``LRCurve``: the losses of a range test over the rate, with suggestions, divergence, plot and file."""
+"""``LRCurve``: the losses of a range test against the rate, with suggestions, divergence, plot and file."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _COUNTS = ("update_steps", "extra_forward_passes")
 
 @dataclass(frozen=True, eq=False)
 class LRCurve(MeasuredCurve):
-    """Loss over learning rate, as a range test measured it, with suggestions, plot and file.
+    """Loss against learning rate, as a range test measured it, with suggestions, plot and file.
 
     Attributes:
         lr: float64 ``[n]``, ascending, > 0.
@@ -53,11 +53,11 @@ class LRCurve(MeasuredCurve):
             was not measured; None without trials.
         repeats: curves of further ramps on other batches.
         trials: short 1cycles of growing length after the ramps, which decide the suggestion. Empty without trials.
-        prior_lr: the rate that is expected to train a model of this size best, with which the suggestion from trials is
-            weighed; None without trials, and for optimizers other than Adam and its variants.
-        update_steps: number of updates that the range test made in all ramps and trials, those of a ramp that a bad
-            batch ended included. An update takes ``accumulate`` batches. None for curves in ``repeats``, for curves
-            made by hand, and for files written without it.
+        prior_lr: the rate that is expected to train a model of this size best. The suggestion from trials is combined
+            with it. None without trials, and for optimizers other than Adam and its variants.
+        update_steps: number of updates that the range test made in all ramps and trials, including those of a ramp that
+            a bad batch ended. An update takes ``accumulate`` batches. None for curves in ``repeats``, for curves made
+            by hand, and for files written without it.
         extra_forward_passes: number of evaluations of one batch, on this rank, that led to no update: of probe and
             validation batches, of batches suspected to be bad, of the next batch after each ramp and trial that
             reaches its end, and of updates that were skipped. A loss or metric that calls the model several times
@@ -109,7 +109,7 @@ class LRCurve(MeasuredCurve):
         ends = [curve.informative_end for curve in curves]
         rule = RULES[method]
         if method == "edge" and any(end < len(curve.lr) for curve, end in zip(curves, ends, strict=True)):
-            rule = partial(edge, beyond="there the data are fitted, and higher rates tell nothing")
+            rule = partial(edge, beyond="the data are fitted there, so higher rates show nothing")
         return bootstrap(rule, [(c.lr[:end], c.bounded[:end]) for c, end in zip(curves, ends, strict=True)])
 
     def _suggest_from_trials(self, of: str | None) -> Suggestion:
@@ -164,7 +164,7 @@ class LRCurve(MeasuredCurve):
         return self._range_test(model, loss_fn, loader, max_lr=max_lr, **keywords)
 
     def plot(self, ax: Axes | None = None, *, suggestion: Suggestion | None = None) -> Axes:
-        """Draw the loss over the learning rate; see ``clrfast.plot.lr_curve``."""
+        """Draw the loss against the learning rate; see ``clrfast.plot.lr_curve``."""
         return lr_curve(self, ax, suggestion=suggestion)
 
     def log_to(self, writer: Any) -> None:

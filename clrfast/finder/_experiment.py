@@ -52,7 +52,7 @@ class Experiment:
         optimizer: see ``range_test``.
         ranks: the ranks that make all runs together.
     Attributes:
-        optimizer, loader, options, ranks: as given; a list of optimizers is one joint optimizer.
+        optimizer, loader, options, ranks: as given; a list of optimizers is joined into one.
         bad_batches: the bad batches found so far.
         cost: counts the updates and the extra forward passes of all runs and measurements.
         loss_modules: the modules of the loss with trainable parameters that the model does not have.
@@ -217,6 +217,8 @@ def _require_trainable(model: Any, optimizer: Any) -> None:
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise ValueError(f"optimizer: got {optimizer!r}; give an instance of a torch optimizer, or leave it out")
         if any(isinstance(part, torch.optim.LBFGS) for part in split_optimizer(optimizer)):
-            raise ValueError("optimizer: LBFGS evaluates the model several times a step; a range test cannot drive it")
+            raise ValueError(
+                "optimizer: LBFGS evaluates the model several times per step; a range test does not support that"
+            )
         for part in split_optimizer(optimizer):
             require_optimizes(part, model)

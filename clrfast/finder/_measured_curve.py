@@ -1,4 +1,4 @@
-"""``MeasuredCurve``: the losses of one ramp over the rate, smoothed, with their noise, divergence and stability."""
+"""``MeasuredCurve``: the losses of one ramp against the rate, smoothed, with their noise, divergence and stability."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from ._suggestion_rules import MIN_POINTS
 StopReason = Literal["completed", "diverged", "non-finite"]
 
 MIN_NOISE_POINTS = 10
-"""Minimum number of points from which ``noise`` is estimated. More are an eighth of the curve, where the loss hardly
-falls."""
+"""Minimum number of points from which ``noise`` is estimated. Longer curves use their first eighth, where the loss
+hardly falls."""
 
 FITTED_FRAC = 1e-2
-"""Fraction of the initial loss up to which the model has fitted the data. Its gradients vanish there."""
+"""Maximum loss of a model that has fitted the data, as a fraction of the initial loss. Its gradients vanish there."""
 
 
 def find_fitted(loss: Floats, initial_loss: float) -> NDArray[np.bool_]:
@@ -46,7 +46,7 @@ def find_fitted(loss: Floats, initial_loss: float) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True, eq=False)
 class MeasuredCurve:
-    """The measurements of one ramp over the learning rate, and what follows from them without a rule.
+    """The measurements of one ramp of the learning rate, and what is derived from them without a rule.
 
     The attributes are described in ``LRCurve``.
     """

@@ -12,16 +12,16 @@ from ..optim import Adam, AdamW
 from ..training._optimizer_list import split_optimizer
 
 ADAM = (Adam, AdamW, torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RAdam)
-"""Optimizers that change every parameter by about the rate, so that a rate means the same in every task.
+"""Optimizers whose steps change every parameter by about the rate, so that a rate means the same in every task.
 
-The best rate of SGD follows the scale of the loss and the inputs, which only the ramp and the trials show."""
+The best rate of SGD depends on the scale of the loss and the inputs, which only the ramp and the trials show."""
 
 OCTAVES, OCTAVES_PER_DOUBLING, OCTAVES_WITH_NORMALIZATION = -0.5, -0.44, 0.73
 """Coefficients of the expected rate, from AdamW's best rates on the 106 development and 10 fine-tuning tasks of
 benchmarks/finder_quality. ``python -m benchmarks.finder_quality.fit_prior`` computes them."""
 
 PRIOR_STD = 1.7
-"""Standard deviation of the expected rate's error on tasks that did not shape it, in powers of two."""
+"""Standard deviation of the expected rate's error on tasks that it was not fitted to, in powers of two."""
 
 _NORMALIZATION = re.compile(r"(batch|layer|group|instance|rms)_?norm", re.IGNORECASE)
 

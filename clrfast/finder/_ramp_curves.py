@@ -62,7 +62,7 @@ def measure_curves(
         options = {"stop_factor": stop_factor, "done": end - plan.steps_each, "probes": probes}
         curve = measure(ramp, **options)
         if coarse is not None and curve.stopped != "completed" and len(curve.lr) < MIN_POINTS:
-            # The coarse ramp, with its higher threshold, went on too far above the edge.
+            # The coarse ramp, with its higher threshold, continued too far above the edge.
             ramp = make_fine_ramp(float(curve.lr[-1]), max_lr, min(FINE_STEPS, end - update_steps))
             curve = measure(ramp, **options)
         curves.append(curve if coarse is None else _combined(coarse, curve))
@@ -95,12 +95,12 @@ def _combined(coarse: LRCurve, fine: LRCurve) -> LRCurve:
     if fitted is None:
         reason = (
             f"reached {fine.lr[-1]:.3g} without diverging, where a first, coarse ramp had diverged; steps=100 "
-            "makes a single ramp over all rates"
+            "runs a single ramp over all rates"
         )
         return replace(_joined(coarse, fine, len(fine.lr)), stop_reason=reason)
     reason = (
         f"fitted the data at {fine.lr[fitted]:.3g}, where its gradients vanish; above the rates at which a first, "
-        f"coarse ramp was stable, the points are of that one: {coarse.stop_reason}"
+        f"coarse ramp was stable, the points are those of that ramp: {coarse.stop_reason}"
     )
     n = int(np.searchsorted(fine.lr, _unstable_lr(coarse, fine.lr[fitted])))
     return replace(_joined(coarse, fine, n), stopped=coarse.stopped, stop_reason=reason)
@@ -152,7 +152,7 @@ def _curve(ramp: Schedule, record: RunRecord) -> LRCurve:
         kind = "completed"
         reason = (
             f"reached the highest rate, {lr[-1]:.3g}, without diverging; curve.extended({10 * lr[-1]:.2g}, model, "
-            "loss_fn, loader) goes on higher"
+            "loss_fn, loader) continues to higher rates"
         )
     elif math.isfinite(after[-1]):
         kind, reason = "diverged", f"stopped at {lr[-1]:.3g}, where the loss had diverged"

@@ -23,7 +23,7 @@ COARSE_DECADES = 8
 
 FINE_RANGE = (1 / 500, 1.5)
 """The fine ramp's lowest and highest rate, as fractions of the rate at which the coarse ramp diverged. A slower ramp
-measures the edge of stability better, up to about 20 steps per factor of ten. During a still slower one the model
+measures the edge of stability better, up to about 20 steps per factor of ten. During an even slower one, the model
 learns too much."""
 
 

@@ -90,8 +90,8 @@ def range_test(
 
     **Restoration.** Afterwards everything is bit for bit as before, also after an exception or Ctrl-C: the model with
     its buffers, plain attributes, gradients and train/eval flags, the modules of the loss, the optimizer, the scaler,
-    the order of the loaders' next batches, and all random states. A warning names an attribute that holds the autograd
-    graph or grows. A module without trainable parameters that only a closure refers to is not restored.
+    the order of the loaders' next batches, and all random states. A warning names an attribute that keeps the autograd
+    graph alive or grows. A module without trainable parameters that only a closure refers to is not restored.
 
     **Speed.** Losses stay on the device. The host reads a copy of them about every 10 steps and does not wait for a
     CUDA device. With a ``scaler`` it waits at each read, or at every step if the optimizer is not one of clrfast.
@@ -142,8 +142,8 @@ def range_test(
             either. "thorough": the trials of 80 updates, too, unless those of 20 fit the data.
             "auto": True if ``steps`` is "auto" and the spacing is exponential.
         max_steps: maximum number of updates of ramps and trials together, at least those of the ramps and of three
-            trials; the ramps count as if they did not diverge. Longer trials for which it does not suffice are left
-            out. Updates of a run that a bad batch ended do not count. None: no limit.
+            trials; the ramps count as if they did not diverge. Longer trials that would exceed it are left out. Updates
+            of a run that a bad batch ended do not count. None: no limit.
         group: the ranks that make this call together. "auto": the default group, if torch.distributed is initialised.
             A process group: its ranks. None: this process alone; a model whose ranks wait for each other is refused.
         progress: ``progress(done, total, {"lr": ..., "loss": ...})``, called about every 10 steps and at the end, on
@@ -226,10 +226,10 @@ def range_test(
 
 
 def _warn_of_iterator(loader: Any) -> None:
-    """Warn if ``loader`` is an iterator, whose batches come only once."""
+    """Warn if ``loader`` is an iterator, which yields its batches only once."""
     if isinstance(loader, Iterator) and iter(loader) is loader:
         warn_user(
-            f"loader: got a {type(loader).__name__}, which is an iterator, so a training with it misses the batches "
+            f"loader: got a {type(loader).__name__}, which is an iterator, so training with it misses the batches "
             "that the range test takes; give an iterable that starts again, for example a DataLoader or a list"
         )
 

@@ -57,7 +57,7 @@ class RateMonitor:
         monitor.plot().savefig("rates.png")
 
     A suggestion is valid for about the next 100 steps. On a trained model it is the rate at which the loss still falls;
-    there is none if the loss does not fall any more.
+    there is none if the loss no longer falls.
 
     On several ranks, each rank has a monitor and calls it at the same epochs. Their records agree.
 

@@ -23,7 +23,8 @@ from ._smoothing import Floats
 from ._validation import Measured, MeasurementLog
 
 MAX_SKIPPED_UPDATES = 40
-"""Updates in a row that may be skipped. A scaler halves its scale each time, and few losses need 2 ** -40."""
+"""Maximum number of skipped updates in a row. A scaler halves its scale each time, and few losses need a scale of
+2 ** -40."""
 
 
 @dataclass
@@ -33,7 +34,7 @@ class RunRecord:
     Attributes:
         losses: float64 ``[n + 1]``, before the updates 0, 1, ..., up to the divergence.
         diverged: the last loss is the first one beyond the limit, or not finite.
-        update_steps: number of updates; a run that the host ends later than at its divergence made more than n.
+        update_steps: number of updates; a run that the host ends after its divergence made more than n.
         validations: the validation metric by the number of updates before it, each a tensor of one element.
         probe_losses: the loss of the probe batches, in the same form.
     """

@@ -17,7 +17,7 @@ ROUNDING_FRAC = 1e-5
 
 MAX_CURVE_POINTS = 10_000
 """Number of points above which a curve is thinned before a rule reads it. The smoothed curve, whose width is
-``SMOOTHING_FRAC``, has far fewer turns than this."""
+``SMOOTHING_FRAC``, has far fewer turning points than this."""
 
 MAX_DIRECT_PRODUCTS = 2**24
 """Number of multiplications above which a convolution uses Fourier transforms. About 7,000 losses reach it."""
@@ -28,8 +28,8 @@ def smooth(loss: ArrayLike, width_frac: float = SMOOTHING_FRAC) -> Floats:
 
         smoothed[i] = sum_j w[i, j] * loss[j] / sum_j w[i, j],   w[i, j] = exp(-((i - j) / width) ** 2 / 2)
 
-    A centred average has no lag. A running average of the past shows the minimum of 100 steps at two to three times
-    its rate.
+    A centred average has no lag. A running average of past losses puts the minimum of 100 steps at two to three times
+    its true rate.
 
     Args:
         loss: ``[n]``. Values that are not finite have no weight.

@@ -11,8 +11,8 @@ from ._suggestion import NoSuggestionError
 from ._suggestion_rules import MIN_POINTS
 
 MIN_FALL_DISTANCES = 2.5
-"""Minimum fall of a loss, in median distances of the loss from its smoothed curve. Of 100 curves of 100 points that are
-nothing but noise, 94 fall by less."""
+"""Minimum fall of a loss, in median distances of the loss from its smoothed curve. Of 100 curves of 100 points of pure
+noise, 94 fall by less."""
 
 FEW_POINTS = 4 * MIN_POINTS
 """Number of points up to which the smoothed curve follows the noise, so that distances from it measure nothing."""
@@ -32,7 +32,7 @@ def find_divergence_lr(lr: Floats, bounded: Floats, smooth: Floats) -> float | N
         return None
     until, distance = int(smooth.argmin()) + 1, 0.0
     if len(smooth) > FEW_POINTS:
-        until = max(until, len(smooth) // 4)  # the minimum of a loss that is nothing but noise may be anywhere
+        until = max(until, len(smooth) // 4)  # the minimum of pure noise may be anywhere
         distance = float(np.median(np.abs(bounded - smooth)[: max(until, len(smooth) // 2)]))
     low = np.flatnonzero(smooth <= smooth[:until].max() + MIN_FALL_DISTANCES * distance)
     return float(lr[low[-1] + 1]) if low[-1] + 1 < len(smooth) else None
@@ -85,13 +85,13 @@ def require_descent(lr: Floats, bounded: Floats, smooth: Floats, diverged_at: fl
         diverges = "" if diverged_at is None else f" and diverges at {diverged_at:.3g}"
         raise NoSuggestionError(
             f"the loss never falls: it is lowest at {lr[lowest]:.3g}{diverges}; lower min_lr, or, if the model "
-            "is trained already, keep to rates below that"
+            "is already trained, stay below that rate"
         )
     fall = float(np.median(smooth[: max((lowest + 1) // 2, 1)]) - smooth[lowest])
     distance = estimate_noise(bounded) if few else float(np.median(np.abs(bounded - smooth)[:lowest]))
     if fall < MIN_FALL_DISTANCES * distance:
         raise NoSuggestionError(
-            f"the loss falls by {max(fall, 0):.3g} only, too little beside its usual noise "
+            f"the loss falls by only {max(fall, 0):.3g}, too little compared with its usual noise "
             f"({distance:.3g}): take larger batches (or accumulate), more steps or a higher max_lr, "
-            "unless the model is trained already"
+            "unless the model is already trained"
         )

@@ -20,9 +20,9 @@ class Suggestion:
         max_lr: the rate to train with: the peak of a 1cycle, or the upper bound of a cyclical rate.
         base_lr: the lower bound of a cyclical rate: where the descent begins, at most a quarter of ``max_lr``.
         low, high: ends of the interval. "trials": a factor of 3.2 either way. In 96 % of the runs on the benchmark's
-            development and fine-tuning tasks, it holds a rate with a regret of at most 0.03. All other rules: the 5 %
-            and 95 % quantiles of ``max_lr`` when the noise of the losses is resampled, over all repeats of the range
-            test; other initial weights may differ by more.
+            development and fine-tuning tasks, it contains a rate with a regret of at most 0.03. All other rules: the
+            5 % and 95 % quantiles of ``max_lr`` when the noise of the losses is resampled, over all repeats of the
+            range test; other initial weights may differ by more.
         method: name of the rule that found it.
         reason: one sentence.
         confidence: "low" if the evidence is weak; the reason says why.

@@ -12,11 +12,11 @@ from ._smoothing import ROUNDING_FRAC, Floats
 from ._suggestion import NoSuggestionError, Suggestion
 
 MIN_POINTS = 5
-"""Minimum number of points of a curve: fewer say nothing about a slope."""
+"""Minimum number of points of a curve: fewer do not define a slope."""
 
 EDGE_DIVISOR = 5
 """Divisor of the edge of stability that gives the answer of ``edge``. Chosen on the development tasks of
-benchmarks/finder_quality, where 4 to 5.5 do equally well; a training at the edge itself diverges on 6 of the 22."""
+benchmarks/finder_quality, where 4 to 5.5 do equally well; training at the edge itself diverges on 6 of the 22."""
 
 REBOUND_FRAC = 0.25
 """Fraction of the loss's fall that is lost again at a rebound. It is far below 1, because a model that collapses to a
@@ -29,7 +29,7 @@ SLIDE_FRAC = 0.02
 """Change of the slope, as a fraction of the loss's fall, at which ``slide`` takes the slope to be constant."""
 
 
-def edge(lr: ArrayLike, loss: ArrayLike, *, beyond: str = "a higher max_lr tells more") -> Suggestion:
+def edge(lr: ArrayLike, loss: ArrayLike, *, beyond: str = "a higher max_lr shows more") -> Suggestion:
     """Suggest a fifth of the edge of stability: the geometric mean of three rates on the curve.
 
         lowest         where the loss is lowest
@@ -57,8 +57,8 @@ def edge(lr: ArrayLike, loss: ArrayLike, *, beyond: str = "a higher max_lr tells
     at = float(np.exp(np.log(marks).mean()))
     if found[0] is not None:
         reason = (
-            f"a fifth of {at:.3g}, the mean of where the loss is lowest ({marks[0]:.3g}), where it has climbed back by "
-            f"a quarter of its fall ({marks[1]:.3g}) and from where on it stays above that ({marks[2]:.3g})"
+            f"a fifth of {at:.3g}, the geometric mean of the rates at which the loss is lowest ({marks[0]:.3g}), has "
+            f"lost a quarter of its fall again ({marks[1]:.3g}), and stays above that level ({marks[2]:.3g})"
         )
     else:
         reason = (

@@ -30,8 +30,8 @@ class TrialBatches:
 
     One pass over a small data set is kept in memory: its first batches are the probes, and the trials cycle through the
     others. The next batches of a large data set are the probes, and those after them train the first trial and are kept
-    for the others. Where 256 MiB do not suffice, a trial continues with new batches. All batches that are kept are
-    copies, because a loader may write its next batch into the same memory.
+    for the others. If they exceed 256 MiB, a trial continues with new batches. All batches that are kept are copies,
+    because a loader may write its next batch into the same memory.
 
     Args:
         stream: the batches of ``loader``, without end.

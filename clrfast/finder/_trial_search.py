@@ -13,19 +13,19 @@ VISIBLE_FALL_STDS = 1.5
 """Minimum fall of the loss in the best trial, in units of its noise, below which the fall may be chance."""
 
 MIN_SHORT_FALL_FRAC = 0.05
-"""Minimum fall of the loss in the best of the shortest trials, as a fraction of the initial loss. A smaller one may be
-the way to a saddle, from which the training starts."""
+"""Minimum fall of the loss in the best of the shortest trials, as a fraction of the initial loss. A smaller fall may be
+only the approach to a saddle point, where the actual descent starts."""
 
 WIDE_OCTAVES = 2.0
-"""Width of the range of good rates, in powers of two, from which the shortest trials say too little. Longer ones follow
-then."""
+"""Width of the range of good rates, in powers of two, at which the shortest trials are no longer conclusive. Longer
+ones then follow."""
 
 HARMFUL_RISE_STDS = 2.0
 """Rise of the loss, in units of its noise, above which a trial shows that its rate is too high."""
 
 
 MIN_TRIALS = 3
-"""Minimum number of trials of one length: around a centre."""
+"""Minimum number of trials of one length: one at a centre and one on each side."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ LEVELS = (Level(SHORT_STEPS, 2.0, 7), Level(80, 1.0, 6), Level(240, 1.0, 5))
 """Trials of growing length. Each level follows only where the one before is not conclusive."""
 
 CENTRE_OCTAVES = 2.0
-"""Distance of the first trial's rate above the ramp's estimate, in powers of two, because short trainings are stable at
+"""Distance of the first trial's rate above the ramp's estimate, in powers of two, because short runs are stable at
 higher rates than long ones."""
 
 
@@ -73,7 +73,7 @@ def search(
         initial_loss: the loss of the probe batches before training.
         noise: standard deviation of the noise of a training batch's loss.
         thorough: run the second level, too, unless the first one fits the data.
-        max_steps: maximum number of updates of all trials. A level for which it does not suffice is not begun.
+        max_steps: maximum number of updates of all trials. A level that would exceed it is not started.
     Returns:
         The trials of each level, at least ``MIN_TRIALS``.
     """

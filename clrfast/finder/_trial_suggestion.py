@@ -18,33 +18,35 @@ MINIMUM_OCTAVES = 2.0
 """Distance of the ramp's estimate below the rate at which the probe loss is lowest, in powers of two."""
 
 MAX_MINIMUM_OCTAVES = 8.0
-"""Maximum distance of that estimate above the edge's, in powers of two. A minimum further up is one of a model whose
-weights have exploded, but not its loss, as behind a normalisation."""
+"""Maximum distance of that estimate above the edge's, in powers of two. A minimum further up belongs to a model whose
+weights have exploded although its loss has not, because normalisation layers follow."""
 
 TOP_OCTAVES = 5.75
-"""The same distance below the ramp's last rate, where the ramp shows neither an edge nor a minimum."""
+"""Distance of the ramp's estimate below its last rate, in powers of two, if the ramp shows neither an edge nor a
+minimum."""
 
 SHORT_HIGH_OCTAVES = 2.5
-"""Distance of the best rate of a training below the upper end of the rates that are good for 20 steps."""
+"""Distance of a full run's best rate below the highest rate that is good for 20 steps, in powers of two."""
 
 LONG_OCTAVES = 0.7
-"""Distance of the best rate of a training below the weighted mean of the rates that are good for 80 steps or more."""
+"""Distance of a full run's best rate below the weighted mean of the rates that are good for 80 steps or more, in powers
+of two."""
 
 CONFLICT_OCTAVES = 4.0
 """Maximum distance between the ramp's estimate and that of the shortest trials, in powers of two. If they are further
 apart, one of them is wrong, and the confidence is low."""
 
 UNSEEN_OCTAVES = 0.5
-"""Distance of the answer below the middle of the shortest trials where no trial lowered the loss visibly."""
+"""Distance of the answer below the middle of the shortest trials if no trial visibly lowered the loss, in powers of
+two."""
 
 EVIDENCE_STD, UNSEEN_STD = 1.3, 1.7
-"""Standard deviation of the answer's error, in powers of two, where a trial lowered the loss visibly, and where none
-did."""
+"""Standard deviation of the answer's error, in powers of two: if a trial visibly lowered the loss, and if none did."""
 
 INTERVAL_OCTAVES = 1.7
-"""Half width of the interval, in powers of two. In 96 of 100 runs on the development and fine-tuning tasks of
-benchmarks/finder_quality, the interval holds a rate whose regret is at most 0.03; the single best rate, which is often
-in a wide valley, lies in it in 75."""
+"""Half-width of the interval, in powers of two. In 96 of 100 runs on the development and fine-tuning tasks of
+benchmarks/finder_quality, the interval contains a rate whose regret is at most 0.03. In 75 of 100 it contains the
+single best rate, which is often in a wide valley."""
 
 
 def estimate_from_ramp(lr: Floats, probe_loss: Floats | None, edge_lr: float | None) -> float:
@@ -77,7 +79,7 @@ def suggest_from_trials(
         no visible fall:                 log lr = log middle of the shortest trials - 0.5, with low confidence
 
     ``low`` to ``high`` is the range of good rates, ``middle`` its geometric mean, and ``stable`` the highest rate of a
-    stable trial. Trials that are not conclusive count only where no others are. The answer is then weighed with the
+    stable trial. Trials that are not conclusive count only where no others are. The answer is then combined with the
     prior. No answer is above the ``high`` of the longest trials that count. Without a visible fall, no answer is above
     the highest rate that did no harm, or above half the lowest rate if all did.
 
@@ -102,16 +104,17 @@ def suggest_from_trials(
         logs = [_log_answer(trials, ramp_lr) for trials in counted]
         max_lr = min(weigh_with_prior(2 ** (sum(logs) / len(logs)), EVIDENCE_STD, prior_lr), high)
         best = decisive.lr[decisive.best]
-        what = f"is lowest after {best:.3g} and as good from {low:.3g} to {high:.3g}; a longer training bears less"
+        what = f"is lowest at {best:.3g} and almost as low from {low:.3g} to {high:.3g}; longer runs need lower rates"
     else:
         max_lr = weigh_with_prior(levels[0].middle / 2**UNSEEN_OCTAVES, UNSEEN_STD, prior_lr)
         max_lr = min(max_lr, _highest_harmless(levels))
         what = (
-            "does not fall visibly, so the model did not train in any trial; the middle of the shortest ones is taken"
+            "does not visibly fall, so the model did not train in any trial; the suggestion is based on the middle of "
+            "the shortest trials"
         )
     reason = (
-        f"in {len(decisive.lr)} trials of {decisive.steps} steps, 1cycles up to {rates}, the loss of fixed batches "
-        f"{what}; the ramp alone suggests {ramp_lr:.3g}"
+        f"in {len(decisive.lr)} trials, {decisive.steps}-step 1cycles with peak rates from {rates}, the loss on fixed "
+        f"batches {what}; the ramp alone suggests {ramp_lr:.3g}"
     )
     if prior_lr is not None:
         reason += f", and models of this size usually train best at about {prior_lr:.2g} with this optimizer"

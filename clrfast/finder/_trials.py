@@ -22,8 +22,8 @@ MIN_PAIRS = 3
 """Minimum number of probe batches whose changes of the loss are compared."""
 
 LOST_FRAC = 0.5
-"""Fraction of the fall at lower rates that is lost at the first rate whose training is not stable. What is above that
-rate does not count: a model that collapsed may end lower at a still higher rate."""
+"""Fraction of the fall at lower rates that is lost at the first unstable rate. Trials above that rate do not count,
+because a collapsed model may end lower at an even higher rate."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +33,7 @@ class Trials:
     Attributes:
         steps: number of updates of each trial.
         lr: float64 ``[n]``, ascending: the highest rate of each trial.
-        loss: float64 ``[n]``: the loss of the probe batches after each trial; inf if it became not finite.
+        loss: float64 ``[n]``: the loss of the probe batches after each trial; inf if it was not finite.
         noise: float64 ``[n]``: the uncertainty of each trial's change of the loss, at most the noise of a training
             batch's loss; see ``estimate_noise_of_change``.
         initial_loss: the loss of the probe batches before training.
@@ -84,7 +84,7 @@ class Trials:
     def n_counted(self) -> int:
         """Number of stable trials up to the first that fitted the data; at least 1.
 
-        Gradients vanish where the data are fitted, so what a still higher rate learns says nothing about it.
+        Gradients vanish where the data are fitted, so the loss at a higher rate says nothing about that rate.
         """
         fitted = self._fitted[: self.n_stable]
         return int(fitted.argmax()) + 1 if fitted.any() else self.n_stable
@@ -111,8 +111,8 @@ class Trials:
     def good_range(self) -> tuple[float, float]:
         """Return the lowest and the highest rate whose loss is at most the best one plus a tenth of the fall.
 
-        Between two trials the loss is interpolated linearly in log lr. Half way to a loss that is not finite, it
-        crosses the limit. Beyond the first and the last trial nothing is known, and these are the ends.
+        Between two trials the loss is interpolated linearly in log lr. Towards a loss that is not finite, it crosses
+        the limit halfway. Nothing is known beyond the first and the last trial, so the range ends there.
         """
         limit = float(self.loss[self.best]) + GOOD_FRAC * max(self.fall, 0.0)
         return self._crossing(-1, limit), self._crossing(1, limit)
@@ -145,8 +145,8 @@ def make_trials(steps: int, found: dict[float, tuple[float, float]], initial_los
 def estimate_noise_of_change(before: Floats, after: Floats, noise: float) -> float:
     """Estimate the uncertainty of the change of the mean loss from the changes of single batches.
 
-    It is two standard errors of the mean change, because the same batches are measured before and after; at most
-    ``noise``, which it is for fewer than ``MIN_PAIRS`` batches.
+    It is two standard errors of the mean change, because the same batches are measured before and after. It is at most
+    ``noise``, and equal to it for fewer than ``MIN_PAIRS`` batches.
 
     Args:
         before, after: float64 ``[n]``: losses of the same probe batches.

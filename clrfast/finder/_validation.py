@@ -23,7 +23,7 @@ MetricSum = tuple[Tensor | float, int]
 """The sum of a metric over samples, and their number."""
 
 MIN_VALIDATIONS = 10
-"""Minimum number of validations in a run, by default. For that, at most a tenth as many batches as steps are used."""
+"""Minimum number of validations in a run, by default. So at most a tenth as many batches as steps are used."""
 
 
 class Measured(Protocol):

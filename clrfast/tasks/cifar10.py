@@ -49,7 +49,7 @@ def load(folder: str | os.PathLike[str]) -> tuple[Split, Split]:
     paths = [place / f"{name}{suffix}" for name in (*TRAIN_FILES, TEST_FILE)]
     for path in paths:
         if not path.is_file():
-            raise FileNotFoundError(f"{path}: missing beside the other files of CIFAR-10; unpack the archive once more")
+            raise FileNotFoundError(f"{path}: missing, unlike other files of CIFAR-10; unpack the archive again")
     *train, test = [_to_tensors(path, *read(path)) for path in paths]
     images, labels = zip(*train, strict=True)
     return (torch.cat(images), torch.cat(labels)), test
@@ -72,7 +72,7 @@ def _read_binary(path: Path) -> tuple[np.ndarray, np.ndarray]:
     data = np.fromfile(path, np.uint8)
     size, expected = data.size, _N_RECORDS * (1 + N_VALUES)
     if size != expected:
-        raise ValueError(f"{path}: it has {size:,} bytes in place of {expected:,}; is the file cut short?")
+        raise ValueError(f"{path}: it has {size:,} bytes instead of {expected:,}; is the file cut short?")
     records = data.reshape(_N_RECORDS, 1 + N_VALUES)
     return records[:, 1:], records[:, 0]
 
@@ -82,18 +82,18 @@ def _read_pickle(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         batch = _ArraysOnly(io.BytesIO(path.read_bytes()), encoding="bytes").load()
     except Exception as error:  # a broken pickle can raise almost anything
-        raise ValueError(f"{path}: it is no pickle as CIFAR-10's: {error}") from error
+        raise ValueError(f"{path}: it is not a pickle of CIFAR-10: {error}") from error
     if not isinstance(batch, dict):
-        raise ValueError(f"{path}: it holds a {type(batch).__name__} in place of a dict")
+        raise ValueError(f"{path}: it holds a {type(batch).__name__} instead of a dict")
     for key in (b"data", b"labels"):
         if key not in batch:
             raise ValueError(f"{path}: its dict lacks {key!r}; it has {list(batch)}")
     images, labels = batch[b"data"], batch[b"labels"]
     if not (isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.shape == (_N_RECORDS, N_VALUES)):
         got = f"{images.dtype} {list(images.shape)}" if isinstance(images, np.ndarray) else type(images).__name__
-        raise ValueError(f"{path}: its images are {got} in place of uint8 {[_N_RECORDS, N_VALUES]}")
+        raise ValueError(f"{path}: its images are {got} instead of uint8 {[_N_RECORDS, N_VALUES]}")
     if not (isinstance(labels, list) and all(type(label) is int for label in labels)):
-        raise ValueError(f"{path}: its labels are no list of whole numbers")
+        raise ValueError(f"{path}: its labels are not a list of whole numbers")
     return images, np.array(labels, dtype=object)  # of any size; _to_tensors refuses those that are too large
 
 
@@ -117,7 +117,7 @@ class _ArraysOnly(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in _ALLOWED:
             return _ALLOWED[module, name]
-        raise pickle.UnpicklingError(f"it wants {module}.{name}, which no such file needs")
+        raise pickle.UnpicklingError(f"it refers to {module}.{name}, which no file of CIFAR-10 needs")
 
 
 _ALLOWED: dict[tuple[str, str], Any] = {

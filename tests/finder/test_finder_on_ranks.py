@@ -56,7 +56,7 @@ def test_the_default_trials_are_the_same_on_all_ranks_and_decide_the_suggestion(
     assert steps == 20
     assert len(rates) >= 3
     assert min(losses) < initial_loss
-    assert "trials of" in found["suggestion"]
+    assert "20-step 1cycles" in found["suggestion"]
 
 
 def test_each_rank_counts_its_updates_and_extra_forward_passes(results):
@@ -192,7 +192,7 @@ def test_ranks_out_of_reach_are_reported_as_such(summary):
     ranks = Ranks()
     ranks.world_size = 2
     with (
-        pytest.raises(RankError, match="another rank has ended, is out of reach or does not make this call"),
+        pytest.raises(RankError, match="another rank has ended, cannot be reached or does not make this call"),
         ranks.end_together(),
     ):
         raise RuntimeError(summary)

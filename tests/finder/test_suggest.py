@@ -130,6 +130,6 @@ def test_points_past_a_perfect_fit_do_not_move_the_suggestion():
         curve = make_curve(lr=lr, loss=loss, stopped="completed")
         assert curve.lr[curve.fitted_from - 1] < 0.1 <= curve.lr[curve.fitted_from]
         suggestion = curve.suggest()
-        assert "there the data are fitted" in suggestion.reason
+        assert "the data are fitted there" in suggestion.reason
         found.append(suggestion.max_lr)
     assert max(found) < 1.5 * min(found)

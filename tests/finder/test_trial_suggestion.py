@@ -21,7 +21,10 @@ def test_trials_of_20_steps_and_the_ramp_have_equal_weights():
     assert answer.base_lr == 2.0**-8
     assert (answer.method, answer.confidence) == ("trials", "high")
     assert answer.low < answer.max_lr < answer.high
-    assert "in 4 trials of 20 steps, 1cycles up to 0.25 to 2, the loss of fixed batches is lowest" in answer.reason
+    assert (
+        "in 4 trials, 20-step 1cycles with peak rates from 0.25 to 2, the loss on fixed batches is lowest"
+        in answer.reason
+    )
 
 
 @pytest.mark.parametrize(("near", "far"), [(-6.2, -6.5), (1.7, 2.0)])
@@ -51,7 +54,7 @@ def test_the_answer_of_both_lengths_is_their_geometric_mean():
     both = [suggest_from_trials(levels, 2.0**-4, 0.01, None).max_lr for levels in ([SHORT], [trials([2.0]), long])]
     answer = suggest_from_trials([SHORT, long], 2.0**-4, 0.01, None)
     assert answer.max_lr == pytest.approx(math.sqrt(both[0] * both[1]))
-    assert "in 4 trials of 80 steps" in answer.reason
+    assert "in 4 trials, 80-step 1cycles" in answer.reason
 
 
 def test_the_lower_bound_of_a_cyclical_rate_is_at_most_a_quarter():

@@ -94,32 +94,36 @@ class Text(np.ndarray):
 
 IMAGES_1, LABELS_1 = IMAGES["data_batch_1"], LABELS["data_batch_1"]
 BROKEN = {
-    "cut short": ("bin", binary(IMAGES_1, LABELS_1)[:-1], "it has 21,510 bytes in place of 21,511; is the file cut"),
-    "too long": ("bin", binary(IMAGES_1, LABELS_1) + b"0", "it has 21,512 bytes in place of 21,511"),
-    "empty": ("bin", b"", "it has 0 bytes in place of 21,511"),
+    "cut short": ("bin", binary(IMAGES_1, LABELS_1)[:-1], "it has 21,510 bytes instead of 21,511; is the file cut"),
+    "too long": ("bin", binary(IMAGES_1, LABELS_1) + b"0", "it has 21,512 bytes instead of 21,511"),
+    "empty": ("bin", b"", "it has 0 bytes instead of 21,511"),
     "a label of 10": ("bin", binary(IMAGES_1, [0, 9, 10, 0, 0, 0, 255]), "the label of image 2 is 10; labels are from"),
-    "pickle, empty": ("py", b"", "it is no pickle as CIFAR-10's: Ran out of input"),
-    "pickle, cut short": ("py", batch(IMAGES_1, LABELS_1)[:-40], "it is no pickle as CIFAR-10's"),
-    "pickle, no pickle": ("py", b"<html>not found</html>", "it is no pickle as CIFAR-10's"),
-    "pickle of a list": ("py", pickled([1, 2]), "it holds a list in place of a dict"),
+    "pickle, empty": ("py", b"", "it is not a pickle of CIFAR-10: Ran out of input"),
+    "pickle, cut short": ("py", batch(IMAGES_1, LABELS_1)[:-40], "it is not a pickle of CIFAR-10"),
+    "pickle, no pickle": ("py", b"<html>not found</html>", "it is not a pickle of CIFAR-10"),
+    "pickle of a list": ("py", pickled([1, 2]), "it holds a list instead of a dict"),
     "pickle without labels": ("py", pickled({b"data": IMAGES_1}), r"its dict lacks b'labels'; it has \[b'data'\]"),
     "pickle without data": ("py", pickled({b"labels": LABELS_1}), "its dict lacks b'data'"),
     "pickle with other images": (
         *("py", batch(IMAGES_1.astype(np.float32), LABELS_1)),
-        r"its images are float32 \[7, 3072\] in place of uint8 \[7, 3072\]",
+        r"its images are float32 \[7, 3072\] instead of uint8 \[7, 3072\]",
     ),
     "pickle with too few images": ("py", batch(IMAGES_1[:5], LABELS_1), r"its images are uint8 \[5, 3072\]"),
-    "pickle with a list of images": ("py", batch([], LABELS_1), "its images are list in place of uint8"),
+    "pickle with a list of images": ("py", batch([], LABELS_1), "its images are list instead of uint8"),
     "pickle with too few labels": ("py", batch(IMAGES_1, LABELS_1[:3]), "it has 3 labels for 7 images"),
     "pickle with a label of -1": ("py", batch(IMAGES_1, [*LABELS_1[:6], -1]), "the label of image 6 is -1"),
     "pickle with a huge label": ("py", batch(IMAGES_1, [10**30] * N), "the label of image 0 is 1000000"),
-    "pickle with labels of text": ("py", batch(IMAGES_1, [b"cat"] * N), "its labels are no list of whole numbers"),
-    "pickle with labels that are no list": ("py", batch(IMAGES_1, 3), "its labels are no list of whole numbers"),
-    "pickle with a command": ("py", batch(IMAGES_1, LABELS_1, more=RunsACommand()), r"it wants \w+.mkdir, which no"),
+    "pickle with labels of text": ("py", batch(IMAGES_1, [b"cat"] * N), "its labels are not a list of whole numbers"),
+    "pickle with labels that are no list": ("py", batch(IMAGES_1, 3), "its labels are not a list of whole numbers"),
+    "pickle with a command": (
+        "py",
+        batch(IMAGES_1, LABELS_1, more=RunsACommand()),
+        r"it refers to \w+.mkdir, which no",
+    ),
     "pickle with a class": (
         "py",
         batch(IMAGES_1.view(Text), LABELS_1),
-        "it wants tests.tasks.test_cifar10.Text, which no",
+        "it refers to tests.tasks.test_cifar10.Text, which no",
     ),
 }
 
@@ -141,7 +145,7 @@ def test_errors_name_the_file_and_what_is_wrong(tmp_path, monkeypatch, name):
 def test_a_missing_file_is_named(tmp_path, form, name):
     path = write(tmp_path, form) / f"{name}{FORMS[form][1]}"
     path.unlink()
-    with pytest.raises(FileNotFoundError, match="missing beside the other files of CIFAR-10") as caught:
+    with pytest.raises(FileNotFoundError, match="missing, unlike other files of CIFAR-10") as caught:
         cifar10.load(tmp_path)
     assert str(caught.value).startswith(f"{path}: ")
 
@@ -158,6 +162,6 @@ def test_published_files_hold_10000_records(tmp_path, monkeypatch):
     write(tmp_path, "bin")
     with open(tmp_path / "data_batch_1.bin", "wb") as file:
         file.truncate(10_000 * 3073)  # zeros
-    with pytest.raises(ValueError, match="it has 21,511 bytes in place of 30,730,000") as caught:
+    with pytest.raises(ValueError, match="it has 21,511 bytes instead of 30,730,000") as caught:
         cifar10.load(tmp_path)
     assert str(caught.value).startswith(f"{tmp_path / 'data_batch_2.bin'}: ")  # so the first one was right
