@@ -27,8 +27,8 @@ GroupOption = Union["ProcessGroup", Literal["auto"], None]
 each process makes its own call."""
 
 UNREACHABLE = (
-    "another rank has ended, is out of reach or does not make this call; what it wrote itself tells why; group=None is "
-    "for a call that only one rank makes"
+    "another rank has ended, cannot be reached or does not make this call; its own output says why; give group=None to "
+    "a call that only one rank makes"
 )
 
 

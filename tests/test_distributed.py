@@ -181,7 +181,7 @@ def test_a_killed_rank_ends_all_and_one_process_continues(folder, capsys):
     assert finished.returncode != 0
     (message,) = (line for line in finished.stderr.splitlines() if line.startswith("clrfast: "))
     assert "another rank has ended" in message or "SIGTERM" in message  # whichever is noticed first
-    assert message.endswith("what was found is in two.json and two.html; the same command goes on from there")
+    assert message.endswith("the results so far are in two.json and two.html; the same command continues from there")
     found = Recipe.load("two.json")
     assert not found.complete
     assert len(found.study.range_tests) == 1

@@ -40,18 +40,18 @@ TEXTS: dict[str, dict[str, Any]] = {
         "  clrfast find my_package.my_module:make_task --max-lr 1 --steps 200",
     },
     "train": {
-        "help": "find a learning rate, then train with 1cycle, beside a constant rate",
+        "help": "find a learning rate, then compare 1cycle with a constant rate",
         "description": "Runs the range test, trains the model with 1cycle up to the suggested rate and, from the same "
         "start, with that rate held constant, and prints the validation result of both.",
         "epilog": "examples:\n  clrfast train digits\n  clrfast train digits --epochs 10 --lr 0.3",
     },
     "recipe": {
-        "help": "find the settings by short runs",
-        "description": "Finds learning rate, weight decay and momentum by short runs. Writes its measurements to "
-        "recipe.json as they come, and a report for reading to recipe.html. After Ctrl-C the same command continues "
+        "help": "find the settings with short runs",
+        "description": "Finds learning rate, weight decay and momentum with short runs. Writes its measurements to "
+        "recipe.json as they arrive, and a readable report to recipe.html. After Ctrl-C the same command continues "
         "from there.\n\n"
-        "Under torchrun the ranks share the short runs. Each has its own CUDA device as the current one, so a task "
-        "that puts its model on 'cuda' is spread over all.",
+        "Under torchrun the ranks share the short runs. Each has its own current CUDA device, so a task that puts its "
+        "model on 'cuda' uses all of them.",
         "epilog": "examples:\n  clrfast recipe digits\n  clrfast recipe digits --optimizer adamw\n"
         "  clrfast recipe my_package.my_module:make_task --planned-steps 30000\n"
         "  torchrun --nproc-per-node 2 -m clrfast recipe digits --budget 5min",
@@ -123,7 +123,7 @@ def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="clrfast",
         description="Find a PyTorch model's learning rate and train it with 1cycle.",
-        epilog="clrfast COMMAND --help tells more about each.",
+        epilog="clrfast COMMAND --help describes one in detail.",
     )
     parser.add_argument("--version", action="version", version=f"clrfast {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", dest="command", parser_class=_Command)
@@ -153,7 +153,7 @@ def _add_range_test_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("task", help=TASK_HELP)
     parser.add_argument("--min-lr", type=float, default=1e-7, help="rate of the first update (default: 1e-7)")
     parser.add_argument(
-        "--max-lr", type=float, help="rate of the last update (default: 10, with --steps auto higher until divergence)"
+        "--max-lr", type=float, help="rate of the last update (default: 10; --steps auto goes higher until divergence)"
     )
     parser.add_argument(
         "--steps",
@@ -166,16 +166,16 @@ def _add_range_test_options(parser: argparse.ArgumentParser) -> None:
         "--spacing",
         choices=("exponential", "linear"),
         default="exponential",
-        help="of the rates (default: exponential)",
+        help="spacing of the rates (default: exponential)",
     )
     parser.add_argument(
         "--method",
         choices=METHODS,
-        help="of the suggestion: trials, or a rule for the ramp alone, which saves the trials (default: trials with "
+        help="method of the suggestion: trials, or a rule for the ramp alone, without trials (default: trials with "
         "--steps auto, else edge)",
     )
-    parser.add_argument("--thorough", action="store_true", help="always make the longer trials, too")
-    _add_optimizer(parser, "what trains: sgd with momentum, or adamw with weight decay 0.01 (default: sgd)")
+    parser.add_argument("--thorough", action="store_true", help="always run the longer trials, too")
+    _add_optimizer(parser, "optimizer: sgd with momentum, or adamw with weight decay 0.01 (default: sgd)")
     _add_seed(parser)
 
 
@@ -190,10 +190,13 @@ def _add_recipe_options(parser: argparse.ArgumentParser) -> None:
     )
     _add_optimizer(parser, "which optimizer the settings are for (default: sgd)")
     parser.add_argument(
-        "--batch-sizes", action="store_true", help="look for a faster batch size, too; tries all memory"
+        "--batch-sizes", action="store_true", help="look for a faster batch size, too; may use all memory"
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("recipe.json"), help="the JSON; the report is beside it (default: recipe.json)"
+        "--out",
+        type=Path,
+        default=Path("recipe.json"),
+        help="the JSON; the report goes to the same folder (default: recipe.json)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing JSON in place of continuing it")
     _add_seed(parser)
@@ -208,7 +211,7 @@ def _add_seed(parser: argparse.ArgumentParser) -> None:
         "--seed",
         type=int,
         default=0,
-        help="of all random numbers, and of the task if its function has an argument seed (default: 0)",
+        help="seed of all random numbers, and of the task if its function has an argument seed (default: 0)",
     )
 
 
@@ -279,7 +282,7 @@ def _check_ramp(arguments: argparse.Namespace) -> None:
     if steps < least:
         raise UsageError(
             f"--steps: got {steps}; give at least {least}, or auto: with fewer from {min_lr:g} to {max_lr:g} each rate "
-            f"is more than {MAX_RATE_RATIO:g} times the one before, and the answer says nothing"
+            f"is more than {MAX_RATE_RATIO:g} times the one before, which is too coarse for an answer"
         )
 
 
@@ -299,7 +302,7 @@ def _check_recipe(arguments: argparse.Namespace) -> None:
     out = arguments.out
     _require_writable(out.parent)
     if out.suffix != ".json":
-        raise UsageError(f"--out: got {out}; give a path that ends in .json: the report goes beside it, in .html")
+        raise UsageError(f"--out: got {out}; give a path that ends in .json; the report has the same path with .html")
 
 
 def _check_schedule(arguments: argparse.Namespace) -> None:
@@ -309,7 +312,7 @@ def _check_schedule(arguments: argparse.Namespace) -> None:
 
 def _require_folder(path: Path) -> None:
     if not os.path.isdir(path):  # Path.is_dir raises where the path is too long or in a closed folder
-        raise UsageError(f"--out: {path} is no folder; make it first")
+        raise UsageError(f"--out: {path} is not a folder; create it first")
 
 
 def _require_writable(path: Path) -> None:

@@ -18,7 +18,7 @@ from ..optim import _backends as backends
 from ..optim._backends import cuda, native
 
 _STEPS: dict[Callable[..., FusedOptimizer], float] = {SGD: 0.5, Adam: 0.5, AdamW: 0.495}
-"""What a parameter of 1 with gradient 1 becomes by the first step of each optimizer with lr 0.5."""
+"""Value of a parameter of 1 with gradient 1 after the first step of each optimizer with lr 0.5."""
 
 _BACKENDS = {"torch": "pure torch, any device", "cpp": "native, CPU", "cuda": "native, CUDA devices"}
 

@@ -21,7 +21,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Run the range test, write its files and print the suggestion.
 
     Raises:
-        UsageError: the curve has no suggestion; the files are written all the same.
+        UsageError: the curve has no suggestion; the files are written nevertheless.
     """
     curve = run_range_test(make_seeded_task(arguments), arguments)
     data, picture = arguments.out / "lr_range_test.json", arguments.out / "lr_range_test.png"

@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
             if not arguments.out.exists():
                 raise
             report = _write_report(Recipe.load(arguments.out), arguments)
-            kept = f"what was found is in {arguments.out} and {report}; the same command goes on from there"
+            kept = f"the results so far are in {arguments.out} and {report}; the same command continues from there"
             raise type(error)("; ".join((*map(str, error.args), kept))) from None
         recipe.save(arguments.out)
         print(recipe)
@@ -68,7 +68,7 @@ def _prepare_output(arguments: argparse.Namespace) -> None:
         Study.read(out)  # raises unless it is a recipe: other files are not deleted
         out.unlink()
     elif out.exists():
-        print(f"{out}: what is there is not measured again (--overwrite to begin again)")
+        print(f"{out}: the search continues from these results (--overwrite starts again)")
 
 
 def _write_report(recipe: Recipe, arguments: argparse.Namespace) -> Path:

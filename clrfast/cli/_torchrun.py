@@ -19,7 +19,7 @@ from ..tasks import TaskError
 
 TIMEOUT = timedelta(hours=3)
 """Maximum time for which a rank of ``torchrun`` waits for the others, which may be in a range test or a trial. The end
-of a process is noticed at once, so this is for machines that vanish."""
+of a process is noticed at once, so this limit is for machines that disappear."""
 
 
 @contextlib.contextmanager
@@ -56,4 +56,4 @@ def ignore_signals() -> None:
 
 
 def _raise_interrupt(*_: Any) -> None:
-    raise KeyboardInterrupt("SIGTERM, as from torchrun where a rank has ended or all are to end")
+    raise KeyboardInterrupt("SIGTERM, which torchrun sends when a rank has ended or all are to end")

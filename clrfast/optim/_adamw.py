@@ -1,4 +1,4 @@
-"""Adam and AdamW: torch.optim's numbers, and hyper-parameters that live on the device as a table."""
+"""Adam and AdamW with the numbers of torch.optim, and with hyper-parameters in a table on the device."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Adam(FusedOptimizer):
     t is the number of updates of this parameter. Without ``schedule`` it is a drop-in for ``torch.optim.Adam``: same
     numbers, same ``state_dict``; any torch LR scheduler and ``GradScaler`` work on it. With ``schedule``, lr, beta1
     (its momentum) and weight_decay come from the schedule's table, and beta2 and eps from the group; ``SGD`` describes
-    what a scheduled optimizer shows and does.
+    how a scheduled optimizer behaves.
 
     Args:
         params, fused, foreach, capturable, differentiable, schedule, master_weights, clip_norm, backend: as in ``SGD``.

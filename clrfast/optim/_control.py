@@ -123,7 +123,7 @@ class StepControl:
         """Return the losses so far, float32 ``[n]``, without waiting for the device.
 
         If ``stop`` is set, the last loss is the one that set it. On a CUDA device each call starts a copy and returns
-        the result of the copy before, so the losses are one call late.
+        the result of the previous copy, so the losses are one call late.
         """
         if self.device.type != "cuda":
             return _losses_so_far(self.step, self.stop, self.losses)
@@ -146,7 +146,7 @@ class StepControl:
         Args:
             writer: TensorBoard's ``SummaryWriter``, a W&B run, the modules ``mlflow`` and ``trackio``, a logger of
                 Lightning, or any object with ``add_scalar``, ``log_metrics`` or ``log``; see ``write_series``.
-            start: the first update to write, at least 0. Give what the call before has returned.
+            start: the first update to write, at least 0. Give what the previous call returned.
         Returns:
             The number of updates so far, at most ``total_steps``.
         Raises:

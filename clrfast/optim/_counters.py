@@ -115,7 +115,7 @@ class StepCounters:
         return memory is None or memory.device != device or memory.data_ptr() != step.data_ptr()
 
     def ensure(self, state: State, device: torch.device) -> None:
-        """Replace the step of ``state`` by an equal one that was made here, on ``device``, unless it was."""
+        """Replace the step of ``state`` by an equal one that was made here, on ``device``, unless it already is one."""
         if self.lacks(state, device):
             self.by_tensor.pop(state.get("step"), None)  # type: ignore[arg-type]
             memory = _new_counter(device, state.get("step", 0.0))

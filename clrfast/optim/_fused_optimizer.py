@@ -41,7 +41,7 @@ _COPIED = (
 """Attributes that pickling and copying keep, in addition to those of torch's optimizers."""
 
 _OWN_DEFAULTS = ("schedule", "master_weights", "clip_norm", "backend")
-"""Arguments that ``defaults`` has beside the options of a group."""
+"""Arguments that ``defaults`` has in addition to the options of a group."""
 
 _ADDED_OPTIONS = {
     "nesterov": False,
@@ -60,7 +60,7 @@ class FusedOptimizer(RuleOptimizer):
     """Base class of optimizers that update all parameters in one call and can follow a schedule on the device.
 
     A subclass adds what depends on its update rule: the options of a group and their checks, and, where they differ
-    from what stands here, the state of a parameter and its counter. The backends hold the rule itself.
+        from those here, the state of a parameter and its counter. The backends hold the rule itself.
 
     Args:
         params: as in torch.optim.
@@ -135,7 +135,7 @@ class FusedOptimizer(RuleOptimizer):
 
     @property
     def clip_norm(self) -> float | None:
-        """Maximum norm of all gradients together; None for no clipping. A new value holds from the next step on."""
+        """Maximum norm of all gradients together; None for no clipping. A new value takes effect at the next step."""
         return self._clip_norm
 
     @clip_norm.setter
@@ -190,8 +190,8 @@ class FusedOptimizer(RuleOptimizer):
         """Add a parameter group, which follows the schedule, if there is one, from the current step on.
 
         Raises:
-            ValueError: an option is invalid, a parameter is there twice, or the schedule has one curve per group and
-                none for this one.
+            ValueError: an option is invalid, a parameter occurs twice, or the schedule has one curve per group and none
+                for this one.
             RuntimeError: its parameters are on a device of another type.
         """
         follower = self.follower
@@ -199,7 +199,7 @@ class FusedOptimizer(RuleOptimizer):
         if follower is not None and 1 != n_curves <= len(self.param_groups):
             raise ValueError(
                 f"param_group: the schedule has curves for exactly {n_curves} groups; call set_schedule with one "
-                "curve for all, or make the optimizer anew"
+                "curve for all, or make a new optimizer"
             )
         self._check_options({**self.defaults, **param_group})
         own_lr = "lr" in param_group
@@ -210,7 +210,7 @@ class FusedOptimizer(RuleOptimizer):
         try:
             devices_of(self.param_groups)
             if len(set(map(id, added["params"]))) < len(added["params"]):
-                raise ValueError("params: a parameter is there twice in one group; give each once")
+                raise ValueError("params: a parameter occurs twice in one group; give each once")
             if follower is not None and n_curves in (1, len(self.param_groups)):
                 if own_lr and n_curves == 1:
                     warn_overridden([added["lr"]])
@@ -397,7 +397,7 @@ class FusedOptimizer(RuleOptimizer):
         """Return the state as torch's optimizer of this name has it; waits for the device.
 
         With a schedule, each parameter group holds "schedule" and "schedule_step", which suffice to continue the run;
-        the key "clrfast" adds the record of the losses. torch's optimizer loads it as well, and ignores these.
+        the key "clrfast" adds the record of the losses. torch's optimizer can load it too, and ignores these entries.
         """
         if self.follower is not None and self.param_groups:
             self.follower.follow_changed_groups(self)
@@ -466,7 +466,7 @@ class FusedOptimizer(RuleOptimizer):
     def _find_step_counts(self) -> None:
         """Key the step counts by the devices that they are on: ``torch.load`` may have moved them.
 
-        Counters refer to them, so where several have come to one device, the highest is continued.
+        Counters refer to them, so if several are now on one device, the highest continues.
         """
         counts: dict[torch.device, Tensor] = {}
         for count in self._step_counts.values():

@@ -48,7 +48,7 @@ def agreed_clip_norm(own: float | None, given: float | None) -> float | None:
     """Return the ``clip_norm`` of an optimizer, or the one that is given for its step.
 
     Raises:
-        ValueError: both are there, and differ.
+        ValueError: both are given, and differ.
     """
     if own is not None and given is not None and own != given:
         raise ValueError(
@@ -68,7 +68,7 @@ def warn_overridden(rates: list[Any]) -> None:
 
 
 def comparable(option: Any) -> Any:
-    """Return a value that changes whenever a captured graph would go on with an outdated ``option``.
+    """Return a value that changes whenever a captured graph would continue with an outdated ``option``.
 
     A graph reads a tensor on the device at its address, so only the identity of the tensor counts. A tensor on the CPU
     is passed as a number at the launch, so its value counts as well.

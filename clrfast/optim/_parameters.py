@@ -76,8 +76,8 @@ def devices_of(param_groups: Sequence[Mapping[str, Any]]) -> tuple[torch.device,
     devices = dict.fromkeys(param.device for group in param_groups for param in group["params"])
     if len(devices) > 1 and any(device.type != "cuda" for device in devices):
         raise RuntimeError(
-            f"params: they lie on several devices ({', '.join(sorted(map(str, devices)))}), which only CUDA devices "
-            "may do; make one optimizer per device, or move the model to one"
+            f"params: they are on several devices ({', '.join(sorted(map(str, devices)))}), which works only for CUDA "
+            "devices; make one optimizer per device, or move the model to one"
         )
     return tuple(devices) or (torch.device("cpu"),)
 

@@ -27,7 +27,7 @@ class Rule:
     Attributes:
         name: names the compiled functions.
         states: names of the tensors of a parameter's state, in the order of csrc/rules.
-        constants: returns the options of a group beside its row and ``maximize``, in the order of csrc/rules.
+        constants: returns the options of a group besides its row and ``maximize``, in the order of csrc/rules.
         update: ``update(p, g, states, count, row, constants)``, where ``count`` is the number of applied updates of
             the parameter, or None without a counter.
     """

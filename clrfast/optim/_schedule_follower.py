@@ -52,7 +52,7 @@ class ScheduleFollower:
         bound: ``schedule`` with one explicit curve per group.
 
     Attributes:
-        given: ``schedule`` without functions; it has one curve for all groups, or one per group.
+        given: ``schedule`` with tables in place of functions; it has one curve for all groups, or one per group.
         bound: the schedule with one explicit curve per group.
         controls: one control per device, with equal contents.
         control: the first of them.
@@ -128,7 +128,8 @@ class ScheduleFollower:
         """Follow the user's changes of the groups.
 
         Raises:
-            RuntimeError: the user has written a value that the schedule sets, or removed groups that it has curves for.
+            RuntimeError: the user has written a value that the schedule sets, or has removed groups for which it has
+                curves.
         """
         self.follow_changed_groups(optimizer)
         groups = optimizer.param_groups
@@ -141,17 +142,17 @@ class ScheduleFollower:
                 key = "betas" if name == "momentum" and "betas" in group else name
                 if all(quantity_of(group, name) != row[index][column] for row in rows):
                     raise RuntimeError(
-                        f"param_groups[{index}][{key!r}] was set to {group[key]}, but the schedule decides it "
+                        f"param_groups[{index}][{key!r}] was set to {group[key]}, but the schedule sets it "
                         f"({rows[-1][index][column]} at step {self._shown_step if step is None else step}); put the "
                         "change into the schedule, or make the optimizer without one (a torch LR scheduler needs that "
-                        "too). A framework that makes a scheduler of its own is given "
+                        "too). If a framework makes a scheduler of its own, give it "
                         "clrfast.as_lr_scheduler(optimizer) instead"
                     )
         if step is not None:
             self._move_to(step, groups)
 
     def _shows_the_row(self, param_groups: ParamGroups) -> bool:
-        """Return whether the groups have the very values that ``show_next_row`` has written: the usual case."""
+        """Return whether the groups have exactly the values that ``show_next_row`` has written: the usual case."""
         return all(
             group["lr"] is lr
             and group["weight_decay"] is weight_decay

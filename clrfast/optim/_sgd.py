@@ -1,4 +1,4 @@
-"""SGD with momentum: torch.optim.SGD's numbers, and hyper-parameters that live on the device as a table."""
+"""SGD with the numbers of torch.optim.SGD, and with hyper-parameters in a table on the device."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ class SGD(FusedOptimizer):
             smaller than a 16-bit dtype can resolve still add up. External writes to a parameter override its master
             weights. On CUDA devices the update is one pass over memory; on the CPU it is pure torch.
         clip_norm: maximum norm of all gradients together, after unscaling, > 0. The numbers are those of
-            ``torch.nn.utils.clip_grad_norm_`` before the step, without a wait of the host; the gradients themselves
-            stay as they are. A step whose norm is not finite is skipped. ``grad_norm`` has the last norm, and under a
-            schedule ``control.grad_norms`` those of all steps. None: no clipping. Under ``ZeroRedundancyOptimizer`` an
-            optimizer has only the parameters of its rank; clip by torch's function there.
+            ``torch.nn.utils.clip_grad_norm_`` before the step, without blocking the host; the gradients themselves are
+            unchanged. A step whose norm is not finite is skipped. ``grad_norm`` has the last norm, and under a schedule
+            ``control.grad_norms`` those of all steps. None: no clipping. Under ``ZeroRedundancyOptimizer`` an optimizer
+            has only the parameters of its rank; clip with torch's function there.
         backend: "torch" (pure torch, any device), "cpp" (native, CPU), "cuda" (native, CUDA devices) or "auto" (the
             fastest that works here).
     Raises:

@@ -63,7 +63,7 @@ def take_over(optimizer: SavedOptimizer, state_dict: dict[str, Any]) -> None:
         warn_user(
             "load_state_dict: the state has momentum, but no step of a schedule, so the optimizer's schedule stays at "
             f"step {optimizer.follower.control.synchronize()}; write the step into param_groups[i]"
-            f"[{saved_schedule.STEP!r}] if it is another"
+            f"[{saved_schedule.STEP!r}] if that is wrong"
         )
     if optimizer.follower is not None:
         optimizer.follower.adopt(optimizer.param_groups)
@@ -75,7 +75,7 @@ def _resume(optimizer: SavedOptimizer, saved: Schedule, progress: dict[str, Any]
         optimizer.follow(saved, saved)
     elif not optimizer.follower.bound.continues(saved):
         warn_user(
-            "load_state_dict: the saved schedule differs from the optimizer's; the optimizer's own stays in force, "
+            "load_state_dict: the saved schedule differs from the optimizer's; the optimizer follows its own "
             "from the saved step on. Make the optimizer without a schedule to take the saved one."
         )
     assert optimizer.follower is not None

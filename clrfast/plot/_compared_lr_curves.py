@@ -21,7 +21,7 @@ def lr_curves(
     ordered: bool = False,
     title: str | None = None,
 ) -> Axes:
-    """Draw several smoothed losses over the learning rate in one picture, each with its suggestion.
+    """Draw several smoothed losses against the learning rate in one picture, each with its suggestion.
 
     Without ``ax``, a second panel below has a row for each curve: name, suggestion and interval. With ``ax``, the
     legend has the names and the suggestions.

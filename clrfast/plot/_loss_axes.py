@@ -1,4 +1,4 @@
-"""Axes with the loss over the learning rate: their scales and limits, and the lines on them."""
+"""Axes with the loss against the learning rate: their scales and limits, and the lines on them."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def loss_limits(curve: LossCurve, val_loss: Floats | None = None) -> tuple[float
 def draw_line(
     ax: Any, curve: LossCurve, lr: Floats, values: Floats, fmt: str = "-", *, alpha: float = 1.0, **style: Any
 ) -> Any:
-    """Draw ``values`` over ``lr`` and return the line; past the curve's divergence it is faint."""
+    """Draw ``values`` against ``lr`` and return the line; past the curve's divergence it is faint."""
     last_lr = np.inf if curve.divergence_lr is None else curve.divergence_lr
     end = int(np.searchsorted(lr, last_lr, side="right"))
     (line,) = ax.plot(*_decimate(lr[:end], values[:end]), fmt, alpha=alpha, **style)

@@ -37,12 +37,12 @@ def lr_curve(
     metric: bool = True,
     title: str | None = None,
 ) -> Axes:
-    """Draw the loss over the learning rate, raw and smoothed, with the suggestion and the point of divergence.
+    """Draw the loss against the learning rate, raw and smoothed, with the suggestion and the point of divergence.
 
     The axis of the rate is logarithmic, or linear for a linear ramp. A held-out loss is drawn on the axis of the loss,
     any other metric on a second one. Trials are points at their highest rates. Further ramps (``curve.repeats``) are
-    thin lines. Without ``ax``, a second panel below shows the slope: the change of the loss with the rate. Of a line of
-    more than 4,000 points, only the lowest and the highest of neighbouring points are drawn.
+    thin lines. Without ``ax``, a second panel below shows the slope: the change of the loss with the rate. A line of
+        more than 4,000 points shows only the lowest and the highest of neighbouring points.
 
     Args:
         curve: a result of ``range_test``.

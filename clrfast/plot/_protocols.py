@@ -28,7 +28,7 @@ class RateSuggestion(Protocol):
 
 
 class ShortTrials(Protocol):
-    """Losses after short trainings of ``steps`` updates each; ``clrfast.Trials`` are some."""
+    """Losses after short runs of ``steps`` updates each; ``clrfast.Trials`` has them."""
 
     @property
     def steps(self) -> int: ...
@@ -39,7 +39,7 @@ class ShortTrials(Protocol):
 
 
 class LossCurve(Protocol):
-    """A range test's loss over the learning rate, as arrays of ``n`` points; ``clrfast.LRCurve`` is one."""
+    """A range test's loss against the learning rate, as arrays of ``n`` points; ``clrfast.LRCurve`` is one."""
 
     @property
     def lr(self) -> Floats: ...

@@ -73,11 +73,11 @@ def _draw_rates(ax: Any, history: Sequence[EpochRecord]) -> None:
         entries[-1].set_label("no suggestion")
     ax.xaxis.get_major_locator().set_params(integer=True)
     style_axes(ax)
-    add_legend(ax, entries, "Learning rate while training goes on")
+    add_legend(ax, entries, "Learning rate during training")
 
 
 def _draw_curves(ax: Any, history: Sequence[EpochRecord]) -> None:
-    """Draw the smoothed loss of each epoch's range test over the learning rate."""
+    """Draw the smoothed loss of each epoch's range test against the learning rate."""
     curves = {f"epoch {record.epoch}": record.curve for record in history}
     suggestions = {f"epoch {record.epoch}": record.suggestion for record in history}
     log_limits = _log_loss_limits(curves.values())  # from epoch to epoch a loss falls by factors

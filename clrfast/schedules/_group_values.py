@@ -37,7 +37,7 @@ def record_scheduled(group: dict[str, Any], lr: float, factor: float | Tensor) -
 
 
 def external_factor(group: dict[str, Any]) -> float | Tensor:
-    """Return the factor by which other schedulers have multiplied the scheduled rate; a rate of 0 hides changes of it.
+    """Return the factor by which other schedulers have multiplied the scheduled rate; a rate of 0 hides changes in it.
 
     Returns:
         A number; a tensor on the same device if the rate is one, because reading it would block the host.
@@ -65,7 +65,7 @@ def initial_factor(group: dict[str, Any]) -> float:
 
 
 def momentum_of(group: Mapping[str, Any]) -> Any:
-    """Return the momentum of a group: of Adam and its relatives, the first of their betas."""
+    """Return the momentum of a group; for Adam and its variants, that is the first of the betas."""
     return group["betas"][0] if "betas" in group else group["momentum"]
 
 

@@ -39,7 +39,7 @@ class ScheduleLR(LRScheduler):
     follows the schedule. A quantity with one curve per group has no ratio. The next ``step()`` includes a group that is
     added later, with its ratio to the same highest value; if another scheduler writes its rate before that, give the
     group "initial_lr". ``lr_scale`` is the group's entry of that name (timm's layer decay), 1 by default. ``factor`` is
-    the product of the factors of other schedulers, in a ``ChainedScheduler`` or on the same optimizer. A change of it
+    the product of the factors of other schedulers, in a ``ChainedScheduler`` or on the same optimizer. A change in it
     is lost while the schedule's rate is 0.
 
     For optimizers with ``betas``, the first of them is the momentum. Past the end the last values stay. Warns once if
@@ -60,8 +60,8 @@ class ScheduleLR(LRScheduler):
         KeyError: ``last_epoch`` is given, and a group has no "initial_lr".
     """
 
-    # No attribute `total_steps`: at that step Accelerate would silently stop calling the scheduler, and so hide a
-    # wrong number.
+    # No attribute `total_steps`: at that step Accelerate would silently stop calling the scheduler, which would hide
+    # a wrong number.
 
     def __init__(self, optimizer: Optimizer, schedule: Schedule, *, follow_updates: bool = False, last_epoch: int = -1):
         if not isinstance(schedule, Schedule):
@@ -184,7 +184,7 @@ class ScheduleLR(LRScheduler):
             )
         if not self._schedule.continues(Schedule.from_dict(state_dict["schedule"])):
             warnings.warn(
-                "load_state_dict: the saved schedule differs from the one given; the given one stays in force, "
+                "load_state_dict: the saved schedule differs from the one given; the given one is used "
                 "from the saved step on.",
                 stacklevel=2,
             )

@@ -124,7 +124,7 @@ def one_cycle_three_phase(
     in [0, 0.5]; the rest is as in ``one_cycle_cos``.
     """
     if not 0 <= pct_start <= 0.5:
-        raise ValueError(f"pct_start: got {pct_start}; the way up and down must fit in the run: give 0 to 0.5")
+        raise ValueError(f"pct_start: got {pct_start}; the rise and the fall must fit into the run: give 0 to 0.5")
     total_steps = _check(max_lr, total_steps, div_factor=div_factor, final_div_factor=final_div_factor)
     start, peak, end = _torch_stops(pct_start, total_steps)
     low = max_lr / div_factor

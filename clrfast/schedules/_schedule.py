@@ -33,7 +33,7 @@ class Schedule:
         total_steps: length of the run in optimizer steps, >= 1. Policies such as ``one_cycle`` set it.
 
     Raises:
-        ValueError: an argument is no curve, or the quantities have different numbers of groups.
+        ValueError: an argument is not a curve, or the quantities have different numbers of groups.
 
     A single entry serves every parameter group. Past the last step the last values stay.
 
@@ -241,10 +241,10 @@ class Schedule:
         return dataclasses.replace(self, lr=lr)
 
     def with_warm_up(self, warm_up_steps: int, *, start_frac: float = 0.0) -> Schedule:
-        """Return this schedule after a warm-up, in which lr rises linearly to its first value.
+        """Return this schedule with a warm-up before it, in which lr rises linearly to its first value.
 
         Args:
-            warm_up_steps: length of the warm-up, >= 1; the run becomes longer by it.
+            warm_up_steps: length of the warm-up, >= 1; it lengthens the run.
             start_frac: lr at step 0, as a fraction of its first value, in [0, 1].
         Raises:
             ValueError: an argument is outside its range.

@@ -13,7 +13,7 @@ QUANTITIES = ("lr", "momentum", "weight_decay")
 """Columns of a table, in order."""
 
 MAX_TOTAL_STEPS = 10**8
-"""Maximum length of a run: ten times the longest trainings, and 1.2 GB of table for each parameter group."""
+"""Maximum length of a run: ten times the longest training runs, and 1.2 GB of table for each parameter group."""
 
 
 def row_at(table: NDArray[np.float32], step: int) -> list[list[float]]:

@@ -32,7 +32,7 @@ def warn_user(text: str) -> None:
 def warn_past_end(total_steps: int) -> None:
     """Warn that the run continues past the ``total_steps`` of its schedule."""
     warn_user(
-        f"the schedule has ended: its total_steps are {total_steps}, and the run goes on at the last step's values. "
+        f"the schedule has ended: its total_steps are {total_steps}; the run continues with the last step's values. "
         "Plan as many steps as the run makes, or give schedule.extended_to(n). With Accelerate, a prepared scheduler "
         "makes one step per process and update"
     )
@@ -90,7 +90,7 @@ def warn_cut_cycle(schedule: Schedule) -> None:
 class EpochStepDetector:
     """Detects a scheduler that makes one step per epoch although its unit is the update.
 
-    The sign is two intervals of at least ``MIN_UPDATES_PER_EPOCH`` updates each, or one as long as the schedule, after
+    It looks for two intervals of at least ``MIN_UPDATES_PER_EPOCH`` updates each, or one as long as the schedule, after
     a run of one epoch. A schedule shorter than the intervals together cannot count updates, so it raises no warning.
 
     Args:

@@ -76,8 +76,8 @@ class CapturedStep:
         """Repeat the step and return ``result``; the host does not wait.
 
         Raises:
-            RuntimeError: the optimizer no longer exists, or since the capture it has loaded a state or got another
-                schedule, parameter group or option. A replay would update unused memory or use outdated values.
+            RuntimeError: the optimizer no longer exists, or since the capture it has loaded a state or was given
+                another schedule, parameter group or option. A replay would update unused memory or use outdated values.
         """
         optimizer = self._optimizer()
         if optimizer is None:
@@ -102,7 +102,7 @@ class CapturedStep:
         same = optimizer.state is self._state and optimizer.counters.by_tensor is self._counters
         if not same or not self._fingerprint.matches():
             if _memory_of_state(optimizer) != self._state_memory:
-                return "has got other tensors as its state"
+                return "has been given other tensors as its state"
             self._take_fingerprint(optimizer)
         return None
 
@@ -114,14 +114,14 @@ class CapturedStep:
 def _captured_values(optimizer: FusedOptimizer) -> dict[str, Any]:
     """Return the optimizer's values that a graph keeps, keyed by the message for a change, most specific first."""
     options = (
-        "has got another option in a parameter group (rates that change belong into a schedule) or divergence watch"
+        "has been given another option in a parameter group (put rates that change into a schedule) or divergence watch"
     )
     return {
-        "has got or lost a parameter group": len(optimizer.param_groups),
-        "has got another schedule": optimizer.control,
-        "has got another clip_norm": optimizer.clip_norm,
+        "has gained or lost a parameter group": len(optimizer.param_groups),
+        "has been given another schedule": optimizer.control,
+        "has been given another clip_norm": optimizer.clip_norm,
         options: optimizer.captured_values(),
-        "has loaded a state, or its parameters were moved": optimizer.generation,
+        "has loaded a state, or its parameters were moved,": optimizer.generation,
     }
 
 

@@ -24,11 +24,11 @@ class DeviceDataset:
         tensors: a tensor ``[n, ...]``, or several, for example ``(inputs, targets)``. They are used where they are;
             move them to the device first.
         batch_size: number of samples in [1, n].
-        shuffle: whether every epoch has another order. Without shuffling and augmentation, batches are views of
+        shuffle: whether every epoch has a new order. Without shuffling and augmentation, batches are views of
             ``tensors``: a model that writes to its inputs changes the data, except in a captured step.
         augment: ``augment(inputs, generator) -> inputs``, applied to the first tensor of each batch, for example
             ``crop_and_flip()``. Its random numbers must come from the generator, which is on the tensors' device.
-        drop_last: whether to leave out a last batch that is not full; a captured step needs another graph for it.
+        drop_last: whether to leave out an incomplete last batch; a captured step needs another graph for it.
         seed: seed of ``generator``.
 
     Attributes:
@@ -115,7 +115,9 @@ def _count_samples(tensors: tuple[Any, ...]) -> int:
     if not tensors or not all(isinstance(tensor, Tensor) and tensor.dim() for tensor in tensors):
         raise ValueError("tensors: give one or more tensors with a first dimension for the samples")
     if len({len(tensor) for tensor in tensors}) > 1:
-        raise ValueError(f"tensors: they have {[len(tensor) for tensor in tensors]} samples; give equally many of each")
+        raise ValueError(
+            f"tensors: they have {[len(tensor) for tensor in tensors]} samples; give the same number of each"
+        )
     if len({tensor.device for tensor in tensors}) > 1:
         devices = [str(tensor.device) for tensor in tensors]
         raise ValueError(f"tensors: they are on {devices}; move them all to the model's device")

@@ -31,7 +31,7 @@ def require_not_distributed(model: nn.Module) -> None:
     if max(sizes) > 1:
         raise ValueError(
             f"group: got a single rank, and the ranks of this {type(model).__name__} wait for each other in every "
-            "step; leave group out, or give the model without its wrapper for a rate of each rank's own"
+            "step; leave group out, or give the model without its wrapper to find a rate on each rank alone"
         )
 
 

@@ -26,7 +26,7 @@ class EagerStep:
         compute_loss: ``compute_loss(model, batch) -> loss``.
         optimizer: any torch optimizer whose ``step`` needs no closure.
         options: None for the defaults. An optimizer of clrfast clips by itself: the gradients are read once more, and
-            stay as they are.
+            are unchanged.
     Raises:
         ValueError: the optimizer and the options have different values of ``clip_norm``.
     """
@@ -84,8 +84,8 @@ class EagerStep:
         """Raise ValueError unless the number of ``batches`` is ``accumulate``."""
         if len(batches) != self.accumulate:
             raise ValueError(
-                f"batches: got {len(batches)}, and accumulate is {self.accumulate}; a step takes exactly so many, each "
-                "an argument of its own"
+                f"batches: got {len(batches)}, and accumulate is {self.accumulate}; a step takes exactly that many, "
+                "each as a separate argument"
             )
 
     def backward(self, batches: Sequence[Any]) -> Tensor:

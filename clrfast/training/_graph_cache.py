@@ -110,7 +110,7 @@ class GraphCache:
             return None
         signature = [_signature(leaf) for leaf in leaves]
         if None in signature:
-            self.eager_reason = "a batch holds something else than tensors and plain values, which a graph cannot take"
+            self.eager_reason = "a batch holds something other than tensors and plain values, which a graph cannot take"
             return None
         for kind in self._kinds:
             if kind.structure == structure and kind.signature == signature:
@@ -123,7 +123,7 @@ class GraphCache:
         return self._kinds[-1]
 
     def _warm_up(self, kind: _Kind, call: Callable[[], Any]) -> Any:
-        self.eager_reason = "it was among the first with batches of this kind; one of the next is captured"
+        self.eager_reason = "it was one of the first with batches of this kind; a later one is captured"
         watching: contextlib.AbstractContextManager[list[str] | None] = (
             _watch_for_waits() if kind.n_calls == WARM_UP_CALLS - 1 else contextlib.nullcontext()
         )

@@ -58,10 +58,10 @@ class GuardedReplay:
     def _require_same_model(self) -> None:
         """Raise RuntimeError if the graph would use memory that no longer belongs to the model."""
         if _children(self._modules) != self._children:
-            raise _changed("model: it has got other modules")
+            raise _changed("model: it has been given other modules")
         memory = _memory(self._modules)
         if len(memory) != len(self._memory):
-            raise _changed("model: it has got or lost parameters or buffers")
+            raise _changed("model: it has gained or lost parameters or buffers")
         for (_, old), (_, new) in zip(self._memory, memory, strict=True):
             if old != new:
                 raise _changed(f"model: its dtype has changed from {old} to {new}")

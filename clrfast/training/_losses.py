@@ -31,7 +31,9 @@ def resolve_loss(loss_fn: Callable[[Any, Any], Tensor] | None, compute_loss: Com
         )
     name, given = ("loss_fn", loss_fn) if compute_loss is None else ("compute_loss", compute_loss)
     if given is not None and not callable(given):
-        raise ValueError(f"{name}: got {type(given).__name__}, which cannot be called; are the arguments in order?")
+        raise ValueError(
+            f"{name}: got {type(given).__name__}, which cannot be called; are the arguments in the right order?"
+        )
     if isinstance(given, type):
         raise ValueError(f"{name}: got the class {given.__name__}; give an instance of it, {given.__name__}()")
     if compute_loss is not None:
@@ -53,7 +55,7 @@ def require_differentiable(loss: Any) -> Tensor:
         ValueError: it is not a tensor of one element, or requires no gradient.
     """
     if not require_scalar(loss).requires_grad:
-        raise ValueError("loss: it does not depend on a trainable parameter; do not detach it, nor use no_grad")
+        raise ValueError("loss: it does not depend on a trainable parameter; do not detach it or use no_grad")
     return loss
 
 
@@ -81,6 +83,6 @@ def _loss_of_output(model: nn.Module, batch: Any) -> Tensor:
     if loss is None:
         raise ValueError(
             f"loss_fn: it was left out, and model(**batch) returned a {type(output).__name__} without a loss; "
-            "are the labels in the batch? Else give compute_loss(model, batch) -> loss"
+            "are the labels in the batch? If not, give compute_loss(model, batch) -> loss"
         )
     return loss

@@ -18,7 +18,7 @@ MAX_BYTES = 2**26
 that ``forward`` writes."""
 
 MAX_ITEMS = 1_000
-"""Maximum size of a container whose items are copied; of a larger one, only the list of items is restored."""
+"""Maximum size of a container whose items are copied; for a larger one, only the list of items is restored."""
 
 MAX_DEPTH = 3
 """Maximum depth of nested containers whose items are copied."""
@@ -113,13 +113,13 @@ class ModuleAttributes:
 
     def _warn(self) -> None:
         for name, value in self._changeable():
-            sizes, ending = self._sizes or {}, " It was put back as it was before"
+            sizes, ending = self._sizes or {}, " It was restored"
             if any(tensor.grad_fn is not None for tensor in self._tensors(value)):
-                what, remedy = "hangs on the autograd graph of its batch", "store it detached: value.detach()"
+                what, remedy = "keeps the autograd graph of its batch alive", "store it detached: value.detach()"
             elif 0 < GROWTH_FACTOR * sizes.get(name, 0) <= _size(value):
                 what, remedy = "grows with every batch", "keep the latest values only, or clear it"
             elif any(self._versions.get(id(tensor), 0) < version_of(tensor) for tensor in self._uncopied(value)):
-                what, remedy, ending = "is too large to be put back", "make it a buffer: register_buffer", ""
+                what, remedy, ending = "is too large to be restored", "make it a buffer: register_buffer", ""
             else:
                 continue
             message = f"model: the attribute {name!r}, which forward writes, {what}; {remedy}.{ending}"

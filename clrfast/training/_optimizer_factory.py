@@ -1,4 +1,4 @@
-"""The optimizers that sweeps and task trainings make: SGD, or what the caller's function returns."""
+"""The optimizers that sweeps and the training of tasks make: SGD, or what the caller's function returns."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def resolve_optimizer(make_optimizer: MakeOptimizer | None, momentum: float | No
     """Return ``make_optimizer``; None stands for ``clrfast.SGD`` with ``momentum``, or else with 0.9.
 
     Raises:
-        ValueError: it is no function, or both arguments are given.
+        ValueError: it is not a function, or both arguments are given.
     """
     if make_optimizer is None:
         return partial(SGD, momentum=DEFAULT_MOMENTUM if momentum is None else momentum)
@@ -43,7 +43,7 @@ def make_scheduled(make_optimizer: MakeOptimizer, params: Iterable[Tensor], sche
     """Make an optimizer over ``params`` that follows ``schedule``.
 
     Raises:
-        ValueError: the function returns something else than an optimizer of clrfast without a schedule, or the
+        ValueError: the function returns something other than an optimizer of clrfast without a schedule, or the
             schedule does not fit it.
     """
     optimizer: Any = make_optimizer(params)
@@ -54,6 +54,8 @@ def make_scheduled(make_optimizer: MakeOptimizer, params: Iterable[Tensor], sche
             "schedule is on the device: clrfast.SGD, Adam or AdamW"
         )
     if optimizer.schedule is not None:
-        raise ValueError("make_optimizer: it returned an optimizer with a schedule; make it without, it gets one here")
+        raise ValueError(
+            "make_optimizer: it returned an optimizer with a schedule; return one without, because it is given one here"
+        )
     optimizer.set_schedule(schedule)
     return optimizer

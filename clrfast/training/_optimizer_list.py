@@ -1,4 +1,4 @@
-"""Joins several optimizers to one, for a model whose parts have separate optimizers."""
+"""Joins several optimizers into one, for a model whose parts have separate optimizers."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class JoinedOptimizer(torch.optim.Optimizer):
             if isinstance(optimizer, FusedOptimizer) and optimizer.control is not None:
                 raise ValueError(
                     f"optimizer: got several, and one of them is a clrfast.{type(optimizer).__name__} with a schedule, "
-                    "which would go on with its own rates; give it without"
+                    "which would keep its own rates; give it without"
                 )
         groups = [group for optimizer in optimizers for group in optimizer.param_groups]
         try:
             super().__init__([dict(group) for group in groups], {})
         except ValueError as error:
-            raise ValueError(f"optimizer: got several that do not go together: {error}") from error
+            raise ValueError(f"optimizer: got several that cannot be combined: {error}") from error
         self.param_groups = groups
         self.optimizers = tuple(optimizers)
 

@@ -27,7 +27,7 @@ class StepOptions:
         scaler: scales the loss and skips updates whose gradients are not finite. A skipped update does not advance
             the schedule.
         clip_norm: maximum norm of all gradients together, after unscaling, above 0; None does not clip. An optimizer of
-            clrfast clips on the device, as with its own ``clip_norm``: the gradients stay as they are, and a step whose
+            clrfast clips on the device, as with its own ``clip_norm``: the gradients are unchanged, and a step whose
             norm is not finite is skipped.
         graph: "auto" replays CUDA graphs where that is possible, with the same results; False never does.
         snapshot_device: where the finders keep the copy of parameters, buffers and optimizer state that they restore,

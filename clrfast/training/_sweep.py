@@ -62,7 +62,7 @@ def sweep(
     Vectorized training stacks the parameters of the copies and makes one forward and one backward pass for all of them
     with ``torch.func.vmap``. Each copy has its own optimizer and schedule. On a device that a small model leaves
     idle, K copies then take little longer than one. A copy that diverges stops and the others continue. The host never
-    waits for a step. The results equal those of K sequential trainings up to rounding, except for models that draw
+    waits for a step. The results equal those of K sequential training runs up to rounding, except for models that draw
     random numbers, such as dropout.
 
     Args:

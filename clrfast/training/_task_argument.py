@@ -33,7 +33,7 @@ def resolve_task(
     for name, value in (("loss_fn", loss_fn), (loader_name, loader), ("compute_loss", compute_loss)):
         if value is not None:
             raise ValueError(
-                f"{name}: got {type(value).__name__} beside a Task, which has its own; give the Task alone, or "
+                f"{name}: got {type(value).__name__} in addition to a Task, which has its own; give the Task alone, or "
                 f"model, loss_fn and {loader_name} in its place"
             )
     val_loader = model.val_loader if val_loader is None else val_loader

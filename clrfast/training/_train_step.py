@@ -45,7 +45,7 @@ class TrainStep(EagerStep):
         loss_fn: ``loss_fn(outputs, targets) -> loss`` for batches of ``(inputs, targets)``; None for a model that
             returns its own loss for a dict batch.
         optimizer: the optimizer of the model's parameters. Only steps with an optimizer of clrfast are captured; its
-            schedule advances in each replay. It also clips by itself, without a wait; see ``clrfast.SGD``.
+            schedule advances in each replay. It also clips by itself, without blocking the host; see ``clrfast.SGD``.
         compute_loss: ``compute_loss(model, batch) -> loss`` instead of ``loss_fn``.
         max_graphs: maximum number of kinds of batches that are captured, at least 1; batches of further kinds run
             eagerly.
@@ -152,11 +152,11 @@ class TrainStep(EagerStep):
         if not isinstance(self.optimizer, FusedOptimizer):
             kind = type(self.optimizer)
             return (
-                f"the optimizer is {kind.__module__}.{kind.__qualname__}, whose rates a graph would keep as they are "
-                "now; those of clrfast's optimizers live on"
+                f"the optimizer is {kind.__module__}.{kind.__qualname__}, whose rates a graph would freeze; "
+                "those of clrfast's optimizers follow the schedule in every replay"
             )
         if len(devices_of(self.optimizer.param_groups)) > 1:
-            return "the parameters are on several devices, and a graph is of one"
+            return "the parameters are on several devices, and a graph covers only one"
         if any(isinstance(module, DistributedDataParallel) for module in self._modules):
             return "the model is a DistributedDataParallel, whose communication is not captured"
         return None

@@ -64,7 +64,7 @@ def start_sweep(plan: SweepPlan, loader: Iterable[Any], total_steps: int, vector
     untimed = graph_cache.WARM_UP_CALLS + 1 if graph_cache.reason_against_graphs(device) is None else 1
     n_each = untimed + TIMED_STEPS
     if vectorize == "auto" and total_steps <= 2 * n_each:
-        return StartedSweep(f"{total_steps} steps are too few to try which way is faster")
+        return StartedSweep(f"{total_steps} steps are too few to find out which way is faster")
     n_sequential, n_stacked = (n_each, n_each) if vectorize == "auto" else (0, 1)
     steps = plan.make_steps() if n_sequential else []
 

@@ -72,8 +72,12 @@ sys.exit(main())
         (["doctor", "--help"], 0, "backends"),
         (["fly"], 2, "invalid choice: 'fly'"),
         (["train", "digits", "--out"], 2, "clrfast train: error: --out: clrfast train has no such argument; see"),
-        (["find", "digits", "--out", "missing"], 2, "clrfast: --out: missing is no folder; make it first"),
-        (["recipe", "digits", "--out", "missing/x.json"], 2, "clrfast: --out: missing is no folder; make it first"),
+        (["find", "digits", "--out", "missing"], 2, "clrfast: --out: missing is not a folder; create it first"),
+        (
+            ["recipe", "digits", "--out", "missing/x.json"],
+            2,
+            "clrfast: --out: missing is not a folder; create it first",
+        ),
         (["find", "digits", "--steps", "5"], 2, "clrfast: --steps: got 5"),
     ],
 )

@@ -18,7 +18,7 @@ def test_recipe_searches_then_reuses_then_overwrites(own_task, capsys):
     written = (own_task / "recipe.json").stat().st_mtime_ns, (own_task / "recipe.json").read_text()
     assert cli.main(arguments) == 0
     printed = capsys.readouterr().out
-    assert "recipe.json: what is there is not measured again" in printed
+    assert "recipe.json: the search continues from these results" in printed
     assert "learning rate: " not in printed
     assert (own_task / "recipe.json").read_text() == written[1]
     assert cli.main([*arguments, "--overwrite", "--seed", "1"]) == 0
@@ -35,7 +35,7 @@ def test_an_interrupted_recipe_names_its_files_and_continues(own_task, monkeypat
 
         patched.setattr(_stages, "find_weight_decay", interrupted)
         assert cli.main(arguments) == 130
-        message = "what was found is in a.json and a.html; the same command goes on from there"
+        message = "the results so far are in a.json and a.html; the same command continues from there"
         assert capsys.readouterr().err.endswith(f"clrfast: interrupted: {message}\n")
         assert not Recipe.load("a.json").complete
         assert "It was interrupted" in (own_task / "a.html").read_text()

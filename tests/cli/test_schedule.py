@@ -28,7 +28,7 @@ def test_every_policy_can_be_drawn(name, tmp_path):
     [
         (["one_cycle", "--max-lr", "-1", "--total-steps", "9"], "max_lr: got -1.0"),
         (["one_cycle", "--max-lr", "1", "--total-steps", "9", "--momentum", "0.8", "0.9"], "momentum: got (0.8, 0.9)"),
-        (["constant", "--lr", "1", "--total-steps", "9", "--out", "missing/x.png"], "--out: missing is no folder"),
+        (["constant", "--lr", "1", "--total-steps", "9", "--out", "missing/x.png"], "--out: missing is not a folder"),
     ],
 )
 def test_wrong_schedules_give_one_line(arguments, message, capsys):

@@ -135,7 +135,7 @@ def test_empty_groups_are_accepted_and_duplicates_refused(rule, backend):
     param = make_params([(2,)])[0]
     with (
         pytest.warns(UserWarning, match="duplicate parameters"),
-        pytest.raises(ValueError, match="params: a parameter is there twice"),
+        pytest.raises(ValueError, match="params: a parameter occurs twice"),
     ):
         rule.make([param, param], backend=backend)
 

@@ -20,7 +20,7 @@ def test_a_rate_of_0_written_by_the_user_is_refused(rule):
     model, optimizer = made(rule)
     train(model, optimizer, 0, 2)
     optimizer.param_groups[0]["lr"] = 0.0
-    with pytest.raises(RuntimeError, match="the schedule decides it"):
+    with pytest.raises(RuntimeError, match="the schedule sets it"):
         train(model, optimizer, 2, 3)
 
 
@@ -46,7 +46,7 @@ def test_a_step_written_together_with_a_rate_is_refused_and_moves_nothing(rule):
     train(model, optimizer, 0, 3)
     optimizer.param_groups[0].update(schedule_step=20, lr=0.123)
     for _ in range(2):
-        with pytest.raises(RuntimeError, match=r"was set to 0\.123, but the schedule decides it \(.* at step 20\)"):
+        with pytest.raises(RuntimeError, match=r"was set to 0\.123, but the schedule sets it \(.* at step 20\)"):
             train(model, optimizer, 3, 4)
     assert int(optimizer.control.step) == 3
 

@@ -102,7 +102,7 @@ def test_a_replay_is_refused_after_a_rate_or_the_divergence_watch_changed():
     graph, optimizer, _ = captured(schedule=clrfast.one_cycle(0.1, 10))
     graph.replay()
     optimizer.param_groups[0]["lr"] = 5.0
-    with pytest.raises(RuntimeError, match="the schedule decides it"):
+    with pytest.raises(RuntimeError, match="the schedule sets it"):
         graph.replay()
     optimizer.follower.show_next_row(optimizer.param_groups)
     graph.replay()

@@ -50,51 +50,51 @@ CHANGES = {
         lambda model, optimizer: setattr(model[1], "_buffers", copy.deepcopy(model[1]._buffers)),
         "model: a parameter or buffer was moved, or replaced",
     ),
-    "parameter lost": (lambda model, optimizer: setattr(model[4], "bias", None), "got or lost parameters"),
+    "parameter lost": (lambda model, optimizer: setattr(model[4], "bias", None), "gained or lost parameters"),
     "replaced": (
         lambda model, optimizer: setattr(model[4], "weight", nn.Parameter(torch.zeros(3, 12))),
         "model: a parameter or buffer was moved, or replaced",
     ),
     "module": (
         lambda model, optimizer: model.__setitem__(4, nn.Linear(12, 3)),
-        "model: it has got other modules",
+        "model: it has been given other modules",
     ),
     "module inside of a leaf": (
         lambda model, optimizer: model[2].add_module("more", nn.ReLU()),
-        "model: it has got other modules",
+        "model: it has been given other modules",
     ),
     "another dict of modules": (
         lambda model, optimizer: setattr(model, "_modules", copy.deepcopy(model._modules)),
-        "model: it has got other modules",
+        "model: it has been given other modules",
     ),
     "buffers": (
         lambda model, optimizer: optimizer.state[model[0].weight].update(momentum_buffer=torch.zeros(12, 6)),
-        "optimizer: it has got other tensors as its state",
+        "optimizer: it has been given other tensors as its state",
     ),
     "buffers moved": (
         lambda model, optimizer: _moved(optimizer.state[model[0].weight]["momentum_buffer"]),
-        "optimizer: it has got other tensors as its state",
+        "optimizer: it has been given other tensors as its state",
     ),
     "state replaced": (
         lambda model, optimizer: setattr(optimizer, "state", copy.deepcopy(optimizer.state)),
-        "optimizer: it has got other tensors as its state",
+        "optimizer: it has been given other tensors as its state",
     ),
     "no buffers": (
         lambda model, optimizer: optimizer.state.clear(),
-        "optimizer: it has got other tensors as its state",
+        "optimizer: it has been given other tensors as its state",
     ),
-    "grown": (lambda model, optimizer: model[0].register_buffer("more", torch.zeros(1)), "got or lost parameters"),
+    "grown": (lambda model, optimizer: model[0].register_buffer("more", torch.zeros(1)), "gained or lost parameters"),
     "group": (
         lambda model, optimizer: optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(2))]}),
-        "optimizer: it has got or lost a parameter group",
+        "optimizer: it has gained or lost a parameter group",
     ),
     "schedule": (
         lambda model, optimizer: optimizer.set_schedule(clrfast.one_cycle(0.1, 5)),
-        "optimizer: it has got another schedule",
+        "optimizer: it has been given another schedule",
     ),
     "option": (
         lambda model, optimizer: optimizer.param_groups[0].update(dampening=0.5),
-        "optimizer: it has got another option in a parameter group",
+        "optimizer: it has been given another option in a parameter group",
     ),
     "state": (
         lambda model, optimizer: optimizer.load_state_dict(optimizer.state_dict()),
@@ -105,31 +105,31 @@ CHANGES = {
 CHANGES_OF_ADAMW = {
     "beta1": (
         lambda model, optimizer: optimizer.param_groups[0].update(betas=(0.5, 0.999)),
-        r"param_groups\[0\]\['betas'\] was set to \(0.5, 0.999\), but the schedule decides it",
+        r"param_groups\[0\]\['betas'\] was set to \(0.5, 0.999\), but the schedule sets it",
     ),
     "beta2": (
         lambda model, optimizer: optimizer.param_groups[0].update(betas=(optimizer.param_groups[0]["betas"][0], 0.99)),
-        "optimizer: it has got another option in a parameter group",
+        "optimizer: it has been given another option in a parameter group",
     ),
     "eps": (
         lambda model, optimizer: optimizer.param_groups[0].update(eps=1e-6),
-        "optimizer: it has got another option in a parameter group",
+        "optimizer: it has been given another option in a parameter group",
     ),
     "amsgrad": (
         lambda model, optimizer: optimizer.param_groups[0].update(amsgrad=True),
-        "optimizer: it has got another option in a parameter group",
+        "optimizer: it has been given another option in a parameter group",
     ),
     "clip_norm": (
         lambda model, optimizer: setattr(optimizer, "clip_norm", 1.0),
-        "optimizer: it has got another clip_norm",
+        "optimizer: it has been given another clip_norm",
     ),
     "moments": (
         lambda model, optimizer: optimizer.state[model[0].weight].update(exp_avg=torch.zeros(12, 6)),
-        "optimizer: it has got other tensors as its state",
+        "optimizer: it has been given other tensors as its state",
     ),
     "step count": (
         lambda model, optimizer: optimizer.state[model[0].weight].update(step=torch.tensor(7.0)),
-        "optimizer: it has got other tensors as its state",
+        "optimizer: it has been given other tensors as its state",
     ),
     "state": CHANGES["state"],
     "state replaced": CHANGES["state replaced"],

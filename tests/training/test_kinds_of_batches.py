@@ -135,7 +135,7 @@ def test_dtype_layout_and_type_of_a_value_distinguish_kinds(backend):
         assert step.eager_reason is None
     assert len(step._graphs._kinds) == 4
     step({"x": x.clone().requires_grad_(), "scale": True})  # its gradient would go to the copy
-    assert "something else than tensors and plain values" in step.eager_reason
+    assert "something other than tensors and plain values" in step.eager_reason
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -170,7 +170,7 @@ def test_other_batches_run_eagerly(backend):
 
     for _ in range(4):
         step(Batch())
-    assert "something else than tensors and plain values" in step.eager_reason
+    assert "something other than tensors and plain values" in step.eager_reason
 
 
 def test_plain_values_in_a_batch_distinguish_kinds(backend):

@@ -110,7 +110,7 @@ def test_a_warning_names_an_attribute_that_keeps_the_autograd_graph():
     def hang(module, h):
         module.state = [h]
 
-    with pytest.warns(UserWarning, match="'0.state', which forward writes, hangs on the autograd graph"):
+    with pytest.warns(UserWarning, match="'0.state', which forward writes, keeps the autograd graph"):
         range_test(nn.Sequential(Writer(hang)), nn.functional.mse_loss, loader(), steps=10)
 
 
@@ -160,7 +160,7 @@ def test_a_warning_names_a_large_tensor_that_was_written_and_not_copied(monkeypa
             model.small.fill_(1)
             model(torch.ones(8, 4))
 
-    with pytest.warns(UserWarning, match="'state', which forward writes, is too large to be put back"):
+    with pytest.warns(UserWarning, match="'state', which forward writes, is too large to be restored"):
         disturb()
     assert model.state.any()
     assert not model.small.any()

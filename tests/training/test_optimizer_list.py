@@ -102,7 +102,7 @@ def test_a_scaler_and_a_monitor_take_several_optimizers():
         ),
         (
             lambda model: [torch.optim.SGD(model.parameters(), 0.1)] * 2,
-            "optimizer: got several that do not go together",
+            "optimizer: got several that cannot be combined",
         ),
         (
             lambda model: [

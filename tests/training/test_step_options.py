@@ -163,17 +163,17 @@ def test_options_of_another_type_are_refused(function, name):
 
 @pytest.mark.parametrize("function", [*FINDERS, step_loss, largest_batch])
 def test_a_loss_beside_a_task_is_refused(function):
-    with pytest.raises(ValueError, match="loss_fn: got CrossEntropyLoss beside a Task, which has its own"):
+    with pytest.raises(ValueError, match="loss_fn: got CrossEntropyLoss in addition to a Task, which has its own"):
         function(make_task(), LOSS)
-    with pytest.raises(ValueError, match="compute_loss: got function beside a Task, which has its own"):
+    with pytest.raises(ValueError, match="compute_loss: got function in addition to a Task, which has its own"):
         function(make_task(), compute_loss=lambda model, batch: model(batch[0]).sum())
 
 
 def test_a_loader_beside_a_task_is_refused_by_the_name_of_its_argument():
     task = make_task()
-    with pytest.raises(ValueError, match="loader: got DataLoader beside a Task"):
+    with pytest.raises(ValueError, match="loader: got DataLoader in addition to a Task"):
         clrfast.range_test(task, loader=task.train_loader)
-    with pytest.raises(ValueError, match="dataset: got DataLoader beside a Task"):
+    with pytest.raises(ValueError, match="dataset: got DataLoader in addition to a Task"):
         clrfast.find_batch_size(task, dataset=task.train_loader)
 
 

@@ -184,7 +184,7 @@ def test_steps_of_other_optimizers_are_eager(backend):
     step = TrainStep(model, LOSS, torch.optim.AdamW(model.parameters()))
     before = model[0].weight.detach().clone()
     step(batches(1)[0])
-    assert "the optimizer is torch.optim.adamw.AdamW, whose rates a graph would keep" in step.eager_reason
+    assert "the optimizer is torch.optim.adamw.AdamW, whose rates a graph would freeze" in step.eager_reason
     assert not torch.equal(before, model[0].weight)
 
 

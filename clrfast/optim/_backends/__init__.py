@@ -43,7 +43,7 @@ def _fastest(devices: Sequence[torch.device]) -> str:
     if not reasons:
         return native
     warn_user(
-        f"the native backend {native!r} is missing, so the optimizer takes the slower pure-torch one: {reasons[0]}. "
+        f"the native backend {native!r} is missing, so the optimizer uses the slower pure-torch one: {reasons[0]}. "
         "backend='torch' chooses pure torch without this warning."
     )
     return "torch"

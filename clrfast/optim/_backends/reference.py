@@ -104,7 +104,7 @@ def update_(
     g = (-factor if maximize else factor) * grad.to(compute)
     count: Value | None = None if counter is None else counter.view(-1)[0]
     if param.device.type == "cpu" and not capture.is_capturing((param.device,)):
-        # Reading a tensor waits for nothing there, and the host's power of a beta is that of backend "cpp".
+        # Reading a tensor does not block there, and powers of beta on the host equal those of backend "cpp".
         row = [float(value) for value in row]
         count = None if count is None else float(count)
     p, new_states, counted = rule.update(p, g, [state.to(compute) for state in states], count, row, constants)
@@ -118,7 +118,7 @@ def update_(
 
 
 def as_scalar(value: Value, dtype: torch.dtype) -> Value:
-    """Return ``value``, if it is a tensor of one element, as one of ``dtype`` without dimensions."""
+    """Return a one-element tensor as ``dtype`` and without dimensions; return a number unchanged."""
     return value.reshape(()).to(dtype) if isinstance(value, Tensor) else value
 
 
