@@ -1,7 +1,14 @@
-"""Import this module before timm: it makes torchvision importable beside a torch of another build than its own."""
+"""Import this module before timm: it makes torchvision importable beside a torch of another build than its own.
+
+The variable CLRFAST_TORCHVISION is a folder that holds a torchvision of another build, which no other package sees:
+``pip install --no-deps --target FOLDER torchvision``. ``python -m tests.helpers.torchvision_operators SCRIPT`` runs a
+script that imports timm.
+"""
 
 from __future__ import annotations
 
+import os
+import runpy
 import sys
 
 import torch
@@ -26,4 +33,8 @@ def declare_missing_operators() -> None:
             torch.library.define(f"torchvision::{name}", _SIGNATURE)
 
 
+sys.path += filter(None, [os.environ.get("CLRFAST_TORCHVISION")])
 declare_missing_operators()
+
+if __name__ == "__main__":
+    runpy.run_path(sys.argv[1], run_name="__main__")

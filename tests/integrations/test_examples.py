@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import tests.helpers.torchvision_operators  # noqa: F401 - so that timm can import torchvision
 from tests.helpers.integrations_table import COLUMNS, EXAMPLES, ROOT, Row, count_lines, replaced_table
 
 PACKAGES = {"Hugging Face Trainer": "transformers", "Lightning": "lightning", "PEFT": "peft"}
@@ -41,6 +42,8 @@ def test_an_example_runs(framework, name, tmp_path):
     if package in ("accelerate", "fastai", "ignite", "lightning", "peft", "skorch", "timm", "transformers"):
         pytest.importorskip(package)
     command = header(name)["run"].replace("examples/", f"{ROOT / 'examples'}{os.sep}")
+    if framework == "timm":
+        command = command.replace("python ", "python -m tests.helpers.torchvision_operators ")
     environment = {
         **os.environ,
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
