@@ -36,6 +36,9 @@ EXAMPLES = {
 }
 """The example of each framework, in the order of the table."""
 
+ON_RANKS = "DistributedDataParallel", "FSDP2", "ZeroRedundancyOptimizer"
+"""The frameworks that share a section of the page."""
+
 
 @dataclass
 class Row:
@@ -84,14 +87,13 @@ def replaced_table(text: str, rows: list[Row]) -> str:
 
 def table(rows: list[Row]) -> str:
     """Draw the table: "yes" where every test of a column passed, "no" where one failed, nothing where there is none."""
-    lines = [
-        "| framework | tested with | lines | " + " | ".join(COLUMNS) + " |",
-        "|" + "---|" * (3 + len(COLUMNS)),
-    ]
+    head = ["framework", "tested with", "lines", *COLUMNS, "example"]
+    lines = [head, ["---"] * len(head)]
     order = list(EXAMPLES)
     for row in sorted(rows, key=lambda row: order.index(row.name)):
         example = EXAMPLES[row.name]
+        section = "-".join(ON_RANKS if row.name in ON_RANKS else row.name.split()).lower()
         shown = (("yes" if row.shown[what] else "no") if what in row.shown else "" for what in COLUMNS)
-        link = f"[{row.name}](../examples/{example})"
-        lines.append(f"| {link} | {row.version} | {count_lines(ROOT / 'examples' / example)} | {' | '.join(shown)} |")
-    return "\n".join(lines)
+        n_lines = str(count_lines(ROOT / "examples" / example))
+        lines.append([f"[{row.name}](#{section})", row.version, n_lines, *shown, f"`examples/{example}`"])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
