@@ -87,13 +87,12 @@ def replaced_table(text: str, rows: list[Row]) -> str:
 
 def table(rows: list[Row]) -> str:
     """Draw the table: "yes" where every test of a column passed, "no" where one failed, nothing where there is none."""
-    head = ["framework", "tested with", "lines", *COLUMNS, "example"]
+    head = ["framework", "tested with", "lines", *COLUMNS]
     lines = [head, ["---"] * len(head)]
     order = list(EXAMPLES)
     for row in sorted(rows, key=lambda row: order.index(row.name)):
-        example = EXAMPLES[row.name]
         section = "-".join(ON_RANKS if row.name in ON_RANKS else row.name.split()).lower()
         shown = (("yes" if row.shown[what] else "no") if what in row.shown else "" for what in COLUMNS)
-        n_lines = str(count_lines(ROOT / "examples" / example))
-        lines.append([f"[{row.name}](#{section})", row.version, n_lines, *shown, f"`examples/{example}`"])
+        n_lines = str(count_lines(ROOT / "examples" / EXAMPLES[row.name]))
+        lines.append([f"[{row.name}](#{section})", row.version, n_lines, *shown])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
