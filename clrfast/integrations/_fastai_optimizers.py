@@ -34,7 +34,7 @@ class LayerGroups(OptimWrapper):
         self.layers = [params] if not params or isinstance(params[0], Tensor) else [list(layer) for layer in params]
         groups = [group for layer in self.layers for group in ({"params": layer}, {"params": [], "weight_decay": 0.0})]
         super().__init__(opt=make(groups, **options))
-        self.is_split = False
+        self.is_split = self.follows_schedule = False
         self.set_hyper("lr", lr)
 
     @property
@@ -62,7 +62,11 @@ class LayerGroups(OptimWrapper):
         return self.opt
 
     def step(self) -> None:
-        self.split().step()
+        """Make an update; in a fit without ``OneCycle``, one with the values that fastai has set."""
+        optimizer = self.split()
+        if not self.follows_schedule:
+            optimizer.remove_schedule()
+        optimizer.step()
 
     def state_dict(self) -> dict[str, Any]:
         return self.split().state_dict()

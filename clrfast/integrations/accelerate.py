@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from .. import finder
 from ..finder import LRCurve
-from ..optim import FusedOptimizer
 from ..schedules import FollowLR, Schedule, ScheduleLR, one_cycle
 from ._follow import Policy, follow, make_schedule
 
@@ -131,8 +130,9 @@ class OneCycle:
         max_lr: highest rate of the schedule, > 0; None finds it.
         policy: ``policy(max_lr, total_steps) -> schedule``.
         resume_from: a folder of ``accelerator.save_state``, which is loaded here in place of a search.
-        log: write the curve of the search, and the loss and hyper-parameters of every update by an optimizer of
-            clrfast, to the accelerator's trackers, if ``init_trackers`` has been called.
+        log: write the curve of the search, and the loss and hyper-parameters of the updates by an optimizer of clrfast,
+            to the accelerator's trackers, if ``init_trackers`` has been called. It writes every 100 updates and after
+            the last one of the schedule.
         search: further keyword arguments of ``clrfast.range_test``, such as ``compute_loss`` and ``clip_norm``.
     Attributes:
         curve, suggestion: the result of the search; None without one.
@@ -186,6 +186,7 @@ class OneCycle:
         self.batches_done = 0
         self._writers = list(_writers(accelerator)) if log else []
         self._written_steps = 0
+        self._record = LossRecorder(accelerator, optimizer)
         self._scheduler: Any = None
         if resume_from is not None:
             accelerator.register_for_checkpointing(self)
@@ -211,8 +212,7 @@ class OneCycle:
             loss: the loss of this batch, one element, not divided by the number of accumulated batches.
             keywords: those of ``accelerator.backward``.
         """
-        if isinstance(self._optimizer, FusedOptimizer) and self._optimizer.control is not None:
-            self._optimizer.control.record(loss)
+        self._record(loss)
         self.batches_done += 1
         self._accelerator.backward(loss, **keywords)
 
@@ -226,7 +226,8 @@ class OneCycle:
         """Return schedule and position as plain data; ``accelerator.save_state`` calls this."""
         scheduler = self._scheduler.state_dict() if isinstance(self._scheduler, ScheduleLR) else None
         schedule = self.schedule.without_functions().to_dict()
-        return {"schedule": schedule, "scheduler": scheduler, "batches_done": self.batches_done}
+        counts = {"batches_done": self.batches_done, "written_steps": self._written_steps}
+        return {"schedule": schedule, "scheduler": scheduler, **counts}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue at the saved position; ``accelerator.load_state`` calls this after it has loaded the optimizer.
@@ -247,7 +248,7 @@ class OneCycle:
             self._follow(saved)
         if state_dict["scheduler"] is not None:
             self._scheduler.load_state_dict(state_dict["scheduler"])
-        self._written_steps = self.step
+        self._written_steps = state_dict["written_steps"]
 
     def _follow(self, schedule: Schedule) -> None:
         """Make the optimizer follow ``schedule``, unless it has loaded one of its own from a checkpoint."""
@@ -263,10 +264,38 @@ class OneCycle:
                 # Accelerate replaces optimizer.step while it steps with a scaler.
                 warnings.filterwarnings("ignore", r"Seems like `optimizer\.step\(\)` has been overridden")
                 self._scheduler.step()
-        elif self._optimizer.control.host_step >= min(self._written_steps + LOG_EVERY, self.total_steps):
+        elif self._written_steps < self.total_steps and self._optimizer.control.host_step >= self._next_write:
             start = self._written_steps
             for writer in self._writers:
                 self._written_steps = self._optimizer.control.log_to(writer, start=start)
+
+    @property
+    def _next_write(self) -> int:
+        """The update after which the trackers get the next series."""
+        return min(self._written_steps + LOG_EVERY, self.total_steps)
+
+
+class LossRecorder:
+    """Records the loss of each update by an optimizer of clrfast, without those of updates that a scaler has skipped.
+
+    Args:
+        accelerator: says whether a batch ends an update, and whether the update was skipped.
+        optimizer: the prepared optimizer, or the one in it.
+    """
+
+    def __init__(self, accelerator: Accelerator, optimizer: torch.optim.Optimizer):
+        self._accelerator, self._optimizer = accelerator, inner_optimizer(optimizer)
+        self._ended_update = False
+
+    def __call__(self, loss: Tensor) -> None:
+        """Record the loss of a batch, before the update that it leads to."""
+        control = getattr(self._optimizer, "control", None)
+        if control is None:
+            return
+        if self._ended_update and self._accelerator.optimizer_step_was_skipped:
+            control.take_recorded()
+        self._ended_update = self._accelerator.sync_gradients
+        control.record(loss)
 
 
 def inner_optimizer(optimizer: torch.optim.Optimizer) -> Any:

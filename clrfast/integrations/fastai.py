@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from fastai.callback import fp16
 from fastai.callback.core import Callback
+from fastai.callback.rnn import RNNCallback
 from fastai.callback.schedule import ParamScheduler
 from fastai.callback.training import GradientAccumulation, GradientClip
 from fastai.learner import Learner
@@ -78,7 +79,7 @@ def _search(learn: Learner, keywords: dict[str, Any]) -> LRCurve:
         given["compute_loss"] = partial(_loss_of, learn)
     if "optimizer" not in keywords:
         given["optimizer"] = torch_optimizer_of(learn.opt)
-    for callback in learn.cbs:
+    for callback in learn.cbs if keywords.get("options") is None else ():
         if isinstance(callback, GradientAccumulation):
             given["accumulate"] = -(-callback.n_acc // _batch_size(learn))
         elif isinstance(callback, GradientClip):
@@ -97,6 +98,9 @@ def _loss_of(learn: Learner, model: nn.Module, batch: Any) -> Tensor:
     parts = [part.as_subclass(Tensor) if isinstance(part, Tensor) else part for part in batch]
     n_inputs = getattr(learn.dls, "n_inp", 1 if len(parts) == 1 else len(parts) - 1)
     outputs = model(*parts[:n_inputs])
+    if any(isinstance(callback, RNNCallback) for callback in learn.cbs):
+        first = outputs[0]  # as the callback's after_pred
+        outputs = first[-1] if isinstance(first, list | tuple) else first
     if any(isinstance(callback, fp16.MixedPrecision) for callback in learn.cbs):
         outputs = fp16.to_float(outputs)
     return learn.loss_func(outputs, *parts[n_inputs:])
@@ -235,6 +239,10 @@ class OneCycle(Callback):
         """Count the update; the callbacks that cancel one come before this."""
         self._steps.count()
 
+    def after_cancel_step(self) -> None:
+        """Forget the losses of an update that mixed precision has skipped."""
+        self._steps.forget()
+
     def after_epoch(self) -> None:
         """Write what the epoch has recorded to the loggers."""
         for writer in () if self._steps is None else self._writers():
@@ -247,6 +255,8 @@ class OneCycle(Callback):
 
     def after_fit(self) -> None:
         """Leave the values of the updates to ``learn.recorder.plot_sched()``."""
+        if self._steps is not None:
+            self._steps.end()
         if self._steps is not None and hasattr(self.learn, "recorder"):
             lr, momentum, _ = self._steps.table[self._first : self._steps.step, -1].T
             self.learn.recorder.hps = {"lr": lr.tolist(), "mom": momentum.tolist()}
@@ -263,7 +273,7 @@ class _DeviceSteps:
     """The updates of an optimizer of clrfast, which follows the schedule by itself."""
 
     def __init__(self, opt: Any):
-        self.is_layered = isinstance(opt, LayerGroups)
+        self._opt = opt
         self.optimizer: Any = torch_optimizer_of(opt)
         self.param_groups = self.optimizer.param_groups
 
@@ -272,14 +282,16 @@ class _DeviceSteps:
         schedule: Schedule | None = self.optimizer.schedule
         if schedule is not None:
             _require_length(schedule.total_steps, total_steps)
+            self._opt.follows_schedule = True
             self.optimizer.follower.synchronize(self.param_groups)  # fit has written its lr and wd over the values
         return schedule
 
     def start(self, schedule: Schedule, max_lr: float, done: int) -> None:
         """Follow the schedule from the update ``done``."""
-        if self.is_layered and not isinstance(schedule.lr, tuple):
+        if isinstance(self._opt, LayerGroups) and not isinstance(schedule.lr, tuple):
             schedule = schedule.for_groups(self.param_groups)
         follow(self.optimizer, schedule)
+        self._opt.follows_schedule = True
         for group in self.param_groups:
             group["schedule_step"] = done
         self.optimizer.follower.synchronize(self.param_groups)
@@ -293,8 +305,16 @@ class _DeviceSteps:
     def table(self) -> NDArray[np.float32]:
         return self.optimizer.control.host_table
 
+    def end(self) -> None:
+        """Leave the optimizer's values to the next fit."""
+        self._opt.follows_schedule = False
+
     def record(self, loss: Tensor) -> None:
         self.optimizer.control.record(loss)
+
+    def forget(self) -> None:
+        """Forget the losses of an update that was cancelled."""
+        self.optimizer.control.take_recorded()
 
     def log_to(self, writer: Any, start: int) -> None:
         self.optimizer.control.log_to(writer, start=start)
@@ -351,8 +371,13 @@ class _HostSteps:
         for group in groups_of(self.opt):
             group["schedule_step"] = self.step
 
+    def end(self) -> None:
+        """Do nothing: fastai sets the values of the next fit."""
+
     def record(self, loss: Tensor) -> None:
         """Do nothing: fastai's Recorder has the losses."""
+
+    forget = end
 
     def log_to(self, writer: Any, start: int) -> None:
         """Do nothing: fastai's callbacks write the losses and hyper-parameters."""

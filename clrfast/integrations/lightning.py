@@ -296,8 +296,8 @@ def _replaced(thing: Any, **values: Any) -> Iterator[None]:
 
 
 def _dummies(trainer: Any) -> list[Any]:
-    """Return loggers that write nothing, as many as the trainer has."""
-    return [pl.loggers.logger.DummyLogger() for _ in trainer.loggers]
+    """Return loggers that write nothing, as many as the trainer has, and at least one for ``self.logger``."""
+    return [pl.loggers.logger.DummyLogger() for _ in trainer.loggers or [None]]
 
 
 def _control(trainer: Any) -> StepControl | None:

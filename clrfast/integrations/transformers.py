@@ -19,7 +19,7 @@ from ..schedules import Schedule, one_cycle
 from ..training._loader_order import save_attributes
 from ..training._preservation import preserve_rng_and_loaders
 from ._follow import Policy, follow, make_schedule
-from .accelerate import inner_optimizer
+from .accelerate import LossRecorder, inner_optimizer
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -142,7 +142,6 @@ class OneCycleTrainer(Trainer):
         self.schedule: Schedule | None = None
         self._writes_series = log
         self._unwritten_curve: LRCurve | None = None
-        self._written_steps = 0
         self._resumed_lr: float | None = None
         self.add_callback(OneCycleState())
 
@@ -177,17 +176,17 @@ class OneCycleTrainer(Trainer):
             max_lr = self.suggestion.max_lr
         self.schedule = make_schedule(self.policy, max_lr, num_training_steps, inner)
         self.lr_scheduler = follow(inner, self.schedule)
-        self._unwritten_curve, self._written_steps = self.curve, self.state.global_step
-        self._saved_state().max_lr = max_lr
+        self._unwritten_curve, self._record = self.curve, LossRecorder(self.accelerator, inner)
+        saved = self.state.stateful_callbacks.get(OneCycleState.__name__) if self.state.global_step else None
+        written_steps = self.state.global_step if saved is None else saved["args"]["written_steps"]
+        self._saved_state().max_lr, self._saved_state().written_steps = max_lr, written_steps
         return self.lr_scheduler
 
     def training_step(self, *args: Any, **keywords: Any) -> Tensor:
         """Make a training step as the ``Trainer`` does, and record its loss."""
         loss: Tensor = super().training_step(*args, **keywords)
-        control = getattr(inner_optimizer(self.optimizer), "control", None)
-        if control is not None:
-            # The losses of an update's micro-batches add up to its loss, and the control takes their mean.
-            control.record(loss * self.current_gradient_accumulation_steps)
+        # The losses of an update's micro-batches add up to its loss, and the control takes their mean.
+        self._record(loss * self.current_gradient_accumulation_steps)
         return loss
 
     def log(self, *args: Any, **keywords: Any) -> None:
@@ -195,12 +194,13 @@ class OneCycleTrainer(Trainer):
         super().log(*args, **keywords)
         if not self._writes_series or not self.is_in_train:
             return
-        control, start = getattr(inner_optimizer(self.optimizer), "control", None), self._written_steps
+        saved = self._saved_state()
+        control, start = getattr(inner_optimizer(self.optimizer), "control", None), saved.written_steps
         for writer in _writers(self.callback_handler.callbacks):
             if self._unwritten_curve is not None:
                 self._unwritten_curve.log_to(writer)
             if control is not None:
-                self._written_steps = control.log_to(writer, start=start)
+                saved.written_steps = control.log_to(writer, start=start)
         self._unwritten_curve = None
 
     def _saved_state(self) -> OneCycleState:
@@ -221,18 +221,18 @@ class OneCycleTrainer(Trainer):
 
 
 class OneCycleState(TrainerCallback, ExportableState):
-    """Keeps the highest rate of a run in its checkpoints."""
+    """Keeps the highest rate of a run, and the number of updates written to loggers, in its checkpoints."""
 
-    def __init__(self, max_lr: float | None = None):
-        self.max_lr = max_lr
+    def __init__(self, max_lr: float | None = None, written_steps: int = 0):
+        self.max_lr, self.written_steps = max_lr, written_steps
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **keywords: Any) -> None:
         """Make room for the rate in the state of a run whose checkpoint had none."""
         state.stateful_callbacks.setdefault(type(self).__name__, self.state())
 
     def state(self) -> dict[str, Any]:
-        """Return the rate in the form that a checkpoint keeps."""
-        return {"args": {"max_lr": self.max_lr}, "attributes": {}}
+        """Return both in the form that a checkpoint keeps."""
+        return {"args": {"max_lr": self.max_lr, "written_steps": self.written_steps}, "attributes": {}}
 
 
 class _MicroBatch(NamedTuple):

@@ -60,7 +60,7 @@ class FusedOptimizer(RuleOptimizer):
     """Base class of optimizers that update all parameters in one call and can follow a schedule on the device.
 
     A subclass adds what depends on its update rule: the options of a group and their checks, and, where they differ
-        from those here, the state of a parameter and its counter. The backends hold the rule itself.
+    from those here, the state of a parameter and its counter. The backends hold the rule itself.
 
     Args:
         params: as in torch.optim.
@@ -178,6 +178,16 @@ class FusedOptimizer(RuleOptimizer):
             warn_overridden(rates)
         warn_cut_cycle(schedule)
         return self.follow(schedule, bound)
+
+    def remove_schedule(self) -> None:
+        """Keep the parameter groups' present values from now on; does nothing without a schedule."""
+        if self.follower is None:
+            return
+        self.follower, self.defaults["schedule"] = None, None
+        for group in self.param_groups:
+            for name in saved_schedule.KEYS:
+                group.pop(name, None)
+        self.forget_updates()
 
     def follow(self, schedule: Schedule, bound: Schedule) -> StepControl:
         """Follow ``bound``, which is ``schedule`` with one explicit curve per parameter group, from its step 0."""

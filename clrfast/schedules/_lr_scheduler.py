@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from .._torch_compat import has_stepped
 from ._follow_lr import FollowLR
 from ._group_values import (
+    base_rates_of,
     external_factor,
     initial_factor,
     lr_scales_of,
@@ -78,6 +79,7 @@ class ScheduleLR(LRScheduler):
         self._groups: list[dict[str, Any]] = []
         self._highest: dict[str, float] = {}
         self._ratios: dict[str, list[float]] = {}
+        self._rates_are_scaled: bool | None = None
         self._warned_past_end = False
         self._follow_updates = follow_updates
         self._updated = False
@@ -128,11 +130,22 @@ class ScheduleLR(LRScheduler):
                 self._ratios[name] = [1.0] * len(groups)
                 continue
             values = record_initial(groups, name)
+            if name == "lr":
+                values = self._without_scales(values)
             if all_new or name not in self._highest:
                 self._highest[name] = max(values)
             highest = self._highest[name]
             self._ratios[name] = [value / highest if highest else 1.0 for value in values]
         self._groups = list(groups)
+
+    def _without_scales(self, rates: list[float]) -> list[float]:
+        """Return the initial rates of the groups without their "lr_scale", if the first groups' rates contained it."""
+        given = [{"lr": lr, "lr_scale": scale} for lr, scale in zip(rates, self._lr_scales, strict=True)]
+        if self._rates_are_scaled is None:
+            self._rates_are_scaled = base_rates_of(given) != rates
+        if not self._rates_are_scaled:
+            return rates
+        return [lr / scale if scale else lr for lr, scale in zip(rates, self._lr_scales, strict=True)]
 
     def get_lr(self) -> list[float | Tensor]:
         """Return the rates of the current row, and write its momentum and weight decay into the groups."""

@@ -57,7 +57,7 @@ class Row:
 def count_lines(example: Path) -> int:
     """Count the lines of an example that import from clrfast or use what was imported.
 
-    The lines of a statement count from its first to its last; of a compound statement, those of its header.
+    A line counts if one of these names is on it; an import counts as one line.
     """
     source = example.read_text(encoding="utf-8")
     tree = ast.parse(source)

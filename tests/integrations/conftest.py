@@ -23,13 +23,13 @@ def _record(request: pytest.FixtureRequest, record_property) -> None:
     framework, shows = (request.node.get_closest_marker(name) for name in ("framework", "shows"))
     if framework is not None:
         name, package = framework.args
-        record_property("framework", (name, version(package)))
+        record_property("framework", (name, version(package).partition("+")[0]))  # without the build of torch
         record_property("shows", [] if shows is None else list(shows.args))
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     found = dict(report.user_properties)
-    if report.when == "call" and "framework" in found:
+    if (report.when == "call" or report.failed) and not report.skipped and "framework" in found:
         name, number = found["framework"]
         row = _rows.setdefault(name, Row(name, number))
         for what in found["shows"]:

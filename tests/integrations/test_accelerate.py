@@ -221,9 +221,11 @@ def test_an_update_that_the_scaler_skips_does_not_move_the_schedule(kind):
     accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=1000)
     model, optimizer, loader = accelerator.prepare(*made(kind))
     one_cycle = OneCycle(accelerator, loader=loader, optimizer=optimizer, epochs=1, max_lr=0.2)
-    skipped, steps = [], []
+    skipped, steps, losses = [], [], []
     for index, (inputs, targets) in enumerate(loader):
-        one_cycle.backward(loss_fn(model(inputs), targets))
+        loss = loss_fn(model(inputs), targets)
+        losses.append(loss.item())
+        one_cycle.backward(loss)
         if index in (0, 3):
             model[0].weight.grad.fill_(float("inf"))
         optimizer.step()
@@ -232,6 +234,9 @@ def test_an_update_that_the_scaler_skips_does_not_move_the_schedule(kind):
         steps.append(one_cycle.step)
     assert [index for index, one in enumerate(skipped) if one] == [0, 3]
     assert steps == [0, 1, 2, 2, 3, 4, 5, 6]
+    control = getattr(optimizer.optimizer, "control", None)
+    if control is not None:  # the losses of the applied updates alone
+        assert control.losses[:6].tolist() == [loss for index, loss in enumerate(losses) if index not in (0, 3)]
     assert optimizer.param_groups[0]["lr"] == clrfast.one_cycle(0.2, 8).table()[6, 0, 0]
 
 
@@ -414,6 +419,29 @@ def test_the_curve_and_every_update_go_to_the_trackers(log):
     losses = [values["clrfast/loss"] for _, values in tracker.rows if "clrfast/loss" in values]
     assert losses == (parts[1].optimizer.control.losses.tolist() if log else [])
     assert any("lr_range_test/loss" in values for _, values in tracker.rows) == log
+
+
+def test_a_resumed_run_writes_the_updates_that_were_saved_but_not_written(tmp_path):
+    accelerator, tracker = Accelerator(cpu=True), Tracker()
+    accelerator.trackers = [tracker]
+    model, optimizer, loader = accelerator.prepare(*made())
+    one_cycle = OneCycle(accelerator, loader=loader, optimizer=optimizer, epochs=1, max_lr=0.2)
+    batches = list(loader)
+    for inputs, targets in batches[:5]:
+        one_cycle.backward(loss_fn(model(inputs), targets))
+        optimizer.step()
+        optimizer.zero_grad()
+    accelerator.save_state(tmp_path)
+    assert tracker.rows == []
+    accelerator, tracker = Accelerator(cpu=True), Tracker()
+    accelerator.trackers = [tracker]
+    model, optimizer, loader = accelerator.prepare(*made())
+    one_cycle = OneCycle(accelerator, loader=loader, optimizer=optimizer, epochs=1, resume_from=str(tmp_path))
+    for inputs, targets in batches[5:]:
+        one_cycle.backward(loss_fn(model(inputs), targets))
+        optimizer.step()
+        optimizer.zero_grad()
+    assert [step for step, _ in tracker.rows] == list(range(8))
 
 
 # ------------------------------------------------------------------------------------------------------------ processes

@@ -22,6 +22,7 @@ from fastai.basics import DataLoader, DataLoaders, Learner, OptimWrapper
 from fastai.callback import fp16
 from fastai.callback.core import Callback, CancelFitException, CancelStepException
 from fastai.callback.progress import ProgressCallback
+from fastai.callback.rnn import RNNCallback
 from fastai.callback.training import GradientAccumulation, GradientClip
 
 import clrfast
@@ -563,6 +564,40 @@ def test_a_learners_own_callback_leaves_other_calls_alone(opt_func, tmp_path):
     assert learn.opt.hypers[0]["schedule_step"] == 6
     learn.validate()
     assert learn.one_cycle.schedule == clrfast.one_cycle(0.1, 6)
+
+
+def test_a_fit_without_one_cycle_trains_by_fastais_values():
+    learn = make_learner(adamw)
+    learn.fit(1, cbs=OneCycle(0.01))
+    assert learn.opt.control.losses.isfinite().all()
+    learn.fit(1, 1e-3)
+    assert learn.opt.schedule is None
+    assert [group["lr"] for group in learn.opt.opt.param_groups] == [1e-3] * 2
+    learn.fit_one_cycle(1, 1e-3)
+    learn.fit(1, cbs=OneCycle(0.01))
+    assert learn.opt.control.synchronize() == 6
+
+
+def test_a_search_takes_the_first_output_of_a_recurrent_network():
+    class Recurrent(nn.Module):
+        def __init__(self, net):
+            super().__init__()
+            self.net = net
+
+        def forward(self, inputs):
+            return self.net(inputs), [inputs], [inputs]
+
+    learn = make_learner()
+    learn.model = Recurrent(learn.model)
+    learn.add_cb(RNNCallback())
+    np.testing.assert_array_equal(range_test(learn, **SHORT).loss, range_test(make_learner(), **SHORT).loss)
+
+
+def test_options_replace_those_of_the_learners_callbacks():
+    learn = make_learner(cbs=[GradientClip(0.1), GradientAccumulation(2 * BATCH)])
+    options = clrfast.StepOptions(clip_norm=0.5)
+    plain = range_test(make_learner(), clip_norm=0.5, **SHORT)
+    np.testing.assert_array_equal(range_test(learn, options=options, **SHORT).loss, plain.loss)
 
 
 def test_moms_that_no_cycle_has_are_refused():

@@ -280,6 +280,17 @@ class Data(L.LightningDataModule):
         return self.loader
 
 
+def test_a_module_that_uses_its_logger_can_be_searched_without_a_trainer():
+    class Logging(Module):
+        def training_step(self, batch, batch_idx):
+            self.logger.experiment.add_scalar("batch", batch_idx, batch_idx)
+            return super().training_step(batch, batch_idx)
+
+    net, _, loader = blobs()
+    suggestion = LRFinder(**SHORT).suggest(Logging(net), train_dataloaders=loader)
+    assert suggestion == LRFinder(**SHORT).suggest(Module(blobs()[0]), train_dataloaders=blobs()[2])
+
+
 def test_the_finder_takes_a_data_module_and_the_settings_of_a_trainer(tmp_path):
     seen, memory = [], Memory()
     callback = LambdaCallback(on_fit_start=lambda *_: seen.append("callback"))

@@ -175,3 +175,13 @@ def test_a_scale_of_0_freezes_its_group():
     optimizer.set_schedule(SCHEDULE.for_groups(optimizer.param_groups))
     assert torch.equal(model[0].weight, before)
     assert (rates_in(optimizer)[:, 0] == 0).all()
+
+
+@every_rule
+def test_rates_that_contain_the_scale_count_without_it(rule):
+    groups = scaled_groups(network())
+    for group, scale in zip(groups, SCALES, strict=True):
+        group["lr"] = 0.01 * scale
+    theirs = rule.theirs(groups)
+    rates = rates_of(theirs, clrfast.as_lr_scheduler(theirs, SCHEDULE), STEPS)
+    np.testing.assert_allclose(rates, np.outer(RATES, SCALES), rtol=1e-6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import warnings
 
@@ -296,3 +297,24 @@ def test_a_complex_loss_is_refused(rule, backend):
     optimizer = rule.make(make_params([(2,)]), schedule=clrfast.one_cycle(0.1, 5), backend=backend)
     with pytest.raises(ValueError, match="loss: got a complex number"):
         optimizer.step(loss=torch.tensor(1j))
+
+
+def test_without_its_schedule_an_optimizer_goes_on_by_the_groups_values(rule, backend):
+    params = make_params([(3,)])
+    optimizer = rule.make(params, schedule=clrfast.one_cycle(0.1, 6), backend=backend)
+    for step in range(3):
+        give_grads(params, step)
+        optimizer.step()
+    twin_params = [torch.nn.Parameter(param.detach().clone()) for param in params]
+    optimizer.remove_schedule()
+    assert optimizer.schedule is None
+    assert optimizer.control is None
+    assert "clrfast" not in optimizer.state_dict()
+    twin = rule.make(twin_params, backend=backend)
+    twin.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    optimizer.param_groups[0]["lr"] = twin.param_groups[0]["lr"] = 0.05
+    for step in range(3, 6):
+        for each, own in ((optimizer, params), (twin, twin_params)):
+            give_grads(own, step)
+            each.step()
+    assert_same(params, twin_params)
