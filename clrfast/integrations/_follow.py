@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from torch.optim import Optimizer
 
+from ..finder._range_test import RangeTestKeywords
 from ..optim import FusedOptimizer
 from ..schedules import FollowLR, Schedule, ScheduleLR
 from ..schedules._group_values import base_rates_of
+from ..training._step_options import resolve_options
 
 Policy = Callable[[float, int], Schedule]
 """``policy(max_lr, total_steps) -> schedule``, for example ``clrfast.one_cycle``."""
@@ -50,3 +53,16 @@ def follow(optimizer: Optimizer, schedule: Schedule) -> ScheduleLR | FollowLR:
         schedule = schedule.for_groups(optimizer.param_groups)
     optimizer.set_schedule(schedule)
     return FollowLR(optimizer)
+
+
+def require_search_keywords(keywords: Mapping[str, Any], function: str) -> None:
+    """Check keyword arguments of ``clrfast.range_test`` before a search, or without one.
+
+    Args:
+        keywords: as the caller of ``function`` gave them.
+        function: name of the called function, for messages.
+    Raises:
+        TypeError: ``range_test`` has no such argument.
+        ValueError: an option of the step is wrong.
+    """
+    resolve_options(keywords.get("options"), keywords, function, RangeTestKeywords.__optional_keys__)

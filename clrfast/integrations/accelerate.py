@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .. import finder
 from ..finder import LRCurve
 from ..schedules import FollowLR, Schedule, ScheduleLR, one_cycle
-from ._follow import Policy, follow, make_schedule
+from ._follow import Policy, follow, make_schedule, require_search_keywords
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -141,6 +141,7 @@ class OneCycle:
             ``one_cycle.batches_done % len(loader)`` batches with ``accelerator.skip_first_batches``; the order of the
             data is then the same if the accelerator has ``use_seedable_sampler=True``.
     Raises:
+        TypeError: ``clrfast.range_test`` has no such keyword.
         ValueError: an argument is wrong, or the optimizer has a schedule already.
 
     Example::
@@ -173,6 +174,7 @@ class OneCycle:
         log: bool = True,
         **search: Any,
     ):
+        require_search_keywords(search, "OneCycle")
         if epochs is not None and total_steps is None:
             total_steps = count_updates(accelerator, loader, epochs)
         elif epochs is not None or total_steps is None:

@@ -25,7 +25,7 @@ from ..optim import FusedOptimizer
 from ..schedules import Schedule, one_cycle
 from ..schedules._table import row_at
 from ._fastai_optimizers import LayerGroups, adamw, groups_of, sgd, torch_optimizer_of
-from ._follow import Policy, follow, make_schedule
+from ._follow import Policy, follow, make_schedule, require_search_keywords
 
 __all__ = ["OneCycle", "adamw", "find_lr", "range_test", "sgd"]
 
@@ -171,6 +171,7 @@ class OneCycle(Callback):
     def __init__(
         self, max_lr: float | None = None, *, policy: Policy = one_cycle, log: bool = True, **range_test_keywords: Any
     ):
+        require_search_keywords(range_test_keywords, "OneCycle")
         self.max_lr, self.policy, self._log, self._keywords = max_lr, policy, log, range_test_keywords
         self.suggestion: Suggestion | None = None
         self.curve: LRCurve | None = None

@@ -19,13 +19,12 @@ from torch import Tensor
 from .._fields import Fields
 from .._saving import to_plain
 from ..finder import LRCurve, Suggestion, range_test
-from ..finder._range_test import RangeTestKeywords
 from ..optim import StepControl
 from ..schedules import Schedule, one_cycle
 from ..training._loader_order import save_loader_order
 from ..training._preservation import preserve_model_and_optimizer
 from ..training._saved_state import save_random_states
-from ._follow import Policy, follow, make_schedule
+from ._follow import Policy, follow, make_schedule, require_search_keywords
 
 __all__ = ["LRFinder", "OneCycle"]
 
@@ -76,7 +75,8 @@ class OneCycle(pl.Callback):
     """
 
     def __init__(self, max_lr: float | None = None, *, policy: Policy = one_cycle, log: bool = True, **range_test: Any):
-        self._max_lr, self._policy, self._log, self._keywords = max_lr, policy, log, _known(range_test, "OneCycle")
+        require_search_keywords(range_test, "OneCycle")
+        self._max_lr, self._policy, self._log, self._keywords = max_lr, policy, log, range_test
         self._forget()
 
     def _forget(self) -> None:
@@ -179,7 +179,8 @@ class LRFinder:
     """
 
     def __init__(self, **range_test: Any):
-        self._keywords = _known(range_test, "LRFinder")
+        require_search_keywords(range_test, "LRFinder")
+        self._keywords = range_test
         self.curve: LRCurve | None = None
 
     def suggest(
@@ -309,14 +310,6 @@ def _takes_index(training_step: Any) -> bool:
     """Return whether ``training_step`` takes the index of the batch, too."""
     parameters = inspect.signature(training_step).parameters
     return len(parameters) > 1 or any(each.kind is each.VAR_POSITIONAL for each in parameters.values())
-
-
-def _known(keywords: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return ``keywords``; raise TypeError for one that ``range_test`` does not have."""
-    known = RangeTestKeywords.__optional_keys__
-    for unknown in keywords.keys() - known:
-        raise TypeError(f"{unknown}: {name} has no such argument; leave it out, or give one of {sorted(known)}")
-    return keywords
 
 
 def _require_automatic(module: Any) -> None:

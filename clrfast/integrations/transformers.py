@@ -18,7 +18,7 @@ from ..finder import LRCurve
 from ..schedules import Schedule, one_cycle
 from ..training._loader_order import save_attributes
 from ..training._preservation import preserve_rng_and_loaders
-from ._follow import Policy, follow, make_schedule
+from ._follow import Policy, follow, make_schedule, require_search_keywords
 from .accelerate import LossRecorder, inner_optimizer
 
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ class OneCycleTrainer(Trainer):
         curve, suggestion: the result of the search; None without one.
         schedule: the schedule of the last run; None before.
     Raises:
+        TypeError: ``search`` has a keyword that ``clrfast.range_test`` does not have.
         ValueError: ``optimizers`` has a schedule already.
 
     Example::
@@ -130,6 +131,7 @@ class OneCycleTrainer(Trainer):
         log: bool = True,
         **keywords: Any,
     ):
+        require_search_keywords(search or {}, "search")
         super().__init__(*args, **keywords)
         if self.lr_scheduler is not None or getattr(self.optimizer, "schedule", None) is not None:
             raise ValueError(

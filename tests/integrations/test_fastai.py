@@ -600,6 +600,11 @@ def test_options_replace_those_of_the_learners_callbacks():
     np.testing.assert_array_equal(range_test(learn, options=options, **SHORT).loss, plain.loss)
 
 
+def test_an_unknown_keyword_is_refused_before_the_fit():
+    with pytest.raises(TypeError, match="max_lrs: OneCycle has no such argument"):
+        OneCycle(0.1, max_lrs=1.0)
+
+
 def test_moms_that_no_cycle_has_are_refused():
     with pytest.raises(ValueError, match="moms: got"):
         make_learner(moms=(0.95, 0.85, 0.9)).fit(1, cbs=OneCycle(0.1))

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import clrfast
-from clrfast.integrations._follow import follow, make_schedule
+from clrfast.integrations._follow import follow, make_schedule, require_search_keywords
 
 STEPS = 6
 
@@ -75,3 +75,11 @@ def test_an_optimizer_with_momentum_keeps_the_schedules(make):
 def test_a_policy_that_makes_no_schedule_is_refused():
     with pytest.raises(ValueError, match=r"policy: it returned float; return a clrfast\.Schedule"):
         make_schedule(lambda max_lr, total_steps: max_lr, 0.5, STEPS, torch.optim.Adam(groups()))
+
+
+def test_an_unknown_keyword_of_a_search_is_refused_also_where_none_is_made():
+    require_search_keywords({"steps": 20, "accumulate": 2}, "OneCycle")
+    with pytest.raises(TypeError, match="max_lrs: OneCycle has no such argument; leave it out, or give one of"):
+        require_search_keywords({"max_lrs": 0.1}, "OneCycle")
+    with pytest.raises(ValueError, match="accumulate: got 0"):
+        require_search_keywords({"accumulate": 0}, "OneCycle")
