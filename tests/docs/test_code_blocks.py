@@ -50,8 +50,6 @@ def names_at_hand():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.stem)
-@pytest.mark.filterwarnings("ignore:planned_steps. got")
-@pytest.mark.filterwarnings("ignore:the schedule has ended")
 def test_all_blocks_of_a_page_run(page, tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)
