@@ -23,17 +23,21 @@ needs_gloo = pytest.mark.skipif(
 needs_fully_shard = pytest.mark.skipif(torch.__version__ < (2, 6), reason="fully_shard is public from torch 2.6 on")
 
 
-def torchrun(folder: Path, *command: str | Path, count: int = 2) -> subprocess.CompletedProcess[str]:
-    """Run a script or ``-m MODULE`` with its arguments on ``count`` ranks, in ``folder``, which they import from."""
+def run_python(folder: Path, *command: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a script or ``-m MODULE`` with its arguments in ``folder``; it imports from there and from the checkout."""
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(folder), os.environ.get("PYTHONPATH", "")]),
     }
-    command = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count), *command)
     return subprocess.run(
         [sys.executable, *command], env=environment, cwd=folder, capture_output=True, text=True, timeout=300
     )
+
+
+def torchrun(folder: Path, *command: str | Path, count: int = 2) -> subprocess.CompletedProcess[str]:
+    """Run a command as ``run_python`` does, on ``count`` ranks."""
+    return run_python(folder, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count), *command)
 
 
 def run_job(name: str, folder: Path, *arguments: str, count: int = 2) -> list[Any]:

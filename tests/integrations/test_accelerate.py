@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from torch.utils.data import DataLoader, IterableDataset
 import clrfast
 from clrfast.integrations import accelerate as adapter
 from clrfast.integrations.accelerate import OneCycle, count_updates, find_lr, range_test
+from tests.helpers.ranks import torchrun
 
 pytestmark = pytest.mark.framework("Accelerate", "accelerate")
 
@@ -455,8 +454,7 @@ def test_two_processes_train_as_one_loop(tmp_path):
     one_cycle = OneCycle(accelerator, loader=parts[2], optimizer=parts[1], epochs=2, max_lr=0.2)
     trained(accelerator, *parts, one_cycle, stop_at=3)
     accelerator.save_state(str(tmp_path / "of one process"))
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(JOB), str(tmp_path)]
-    job = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=300)
+    job = torchrun(tmp_path, JOB, tmp_path)
     assert job.returncode == 0, job.stderr
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert first == second

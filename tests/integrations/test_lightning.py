@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -16,7 +13,6 @@ pytest.importorskip("lightning")
 
 import lightning as L
 import torch
-import torch.distributed as dist
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, LambdaCallback, LearningRateMonitor
 from lightning.pytorch.callbacks import ModelCheckpoint as Checkpoint
 from lightning.pytorch.loggers.logger import Logger
@@ -30,6 +26,7 @@ import clrfast
 from clrfast.integrations import lightning as integration
 from clrfast.integrations.lightning import LRFinder, OneCycle
 from tests.helpers.problems import blobs, blobs_without_dropout
+from tests.helpers.ranks import needs_gloo, run_python, torchrun
 
 pytestmark = [
     pytest.mark.framework("Lightning", "lightning"),
@@ -676,21 +673,12 @@ def test_a_policy_that_returns_something_else_is_refused():
 # --------------------------------------------------------------------------------------------- processes and packages
 
 
-def run(*command, folder):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(JOB.parents[2]), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, *command], env=environment, cwd=folder, capture_output=True, text=True, timeout=200
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 @pytest.mark.slow
 @pytest.mark.shows("two processes", "finds the plain loop's rate", "trains")
-@pytest.mark.skipif(sys.platform == "win32" or not dist.is_available(), reason="needs gloo")
+@needs_gloo
 def test_two_processes_find_one_rate_and_train_one_model(tmp_path):
-    run("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", JOB, tmp_path, folder=tmp_path)
+    job = torchrun(tmp_path, JOB, tmp_path)
+    assert job.returncode == 0, job.stderr
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert first["max_lr"] == second["max_lr"] == first["plain max_lr"]
     assert first["curve"] == second["curve"] == first["plain curve"]
@@ -712,4 +700,5 @@ def test_the_package_that_was_imported_first_is_used(order, monkeypatch):
 @pytest.mark.slow
 def test_pytorch_lightning_is_supported_too(tmp_path):
     pytest.importorskip("pytorch_lightning")
-    assert run(OTHER_JOB, folder=tmp_path).split()[-3:] == ["pytorch_lightning", "24", "24"]
+    job = run_python(tmp_path, OTHER_JOB)
+    assert job.stdout.split()[-3:] == ["pytorch_lightning", "24", "24"]

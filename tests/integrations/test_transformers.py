@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +20,7 @@ import clrfast
 from clrfast.integrations import transformers as adapter
 from clrfast.integrations.transformers import OneCycleTrainer, find_lr, range_test
 from tests.helpers.language_models import bert, classification_samples, gpt2, language_samples
+from tests.helpers.ranks import torchrun
 
 pytestmark = pytest.mark.framework("Hugging Face Trainer", "transformers")
 
@@ -501,8 +500,7 @@ def test_the_curve_and_every_update_go_to_tensorboard(arguments, log):
 @pytest.mark.slow
 @pytest.mark.shows("two processes")
 def test_two_processes_find_one_rate_train_equal_parameters_and_resume(tmp_path):
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(JOB), str(tmp_path)]
-    job = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=300)
+    job = torchrun(tmp_path, JOB, tmp_path)
     assert job.returncode == 0, job.stderr
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert first == second
