@@ -13,18 +13,15 @@ from ._version import __version__
 if TYPE_CHECKING:
     from . import schedules
     from ._errors import NotWrittenError, RankError
+    from .batch_size import BatchSizes, find_batch_size
+    from .diagnosis import Diagnosis, History, diagnose
     from .finder import LRCurve, NoSuggestionError, RateMonitor, Suggestion, Trials, range_test
     from .optim import SGD, Adam, AdamW, StepControl, layer_groups
     from .recipe import (
-        BatchSizes,
-        Diagnosis,
-        History,
         MomentumTrials,
         Recipe,
         SettingSuggestion,
         WeightDecayTrials,
-        diagnose,
-        find_batch_size,
         find_momentum,
         find_recipe,
         find_weight_decay,
@@ -72,7 +69,7 @@ __all__ = [
     "sweep",
 ]
 
-_HOMES = ("_errors", "schedules", "tasks", "optim", "training", "finder", "recipe")
+_HOMES = ("_errors", "schedules", "tasks", "optim", "training", "finder", "diagnosis", "batch_size", "recipe")
 """Modules that define the public names, in the order in which a name is looked up: cheapest import first."""
 
 if not TYPE_CHECKING:  # a type checker would accept any name

@@ -7,9 +7,9 @@ current CUDA device.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, Union
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Union
 
 import torch.distributed as dist
 from torch import Tensor
@@ -19,8 +19,6 @@ from ._progress import Progress
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
-
-T = TypeVar("T")
 
 GroupOption = Union["ProcessGroup", Literal["auto"], None]
 """The ranks that make a call together. "auto" is the default group if torch.distributed is initialised; None means that
@@ -83,18 +81,6 @@ class Ranks:
                 f"the ranks came to different places: {', '.join(sorted(places))}; make the same call on all"
             )
         return [value for _, value in received]
-
-    def compute_on_first(self, place: str, compute: Callable[[], T]) -> T:
-        """Call ``compute`` on rank 0 only, and return its result on all ranks.
-
-        Raises:
-            RankError: see ``all_gather``.
-        """
-        if self.rank:
-            return self.all_gather(place, None)[0]
-        value = compute()
-        self.all_gather(place, value)
-        return value
 
     def progress_on_first(self, progress: Progress | bool | None) -> Progress | bool | None:
         """Return ``progress`` on the first rank, and False on the others."""

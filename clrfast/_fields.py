@@ -37,6 +37,11 @@ class Fields:
             if name not in names:
                 raise ValueError(f"{self.path(name)}: this entry is unknown; known are {', '.join(names)}")
 
+    @property
+    def names(self) -> list[str]:
+        """Names of all entries."""
+        return list(self._data)
+
     def without(self, name: str) -> Fields:
         """Return all entries but ``name``."""
         return Fields({key: value for key, value in self._data.items() if key != name}, self._prefix)

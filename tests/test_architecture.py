@@ -45,10 +45,15 @@ PUBLIC_NAMES = {
     "clrfast.plot": """
         Chosen ValLosses lr_curve lr_curves pair_trials rates schedule setting_trials
     """,
+    "clrfast.batch_size": """
+        BatchSizes StepCost find_batch_size
+    """,
+    "clrfast.diagnosis": """
+        Diagnosis History diagnose
+    """,
     "clrfast.recipe": """
-        BatchSizes Diagnosis History MomentumTrials OutOfTimeError PairSuggestion PairTrials Recipe
-        SettingSuggestion SettingTrials StepCost Study WeightDecayTrials diagnose find_batch_size
-        find_momentum find_pair find_recipe find_weight_decay
+        MomentumTrials PairSuggestion PairTrials Recipe SearchSettings SettingSuggestion SettingTrials Study
+        Trial TrialSpec WeightDecayTrials find_momentum find_pair find_recipe find_weight_decay
     """,
     "clrfast.schedules": """
         Clipped Constant Cosine CosineRestarts Curve CurveLike Exponential ExponentialDecay FollowLR

@@ -94,6 +94,12 @@ def weight_decays():
     return clrfast.find_weight_decay(network(), LOSS, batches(), **given).loss
 
 
+def recipe():
+    data = [(x, (x[:, 0] > 0).long()) for x, _ in batches()]
+    found = clrfast.find_recipe(clrfast.Task(network(), LOSS, data[:9], data[9:]), 464)
+    return [str(found), found.study.weight_decay_trials.loss]
+
+
 def scaled_steps():
     model = network()
     optimizer = clrfast.SGD(model.parameters(), schedule=clrfast.one_cycle(0.1, 12))
@@ -130,6 +136,7 @@ CALLS = {
     "sweep, vectorized": lambda: sweep_losses(True),
     "sweep, sequential": lambda: sweep_losses(False),
     "find_weight_decay": weight_decays,
+    "find_recipe": recipe,
     "find_batch_size": batch_sizes,
     "TrainStep": scaled_steps,
     "DeviceDataset": device_dataset,

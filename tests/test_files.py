@@ -14,16 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clrfast import BatchSizes, History, LRCurve, Recipe, Schedule, find_recipe
+from clrfast import BatchSizes, LRCurve, Recipe, Schedule
 from clrfast import _saving as saving
-from clrfast.recipe._batch_size import StepCost
-from clrfast.recipe._momentum import MomentumTrials
-from clrfast.recipe._pair_trials import PairTrials
-from clrfast.recipe._study import Study
-from clrfast.recipe._trials import PendingTrials
-from clrfast.recipe._weight_decay import WeightDecayTrials
+from clrfast.batch_size import StepCost
+from clrfast.recipe import Study, TrialSpec
 from clrfast.schedules import Curve
-from tests.helpers.problems import clouds
+from tests.helpers.studies import make_settings, make_trial
 
 GONE, MORE = object(), object()
 """In place of a value: leave out the entry; add an unknown entry beside it."""
@@ -48,29 +44,30 @@ def make_curve(n=12):
     return replace(curve, update_steps=n, extra_forward_passes=1)
 
 
-def run(end):
-    return History([2.0, 1.5, end], [2.0, end], [0, 3], lr=[0.1, 0.2, 0.1], weight_decay=1e-3)
-
-
 def make_study():
-    """A study with something in every part, which no search produces."""
-    runs = ((run(1.0), run(1.1)), (run(1.2), run(1.3)))
-    sizes = BatchSizes(8, 4, "memory", "it is full", (StepCost(4, 0.1, 10, 5), StepCost(8, 0.3, 20, 5)))
-    begun = PendingTrials((0.0, 1e-3), 20, 0.1, True, (((0.95, 0.85), 0.0, 0), (0.9, 1e-3, 1)), runs[0])
-    curve = make_curve()
-    return Study(
-        *(1000, 2000, 300, "a model", 8),
-        range_test=replace(curve, repeats=(make_curve(13),)),
-        batch_sizes=sizes,
-        range_test_after_batch_size=curve,
-        weight_decay_trials=WeightDecayTrials(np.array([0.0, 1e-3]), runs, 0.1),
-        range_test_after_weight_decay=curve,
-        momentum_trials=MomentumTrials(np.array([0.9, 0.95]), runs, 0.1, runs[0]),
-        pair_trials=PairTrials(np.array([0.1, 0.3]), np.array([1e-3, 1e-2]), 3, runs[0]),
-        seconds_per_step=0.01,
-        pending_trials=begun,
-        started_steps=20,
+    """A study with a trial of every kind, which no search produces."""
+    settings = make_settings(
+        1000, optimizers=("sgd", "adamw"), find_batch_size=True, seconds=9.0, deadline=99.0, sampler="TPESampler"
     )
+    sizes = BatchSizes(8, 4, "memory", "it is full", (StepCost(4, 0.1, 10, 5), StepCost(8, 0.3, 20, 5)))
+    curve = make_curve()
+    decay = TrialSpec("weight decay/sgd/0/0", "weight decay", "sgd", 3, 0.1, 0.0, (0.95, 0.85), batch_size=4)
+    momentum = replace(decay, key="momentum/sgd/0.9/0", stage="momentum", momentum=0.9)
+    results = [
+        (TrialSpec("range test/sgd", "range test", "sgd", 112), replace(curve, repeats=(make_curve(13),))),
+        (TrialSpec("range test/adamw", "range test", "adamw", 112, batch_size=8), curve),
+        (TrialSpec("batch size", "batch size", "adamw", 0), sizes),
+        (TrialSpec("range test/sgd/weight decay", "range test", "sgd", 112, weight_decay=0.01), curve),
+        *((replace(decay, weight_decay=x, repeat=i), 1.0 + x + i) for x in (0.0, 1e-3) for i in (0, 1)),
+        *((replace(momentum, momentum=x, repeat=i), 1.0 + i) for x in (0.9, 0.95, (0.9, 0.85)) for i in (0, 1)),
+        (replace(decay, key="pair/0", stage="pair", optimizer="adamw", weight_decay=0.1), 0.5),
+        (replace(decay, key="pair/1", stage="pair", weight_decay=0.1), 0.6),
+    ]
+    trials = (
+        make_trial(spec, result, i, started=1.0, finished=2.0, seconds_per_step=0.01)
+        for i, (spec, result) in enumerate(results)
+    )
+    return Study(settings, tuple(trials))
 
 
 def loaded_schedule(data):
@@ -122,7 +119,10 @@ def formats(tmp_path_factory):
         return json.loads(path.read_text())
 
     return {
-        "curve": (written(make_study().range_test.save), lambda data: LRCurve.load(dumped(data, path)).save(path)),
+        "curve": (
+            written(replace(make_curve(), repeats=(make_curve(13),)).save),
+            lambda data: LRCurve.load(dumped(data, path)).save(path),
+        ),
         "recipe": (written(make_study().write), lambda data: str(Recipe.load(dumped(data, path)))),
         "schedule": (schedule_data(), loaded_schedule),
     }
@@ -263,13 +263,3 @@ def test_an_entry_of_a_curve_is_named_by_its_path(changes, message, tmp_path):
     )
     with pytest.raises(ValueError, match=rf"does not hold a saved LRCurve \({message}"):
         LRCurve.load(tmp_path / "x.json")
-
-
-def test_a_search_does_not_continue_from_a_damaged_file(tmp_path):
-    path = tmp_path / "x.json"
-    make_study().write(path)
-    text = path.read_text().replace('"steps": 300', '"steps": "many"')
-    path.write_text(text)
-    with pytest.raises(ValueError, match=r"\(steps: got 'many'.*\); give another path, or delete the file"):
-        find_recipe(clouds(), saved=path)
-    assert path.read_text() == text

@@ -47,14 +47,17 @@ TEXTS: dict[str, dict[str, Any]] = {
     },
     "recipe": {
         "help": "find the settings with short runs",
-        "description": "Finds learning rate, weight decay and momentum with short runs. Writes its measurements to "
-        "recipe.json as they arrive, and a readable report to recipe.html. After Ctrl-C the same command continues "
-        "from there.\n\n"
-        "Under torchrun the ranks share the short runs. Each has its own current CUDA device, so a task that puts its "
-        "model on 'cuda' uses all of them.",
-        "epilog": "examples:\n  clrfast recipe digits\n  clrfast recipe digits --optimizer adamw\n"
+        "description": "Finds learning rate, weight decay and momentum with short runs. Writes the recipe to "
+        "recipe.json, and a readable report to recipe.html.\n\n"
+        "With --storage the runs are trials of an Optuna study in a file or a database. The same command, typed again "
+        "on any machine that sees the storage, or started by torchrun, Slurm or Kubernetes, adds a worker. Workers "
+        "come and go; after Ctrl-C or a kill the same command continues. Under torchrun each worker has its own "
+        "current CUDA device.",
+        "epilog": "examples:\n  clrfast recipe digits\n  clrfast recipe digits --optimizers sgd adamw\n"
         "  clrfast recipe my_package.my_module:make_task --planned-steps 30000\n"
-        "  torchrun --nproc-per-node 2 -m clrfast recipe digits --budget 5min",
+        "  clrfast recipe digits --storage recipe.log           # in several terminals\n"
+        "  clrfast recipe digits --storage recipe.log --report  # while the search runs\n"
+        "  torchrun --nproc-per-node 2 -m clrfast recipe digits --storage recipe.log --budget 5min",
     },
     "schedule": {
         "help": "draw a schedule",
@@ -188,7 +191,13 @@ def _add_recipe_options(parser: argparse.ArgumentParser) -> None:
         help="updates of the search, at least 464, or its time, as 90s, 5min or 1h (default: a tenth of "
         "--planned-steps)",
     )
-    _add_optimizer(parser, "which optimizer the settings are for (default: sgd)")
+    parser.add_argument(
+        "--optimizers",
+        nargs="+",
+        choices=OPTIMIZERS,
+        default=["sgd"],
+        help="the optimizer that the settings are for, or several to choose from (default: sgd)",
+    )
     parser.add_argument(
         "--batch-sizes", action="store_true", help="look for a faster batch size, too; may use all memory"
     )
@@ -198,7 +207,11 @@ def _add_recipe_options(parser: argparse.ArgumentParser) -> None:
         default=Path("recipe.json"),
         help="the JSON; the report goes to the same folder (default: recipe.json)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing JSON in place of continuing it")
+    parser.add_argument(
+        "--storage", help="journal file, or URL of a database, that the workers of a search share (default: no other)"
+    )
+    parser.add_argument("--study-name", help="name of the search in the storage (default: the task)")
+    parser.add_argument("--report", action="store_true", help="only write what the storage holds now, and end")
     _add_seed(parser)
 
 
@@ -301,6 +314,10 @@ def min_ramp_steps(min_lr: float, max_lr: float) -> int:
 def _check_recipe(arguments: argparse.Namespace) -> None:
     out = arguments.out
     _require_writable(out.parent)
+    if arguments.report and arguments.storage is None:
+        raise UsageError("--report: it reads a storage; give --storage, as in the search's own command")
+    if arguments.storage is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError("--storage: it is missing; the processes of torchrun share a search through it: give a file")
     if out.suffix != ".json":
         raise UsageError(f"--out: got {out}; give a path that ends in .json; the report has the same path with .html")
 

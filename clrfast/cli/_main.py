@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from .._errors import NotWrittenError, RankError, TaskError
+from .._errors import NotWrittenError, TaskError
 from ._arguments import GREETING, UsageError, parse
 
 FAILED = 1
@@ -47,7 +47,7 @@ def _run(argv: Sequence[str] | None) -> int:
         import_module(f"{__package__}._{arguments.command}").run(arguments)
     except (UsageError, TaskError, ValueError) as error:
         return _fail(error, WRONG_USE)
-    except (RankError, NotWrittenError) as error:
+    except NotWrittenError as error:
         return _fail(error, FAILED)
     except KeyboardInterrupt as interrupt:
         return _fail("interrupted" + (f": {interrupt}" if interrupt.args else ""), INTERRUPTED)

@@ -5,77 +5,105 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from .. import _saving as saving
-from .._errors import RankError
-from ..recipe import Recipe, Study, find_recipe
-from ..tasks import Task
+from ..recipe import Recipe, find_recipe
+from ._arguments import UsageError
 from ._task import make_seeded_task
-from ._torchrun import ignore_signals, torchrun_ranks
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Make the task, search, print and write; under ``torchrun`` only the first rank prints and writes.
+    """Make the task, work on its search, print and write; of several ranks only the first prints and writes.
 
     Raises:
-        KeyboardInterrupt, RankError: the search was interrupted; the message names the files with what it found.
+        KeyboardInterrupt: the search was interrupted; the message names the files with what it found.
+        UsageError: Optuna is not installed.
         ValueError: see ``find_recipe``.
     """
-    with torchrun_ranks() as ranks:
-        task = make_seeded_task(arguments)
-        if ranks.rank > 0:
-            _search(task, arguments, group=ranks)
-            return
-        _prepare_output(arguments)
-        try:
-            with _print_logs("clrfast.recipe"):
-                recipe = _search(task, arguments, group=ranks, progress=True)
-        except (KeyboardInterrupt, RankError) as error:
-            if ranks.world_size > 1:
-                ignore_signals()
-            if not arguments.out.exists():
-                raise
-            report = _write_report(Recipe.load(arguments.out), arguments)
-            kept = f"the results so far are in {arguments.out} and {report}; the same command continues from there"
-            raise type(error)("; ".join((*map(str, error.args), kept))) from None
-        recipe.save(arguments.out)
-        print(recipe)
-        print(f"written: {arguments.out}, {_write_report(recipe, arguments)}")
+    _require_optuna()
+    name = arguments.study_name or arguments.task
+    if arguments.report:
+        if "://" not in arguments.storage and not Path(arguments.storage).exists():
+            raise ValueError(f"--storage: there is no file {arguments.storage}")
+        _write(Recipe.from_storage(_open(arguments), name), arguments)
+        return
+    is_first = os.environ.get("RANK", "0") == "0"
+    _use_own_device()
+    task = make_seeded_task(arguments)
+    storage = _open(arguments)
+    try:
+        with _sigterm_as_interrupt(), _print_logs("clrfast.recipe") if is_first else contextlib.nullcontext():
+            recipe = find_recipe(
+                task,
+                arguments.budget,
+                planned_steps=arguments.planned_steps,
+                optimizers=arguments.optimizers,
+                batch_sizes=arguments.batch_sizes,
+                storage=storage,
+                study_name=name,
+                progress=is_first or None,
+            )
+    except KeyboardInterrupt as error:
+        with contextlib.suppress(ValueError):  # nothing has been found yet
+            _write(Recipe.from_storage(storage, name), arguments)
+            hint = "the same command continues from there" if arguments.storage else "--storage keeps a search"
+            message = [*map(str, error.args), f"the results so far are in {arguments.out}", hint]
+            raise KeyboardInterrupt("; ".join(message)) from None
+        raise
+    if is_first:
+        _write(recipe, arguments)
 
 
-def _search(task: Task, arguments: argparse.Namespace, **options: Any) -> Recipe:
-    return find_recipe(
-        task,
-        arguments.budget,
-        planned_steps=arguments.planned_steps,
-        optimizer=arguments.optimizer,
-        batch_sizes=arguments.batch_sizes,
-        saved=arguments.out,
-        **options,
-    )
+def _require_optuna() -> None:
+    from ..recipe._storage import require_optuna
+
+    try:
+        require_optuna()
+    except ModuleNotFoundError as error:
+        raise UsageError(error) from None
 
 
-def _prepare_output(arguments: argparse.Namespace) -> None:
-    """Delete the old recipe with ``--overwrite``, else say that the search continues it.
+def _open(arguments: argparse.Namespace) -> Any:
+    """Return the storage as one object, from which an interrupted search in memory is read, too."""
+    from ..recipe._storage import open_storage
 
-    This happens before the search, so that an output that cannot be written costs no time.
-    """
-    out: Path = arguments.out
-    if out.exists() and arguments.overwrite:
-        Study.read(out)  # raises unless it is a recipe: other files are not deleted
-        out.unlink()
-    elif out.exists():
-        print(f"{out}: the search continues from these results (--overwrite starts again)")
+    return open_storage(arguments.storage)
 
 
-def _write_report(recipe: Recipe, arguments: argparse.Namespace) -> Path:
-    """Write the report and return its path."""
-    path: Path = arguments.out.with_suffix(".html")
-    saving.write_text(path, recipe.to_html(arguments.task, saved=arguments.out.name))
-    return path
+def _use_own_device() -> None:
+    """Make another CUDA device the current one on each rank of a machine, if there are several."""
+    import torch
+
+    if "LOCAL_RANK" in os.environ and torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+
+
+@contextlib.contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Treat SIGTERM, with which torchrun, Slurm and Kubernetes end a process, as Ctrl-C: it gives a trial back."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt("SIGTERM")
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _write(recipe: Recipe, arguments: argparse.Namespace) -> None:
+    """Print the recipe, and write it and its report."""
+    report: Path = arguments.out.with_suffix(".html")
+    recipe.save(arguments.out)
+    saving.write_text(report, recipe.to_html(arguments.task, saved=arguments.out.name))
+    print(recipe)
+    print(f"written: {arguments.out}, {report}")
 
 
 @contextlib.contextmanager

@@ -1,34 +1,24 @@
-"""The short recipe of Smith 2018: settings found before the training, and diagnoses of a training run."""
+"""The short recipe of Smith 2018: settings found by short trials before the training."""
 
-from ._batch_size import BatchSizes, StepCost, find_batch_size
-from ._deadline import OutOfTimeError
-from ._diagnosis import Diagnosis, diagnose
 from ._find_recipe import find_recipe
-from ._loss_history import History
-from ._lr_and_weight_decay import find_pair
-from ._momentum import MomentumTrials, find_momentum
+from ._find_settings import find_momentum, find_pair, find_weight_decay
 from ._pair_trials import PairSuggestion, PairTrials
 from ._recipe import Recipe
-from ._setting_trials import SettingSuggestion, SettingTrials
-from ._study import Study
-from ._weight_decay import WeightDecayTrials, find_weight_decay
+from ._setting_trials import MomentumTrials, SettingSuggestion, SettingTrials, WeightDecayTrials
+from ._study import SearchSettings, Study, Trial, TrialSpec
 
 __all__ = [
-    "BatchSizes",
-    "Diagnosis",
-    "History",
     "MomentumTrials",
-    "OutOfTimeError",
     "PairSuggestion",
     "PairTrials",
     "Recipe",
+    "SearchSettings",
     "SettingSuggestion",
     "SettingTrials",
-    "StepCost",
     "Study",
+    "Trial",
+    "TrialSpec",
     "WeightDecayTrials",
-    "diagnose",
-    "find_batch_size",
     "find_momentum",
     "find_pair",
     "find_recipe",

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Generic, TypeVar
 
 import numpy as np
 
+from ..diagnosis import Diagnosis, History, diagnose
+from ..diagnosis._diagnosis import MIN_VAL_LOSSES
+from ..finder import LRCurve
 from ..finder._suggestion import NoSuggestionError, Suggestion
-from ._diagnosis import MIN_VAL_LOSSES, Diagnosis, diagnose
-from ._lattice import RATE_RATIO
-from ._loss_history import History
-from ._momentum import DEFAULT_MOMENTUM_CYCLE
-from ._optimizers import OPTIMIZERS
-from ._step_allocation import GRID_TRIALS, MIN_MOMENTUM_STEPS, MOMENTUM_TRIALS, RANGE_TEST_STEPS
-from ._study import Study
-from ._trials import count_steps
-from ._weight_decay import DEFAULT_WEIGHT_DECAY
+from ._optimizers import OPTIMIZERS, OptimizerName
+from ._pair_sampler import RATE_RATIO
+from ._setting_trials import (
+    DEFAULT_MOMENTUM_CYCLE,
+    DEFAULT_WEIGHT_DECAY,
+    GRID_TRIALS,
+    MIN_MOMENTUM_STEPS,
+    MOMENTUM_TRIALS,
+    count_steps,
+)
+from ._study import RANGE_TEST_STEPS, Study
 
 T = TypeVar("T")
 
@@ -44,45 +50,80 @@ class Conclusion(Generic[T]):
     warnings: tuple[str, ...] = ()
 
 
+def conclude_optimizer(study: Study) -> Conclusion[OptimizerName]:
+    """Return the optimizer with the lowest validation loss after its best trial; the first one before any trial."""
+    names = study.settings.optimizers
+    if len(names) == 1:
+        return Conclusion(names[0], "it was given")
+    lowest = {name: _lowest_loss(study.for_optimizer(name)) for name in names}
+    best = min(names, key=lowest.__getitem__)  # the first of equal ones
+    if not math.isfinite(lowest[best]):
+        return Conclusion(best, "the first that was given; no trial compares them")
+    losses = ", ".join(f"{loss:.4g} with {name}" for name, loss in lowest.items())
+    return Conclusion(best, f"the lowest validation losses after trials of equal length are {losses}")
+
+
+def _lowest_loss(study: Study) -> float:
+    pairs, decays = study.pair_trials, study.weight_decay_trials
+    try:
+        if pairs is not None:
+            return float(pairs.expected_loss[pairs.best])
+        if decays is not None:
+            return float(decays.loss.mean(axis=1)[decays.values == decays.suggest().value][0])
+    except NoSuggestionError:
+        pass
+    return math.inf
+
+
 def conclude_rate(study: Study) -> Conclusion[Suggestion]:
     """Return the rate of the best pair, or else of the last range test that has a suggestion.
 
     The study must have a first range test with a suggestion.
     """
-    tested = _tested_rate(study)
+    tested = tested_rate(study)
     if study.pair_trials is None:
         return tested
     try:
         pair = study.pair_trials.suggest()
     except NoSuggestionError as error:
         return replace(tested, warnings=(*tested.warnings, f"learning rate: {error}"))
-    low, high = pair.max_lr / math.sqrt(RATE_RATIO), pair.max_lr * math.sqrt(RATE_RATIO)
+    low, high = pair.max_lr / RATE_RATIO, pair.max_lr * RATE_RATIO  # the neighbouring rates
     source = f"{pair.reason}; the range test suggested {tested.value.max_lr:.3g}: "
     base_lr, reason = min(tested.value.base_lr, low), source + tested.value.reason
     suggestion = Suggestion(pair.max_lr, base_lr, low, high, "pairs", reason)
     return Conclusion(suggestion, source + tested.evidence, tested.warnings)
 
 
-def _tested_rate(study: Study) -> Conclusion[Suggestion]:
+def tested_rate(study: Study) -> Conclusion[Suggestion]:
+    """Return the rate of the last range test that has a suggestion."""
     first, *later = study.range_tests
-    found, changes, warnings = first.suggest(), "", []
+    found, changes, warnings = _suggest(first), "", []
     for curve in later:
         cause = "the batch size" if curve is study.range_test_after_batch_size else "the weight decay"
         earlier = found.max_lr
         try:
-            found = curve.suggest()
+            found = _suggest(curve)
             changes += f"; it was {earlier:.3g} before {cause} was changed"
         except NoSuggestionError as error:
-            warnings.append(f"learning rate: tested again after {cause} was changed, without an answer: {error}")
+            warnings.append(f"learning rate: the range test after {cause} was changed gave no answer: {error}")
     sizes = study.batch_sizes
-    if sizes is not None and sizes.fastest != study.batch_size and not later:
-        warnings.append(f"learning rate: it was tested with batches of {study.batch_size}, and the budget ended there")
+    if sizes is not None and sizes.fastest != study.settings.batch_size and not later:
+        warnings.append(
+            f"learning rate: it was tested with batches of {study.settings.batch_size}; the budget does not allow a "
+            "test with the new batch size"
+        )
     if found.high > MAX_INTERVAL_RATIO * found.low:
         warnings.append(
-            f"the noise leaves the rate open between {found.low:.2g} and {found.high:.2g}: take larger batches, or "
-            "compare both ends in short trainings"
+            f"learning rate: because of the noise it may be anywhere from {found.low:.2g} to {found.high:.2g}; take "
+            "larger batches, or compare both ends in short trainings"
         )
     return Conclusion(found, found.reason + changes, tuple(warnings))
+
+
+@lru_cache(maxsize=16)
+def _suggest(curve: LRCurve) -> Suggestion:
+    """Return the suggestion of a range test, whose bootstrap takes long; a plan asks for it often."""
+    return curve.suggest()
 
 
 def conclude_batch_size(study: Study) -> Conclusion[int | None]:
@@ -90,7 +131,7 @@ def conclude_batch_size(study: Study) -> Conclusion[int | None]:
     sizes = study.batch_sizes
     if sizes is None:
         return Conclusion(study.batch_size, "the loader's own; none was tried")
-    reason = f"it has the most samples per second of what was tried; the largest is {sizes.largest}: {sizes.reason}"
+    reason = f"it trains the most samples per second; the largest that fits is {sizes.largest}: {sizes.reason}"
     return Conclusion(sizes.fastest, reason)
 
 
@@ -115,8 +156,8 @@ def conclude_weight_decay(study: Study) -> Conclusion[float]:
     if steps >= OVERFITTING_STEPS:
         return Conclusion(suggestion.value, suggestion.reason)
     warning = (
-        f"weight decay: runs of {steps} steps show its cost, but hardly what it gains in a longer training; begun anew "
-        f"with a budget of {GRID_TRIALS * OVERFITTING_STEPS + 3 * RANGE_TEST_STEPS} they have {OVERFITTING_STEPS}"
+        f"weight decay: trials of {steps} steps show its cost but not its benefit in a longer training; a search with "
+        f"a budget of {GRID_TRIALS * OVERFITTING_STEPS + 3 * RANGE_TEST_STEPS} has trials of {OVERFITTING_STEPS}"
     )
     return Conclusion(suggestion.value, suggestion.reason, (warning,))
 
@@ -124,15 +165,14 @@ def conclude_weight_decay(study: Study) -> Conclusion[float]:
 def conclude_momentum(study: Study) -> Conclusion[tuple[float, float]]:
     """Return the cycle that the momentum trials suggest, or else the default."""
     upper, lower = DEFAULT_MOMENTUM_CYCLE
-    usual = f"{upper:g} to {lower:g} is the usual cycle, and the result is seldom sensitive to it"
+    usual = f"{upper:g} to {lower:g} is the usual cycle, and results seldom depend on it"
     trials = study.momentum_trials
     if study.pair_trials is not None:
-        reason = f"not tested, for the budget went into long runs with rates and weight decays; {usual}"
+        reason = f"not tested: the budget went into long trials with rates and weight decays; {usual}"
         return Conclusion(DEFAULT_MOMENTUM_CYCLE, reason)
     if trials is None:
-        needed, remaining = MOMENTUM_TRIALS * MIN_MOMENTUM_STEPS, study.remaining_steps
-        missed = study.pending_trials is None and remaining < needed
-        cause = f", for that takes {needed} steps, and {remaining} were left" if missed else ""
+        needed, remaining = MOMENTUM_TRIALS * MIN_MOMENTUM_STEPS, study.budget - study.steps
+        cause = f": that takes {needed} steps, and {remaining} were left" if remaining < needed else ""
         return Conclusion(DEFAULT_MOMENTUM_CYCLE, f"not tested{cause}; {usual}")
     try:
         return Conclusion(trials.cycle, trials.suggest().reason)

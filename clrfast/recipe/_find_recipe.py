@@ -1,34 +1,54 @@
-"""``find_recipe``: checks the arguments of a search for a recipe, and runs its stages."""
+"""``find_recipe``: checks the arguments of a search for a recipe, joins its study, and works on it."""
 
 from __future__ import annotations
 
-import os
+import contextlib
+import logging
+import random
+import time
 import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
 from torch.utils.data import DataLoader
 
 from .._checks import is_whole
-from .._progress import Progress
+from .._digest import digest
+from .._progress import Progress, show_progress
+from ..batch_size._find_batch_size import checked_loader
+from ..diagnosis import History
 from ..tasks import Task
 from ..training import StepOptions
+from ..training._preservation import preserve_rng_and_loaders
 from ..training._step_options import StepKeywords, resolve_options
-from ._batch_size import checked_loader
-from ._data_overlap import require_disjoint
-from ._optimizers import OptimizerName, require_optimizer_name
+from ._optimizers import OPTIMIZERS, OptimizerName, require_optimizer_name
+from ._plan import (
+    MIN_BUDGET,
+    MIN_TRIAL_STEPS,
+    due_trials,
+    is_complete,
+    require_enough_time,
+    within_deadline,
+)
 from ._recipe import Recipe, conclude
-from ._search import Search
-from ._shared_trials import Group, joined_ranks, require_no_ddp, require_same_start
-from ._stages import run_stages
-from ._step_allocation import MIN_BUDGET, MIN_TRIAL_STEPS, SMALL_GRID_TRIALS
-from ._step_budget import Budget, StepBudget
-from ._study_file import StudyFile
-from ._time_budget import TimeBudget
+from ._setting_trials import SMALL_GRID_TRIALS
+from ._stacked_trials import MAX_COPIES
+from ._storage import Claim, TrialStore, require_optuna
+from ._study import SearchSettings, Study, TrialSpec
+from ._trial_runner import TrialRunner
 
 if TYPE_CHECKING:
+    import optuna
     from typing_extensions import Unpack
+
+logger = logging.getLogger("clrfast.recipe")
+
+POLL_SECONDS = 0.2
+"""Interval at which a worker reads the study while other workers run all trials that are due."""
 
 DEFAULT_PLANNED_STEPS = 10_000
 """Length of the planned training if the caller gives none: typical of small networks."""
@@ -42,10 +62,11 @@ def find_recipe(
     budget: int | timedelta | None = None,
     *,
     planned_steps: int | None = None,
-    optimizer: OptimizerName = "sgd",
+    optimizers: OptimizerName | Sequence[OptimizerName] = "sgd",
     batch_sizes: bool = False,
-    saved: str | os.PathLike[str] | None = None,
-    group: Group = None,
+    storage: Any = None,
+    study_name: str = "recipe",
+    sampler: optuna.samplers.BaseSampler | None = None,
     progress: Progress | bool | None = None,
     options: StepOptions | None = None,
     **step_options: Unpack[StepKeywords],
@@ -62,40 +83,49 @@ def find_recipe(
     end of the training; see ``find_pair``. With a budget of eight trainings and 112 steps, these trials are as long as
     the training. A larger budget adds trials.
 
+    If the ramps of the first range test show no rate, they are repeated with trials of the finder. These few hundred
+    steps count in the budget; a very small one is then exceeded.
+
     All trials start from the current model. Afterwards everything is restored, as after ``range_test``.
 
+    The search is a study of Optuna, and every range test and training is a trial of it. Any number of processes may
+    make the same call with the same ``storage``, at any time, on any machine: each is a worker, and all return the same
+    recipe. A worker that ends loses its running trial only, which another takes over: at once after an exception or
+    Ctrl-C, after 60 seconds after a kill. So a later call with the same ``storage`` continues a search. The random
+    numbers of a trial depend on the search alone, so its result does not depend on the worker. A search by one worker
+    is reproducible; several workers place their pairs by the trials that have ended by then.
+
     Args:
-        task: a task with validation data that are not in its training data.
-        budget: limit on the steps of the search, >= 464, without those of the batch sizes. None: a tenth of
-            ``planned_steps``, at least 464. Or a time that starts now, ``datetime.timedelta(minutes=5)``: the first
-            range test measures how many steps fit, and no trial starts that is expected to end later. Range tests and
-            batch sizes are not interrupted.
+        task: a task with validation data that are not in its training data. All workers make it with the same weights
+            and data.
+        budget: limit on the steps of the search, >= 464 for each optimizer, without those of the batch sizes. None: a
+            tenth of ``planned_steps``, at least that. Or a time, ``datetime.timedelta(minutes=5)``: the first range
+            test measures how many steps fit, and no trial starts that is expected to end later. Range tests, batch
+            sizes and the first three pairs are not interrupted.
         planned_steps: length of the training that the recipe is for, >= 1; None: 10,000. A trial much shorter than a
             tenth of the training shows little. Short trials are at most that long (or 200 steps), long ones at least a
             quarter of the training.
-        optimizer: name of the optimizer that the recipe is for: "sgd" or "adamw". The momentum is beta1 of AdamW, and
-            its weight decays are 100 times those of SGD, so that 1e-4 becomes 0.01.
+        optimizers: name of the optimizer that the recipe is for, "sgd" or "adamw"; or several to choose from by the
+            validation loss, ``("sgd", "adamw")``, which share the budget. The momentum is beta1 of AdamW, and its
+            weight decays are 100 times those of SGD, so that 1e-4 becomes 0.01.
         batch_sizes: whether to look for a faster batch size, up to a 20th of the samples. The ``train_loader`` is then
             a DataLoader over a map-style dataset, and all free memory is used.
-        saved: path of a JSON file to which all results are written as they arrive. A later call continues from the
-            file and does not measure its results again, regardless of the other arguments. After a kill, the steps of
-            the trial that was running count as used, because a killed process cannot write. Trials that an exception
-            such as Ctrl-C ends do not count, nor does the first range test, before which there is no file.
-        group: a ``torch.distributed`` process group whose ranks all make this call, see ``find_weight_decay``. The
-            first rank alone makes range tests, batch sizes and long trials, reads the clock, writes the file and
-            reports progress.
+        storage: where the study is kept: the path of a journal file, the URL of a database, or a storage of Optuna.
+            None: in the memory of this process. ``optuna-dashboard PATH`` shows a journal file.
+        study_name: name of the study in the storage.
+        sampler: a sampler of Optuna that places the pairs in place of a Gaussian process over rate and weight decay.
         progress: ``progress(done, total, shown)`` with the budget as the total, which need not be reached. True shows a
-            bar for each stage with tqdm. The log "clrfast.recipe" gets the result of each stage.
+            bar with tqdm. The log "clrfast.recipe" gets the result of each trial of this worker.
         options, step_options: see ``range_test``.
     Returns:
         The recipe; train with ``recipe.optimizer(model, total_steps)``.
     Raises:
+        ModuleNotFoundError: Optuna is not installed.
         TypeError: a keyword is unknown.
         ValueError: an argument is wrong; the task has no validation data, or they are visibly in the training data; the
-            budget is too small (if it is a time, this shows after the first range test, which ``saved`` keeps); the
-            file is of another model, batch size or optimizer; the ranks differ in model or data.
+            budget is too small (if it is a time, this shows after the first range test); the study was begun with other
+            arguments, another model or other data.
         NoSuggestionError: the first range test has no valid answer.
-        RankError: another rank of the group failed or has ended; ``saved`` has the results until then.
 
     Source: Smith 2018, "A disciplined approach to neural network hyper-parameters: Part 1", section 5.
     """
@@ -103,44 +133,220 @@ def find_recipe(
         raise ValueError(
             f"task: got {type(task).__name__}; give clrfast.Task(model, loss_fn, train_loader, val_loader)"
         )
-    require_optimizer_name(optimizer)
-    limit, budget_steps, planned_steps = _checked_budget(budget, planned_steps)
-    with joined_ranks(group) as ranks:
-        options = resolve_options(options, step_options, "find_recipe")
-        require_disjoint(task.train_loader, task.val_loader)
-        require_no_ddp(task.model)
-        if batch_sizes:
-            _require_resizable(task.train_loader)
-        require_same_start(ranks, task.model, train_loader=task.train_loader, val_loader=task.val_loader)
-        file = StudyFile(None if saved is None else Path(saved))
-        search = Search(task, options, ranks.progress_on_first(progress), limit, ranks, file)
-        search.open_study(budget_steps, planned_steps, optimizer)
-        with file.refunding():
-            study = run_stages(search, batch_sizes=batch_sizes)
-    return conclude(study)
+    names = _checked_names(optimizers)
+    steps, seconds, planned_steps = _checked_budget(budget, planned_steps, len(names))
+    options = resolve_options(options, step_options, "find_recipe")
+    runner = TrialRunner(task, options)
+    if batch_sizes:
+        _require_resizable(task.train_loader)
+    require_optuna()
+    _require_sampler(sampler)
+    if not isinstance(study_name, str) or not study_name:
+        raise ValueError(f"study_name: got {study_name!r}; give a text")
+    store = TrialStore(storage, study_name, sampler)
+    with preserve_rng_and_loaders(task.train_loader, task.val_loader), show_progress(progress, "recipe") as show:
+        settings = SearchSettings(
+            planned_steps=planned_steps,
+            optimizers=names,
+            find_batch_size=bool(batch_sizes),
+            budget=steps,
+            seconds=seconds,
+            deadline=None if seconds is None else time.time() + seconds,
+            sampler=None if sampler is None else type(sampler).__name__,
+            model=_describe(task.model),
+            batch_size=getattr(task.train_loader, "batch_size", None),
+            seed=int(digest(torch.get_rng_state())[:8], 16),
+            digests={},
+        )
+        if storage is not None:
+            settings = replace(settings, digests=_digests(task, options, settings.seed))
+        joined = store.join(settings)
+        if joined.seed != settings.seed:
+            settings = replace(settings, digests=_digests(task, options, joined.seed))
+        _require_same_search(settings, joined)
+        return conclude(_Worker(store, runner, show).work())
 
 
-def _checked_budget(budget: Any, planned_steps: Any) -> tuple[Budget, int, int]:
-    """Return the budget, its steps (the minimum for a budget of time), and the length of the planned training."""
+class _Worker:
+    """Runs the trials of a search that are due, until none is left.
+
+    Args:
+        store: the study, which this worker has joined.
+        runner: runs the trials.
+        progress: receives the steps of the search.
+    """
+
+    def __init__(self, store: TrialStore, runner: TrialRunner, progress: Progress | None):
+        self._store, self._runner, self._progress = store, runner, progress
+
+    def work(self) -> Study:
+        """Return the study once no trial is left, those of other workers included."""
+        self._extend_deadline()
+        while True:
+            study, running = self._store.read()
+            require_enough_time(study)
+            due = due_trials(study, running)
+            taken = {spec.key for spec in running}
+            free = within_deadline(study, [spec for spec in due if spec.key not in taken], time.time())
+            if free:
+                self._run(study, self._choose(free))
+            elif taken.intersection(spec.key for spec in due):
+                time.sleep(POLL_SECONDS)
+            else:
+                return study
+
+    def _extend_deadline(self) -> None:
+        """Give an interrupted search, whose time is up, the same time again."""
+        study, running = self._store.read()
+        deadline, seconds = study.settings.deadline, study.settings.seconds
+        if deadline is None or seconds is None or running or time.time() <= deadline:
+            return
+        if not is_complete(study):
+            self._store.set_deadline(time.time() + seconds)
+
+    def _choose(self, free: list[TrialSpec]) -> list[TrialSpec]:
+        """Return the trial to run, or those to run at once. Workers prefer different ones."""
+        first = free[self._store.ordinal % len(free)]
+        if not self._runner.stacks or first.stage not in ("weight decay", "momentum"):
+            return [first]
+        return [spec for spec in free if _shared_part(spec) == _shared_part(first)][:MAX_COPIES]
+
+    def _run(self, study: Study, specs: list[TrialSpec]) -> None:
+        with contextlib.ExitStack() as stack:
+            claims = [stack.enter_context(claim) for spec in specs if (claim := self._store.claim(spec)) is not None]
+            if claims and specs[0].stage == "pair":
+                claims = self._place(study, claims[0])
+            if not claims:
+                return
+            with _seeded(study.settings.seed):
+                self._measure(study, claims)
+
+    def _place(self, study: Study, claim: Claim) -> list[Claim]:
+        """Let the sampler choose the settings of a pair; return no claim if it expects no improvement."""
+        from ._optuna_sampler import NoPairError, PairSampler, suggest_pair
+
+        if study.settings.sampler is None:
+            self._store.study.sampler = PairSampler(self._store)
+        while not claim.earlier_pairs_are_placed():
+            time.sleep(POLL_SECONDS / 10)
+        try:
+            point = suggest_pair(claim.optuna_trial(), study)
+        except NoPairError:
+            return []
+        claim.place(replace(claim.spec, **vars(point)))
+        return [claim]
+
+    def _measure(self, study: Study, claims: list[Claim]) -> None:
+        specs, show = [claim.spec for claim in claims], self._progress
+        total = max(study.budget, MIN_BUDGET)
+        report = None if show is None else lambda done, _, shown: show(study.steps + done, total, shown)
+        started = time.perf_counter()
+        results = self._runner.run(specs, report)
+        seconds = time.perf_counter() - started
+        for claim, result in zip(claims, results, strict=True):
+            per_step = None
+            if study.settings.seconds is not None and isinstance(result, History):
+                per_step = seconds / sum(spec.steps for spec in specs)
+            elif study.settings.seconds is not None and claim.spec.key.count("/") == 1:
+                per_step = self._runner.seconds_per_step(claim.spec)
+            trial = claim.finish(result, per_step)
+            if trial is not None:
+                logger.info("%s", trial)
+                if show is not None:
+                    show(study.steps + trial.steps, total, {})
+
+
+def _shared_part(spec: TrialSpec) -> TrialSpec:
+    """Return what trials that run at once have in common."""
+    return replace(spec, key="", momentum=None, weight_decay=0.0)
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed all random numbers for a block, and restore their states."""
+    with preserve_rng_and_loaders():
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        torch.manual_seed(seed)
+        yield
+
+
+def _describe(model: torch.nn.Module) -> str:
+    params = list(model.parameters())
+    return f"{type(model).__name__}, {sum(param.numel() for param in params)} elements in {len(params)} tensors"
+
+
+def _digests(task: Task, options: StepOptions, seed: int) -> dict[str, str]:
+    """Return hashes of what must be equal for all workers, by name."""
+    found = {"model": digest(task.model.state_dict())}
+    loaders: dict[str, Any] = {"training data": task.train_loader, "validation data": task.val_loader}
+    for name, loader in loaders.items():
+        with preserve_rng_and_loaders(loader), _seeded(seed):
+            found[name] = digest(next(iter(loader), None))
+    found["options"] = digest([options.accumulate, options.clip_norm, str(options.autocast)])
+    return found
+
+
+def _require_same_search(mine: SearchSettings, theirs: SearchSettings) -> None:
+    """Raise ValueError if the study was begun with other arguments, another model or other data."""
+    names = ("planned_steps", "optimizers", "find_batch_size", "budget", "seconds", "sampler", "model", "batch_size")
+    for name in names:
+        if getattr(mine, name) != getattr(theirs, name):
+            raise ValueError(
+                f"study_name: its search was begun with {name} {getattr(theirs, name)!r}, and this call has "
+                f"{getattr(mine, name)!r}; give the same, or another study_name"
+            )
+    differ = [name for name, found in mine.digests.items() if found != theirs.digests.get(name)]
+    if differ:
+        raise ValueError(
+            f"study_name: its search was begun with another {', another '.join(differ)}, so trials could not be "
+            "compared; make the task with the same seed in every process (torch.manual_seed), each over all of the "
+            "data (no DistributedSampler), or give another study_name"
+        )
+
+
+def _checked_names(optimizers: Any) -> tuple[OptimizerName, ...]:
+    names = (optimizers,) if isinstance(optimizers, str) else optimizers
+    if not isinstance(names, Sequence) or not names or any(name in names[:i] for i, name in enumerate(names)):
+        raise ValueError(
+            f"optimizers: got {optimizers!r}; give {', '.join(map(repr, OPTIMIZERS))} or several of them, each once"
+        )
+    for name in names:
+        require_optimizer_name(name)
+    return tuple(names)
+
+
+def _checked_budget(budget: Any, planned_steps: Any, n_optimizers: int) -> tuple[int | None, float | None, int]:
+    """Return the budget in steps or in seconds, and the length of the planned training."""
     if isinstance(budget, str):
         raise ValueError(
             f"budget: got {budget!r}; give updates, as 600, or a time as datetime.timedelta(minutes=5) or (seconds=90)"
         )
     planned_steps = DEFAULT_PLANNED_STEPS if planned_steps is None else planned_steps
     _require_steps("planned_steps", planned_steps, 1, "the updates of the training")
-    planned_steps = int(planned_steps)
-    if budget is None and planned_steps < MIN_BUDGET:
+    planned_steps, least = int(planned_steps), n_optimizers * MIN_BUDGET
+    if budget is None and planned_steps < least:
         warnings.warn(
-            f"planned_steps: got {planned_steps}, and the search itself needs {MIN_BUDGET} updates, more than the "
-            f"training; give budget={MIN_BUDGET} to make it all the same, or call range_test, which needs about 100",
+            f"planned_steps: got {planned_steps}, and the search itself needs {least} updates, more than the "
+            f"training; give budget={least} to search all the same, or call range_test, which needs about 100",
             stacklevel=3,
         )
     if isinstance(budget, timedelta):
-        return TimeBudget(budget), MIN_BUDGET, planned_steps
-    steps = max(planned_steps // DEFAULT_BUDGET_DIVISOR, MIN_BUDGET) if budget is None else budget
-    reason = f"two range tests and {SMALL_GRID_TRIALS} runs of {MIN_TRIAL_STEPS} updates; fewer say nothing"
-    _require_steps("budget", steps, MIN_BUDGET, reason)
-    return StepBudget(), int(steps), planned_steps
+        if budget <= timedelta(0):
+            raise ValueError(f"budget: got {budget!r}; give a time above 0, as datetime.timedelta(minutes=5)")
+        return None, budget.total_seconds(), planned_steps
+    steps = max(planned_steps // DEFAULT_BUDGET_DIVISOR, least) if budget is None else budget
+    trials = n_optimizers * SMALL_GRID_TRIALS
+    reason = f"range tests and {trials} trials of {MIN_TRIAL_STEPS} updates; fewer show nothing"
+    _require_steps("budget", steps, least, reason)
+    return int(steps), None, planned_steps
+
+
+def _require_sampler(sampler: Any) -> None:
+    from optuna.samplers import BaseSampler
+
+    if sampler is not None and not isinstance(sampler, BaseSampler):
+        raise ValueError(f"sampler: got {type(sampler).__name__}; give a sampler of Optuna, or None for the default")
 
 
 def _require_steps(name: str, value: Any, least: int, reason: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -12,10 +11,9 @@ import numpy as np
 from ..finder._smoothing import Floats
 from ..finder._suggestion import NoSuggestionError
 from ..plot import pair_trials
-from ._gaussian_process import GaussianProcess, log_regret
-from ._lattice import DECAYS, MIN_RATE_EXPONENT, RATE_RATIO
-from ._optimizers import OPTIMIZERS
-from ._trials import Repeats, final_losses
+from ._gaussian_process import log_regret
+from ._pair_sampler import PairPoint, PairResult, coordinates, expected_losses, failing_lrs, finite_losses, pair_process
+from ._setting_trials import Repeats
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,55 +47,26 @@ class PairTrials:
     optimizer: str = "sgd"
 
     @property
+    def results(self) -> list[PairResult]:
+        """The settings and the losses of each trial, ``[n]``."""
+        points = self._points(self.max_lr, self.weight_decay)
+        losses = (np.asarray(history.val_loss) for history in self.histories)
+        return [PairResult(point, float(loss[-1]), float(loss[0])) for point, loss in zip(points, losses, strict=True)]
+
+    @property
     def loss(self) -> Floats:
         """Validation loss after each trial, float64 ``[n]``; inf where it is not finite."""
-        return final_losses(self.histories)
+        return finite_losses(self.results)[0]
 
     @property
     def initial_loss(self) -> float:
         """Validation loss before all trials; if it is not finite, the highest finite loss after one."""
-        initial = float(np.asarray(self.histories[0].val_loss)[0])
-        if math.isfinite(initial):
-            return initial
-        return float(self.loss[np.isfinite(self.loss)].max(initial=-math.inf))
-
-    @property
-    def gaussian_process(self) -> GaussianProcess:
-        """A Gaussian process through the log regret over ``[log10(max_lr), log10(weight_decay)]``.
-
-        One artificial observation is added at the lowest rate and decay: the initial loss, because hardly anything is
-        trained there.
-        """
-        rates = np.append(self.max_lr, self.max_lr[0] * RATE_RATIO**MIN_RATE_EXPONENT)
-        decays = np.append(self.weight_decay, OPTIMIZERS[self.optimizer].scaled(DECAYS[0]))
-        losses = np.append(self.loss, self.initial_loss)
-        return GaussianProcess(np.log10(np.stack([rates, decays], axis=1)), log_regret(losses, self.initial_loss))
-
-    @property
-    def failing_lr(self) -> Floats:
-        """Lowest rate above that of each trial at which a trial failed, with any decay, float64 ``[n]``.
-
-        A trial failed if it ended above the middle between the loss at the start and the lowest loss. Without such a
-        rate it is the next rate above all tried ones, about which nothing is known.
-        """
-        failed = self.max_lr[~(self.loss <= (self.initial_loss + self.loss.min()) / 2)]
-        above = np.where(failed > self.max_lr[:, None], failed, math.inf)
-        return above.min(axis=1, initial=self.max_lr.max() * RATE_RATIO)
+        return finite_losses(self.results)[1]
 
     @property
     def expected_loss(self) -> Floats:
-        """Expected loss of a training with each pair and other random numbers, float64 ``[n]``.
-
-            loss + chance * (initial_loss - loss) / 2,  chance = (max_lr / failing_lr)**4
-
-        One trial shows the loss at a stable rate, but not whether the next training is stable too. The chance of
-        failure is by ``benchmarks.recipe_quality.stability_edge``: of the best pairs half a decade below a failing
-        rate, 1 in 70 failed with another seed; a decade below, none did. Its cost counts half, because a failure is
-        noticed and the training repeated. The full cost would reject more good pairs than bad ones on the tasks that
-        the search was developed on.
-        """
-        chance = (self.max_lr / self.failing_lr) ** 4
-        return self.loss + chance * np.maximum(self.initial_loss - self.loss, 0.0) / 2
+        """Expected loss of a training with each pair and other random numbers; see ``expected_losses``."""
+        return expected_losses(self.results)
 
     @property
     def best(self) -> int:
@@ -124,7 +93,7 @@ class PairTrials:
         best, lowest = self.best, int(self.loss.argmin())
         result = f"ends with the lowest validation loss ({self.loss[best]:.4g})"
         if best != lowest:
-            failing, highest = self.failing_lr[lowest], self.max_lr.max()
+            failing, highest = failing_lrs(self.results)[lowest], self.max_lr.max()
             result = (
                 f"is taken, with a validation loss of {self.loss[best]:.4g} at the end: with {self.max_lr[lowest]:.3g} "
                 f"and {self.weight_decay[lowest]:g} it is {self.loss[lowest]:.4g}, but "
@@ -147,14 +116,23 @@ class PairTrials:
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the trials over rate and weight decay; see ``clrfast.plot.pair_trials``.
 
-        The posterior mean of ``gaussian_process`` is shaded, unless the validation loss fell in no trial.
+        The log regret that a Gaussian process predicts is shaded, unless the validation loss fell in no trial.
         """
-        best, process = None, None
+        best, predict = None, None
         with contextlib.suppress(NoSuggestionError):
-            best, process = self.best, self.gaussian_process
-        predict = None if process is None else lambda points: process.posterior(points)[0]
+            best, predict = self.best, self._predict
         columns = self.max_lr, self.weight_decay, self.loss
         return pair_trials(*columns, ax, initial_loss=self.initial_loss, best=best, predict=predict)
+
+    def _points(self, rates: Floats, decays: Floats) -> list[PairPoint]:
+        return [PairPoint(self.optimizer, *pair) for pair in zip(rates.tolist(), decays.tolist(), strict=True)]
+
+    def _predict(self, places: Floats) -> Floats:
+        """Return the expected log regret at ``[log10(max_lr), log10(weight_decay)]``."""
+        regrets = log_regret(self.loss, self.loss.min(), self.initial_loss)
+        points = self._points(self.max_lr, self.weight_decay)
+        process = pair_process(points, regrets, float(self.max_lr[0]), self.steps)
+        return process.posterior(coordinates(self._points(*(10**places).T), self.steps))[0]
 
     def __str__(self) -> str:
         rows = [f"{'rate':>8}  {'decay':>8}  {'loss after':>10}"]

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from torch import nn
 
+from ..diagnosis import Diagnosis
 from ..optim import FusedOptimizer
 from ..schedules import Schedule, one_cycle
 from ._conclusions import (
     conclude_batch_size,
     conclude_momentum,
+    conclude_optimizer,
     conclude_rate,
     conclude_weight_decay,
     diagnose_best,
 )
-from ._diagnosis import Diagnosis
-from ._optimizers import OPTIMIZERS
-from ._step_allocation import is_complete
+from ._optimizers import OPTIMIZERS, OptimizerName
+from ._plan import is_complete
+from ._storage import TrialStore, require_optuna
 from ._study import Study
 
 
@@ -27,19 +30,22 @@ class Recipe:
     """The settings to train with, and the reasons; ``print`` shows them.
 
     Attributes:
+        optimizer_name: name of the optimizer: "sgd" or "adamw".
         batch_size: samples of a batch; None if the loader has no batch size.
         max_lr: the highest rate of the 1cycle.
         low, high: the interval of ``max_lr``, see ``Suggestion``.
         momentum: (upper, lower), cycled against the rate; beta1 of AdamW.
         weight_decay: >= 0.
-        evidence: a sentence or two for each of "learning rate", "batch size", "weight decay" and "momentum".
+        evidence: a sentence or two for each of "learning rate", "batch size", "weight decay" and "momentum", and for
+            "optimizer" if there were several.
         diagnoses: what ``diagnose`` returned for the run with the chosen settings.
         warnings: what to check before trusting the recipe; empty is best.
         steps: steps of the search.
-        complete: False if the search was interrupted.
-        study: all measurements.
+        complete: False if the search has not ended.
+        study: all finished trials.
     """
 
+    optimizer_name: OptimizerName
     batch_size: int | None
     max_lr: float
     low: float
@@ -54,11 +60,6 @@ class Recipe:
     study: Study = field(repr=False)
 
     @property
-    def optimizer_name(self) -> str:
-        """Name of the optimizer that the recipe is for: "sgd" or "adamw"."""
-        return self.study.optimizer
-
-    @property
     def optimizer_class(self) -> str:
         """Name of the class of that optimizer in ``clrfast``."""
         return OPTIMIZERS[self.optimizer_name].kind.__name__
@@ -67,7 +68,8 @@ class Recipe:
     def settings(self) -> dict[str, str]:
         """The settings in words, by the names in ``evidence``."""
         upper, lower = self.momentum
-        return {
+        several = len(self.study.settings.optimizers) > 1
+        return ({"optimizer": self.optimizer_name} if several else {}) | {
             "learning rate": f"up to {self.max_lr:.3g} ({self.low:.2g} to {self.high:.2g})",
             "batch size": "the loader's" if self.batch_size is None else str(self.batch_size),
             "weight decay": f"{self.weight_decay:g}",
@@ -99,12 +101,26 @@ class Recipe:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Recipe:
-        """Read a file that ``save`` or ``find_recipe(saved=...)`` wrote, and draw the conclusions again.
+        """Read a file that ``save`` wrote, and draw the conclusions again.
 
         Raises:
             ValueError: the file holds something else, or a search that was interrupted before its first result.
         """
         return conclude(Study.read(path))
+
+    @classmethod
+    def from_storage(cls, storage: Any, study_name: str = "recipe") -> Recipe:
+        """Draw the conclusions from the trials in a storage that have finished, also while a search runs.
+
+        Args:
+            storage, study_name: see ``find_recipe``.
+        Raises:
+            ValueError: the storage has no such study, or the first range test is not among them.
+        """
+        require_optuna()
+        store = TrialStore(storage, study_name)
+        store.load()
+        return conclude(store.read()[0])
 
     def to_html(self, title: str = "", *, saved: str = "recipe.json") -> str:
         """Return a report as one self-contained HTML page; it has pictures if matplotlib is installed.
@@ -120,38 +136,42 @@ class Recipe:
     def __str__(self) -> str:
         rows = [f"{name:<15}{value}" for name, value in self.settings.items()]
         optimizer = "" if self.optimizer_name == "sgd" else f" of {self.optimizer_name}"
-        rows.append(f"found in {self.steps} steps{optimizer}" + ("" if self.complete else ", interrupted"))
+        rows.append(f"found in {self.steps} steps{optimizer}" + ("" if self.complete else "; the search has not ended"))
         return "\n".join([*rows, *(f"warning: {warning}" for warning in self.warnings)])
 
 
 def conclude(study: Study) -> Recipe:
-    """Return the recipe that follows from the measurements so far, with defaults for settings without measurements.
+    """Return the recipe that follows from the finished trials, with defaults for settings without measurements.
 
     Raises:
         ValueError: there is no range test.
     """
-    if not study.range_tests:
-        raise ValueError("path: the search was interrupted before its first answer; call find_recipe again")
-    rate, batch_size = conclude_rate(study), conclude_batch_size(study)
-    decay, momentum = conclude_weight_decay(study), conclude_momentum(study)
-    complete, diagnoses = is_complete(study), diagnose_best(study, decay.value)
+    optimizer = conclude_optimizer(study)
+    chosen = study.for_optimizer(optimizer.value)
+    if chosen.range_test is None:
+        raise ValueError("trials: the first range test is not among them, so there is no recipe yet")
+    rate, batch_size = conclude_rate(chosen), conclude_batch_size(chosen)
+    decay, momentum = conclude_weight_decay(chosen), conclude_momentum(chosen)
+    complete, diagnoses = is_complete(study), diagnose_best(chosen, decay.value)
     warnings = [*rate.warnings, *decay.warnings, *momentum.warnings]
     if not complete:
-        warnings.append("the search was interrupted: the usual values stand for what it had not come to")
+        warnings.append("the search has not ended: settings that it has not measured have their usual values")
     warnings += [f"{each.name}: {each.evidence}; {each.advice}" for each in diagnoses if each.name != "plateau"]
+    evidence = {
+        "learning rate": rate.evidence,
+        "batch size": batch_size.evidence,
+        "weight decay": decay.evidence,
+        "momentum": momentum.evidence,
+    }
     return Recipe(
+        optimizer_name=optimizer.value,
         batch_size=batch_size.value,
         max_lr=rate.value.max_lr,
         low=rate.value.low,
         high=rate.value.high,
         momentum=momentum.value,
         weight_decay=decay.value,
-        evidence={
-            "learning rate": rate.evidence,
-            "batch size": batch_size.evidence,
-            "weight decay": decay.evidence,
-            "momentum": momentum.evidence,
-        },
+        evidence=({} if chosen is study else {"optimizer": optimizer.evidence}) | evidence,
         diagnoses=diagnoses,
         warnings=tuple(warnings),
         steps=study.steps,
@@ -161,7 +181,7 @@ def conclude(study: Study) -> Recipe:
 
 
 def _chosen(recipe: Recipe) -> dict[str, object]:
-    names = ("batch_size", "max_lr", "low", "high", "momentum", "weight_decay")
+    names = ("optimizer_name", "batch_size", "max_lr", "low", "high", "momentum", "weight_decay")
     diagnoses = [asdict(diagnosis) | {"size": str(diagnosis.size)} for diagnosis in recipe.diagnoses]
     texts = {"evidence": recipe.evidence, "warnings": recipe.warnings, "diagnoses": diagnoses}
     return {name: getattr(recipe, name) for name in names} | texts

@@ -11,10 +11,11 @@ from typing import Any, Protocol
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
+from ..batch_size._memory_budget import format_bytes
 from ..finder import LRCurve
 from ..finder._suggestion import NoSuggestionError
 from ..schedules import Schedule
-from ._memory_budget import format_bytes
+from ._optimizers import OptimizerName
 from ._pair_trials import PairTrials
 from ._setting_trials import SettingTrials
 from ._study import Study
@@ -28,6 +29,9 @@ class Reportable(Protocol):
 
     @property
     def study(self) -> Study: ...
+
+    @property
+    def optimizer_name(self) -> OptimizerName: ...
 
     def schedule(self, total_steps: int) -> Schedule: ...
 
@@ -65,16 +69,18 @@ def render_report(recipe: Reportable, title: str = "", saved: str = "recipe.json
         title: the name of the task; any text.
         saved: path of the recipe's JSON, for the code that the page offers.
     """
-    study = recipe.study
+    study, chosen = recipe.study, recipe.study.for_optimizer(recipe.optimizer_name)
     return _template().render(
         recipe=recipe,
         study=study,
         title=title,
         saved=saved,
-        range_tests=_range_tests(study),
-        pairs_picture=_pairs_picture(study.pair_trials),
-        weight_decay_picture=_trials_picture(study.weight_decay_trials, "weight decay"),
-        momentum_picture=_trials_picture(study.momentum_trials, "momentum"),
+        chosen=chosen,
+        range_tests=_range_tests(chosen),
+        pairs_picture=_pairs_picture(chosen.pair_trials),
+        weight_decay_picture=_trials_picture(chosen.weight_decay_trials, "weight decay"),
+        momentum_picture=_trials_picture(chosen.momentum_trials, "momentum"),
+        workers=_workers(study),
         schedule_picture=_picture(lambda: recipe.schedule(study.planned_steps).plot()),
     )
 
@@ -109,6 +115,15 @@ def _range_test(condition: str, curve: LRCurve) -> RangeTestSection:
     except NoSuggestionError as error:
         found, text = None, f"no answer: {error}"
     return RangeTestSection(condition, curve.stop_reason, text, _picture(lambda: curve.plot(suggestion=found).figure))
+
+
+def _workers(study: Study) -> list[tuple[str, list[int], float]]:
+    """Return for each worker the numbers of its trials, and their time in seconds."""
+    names = dict.fromkeys(trial.worker for trial in study.trials)
+    own = {name: [trial for trial in study.trials if trial.worker == name] for name in names}
+    return [
+        (name, [t.number for t in trials], sum(t.finished - t.started for t in trials)) for name, trials in own.items()
+    ]
 
 
 def _pairs_picture(trials: PairTrials | None) -> Picture | None:

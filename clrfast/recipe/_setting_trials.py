@@ -1,19 +1,20 @@
-"""``SettingTrials``: the results of trials with several values of one setting, and the best of the values."""
+"""Results of short trials with several weight decays or momenta, and the best of these values."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from ..diagnosis import History
 from ..finder._smoothing import ROUNDING_FRAC, Floats
 from ..finder._suggestion import NoSuggestionError
 from ..plot import Chosen, ValLosses, setting_trials
-from ._loss_history import History
-from ._trials import Repeats, final_losses
+from ..schedules._policies import Momentum
+from ._optimizers import OPTIMIZERS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,6 +24,46 @@ MAX_NOISE_SIGMAS = 2.0
 
 MAX_CLIMB_FRAC = 0.1
 """Maximum climb of the validation loss above its lowest so far, as a fraction of its whole fall, at a stable rate."""
+
+GRID = (1e-3, 1e-4, 1e-5, 0.0)
+"""Smith's grid of weight decays for a task about which nothing is known."""
+
+SMALL_GRID = (1e-3, 1e-4, 0.0)
+"""Weight decays for a budget that is too small for ``GRID``."""
+
+MOMENTUM_VALUES = (0.9, 0.95, 0.97, 0.99)
+"""Momenta to try, from Smith's report."""
+
+DEFAULT_STEPS, DEFAULT_REPEATS = 200, 2
+"""Default length of a trial, and number of trials for each value. Compared with 2,000 steps of a small network on few
+digits, 100 steps were too few to show overfitting, and 200 to 300 were enough."""
+
+MIN_MOMENTUM_STEPS = 100
+"""Minimum length of a trial with a momentum, for the momentum to show its effect."""
+
+GRID_TRIALS = (len(GRID) + 2) * DEFAULT_REPEATS
+"""Number of trials with weight decays: those of ``GRID``, and two values that bisect the exponent."""
+
+SMALL_GRID_TRIALS = len(SMALL_GRID) * DEFAULT_REPEATS
+"""Number of trials with the weight decays of ``SMALL_GRID``."""
+
+MOMENTUM_TRIALS = (len(MOMENTUM_VALUES) + 1) * DEFAULT_REPEATS
+"""Number of trials with momenta: those of ``MOMENTUM_VALUES``, and the cycle."""
+
+DEFAULT_WEIGHT_DECAY = 1e-4
+"""Weight decay of SGD if none was measured or trials are inconclusive: in the middle of Smith's grid."""
+
+DEFAULT_MOMENTUM_CYCLE = (0.95, 0.85)
+"""Cycle of the momentum if none was measured, from Smith's report. The result depends little on the lower bound."""
+
+LOWER_MOMENTUM, LOWER_MOMENTUM_OF_SMALL = 0.85, 0.8
+"""Lower bounds of the cycle: for an upper bound of at least 0.9, and for a smaller one."""
+
+Repeats = tuple[History, ...]
+"""Losses of trainings that differ in their batches alone."""
+
+SettingRuns = Mapping[tuple[Momentum, int], History]
+"""Losses of trainings, by the value of the setting and the index of the repeat."""
 
 
 @dataclass(frozen=True)
@@ -131,8 +172,8 @@ class SettingTrials:
         best = int(mean.argmin())
         if not (self.min_loss.min() < initial and math.isfinite(mean[best])):
             raise NoSuggestionError(
-                f"in no short run, with a rate of up to {self.max_lr:.3g}, the validation loss fell below its "
-                f"{initial:.4g} at the start: take more steps or another max_lr, or look at the data"
+                f"the validation loss fell below its start, {initial:.4g}, in no trial with a rate of up to "
+                f"{self.max_lr:.3g}; take more steps or another max_lr, or look at the data"
             )
         tolerance = np.maximum(self.noise_tolerance, ROUNDING_FRAC * abs(mean[best]))
         good = np.isfinite(mean) & (mean - mean[best] <= tolerance)
@@ -142,11 +183,11 @@ class SettingTrials:
         while high + 1 < len(good) and good[high + 1]:
             high += 1
         most = tolerance[low : high + 1].max()
-        reason = f"after the short runs the validation loss is lowest with {self.values[best]:g} ({mean[best]:.4g})"
+        reason = f"the validation loss after the trials is lowest with {self.values[best]:g} ({mean[best]:.4g})"
         if high - low + 1 == len(mean) > 1:
-            reason += f", and all that was tried is alike: other batches alone change it by {most:.2g}"
+            reason += f", and all tried values are as good: other batches alone change it by {most:.2g}"
         elif low < high:
-            reason += f", and within the noise, {most:.2g}, from {self.values[low]:g} to {self.values[high]:g}"
+            reason += f"; from {self.values[low]:g} to {self.values[high]:g} it is as low within the noise, {most:.2g}"
         return BestRange(best, low, high, reason)
 
     def plot(self, ax: Axes | None = None, *, title: str | None = None) -> Axes:
@@ -169,7 +210,7 @@ class SettingTrials:
         return list(zip(*(column.tolist() for column in columns), strict=True))
 
     def __str__(self) -> str:
-        rows = [f"{'value':>8}  {'loss after':>10}  {'lowest':>10}  {'at step':>7}  {'bears lr':>8}"]
+        rows = [f"{'value':>8}  {'loss after':>10}  {'lowest':>10}  {'at step':>7}  {'stable lr':>8}"]
         rows += [
             f"{value:>8g}  {loss:>10.5g}  {lowest:>10.5g}  {step:>7.0f}  {lr:>8.3g}"
             for value, loss, lowest, step, lr in self.table()
@@ -180,6 +221,139 @@ class SettingTrials:
         except NoSuggestionError as error:
             rows.append(f"no suggestion: {error}")
         return "\n".join(rows)
+
+
+@dataclass(frozen=True, eq=False)
+class WeightDecayTrials(SettingTrials):
+    """The results of trials with several weight decays; see ``SettingTrials``.
+
+    Attributes:
+        values: float64 ``[k]``, ascending: the weight decays.
+        optimizer: name of the optimizer.
+    """
+
+    optimizer: str = "sgd"
+
+    @classmethod
+    def of(cls, runs: SettingRuns, max_lr: float, optimizer: str) -> WeightDecayTrials | None:
+        """Return the results of trainings; None unless two values have all their repeats."""
+        complete = _complete_repeats(runs)
+        if len(complete) < 2:
+            return None
+        return cls(np.array(list(complete)), tuple(complete.values()), max_lr, optimizer=optimizer)
+
+    def suggest(self) -> SettingSuggestion:
+        """Return the best weight decay, or the default if trials are inconclusive: 1e-4 of SGD, 0.01 of AdamW.
+
+        The cost of weight decay shows at once, but its benefit only when a training overfits. So trials in which no
+        decay beats the smallest one do not show what a longer training needs. The suggestion is then the default, or
+        the value nearest to it that is as good as the best.
+
+        Raises:
+            NoSuggestionError: the validation loss fell in no trial.
+        """
+        best, low, high, reason = self.best_range()
+        chosen, least, most = (float(self.values[index]) for index in (best, low, high))
+        if self.is_inconclusive:
+            default = OPTIMIZERS[self.optimizer].scaled(DEFAULT_WEIGHT_DECAY)
+            chosen = min(max(default, least), most)
+            usual = "the usual value" if chosen == default else "the nearest to the usual one"
+            reason += f"; so the trials do not show what a longer training needs, and {chosen:g}, {usual}, is chosen"
+        elif low < high:
+            reason += "; with less the loss is higher, so weight decay helps, and the best is chosen"
+        if chosen == self.values[-1]:
+            reason += f"; {chosen:g} is the largest tried value, and a larger one may be better"
+        return SettingSuggestion(chosen, least, most, reason)
+
+    @property
+    def is_inconclusive(self) -> bool:
+        """Whether the smallest value, among others, is as good as the best."""
+        _, low, high, _ = self.best_range()
+        return low == 0 < high
+
+    @property
+    def refinement_center(self) -> float:
+        """The value to refine around: the best, or the largest that is as good if trials are inconclusive."""
+        best, _, high, _ = self.best_range()
+        return float(self.values[high if self.is_inconclusive else best])
+
+
+@dataclass(frozen=True, eq=False)
+class MomentumTrials(SettingTrials):
+    """The results of trials with several constant momenta; see ``SettingTrials``.
+
+    Attributes:
+        values: float64 ``[k]``, ascending: the momenta.
+        cyclical: histories of the trials in which the suggested momentum was cycled; empty without a suggestion.
+    """
+
+    cyclical: Repeats = field(default=(), repr=False)
+
+    @classmethod
+    def of(cls, runs: SettingRuns, max_lr: float) -> MomentumTrials | None:
+        """Return the results of trainings; None unless two constant momenta have all their repeats.
+
+        A value ``(upper, lower)`` is a cycled momentum.
+        """
+        cycled = {repeat: run for (value, repeat), run in runs.items() if isinstance(value, tuple)}
+        complete = _complete_repeats({key: run for key, run in runs.items() if not isinstance(key[0], tuple)})
+        if len(complete) < 2:
+            return None
+        n = len(next(iter(complete.values())))
+        cyclical = tuple(cycled[repeat] for repeat in range(n)) if len(cycled) == n else ()
+        return cls(np.array(list(complete)), tuple(complete.values()), max_lr, cyclical)
+
+    @property
+    def cycle(self) -> tuple[float, float]:
+        """(upper, lower) for ``one_cycle(..., momentum=...)``.
+
+        Upper is the suggested value. Lower is 0.85 if upper is at least 0.9, else 0.8, and at most upper.
+
+        Raises:
+            NoSuggestionError: see ``suggest``.
+        """
+        return _cycle_below(self.suggest().value)
+
+    def suggest(self) -> SettingSuggestion:
+        """Return the best constant momentum; of several that are as good, the nearest to the default 0.95.
+
+        A larger one needs a longer trial to show its effect, and a rate of its own.
+
+        Raises:
+            NoSuggestionError: the validation loss fell in no trial.
+        """
+        _, low, high, reason = self.best_range()
+        good = self.values[low : high + 1]
+        value = float(good[np.abs(good - DEFAULT_MOMENTUM_CYCLE[0]).argmin()])
+        if low < high:
+            reason += f"; {value:g} is the nearest of them to the usual {DEFAULT_MOMENTUM_CYCLE[0]:g}"
+        upper, lower = _cycle_below(value)
+        if self.cyclical and upper > lower:
+            reason += f"; with a cycle from {upper:g} to {lower:g} it is {final_losses(self.cyclical).mean():.4g}"
+        return SettingSuggestion(value, float(good[0]), float(good[-1]), reason)
+
+
+def _complete_repeats(runs: SettingRuns) -> dict[float, Repeats]:
+    """Return the repeats, at least 2, of each value that has all of them, in ascending order of the values."""
+    n = max(2, 1 + max((repeat for _, repeat in runs), default=0))
+    values = sorted({float(value) for value, _ in runs})  # type: ignore[arg-type]
+    complete = (value for value in values if all((value, repeat) in runs for repeat in range(n)))
+    return {value: tuple(runs[value, repeat] for repeat in range(n)) for value in complete}
+
+
+def _cycle_below(upper: float) -> tuple[float, float]:
+    return upper, LOWER_MOMENTUM if upper >= 0.9 else min(LOWER_MOMENTUM_OF_SMALL, upper)
+
+
+def count_steps(histories: Iterable[History]) -> int:
+    """Return the total number of steps. A run that diverged has fewer than were planned."""
+    return sum(np.size(history.train_loss) for history in histories)
+
+
+def final_losses(histories: Iterable[History]) -> Floats:
+    """Return the validation loss after each run, float64 ``[n]``; inf where it is not finite."""
+    loss = np.array([float(np.asarray(history.val_loss)[-1]) for history in histories])
+    return np.where(np.isfinite(loss), loss, math.inf)
 
 
 def _finite_val_loss(history: History) -> Floats:

@@ -11,7 +11,8 @@ import pytest
 from clrfast import cli
 from clrfast.cli import _arguments, _task
 from clrfast.finder._suggestion_rules import RULES
-from clrfast.recipe import _find_recipe, _step_allocation
+from clrfast.recipe import _find_recipe, _plan
+from clrfast.recipe._optimizers import OPTIMIZERS
 
 
 @pytest.mark.parametrize(
@@ -22,6 +23,9 @@ from clrfast.recipe import _find_recipe, _step_allocation
         ["find", "digits", "--optimizer", "lion"],
         ["fly"],
         ["recipe", "digits", "--budget", "5m"],
+        ["recipe", "digits", "--optimizers", "lion"],
+        ["recipe", "digits", "--optimizers"],
+        ["recipe", "digits", "--overwrite"],
     ],
 )
 def test_unparsable_arguments_exit_with_2(arguments, capsys):
@@ -36,7 +40,10 @@ def test_unparsable_arguments_exit_with_2(arguments, capsys):
         (["--help"], ["find", "train", "doctor"]),
         (["find", "--help"], ["--max-lr", "package.module:function", "clrfast find digits"]),
         (["train", "--help"], ["--epochs", "--optimizer {sgd,adamw}", "clrfast train digits"]),
-        (["recipe", "--help"], ["--budget", "--overwrite", "clrfast recipe digits"]),
+        (
+            ["recipe", "--help"],
+            ["--budget", "--storage", "--report", "--optimizers {sgd,adamw}", "clrfast recipe digits"],
+        ),
         (["doctor", "--help"], ["backends"]),
     ],
 )
@@ -67,7 +74,7 @@ sys.exit(main())
         (["--version"], 0, "clrfast "),
         (["find", "--help"], 0, "--max-lr"),
         (["train", "--help"], 0, "--epochs"),
-        (["recipe", "--help"], 0, f"at least {_step_allocation.MIN_BUDGET}, or its time"),
+        (["recipe", "--help"], 0, f"at least {_plan.MIN_BUDGET}, or its time"),
         (["recipe", "--help"], 0, f"(default: {_find_recipe.DEFAULT_PLANNED_STEPS})"),
         (["doctor", "--help"], 0, "backends"),
         (["fly"], 2, "invalid choice: 'fly'"),
@@ -78,6 +85,7 @@ sys.exit(main())
             2,
             "clrfast: --out: missing is not a folder; create it first",
         ),
+        (["recipe", "digits", "--report"], 2, "clrfast: --report: it reads a storage; give --storage, as in the"),
         (["find", "digits", "--steps", "5"], 2, "clrfast: --steps: got 5"),
     ],
 )
@@ -94,7 +102,7 @@ def test_the_option_method_offers_all_rules_for_losses():
 
 
 def test_optimizers_are_those_that_the_commands_can_make():
-    assert tuple(_task.MAKE_OPTIMIZER) == _arguments.OPTIMIZERS
+    assert tuple(_task.MAKE_OPTIMIZER) == _arguments.OPTIMIZERS == tuple(OPTIMIZERS)
 
 
 def test_ramps_with_too_few_steps_are_refused():

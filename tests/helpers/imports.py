@@ -22,6 +22,7 @@ TOWER = (
     ("optim",),
     ("training",),
     ("finder",),
+    ("batch_size", "diagnosis"),
     ("recipe",),
     ("integrations",),
     ("cli",),

@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
-
 import pytest
 
-from clrfast.recipe import _search, _stages
+from clrfast.recipe import TrialSpec
+from clrfast.recipe._trial_runner import TrialRunner
 
 
-class StageCalls(list[tuple[str, dict[str, Any]]]):
-    """Calls of the functions that measure, in their order: the name and the keyword arguments of each."""
+class Ran(list[TrialSpec]):
+    """The trials that searches have begun, in their order."""
 
     @property
-    def names(self) -> list[str]:
-        return [name for name, _ in self]
+    def stages(self) -> list[str]:
+        """The stages, each once for trials in succession."""
+        return [spec.stage for i, spec in enumerate(self) if not i or spec.stage != self[i - 1].stage]
+
+    @property
+    def keys(self) -> list[str]:
+        return [spec.key for spec in self]
+
+    def of(self, stage: str) -> list[TrialSpec]:
+        return [spec for spec in self if spec.stage == stage]
 
 
 @pytest.fixture
-def stage_calls(monkeypatch: pytest.MonkeyPatch) -> StageCalls:
-    """A record of what a search measures from now on."""
-    calls = StageCalls()
+def ran(monkeypatch: pytest.MonkeyPatch) -> Ran:
+    """A record of the trials that searches begin from now on."""
+    ran, real = Ran(), TrialRunner.run
 
-    def recorded(name, real, *args, **options):
-        calls.append((name, options))
-        return real(*args, **options)
+    def recorded(self, specs, progress):
+        ran.extend(specs)
+        return real(self, specs, progress)
 
-    for name in ("range_test", "find_batch_size", "find_pair", "find_weight_decay", "find_momentum"):
-        module = _search if name == "range_test" else _stages
-        monkeypatch.setattr(module, name, partial(recorded, name, getattr(module, name)))
-    return calls
+    monkeypatch.setattr(TrialRunner, "run", recorded)
+    return ran

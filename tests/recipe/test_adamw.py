@@ -8,14 +8,12 @@ import torch
 from torch import nn
 
 import clrfast
-from clrfast import Recipe, cli, find_momentum, find_recipe, find_weight_decay
-from clrfast.cli import _recipe as recipe_command
+from clrfast import Recipe, find_momentum, find_recipe, find_weight_decay
 from clrfast.recipe import _stacked_trials as copies
 from clrfast.recipe import _trial_runner as runner
 from clrfast.recipe import find_pair
-from clrfast.recipe._momentum import DEFAULT_MOMENTUM_CYCLE
-from clrfast.recipe._step_allocation import MIN_BUDGET
-from clrfast.recipe._weight_decay import GRID, default_grid
+from clrfast.recipe._plan import MIN_BUDGET, default_grid
+from clrfast.recipe._setting_trials import DEFAULT_MOMENTUM_CYCLE, GRID
 from tests.helpers.problems import blobs, blobs_without_dropout, clouds, regression
 from tests.helpers.state import full_state
 
@@ -26,7 +24,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def saved(tmp_path_factory):
     """A recipe of the smallest budget and its file."""
     path = tmp_path_factory.mktemp("adamw") / "recipe.json"
-    return find_recipe(clouds(), MIN_BUDGET, optimizer="adamw", saved=path), path
+    recipe = find_recipe(clouds(), MIN_BUDGET, optimizers="adamw")
+    recipe.save(path)
+    return recipe, path
 
 
 def test_its_weight_decays_are_100_times_those_of_sgd():
@@ -61,27 +61,22 @@ def test_the_search_leaves_the_model_as_it_was():
     assert full_state(task.model, unused) == before
 
 
-def test_the_recipe_survives_its_file_and_a_file_without_an_optimizer_is_one_of_sgd(saved, tmp_path):
+def test_the_recipe_survives_its_file(saved, tmp_path):
     recipe, path = saved
     loaded = Recipe.load(path)
     assert loaded.optimizer_name == "adamw"
     assert str(loaded) == str(recipe)
     data = json.loads(path.read_text())
-    assert data.pop("optimizer") == data["weight_decay_trials"].pop("optimizer") == "adamw"
-    (tmp_path / "old.json").write_text(json.dumps(data))
-    old = Recipe.load(tmp_path / "old.json")
-    assert old.optimizer_name == "sgd"
-    assert type(old.optimizer(clouds().model)) is clrfast.SGD
-    data["optimizer"] = "lion"
+    assert data["settings"]["optimizers"] == ["adamw"]
+    assert {trial["optimizer"] for trial in data["trials"]} == {"adamw"}
+    data["settings"]["optimizers"] = ["lion"]
+    (tmp_path / "bad.json").write_text(json.dumps(data))
+    with pytest.raises(ValueError, match=r"optimizers: got .*'lion'.*; give some of \['sgd', 'adamw'\]"):
+        Recipe.load(tmp_path / "bad.json")
+    data["settings"]["optimizers"], data["trials"][0]["optimizer"] = ["adamw"], "lion"
     (tmp_path / "bad.json").write_text(json.dumps(data))
     with pytest.raises(ValueError, match=r"optimizer: got 'lion'; give one of \['sgd', 'adamw'\]"):
         Recipe.load(tmp_path / "bad.json")
-
-
-def test_a_file_of_another_optimizer_is_refused(saved):
-    _, path = saved
-    with pytest.raises(ValueError, match=r"is of another optimizer \(adamw; this is sgd\)"):
-        find_recipe(clouds(), MIN_BUDGET, saved=path)
 
 
 def test_the_report_shows_code_with_adamw(saved):
@@ -157,7 +152,7 @@ def test_pairs_are_tried_on_the_lattice_of_its_decays():
 @pytest.mark.parametrize(
     "call",
     [
-        lambda name: find_recipe(clouds(), MIN_BUDGET, optimizer=name),
+        lambda name: find_recipe(clouds(), 2 * MIN_BUDGET, optimizers=("sgd", name)),
         lambda name: find_weight_decay(clouds(), optimizer=name),
         lambda name: find_momentum(clouds(), optimizer=name),
         lambda name: find_pair(clouds(), max_lr=0.1, steps=40, max_steps=160, optimizer=name),
@@ -169,16 +164,3 @@ def test_another_optimizer_is_an_error_that_gives_the_names(call):
         call("lion")
     with pytest.raises(ValueError, match="optimizer: got AdamW; the short runs make their own optimizers"):
         call(torch.optim.AdamW(clouds().model.parameters()))
-
-
-@pytest.mark.parametrize("given", [[], ["--optimizer", "adamw"]])
-def test_the_command_passes_the_name(given, monkeypatch, own_task):
-    named = []
-
-    def find(task, budget, **options):
-        named.append(options["optimizer"])
-        raise ValueError("enough")
-
-    monkeypatch.setattr(recipe_command, "find_recipe", find)
-    assert cli.main(["recipe", "own:make_task", *given]) == 2
-    assert named == [given[1] if given else "sgd"]

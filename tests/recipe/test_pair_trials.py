@@ -7,7 +7,7 @@ import pytest
 
 from clrfast import NoSuggestionError
 from clrfast.recipe import PairTrials
-from clrfast.recipe._lattice import RATE_RATIO
+from clrfast.recipe._pair_sampler import failing_lrs
 from tests.helpers.histories import ending_history
 
 
@@ -29,19 +29,22 @@ def test_the_pair_with_the_lowest_loss_is_suggested():
 
 def test_the_expected_loss_rises_towards_a_failing_rate():
     found = made([0.5, 0.9, 1.3], rates=(0.2, 0.1, 0.4))  # 2 at the start: above 1.25 it has failed
-    assert found.failing_lr.tolist() == pytest.approx([0.4, 0.4, 0.4 * RATE_RATIO])
-    assert found.expected_loss.tolist() == pytest.approx([0.5 + 1.5 / 32, 0.9 + 1.1 / 512, 1.3 + 0.7 / 200])
+    assert failing_lrs(found.results).tolist() == pytest.approx([0.4, 0.4, 0.4 * math.sqrt(10)])
+    assert found.expected_loss.tolist() == pytest.approx([0.5 + 0.15 / 8, 0.9 + 0.11 / 64, 1.3 + 0.07 / 10**1.5])
     assert found.best == 0
 
 
 def test_the_rate_above_all_tried_ones_counts_as_failing():
     found = made([0.5, 0.9, 1.2], rates=(0.2, 0.1, 0.4))
-    assert found.failing_lr.tolist() == pytest.approx([0.4 * RATE_RATIO] * 3)
-    assert found.expected_loss.tolist() == pytest.approx([0.5 + 1.5 / 16 / 200, 0.9 + 1.1 / 256 / 200, 1.2 + 0.8 / 200])
+    assert failing_lrs(found.results).tolist() == pytest.approx([0.4 * math.sqrt(10)] * 3)
+    assert found.expected_loss.tolist() == pytest.approx(
+        [0.5 + 0.15 / 8 / 10**1.5, 0.9 + 0.11 / 64 / 10**1.5, 1.2 + 0.08 / 10**1.5]
+    )
 
 
 @pytest.mark.parametrize(
-    ("losses", "why"), [([0.8, 0.7, math.inf], "a run failed at 0.4"), ([0.8, 0.9, 0.797], "no higher rate was tried")]
+    ("losses", "why"),
+    [([0.8, 0.77, math.inf], "a run failed at 0.4"), ([0.8, 0.9, 0.7997], "no higher rate was tried")],
 )
 def test_the_reason_names_a_better_pair_that_is_too_near_to_failure(losses, why):
     found = made(losses, rates=(0.1, 0.3, 0.4))

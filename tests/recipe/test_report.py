@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 import clrfast
-from clrfast import Diagnosis, find_recipe
+from clrfast import Diagnosis, Recipe, find_recipe
+from clrfast.recipe._plan import MIN_BUDGET
 from clrfast.recipe._recipe import conclude
-from clrfast.recipe._step_allocation import MIN_BUDGET, RANGE_TEST_STEPS
-from clrfast.recipe._study import Study
 from tests.helpers.problems import clouds
+from tests.helpers.studies import Search, decay_loss, make_settings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -64,7 +64,8 @@ def test_the_report_contains_everything_and_refers_to_nothing_outside():
 
 def test_the_code_of_the_report_runs(tmp_path):
     task = clouds()
-    recipe = find_recipe(task, MIN_BUDGET, saved=tmp_path / "recipe.json")
+    recipe = find_recipe(task, MIN_BUDGET)
+    recipe.save(tmp_path / "recipe.json")
     by_file, by_numbers = Page(recipe.to_html(saved=str(tmp_path / "recipe.json"))).code
     names = {"epochs": 2, **vars(task)}
     exec(by_file, names)
@@ -79,13 +80,15 @@ def test_markup_in_any_text_of_the_report_is_escaped():
     evil = "<script>alert('&amp;\"')</script>"
     recipe = find_recipe(clouds(), MIN_BUDGET)
     diagnosis = Diagnosis("plateau", (0, 1), 1.0, evil, evil)
-    curve = replace(recipe.study.range_test, stop_reason=evil)
+    first, *others = recipe.study.trials
+    first = replace(first, result=replace(first.result, stop_reason=evil), worker=evil)
+    settings = replace(recipe.study.settings, model=evil)
     recipe = replace(
         recipe,
         evidence=dict.fromkeys(recipe.evidence, evil),
         warnings=(evil,),
         diagnoses=(diagnosis,),
-        study=replace(recipe.study, model=evil, range_test=curve),
+        study=replace(recipe.study, settings=settings, trials=(first, *others)),
     )
     html = recipe.to_html(evil, saved=evil)
     assert html.startswith("<!doctype html>\n")
@@ -111,10 +114,53 @@ def test_the_report_shows_pairs():
     assert page.tags.count("img") == 3  # range test, pairs, schedule
 
 
-def test_an_incomplete_recipe_has_a_report():
-    study = find_recipe(clouds(), MIN_BUDGET).study
-    begun = conclude(Study(500, 1000, RANGE_TEST_STEPS, "model", None, range_test=study.range_test))
+def test_the_report_of_several_optimizers_shows_the_chosen_one():
+    study = Search(make_settings(1000, optimizers=("sgd", "adamw")), decay_loss(0.01)).study
+    recipe = conclude(study)
+    page = Page(recipe.to_html())
+    assert recipe.optimizer_name == "adamw"
+    assert recipe.evidence["optimizer"] in page.text
+    assert page.tags.count("img") == 3  # range test, weight decay, schedule: of AdamW alone
+    assert "clrfast.AdamW(model.parameters(), schedule=schedule)" in page.code[1]
+    assert f"{len(study.trials)} trials of 1 worker." in page.text
+
+
+def test_the_report_has_a_row_for_each_worker():
+    study = Search(make_settings(), decay_loss(0.0)).study
+    trials = tuple(
+        replace(trial, worker=f"host:{trial.number % 2}", started=10.0, finished=12.5) for trial in study.trials
+    )
+    page = Page(conclude(replace(study, trials=trials)).to_html())
+    assert f"{len(trials)} trials of 2 workers." in page.text
+    for worker in (0, 1):
+        numbers = [trial.number for trial in trials if trial.number % 2 == worker]
+        cells = f"host:{worker}{len(numbers)}{2.5 * len(numbers):.3g}{', '.join(map(str, numbers))}"
+        assert cells in page.text
+
+
+def test_the_report_of_an_unfinished_search_says_that_it_has_not_ended(tmp_path):
+    """While other workers run, from their storage."""
+    path, reports = tmp_path / "study.log", []
+
+    def look(done, total, shown):
+        if done > 300 and not reports:
+            reports.append(Recipe.from_storage(path))
+
+    recipe = find_recipe(clouds(), MIN_BUDGET, storage=path, progress=look)
+    (begun,) = reports
+    assert not begun.complete
     text = Page(begun.to_html()).text
-    assert "It was interrupted" in text
+    n = len(begun.study.trials)
+    assert 1 <= n < len(recipe.study.trials)
+    assert f"The search has not ended: this is what its {n} finished trials show." in text
+    assert f"Found in {begun.steps} of at most {MIN_BUDGET} training steps" in text
+    assert begun.study.trials[0].worker in text
+    assert "The search has not ended" not in Page(recipe.to_html()).text
+
+
+def test_a_report_on_the_range_test_alone_has_usual_values():
+    study = Search(make_settings(batch_size=None), decay_loss(0.0)).study
+    text = Page(conclude(replace(study, trials=study.trials[:1])).to_html()).text
+    assert "The search has not ended: this is what its 1 finished trials show" in text
     assert "not tested; 0.0001 is usual" in text
     assert "the loader's" in text

@@ -25,7 +25,7 @@ def test_the_noise_tolerance_is_the_difference_that_other_batches_would_make():
 @pytest.mark.parametrize("losses", [[[2.0, 2.1], [3.0, 3.0]], [[math.inf, math.inf], [math.inf, math.nan]]])
 def test_there_is_no_suggestion_if_no_loss_falls(losses):
     found = decay_trials(losses, values=(0.0, 1e-3))
-    with pytest.raises(NoSuggestionError, match="in no short run"):
+    with pytest.raises(NoSuggestionError, match="in no trial with a rate"):
         found.suggest()
     assert "no suggestion" in str(found)
 

@@ -1,35 +1,41 @@
 """Budgets of time, with a fake clock that only work advances."""
 
-import json
 from datetime import timedelta
 
 import pytest
-from torch.utils.data import DataLoader
 
 import clrfast
-from clrfast import Recipe, find_momentum, find_recipe, find_weight_decay
+from clrfast import Recipe, find_recipe
 from clrfast.finder._validation import Validation
-from clrfast.recipe import OutOfTimeError, _stages
-from clrfast.recipe import _deadline as clock
-from clrfast.recipe._deadline import Deadline
-from clrfast.recipe._momentum import DEFAULT_MOMENTUM_CYCLE
-from clrfast.recipe._step_allocation import RANGE_TEST_STEPS, SMALL_GRID
-from clrfast.recipe._time_budget import _overhead_per_step, speedup
-from clrfast.training import StepOptions
+from clrfast.recipe import _find_recipe, _storage, _trial_runner
+from clrfast.recipe._setting_trials import DEFAULT_MOMENTUM_CYCLE, SMALL_GRID
+from clrfast.recipe._study import RANGE_TEST_STEPS
+from clrfast.recipe._trial_runner import TrialRunner
 from tests.helpers.problems import clouds
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+MOMENTA = {"budget": timedelta(seconds=27), "planned_steps": 2000}
+PAIRS = {"budget": timedelta(seconds=9), "planned_steps": 100}
+
 
 class Clock:
-    """A clock, and the seconds that an update, a validation and the loading of a sample take."""
+    """A clock, and the seconds that an update and a validation take. It stands in for the module ``time``."""
 
     def __init__(self, monkeypatch):
-        self.now, self.update, self.validation, self.load = 1000.0, 0.01, 0.0, 0.0
-        monkeypatch.setattr(clock, "now", lambda: self.now)
+        self.now, self.update, self.validation = 1000.0, 0.01, 0.0
+        for module in (_find_recipe, _storage, _trial_runner):
+            monkeypatch.setattr(module, "time", self)
         self._goes_on(monkeypatch, clrfast.SGD, "step", "update")
         self._goes_on(monkeypatch, Validation, "total", "validation")  # every validation calls it
-        self._goes_on(monkeypatch, Slow, "__getitem__", "load")
+
+    def time(self):
+        return self.now
+
+    perf_counter = monotonic = time
+
+    def sleep(self, seconds):
+        self.now += seconds
 
     def _goes_on(self, monkeypatch, owner, name, what):
         real = getattr(owner, name)
@@ -41,192 +47,161 @@ class Clock:
         monkeypatch.setattr(owner, name, spent)
 
 
-class Slow:
-    """A dataset whose samples take time to load."""
-
-    def __init__(self, data):
-        self.data = data
-
-    def __len__(self):
-        return len(self.data)
-
-    def __getitem__(self, index):
-        return self.data[index]
-
-
 @pytest.fixture
 def fake(monkeypatch):
     return Clock(monkeypatch)
+
+
+@pytest.fixture
+def slow_down(fake, monkeypatch):
+    """A function that makes updates slower by a factor from the first trial of a stage on."""
+    real = TrialRunner.run
+
+    def from_stage(stage, factor):
+        def run(self, specs, progress):
+            if specs[0].stage == stage and specs[0].steps != 40:
+                fake.update = 0.01 * factor
+            return real(self, specs, progress)
+
+        monkeypatch.setattr(TrialRunner, "run", run)
+
+    return from_stage
 
 
 @pytest.mark.parametrize("validation", [0.0, 0.05])
 def test_a_search_uses_its_time_and_ends_within_it(validation, fake, tmp_path):
     fake.validation = validation
     begin = fake.now
-    recipe = find_recipe(clouds(), timedelta(seconds=27), planned_steps=2000, saved=tmp_path / "x.json")
+    recipe = find_recipe(clouds(), **MOMENTA)
     assert 0.5 < (fake.now - begin) / 27 <= 1
     assert recipe.complete
     assert (recipe.study.momentum_trials is None) == (validation > 0)
-    assert recipe.study.seconds_per_step == pytest.approx(
-        0.01 + validation / 2, rel=0.1
-    )  # a validation every second update
-    assert Recipe.load(tmp_path / "x.json").complete
-    assert json.loads((tmp_path / "x.json").read_text())["seconds_per_step"] == recipe.study.seconds_per_step
+    first, *others = recipe.study.trials
+    # A validation every second update.
+    assert first.seconds_per_step == pytest.approx(0.01 + validation / 2, rel=0.1)
+    assert all(trial.seconds_per_step is not None for trial in others if trial.spec.stage != "range test")
+    recipe.save(tmp_path / "x.json")
+    loaded = Recipe.load(tmp_path / "x.json")
+    assert loaded.complete
+    assert loaded.study.budget == recipe.study.budget >= recipe.steps
 
 
 def test_little_time_is_for_the_small_grid(fake):
     begin = fake.now
-    recipe = find_recipe(clouds(), timedelta(seconds=5))
-    assert fake.now - begin <= 5
+    recipe = find_recipe(clouds(), timedelta(seconds=6))
+    assert fake.now - begin <= 6
     assert set(recipe.study.weight_decay_trials.values) == set(SMALL_GRID)
     assert recipe.study.momentum_trials is None
     assert recipe.momentum == DEFAULT_MOMENTUM_CYCLE
     assert recipe.complete
-    assert "for that takes 1000 steps, and" in recipe.evidence["momentum"]
+    assert "that takes 1000 steps, and" in recipe.evidence["momentum"]
 
 
 def test_too_little_time_is_an_error_that_names_the_minimum_and_keeps_the_rate(fake, tmp_path):
-    path = tmp_path / "x.json"
-    message = (
-        r"budget: got 2 s; an update takes about 10 ms here, .* about (4\.\d) s; less says nothing, so give more "
-        r"\(what was found is in .*x\.json; the next call goes on from there\)"
-    )
+    path = tmp_path / "study.log"
+    message = r"budget: got 2 s; a step takes about 10 ms here, .* take about (4\.\d) s; .*, with another study_name"
     with pytest.raises(ValueError, match=message) as caught:
-        find_recipe(clouds(), timedelta(seconds=2), saved=path)
-    found = Recipe.load(path)
+        find_recipe(clouds(), timedelta(seconds=2), storage=path)
+    found = Recipe.from_storage(path)
     assert found.steps == RANGE_TEST_STEPS
     assert not found.complete
-    begin = fake.now
-    recipe = find_recipe(clouds(), timedelta(seconds=3.6), saved=path)  # the first range test needs no time now
-    assert recipe.complete
-    assert fake.now - begin <= 3.6
-    assert recipe.steps <= RANGE_TEST_STEPS + 360
+    with pytest.raises(ValueError, match=message):  # a later call says the same
+        find_recipe(clouds(), timedelta(seconds=2), storage=path)
     needed = float(str(caught.value).partition("about 10 ms")[2].partition("about ")[2].split()[0])
-    assert find_recipe(clouds(), timedelta(seconds=1.05 * needed)).complete
-    with pytest.raises(ValueError, match="less says nothing"):
+    more = timedelta(seconds=1.05 * needed)
+    with pytest.raises(ValueError, match=r"begun with seconds 2\.0, and this call has"):
+        find_recipe(clouds(), more, storage=path)
+    assert find_recipe(clouds(), more, storage=path, study_name="more").complete
+    with pytest.raises(ValueError, match="shorter trials show nothing"):
         find_recipe(clouds(), timedelta(seconds=0.9 * needed))
 
 
-def test_a_search_for_steps_can_continue_for_a_time(fake, tmp_path, monkeypatch):
-    path = tmp_path / "x.json"
-    real = _stages.find_weight_decay
-    monkeypatch.setattr(_stages, "find_weight_decay", lambda **options: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        find_recipe(clouds(), 464, saved=path)
-    monkeypatch.setattr(_stages, "find_weight_decay", real)
-    assert Recipe.load(path).study.seconds_per_step is None
-    recipe = find_recipe(clouds(), timedelta(seconds=5), saved=path)
+def test_steps_that_become_slow_end_the_search_early(fake, slow_down):
+    slow_down("weight decay", 3)
+    begin = fake.now
+    recipe = find_recipe(clouds(), timedelta(seconds=6))
+    assert fake.now - begin <= 6
+    n = len([trial for trial in recipe.study.trials if trial.spec.stage == "weight decay"])
+    assert 0 < n < 6
     assert recipe.complete
-    assert recipe.study.seconds_per_step == pytest.approx(0.01, rel=0.1)
+    assert recipe.weight_decay in (*SMALL_GRID, 1e-4)
 
 
-def test_steps_that_become_slow_end_the_search_early(fake, tmp_path, monkeypatch):
-    path = tmp_path / "x.json"
-    real = _stages.find_weight_decay
-
-    def slower(factor):
-        def found(**options):
-            fake.update = 0.01 * factor
-            return real(**options)
-
-        return found
-
-    monkeypatch.setattr(_stages, "find_weight_decay", slower(100))
+def test_a_trial_that_becomes_slow_exceeds_the_time_by_itself_alone(fake, slow_down):
+    slow_down("weight decay", 100)
     begin = fake.now
-    with pytest.raises(ValueError, match=r"budget: the time is up, .*sufficed for 0 of 3 weight decays\) \(what was"):
-        find_recipe(clouds(), timedelta(seconds=5), saved=path)
-    assert fake.now - begin <= 5 + 1.0 * 79  # exceeded by at most one trial of the small grid
-    assert not Recipe.load(path).complete
-    fake.update = 0.01
-    monkeypatch.setattr(_stages, "find_weight_decay", slower(1.5))
-    begin = fake.now
-    recipe = find_recipe(clouds(), timedelta(seconds=5))
-    assert fake.now - begin <= 5
-    assert len(recipe.study.weight_decay_trials.values) == 2
-    assert {len(runs) for runs in recipe.study.weight_decay_trials.histories} == {2}
+    recipe = find_recipe(clouds(), timedelta(seconds=6))
+    (_, trial) = recipe.study.trials
+    assert fake.now - begin <= 6 + 1.0 * (trial.spec.steps + 1)
+    assert recipe.complete
+    assert recipe.weight_decay == 1e-4
+    assert "not tested" in recipe.evidence["weight decay"]
 
 
-def test_momenta_are_left_out_if_no_time_remains(fake, monkeypatch, tmp_path):
-    real = _stages.find_momentum
-
-    def slow(**options):
-        fake.update = 1.0
-        return real(**options)
-
-    monkeypatch.setattr(_stages, "find_momentum", slow)
-    recipe = find_recipe(clouds(), timedelta(seconds=27), planned_steps=2000, saved=tmp_path / "x.json")
+def test_momenta_are_left_out_if_no_time_remains(fake, slow_down):
+    slow_down("momentum", 1000)
+    recipe = find_recipe(clouds(), **MOMENTA)
     assert recipe.study.momentum_trials is None
     assert recipe.momentum == DEFAULT_MOMENTUM_CYCLE
     assert recipe.complete
     assert "not tested" in recipe.evidence["momentum"]
-    assert Recipe.load(tmp_path / "x.json").complete
 
 
 @pytest.mark.parametrize("slower", [1.0, 1.5])
-def test_pairs_end_within_the_time(slower, fake, monkeypatch):
-    real = _stages.find_pair
-
-    def found(**options):
-        fake.update = 0.01 * slower
-        return real(**options)
-
-    monkeypatch.setattr(_stages, "find_pair", found)
+def test_pairs_end_within_the_time(slower, fake, slow_down):
+    slow_down("pair", slower)
     begin = fake.now
-    recipe = find_recipe(clouds(), timedelta(seconds=9), planned_steps=100)
+    recipe = find_recipe(clouds(), **PAIRS)
     assert recipe.complete
-    assert recipe.study.pair_trials.steps > 80
+    assert recipe.study.pair_trials.steps > 70
     assert 0.7 < (fake.now - begin) / 9 <= 1
 
 
-def test_a_search_complete_with_pairs_needs_no_more_time(fake, tmp_path):
-    path = tmp_path / "x.json"
-    ended = find_recipe(clouds(), timedelta(seconds=9), planned_steps=100, saved=path)
+def test_a_complete_search_needs_no_more_time(fake, tmp_path, ran):
+    path = tmp_path / "study.log"
+    ended = find_recipe(clouds(), **PAIRS, storage=path)
     assert ended.study.pair_trials is not None
-    again = find_recipe(clouds(), timedelta(seconds=1), planned_steps=100, saved=path)
+    fake.now += 1e6
+    n = len(ran)
+    again = find_recipe(clouds(), **PAIRS, storage=path)
     assert (again.steps, again.max_lr, again.weight_decay) == (ended.steps, ended.max_lr, ended.weight_decay)
+    assert len(ran) == n
 
 
-def test_the_overhead_of_a_step_is_its_share_of_validation_and_loading(fake):
-    fake.validation, fake.load = 0.06, 0.001
-    task = clouds()
-    task.train_loader = DataLoader(Slow(task.train_loader.dataset), 20)
-    # One batch, validated every second step of 40; a batch has 20 samples, which the second repeat skips.
-    assert _overhead_per_step(task, 40, StepOptions()) == pytest.approx(0.06 / 2 + 20 * 0.001 / 2)
-    assert _overhead_per_step(task, 200, StepOptions(accumulate=3)) == pytest.approx(0.06 / 10 + 3 * 20 * 0.001 / 2)
+def test_an_interrupted_search_whose_time_is_up_gets_the_same_time_again(fake, tmp_path):
+    path = tmp_path / "study.log"
 
+    def interrupt(done, total, shown):
+        if done > 400:
+            raise KeyboardInterrupt
 
-@pytest.mark.parametrize("find", [find_weight_decay, find_momentum])
-def test_searches_of_one_setting_end_within_max_seconds(find, fake):
-    task = clouds()
-    given = {"val_loader": task.val_loader, "max_lr": 0.1, "steps": 20, "repeats": 2}
+    with pytest.raises(KeyboardInterrupt):
+        find_recipe(clouds(), **PAIRS, storage=path, progress=interrupt)
+    fake.now += 1e6
     begin = fake.now
-    found = find(task.model, task.loss_fn, task.train_loader, **given, max_seconds=1.1)  # 5 trials of 20 steps
-    assert len(found.values) == 2
-    assert fake.now - begin <= 1.1
-    with pytest.raises(OutOfTimeError, match=r"max_seconds: 0\.5 sufficed for 1 of 4"):
-        find(task.model, task.loss_fn, task.train_loader, **given, max_seconds=0.5)
-    for wrong in (0, -1.0, float("nan"), "5", True):
-        with pytest.raises(ValueError, match=r"max_seconds: got .*; give a number of seconds above 0, or None"):
-            find(task.model, task.loss_fn, task.train_loader, **given, max_seconds=wrong)
+    recipe = find_recipe(clouds(), **PAIRS, storage=path)
+    assert recipe.complete
+    assert fake.now - begin <= 9
+    assert recipe.study.settings.deadline == pytest.approx(begin + 9)
+    assert len(recipe.study.pair_trials.histories) >= 8
 
 
-def test_a_deadline_allows_a_run_only_if_it_would_end_before(fake):
-    until = Deadline(10.0)
-    fake.now += 9.0
-    assert until.allows_another()  # the length of a run is unknown
-    until = Deadline(10.0)
-    answers = []
-    for seconds in (3.0, 2.0, 2.0, 1.0, 1.0):
-        answers.append(until.allows_another())
-        fake.now += seconds
-    assert answers == [True, True, True, True, False]  # 2 are left, and the longest took 3
-    assert until.remaining == pytest.approx(1.0)
-    assert until.elapsed == pytest.approx(9.0)
+def test_the_time_of_two_workers_counts_twice(fake, tmp_path, monkeypatch):
+    """A worker that has joined before the first range test ends doubles the steps that are planned."""
+    path = tmp_path / "study.log"
+    alone = find_recipe(clouds(), **MOMENTA).study
+    real = TrialRunner.seconds_per_step
 
+    def joined_by_another(self, spec):
+        store = _storage.TrialStore(path, "recipe")
+        store.load()
+        store.study.set_user_attr("worker there:2", "now")
+        return real(self, spec)
 
-def test_the_speedup_of_ranks_is_the_number_of_their_turns():
-    stages = ((6,), (8, 4), (8, 2))
-    assert [speedup(n, stages) for n in (1, 2, 3, 4)] == [1, 2, 2.4, 3]
+    monkeypatch.setattr(TrialRunner, "seconds_per_step", joined_by_another)
+    both = find_recipe(clouds(), **MOMENTA, storage=path).study
+    assert both.trials[0].n_workers == 2
+    assert both.budget - RANGE_TEST_STEPS == pytest.approx(2 * (alone.budget - RANGE_TEST_STEPS), abs=2)
 
 
 @pytest.mark.parametrize("budget", [timedelta(0), timedelta(seconds=-1)])

@@ -11,9 +11,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import clrfast
+from clrfast.batch_size._find_batch_size import PrecisionKeywords
 from clrfast.finder._range_test import RangeTestKeywords
 from clrfast.recipe import find_pair
-from clrfast.recipe._batch_size import PrecisionKeywords
 from clrfast.training import StepOptions, TrainStep
 from clrfast.training._step_options import STEP_OPTIONS, StepKeywords
 

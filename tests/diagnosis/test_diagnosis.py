@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from clrfast import History, diagnose
-from clrfast.recipe._diagnosis import (
+from clrfast.diagnosis._diagnosis import (
     JOINT_RISE_FRAC,
     LEVEL_FRAC,
     MIN_DECAY_EXPONENT,

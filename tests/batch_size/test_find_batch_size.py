@@ -11,9 +11,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, SubsetRandomS
 
 import clrfast
 from clrfast import BatchSizes, find_batch_size
-from clrfast.recipe import StepCost
-from clrfast.recipe import _batch_size as batch_size
-from clrfast.recipe import _memory_budget as memory
+from clrfast.batch_size import StepCost
+from clrfast.batch_size import _find_batch_size as batch_size
+from clrfast.batch_size import _memory_budget as memory
 from tests.helpers.batch_sizes import holding, samples
 from tests.helpers.state import full_state
 

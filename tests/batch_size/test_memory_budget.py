@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from clrfast.recipe import _memory_budget as memory
-from clrfast.recipe._memory_budget import DoesNotFitError, MemoryBudget, MemoryMeter, available_memory
+from clrfast.batch_size import _memory_budget as memory
+from clrfast.batch_size._memory_budget import DoesNotFitError, MemoryBudget, MemoryMeter, available_memory
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

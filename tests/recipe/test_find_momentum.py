@@ -1,3 +1,5 @@
+"""``find_momentum``: its answers, the trials of the cycle and its arguments."""
+
 import numpy as np
 import pytest
 import torch
@@ -52,7 +54,7 @@ def test_a_noisy_quadratic_gets_a_small_momentum():
 def test_the_cycle_is_tried_and_fits_into_a_schedule():
     found = find_momentum(**quadratic([1.0] * 50, 1.0, [1.0] * 50), max_lr=0.1, steps=60)
     assert len(found.cyclical) == 2
-    assert f"cycling from {found.cycle[0]:g} to 0.85 it ends at " in found.suggest().reason
+    assert f"with a cycle from {found.cycle[0]:g} to 0.85 it is " in found.suggest().reason
     schedule = one_cycle(0.1, 10, momentum=found.cycle)
     assert schedule.momentum([0, 4]).tolist() == pytest.approx(found.cycle)
 
@@ -81,7 +83,7 @@ def test_trials_without_a_suggestion_are_returned():
     found = find_momentum(**quadratic([1.0], 0.0, [1.0]), max_lr=1e4, steps=20)
     assert found.cyclical == ()
     assert len(found.histories) == 4
-    with pytest.raises(NoSuggestionError, match="in no short run"):
+    with pytest.raises(NoSuggestionError, match="in no trial with a rate"):
         found.suggest()
 
 

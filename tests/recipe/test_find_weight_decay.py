@@ -1,3 +1,5 @@
+"""``find_weight_decay``: its answers, its refinement and its arguments."""
+
 import math
 
 import numpy as np
@@ -7,7 +9,6 @@ from torch.utils.data import DataLoader, Subset, SubsetRandomSampler, TensorData
 
 import clrfast
 from clrfast import find_weight_decay
-from clrfast.recipe._weight_decay import refined_values
 from tests.helpers.histories import decay_trials
 from tests.helpers.problems import regression
 
@@ -36,16 +37,16 @@ def test_the_best_weight_decay_is_suggested_or_the_default_if_inconclusive(losse
 
 def test_the_reason_says_if_trials_are_inconclusive_or_the_grid_too_small():
     alike = decay_trials([[1.0, 1.1], [1.1, 1.2], [1.05, 1.16]])
-    assert "all that was tried is alike" in alike.suggest().reason
-    assert "do not tell what a longer training needs, and 0.0001, the usual value, is taken" in alike.suggest().reason
+    assert "all tried values are as good" in alike.suggest().reason
+    assert "do not show what a longer training needs, and 0.0001, the usual value, is chosen" in alike.suggest().reason
     assert "may be better" not in alike.suggest().reason
     small = decay_trials([[1.0, 1.1], [1.1, 1.2], [1.05, 1.16]], values=(0.0, 1e-6, 1e-5)).suggest()
     assert small.value == 1e-5
-    assert "1e-05, the nearest to the usual one, is taken; 1e-05 is the largest that was tried" in small.reason
+    assert "1e-05, the nearest to the usual one, is chosen; 1e-05 is the largest tried value" in small.reason
     alone = decay_trials([[1.0, 1.0], [1.2, 1.21], [1.4, 1.41]]).suggest().reason
-    assert alone == "after the short runs the validation loss is lowest with 0 (1)"
+    assert alone == "the validation loss after the trials is lowest with 0 (1)"
     gain = decay_trials([[1.9, 1.91], [1.0, 1.1], [1.05, 1.16]]).suggest().reason
-    assert "decay does gain something" in gain
+    assert "so weight decay helps" in gain
     assert "may be better" not in gain
     assert "chosen: 0.0001; " in str(alike)
     assert str(alike).count("\n") == 1 + len(alike.values)
@@ -55,25 +56,6 @@ def test_refinement_continues_above_values_that_are_as_good():
     assert decay_trials([[1.0, 1.1], [1.1, 1.2], [1.05, 1.16]]).refinement_center == 1e-3
     assert decay_trials([[1.9, 1.91], [1.0, 1.1], [1.05, 1.16]]).refinement_center == 1e-4
     assert decay_trials([[1.0, 1.0], [1.2, 1.21], [1.4, 1.41]]).refinement_center == 0
-
-
-@pytest.mark.parametrize(
-    ("tried", "chosen", "new"),
-    [
-        ([1e-3, 1e-4, 1e-5, 0.0], 1e-4, [3e-5, 3e-4]),
-        ([1e-3, 1e-4, 1e-5, 0.0], 1e-3, [3e-4, 3e-3]),  # also above the largest
-        ([1e-3, 1e-4, 1e-5, 0.0], 1e-5, [3e-5]),  # nothing between it and 0
-        ([1e-3, 1e-4, 1e-5, 0.0], 0.0, []),
-        ([1e-3, 1e-4, 1e-5], 1e-5, [3e-6, 3e-5]),
-        ([3e-3, 1e-3, 3e-4, 0.0], 1e-3, []),
-        ([3e-3, 1e-3, 3e-4, 0.0], 3e-3, [1e-2]),
-        ([1e-1, 1e-4], 1e-4, [3e-5, 3e-3]),
-        ([5e-3, 5e-4, 5e-5], 5e-4, [1e-4, 1e-3]),
-        ([1.0, 0.1], 1.0, [0.3, 3.0]),
-    ],
-)
-def test_refined_values_bisect_the_exponent(tried, chosen, new):
-    assert refined_values(tried, chosen) == new
 
 
 def test_few_noisy_samples_get_a_large_weight_decay():
@@ -111,7 +93,7 @@ def test_the_reason_says_that_a_decay_has_no_effect():
     found = find_weight_decay(
         model, loss_fn, loader, val_loader=val, grid=(1e-9, 0), max_lr=0.01, steps=20, refine=False
     )
-    assert "all that was tried is alike" in found.suggest().reason
+    assert "all tried values are as good" in found.suggest().reason
 
 
 def test_a_value_whose_trials_diverge_is_not_suggested():
