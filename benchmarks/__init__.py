@@ -2,7 +2,7 @@
 
 speed             steps, range tests, trainings and sweeps, compared with torch and other packages
 finder_quality    the training that follows a suggested rate, compared with the best rate
-recipe_quality    the settings of the short recipe, compared with a full grid
+recipe_quality    the settings of the short recipe, compared with a full grid and with Optuna's searches
 policy_quality    1cycle, compared with constant and piecewise-constant rates
 untuned_training  searched rates, compared with usual rates and optimizers that promise to need no tuning
 task_library      data, models and losses of the tasks

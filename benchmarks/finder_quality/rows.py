@@ -9,17 +9,13 @@ import math
 import statistics
 from collections.abc import Sequence
 
-import numpy as np
-
 from ..environment import commit
+from ..intervals import bootstrap_interval
 from ..result_files import Row, rounded
 from .contenders import Measurement
 from .regret import NEAR_OPTIMAL, RegretCurve
 from .suggestion import Suggestion
 from .tasks import SPLITS
-
-N_RESAMPLES = 2000
-"""Number of resamples of a bootstrap interval."""
 
 BEST_CONSTANT = "best constant"
 """Contender: the constant rate with the lowest mean regret over the tasks, known in hindsight only."""
@@ -94,13 +90,6 @@ def summary_row(split: str, rows: list[Row]) -> Row:
         "extra_passes": rounded(statistics.mean(row["extra_passes"] for row in rows)),
         "wall_over_bare": rounded(statistics.median(row["seconds"] / row["bare_seconds"] for row in rows)),
     }
-
-
-def bootstrap_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return the 2.5 % and the 97.5 % quantile of the mean when ``values`` are resampled."""
-    drawn = np.random.default_rng(0).choice(np.array(values), (N_RESAMPLES, len(values)))
-    low, high = np.quantile(drawn.mean(1), [0.025, 0.975])
-    return float(low), float(high)
 
 
 def constant_rows(optimizer: str, contender: str, lr: float, curves: dict[str, RegretCurve]) -> list[Row]:

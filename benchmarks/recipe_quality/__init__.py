@@ -1,1 +1,1 @@
-"""Compares the short recipe with a full grid over learning rate and weight decay."""
+"""Compares the short recipe with other searches, and with a full grid over learning rate and weight decay."""

@@ -14,15 +14,18 @@ import itertools
 import math
 import statistics
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
+from torch.optim import Optimizer
 
 import clrfast
 
 from ..oracle import Cell, Grid, Oracle, Retraining
-from ..task_library.definition import BenchmarkTask, make_step
+from ..task_library.definition import BenchmarkTask, Split, make_step
+from .tasks import ADAMW_SPLITS, SGD_SPLITS
+from .tasks.sizes import ADAMW_RANGE
 
 MOMENTUM = (0.95, 0.85)
 
@@ -39,20 +42,38 @@ def test_loss(task: BenchmarkTask) -> float:
     return task.evaluate(*held_out_halves(task)[1])
 
 
-def final_loss(task: BenchmarkTask, optimizer: clrfast.SGD, steps: int) -> float:
+def final_loss(task: BenchmarkTask, optimizer: Optimizer, steps: int) -> float:
     """Return the test loss after a training; inf once a loss is not finite."""
     return test_loss(task) if task.fit(make_step(optimizer), steps) else math.inf
 
 
-def cell_loss(task: BenchmarkTask, lr: float, weight_decay: float, steps: int) -> float:
-    """Return the test loss after a 1cycle up to ``lr``; inf once a loss is not finite."""
-    schedule = clrfast.one_cycle(lr, steps, momentum=MOMENTUM, weight_decay=weight_decay)
-    return final_loss(task, clrfast.SGD(task.model.parameters(), schedule=schedule), steps)
+def make_optimizer(
+    name: str, task: BenchmarkTask, lr: float, weight_decay: float, steps: int, momentum: tuple[float, float] = MOMENTUM
+) -> Optimizer:
+    """Return an optimizer that follows a 1cycle up to ``lr``.
+
+    Args:
+        name: "sgd" or "adamw", whose beta1 the momentum is.
+        momentum: (upper, lower), cycled against the rate.
+    """
+    schedule = clrfast.one_cycle(lr, steps, momentum=momentum, weight_decay=weight_decay)
+    kind = {"sgd": clrfast.SGD, "adamw": clrfast.AdamW}[name]
+    return kind(task.model.parameters(), schedule=schedule)
 
 
-GRID = Grid(
+def sgd_loss(task: BenchmarkTask, lr: float, weight_decay: float, steps: int) -> float:
+    """Return the test loss after a 1cycle of SGD up to ``lr``; inf once a loss is not finite."""
+    return final_loss(task, make_optimizer("sgd", task, lr, weight_decay, steps), steps)
+
+
+def adamw_loss(task: BenchmarkTask, lr: float, weight_decay: float, steps: int) -> float:
+    """Return the test loss after a 1cycle of AdamW up to ``lr``; inf once a loss is not finite."""
+    return final_loss(task, make_optimizer("adamw", task, lr, weight_decay, steps), steps)
+
+
+SGD_GRID = Grid(
     name="recipe_quality",
-    train=cell_loss,
+    train=sgd_loss,
     evaluate=test_loss,
     rates_per_decade=2,
     weight_decays=(0.0, 1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2),
@@ -62,6 +83,39 @@ GRID = Grid(
     default_cells=tuple(itertools.product((0.01, 0.1), (0.0, 1e-4))),
     retraining_seeds=range(50, 53),
 )
+
+ADAMW_GRID = replace(
+    SGD_GRID,
+    name="recipe_quality_adamw",
+    train=adamw_loss,
+    rate_range=(ADAMW_RANGE["low"], ADAMW_RANGE["high"]),
+    weight_decays=(0.0, 1e-3, 0.01, 0.1, 0.3, 1.0, 3.0),
+    default_cells=tuple(itertools.product((3e-4, 1e-3), (0.0, 0.01))),
+)
+"""As many rates as for SGD, and 100 times its weight decays."""
+
+FRESH_SEEDS = SGD_GRID.retraining_seeds
+"""Seeds of the trainings that count: neither the grids nor the searches use them."""
+
+
+@dataclass(frozen=True)
+class TunedOptimizer:
+    """An optimizer whose rate and weight decay are searched.
+
+    Attributes:
+        grid: its oracle.
+        splits: the tasks that are trained with it.
+    """
+
+    grid: Grid
+    splits: dict[str, Split]
+
+
+OPTIMIZERS = {
+    "sgd": TunedOptimizer(SGD_GRID, SGD_SPLITS),
+    "adamw": TunedOptimizer(ADAMW_GRID, ADAMW_SPLITS),
+}
+"""By name."""
 
 
 def score(losses: Iterable[float], untrained: Iterable[float]) -> float:
@@ -74,6 +128,7 @@ class Reference:
     """The best cell of a task's grid and the default cells, by their trainings with fresh seeds."""
 
     oracle: Oracle
+    grid: Grid = SGD_GRID
 
     @property
     def steps(self) -> int:
@@ -99,7 +154,7 @@ class Reference:
 
     def best(self) -> tuple[float, tuple[float, float]]:
         """Return the lowest score with the fresh seeds, and its rate and weight decay."""
-        cells = [(lr, weight_decay) for lr, weight_decay in self.retraining.best_cells] + list(GRID.default_cells)
+        cells = [(lr, weight_decay) for lr, weight_decay in self.retraining.best_cells] + list(self.grid.default_cells)
         losses = self.retraining.best_losses + self.retraining.default_losses
         return min(zip(map(self.score, losses), cells, strict=True))
 

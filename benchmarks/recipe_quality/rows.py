@@ -1,55 +1,17 @@
-"""Searches for a recipe, trainings with what they find, and rows that compare them with the reference.
+"""Rows of the race: each contender on each task, over its searches.
 
-    cost = updates that the search is charged with / updates of the grid with one seed
-
-The rows also have the cell that each of the grid's seeds alone would choose, by the test loss.
+reached = (score(defaults) - score(answer)) / (score(defaults) - score(best))     1: as good as the grid's best cell
+cost    = updates that the search made / updates of the grid with one seed
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 
-import torch
-
-import clrfast
-from clrfast.recipe._step_allocation import MIN_BUDGET
-
-from ..oracle import Oracle
 from ..result_files import Row, rounded
-from ..task_library.definition import TaskDefinition
-from .reference import GRID, Reference, cell_loss, final_loss, held_out_halves
-from .tasks import SPLITS
-
-FRESH_SEEDS = GRID.retraining_seeds
-"""Seeds of the trainings that count: neither the grid nor the search uses them."""
-
-
-@dataclass(frozen=True)
-class Search:
-    """A recipe, and the test losses of trainings with it, ``[fresh seeds]``."""
-
-    recipe: clrfast.Recipe
-    losses: list[float]
-
-
-def search(definition: TaskDefinition, seed: int, budget: float, reference: Reference, saved_in: Path | None) -> Search:
-    """Search for a recipe, and train with it.
-
-    Args:
-        budget: fraction of the updates of the grid with one seed.
-        saved_in: folder of searches, where a finished one is read in place of being repeated.
-    """
-    task, steps = definition.make(seed), reference.steps
-    saved = None if saved_in is None else saved_in / f"{definition.name}-{seed}-{budget:g}.json"
-    searched = clrfast.Task(task.model, task.loss_fn, task.loader(), [held_out_halves(task)[0]])
-    max_steps = max(int(budget * reference.grid_steps), MIN_BUDGET)
-    torch.manual_seed(seed)
-    recipe = clrfast.find_recipe(searched, max_steps, planned_steps=steps, saved=saved)
-    fresh = (definition.make(seed) for seed in FRESH_SEEDS)
-    return Search(recipe, [final_loss(task, recipe.optimizer(task.model, steps), steps) for task in fresh])
+from .reference import FRESH_SEEDS, OPTIMIZERS, Reference
+from .searches import Place, Search
 
 
 def reached(default: float, best: float, score: float) -> float | None:
@@ -57,41 +19,38 @@ def reached(default: float, best: float, score: float) -> float | None:
     return rounded((default - score) / (default - best)) if default > best else None
 
 
-def task_rows(
-    task_and_oracle: tuple[str, Oracle], budgets: Iterable[float], seeds: Iterable[int], saved_in: Path | None
-) -> list[Row]:
-    """Return a row per budget for one task; ``seeds`` are those of the searches."""
-    name, oracle = task_and_oracle
-    definition = next(split[name] for split in SPLITS.values() if name in split)
-    reference = Reference(oracle)
-    by_grid_seed = [
-        [cell_loss(definition.make(seed), *cell, reference.steps) for seed in FRESH_SEEDS]
-        for cell in reference.best_cell_by_seed()
-    ]
-    rows = []
-    for budget in budgets:
-        searches = [search(definition, seed, budget, reference, saved_in) for seed in seeds]
-        rows.append(
-            {**task_row(name, reference, by_grid_seed, searches), "budget": budget, "n_fresh": len(FRESH_SEEDS)}
-        )
-    return rows
-
-
-def task_row(name: str, reference: Reference, by_grid_seed: list[list[float]], searches: list[Search]) -> Row:
-    """Return the row of one task and one budget.
+def task_rows(searches: Mapping[Place, Search], references: Mapping[tuple[str, str], Reference]) -> list[Row]:
+    """Return a row per contender, budget, optimizer and task.
 
     Args:
-        by_grid_seed: test losses with the fresh seeds of the cells that each of the grid's seeds would choose.
+        references: by optimizer and task.
     """
+    groups: dict[tuple[str, str, str, float], list[Search]] = {}
+    for place, search in searches.items():
+        groups.setdefault((place.optimizer, place.task, place.contender, place.budget), []).append(search)
+    return [
+        task_row(optimizer, task, contender, budget, references[optimizer, task], found)
+        for (optimizer, task, contender, budget), found in groups.items()
+    ]
+
+
+def task_row(
+    optimizer: str, task: str, contender: str, budget: float, reference: Reference, searches: Sequence[Search]
+) -> Row:
+    """Return the row of one contender, over its searches on one task with one budget."""
     scores = [reference.score(search.losses) for search in searches]
+    answers = [search.answer for search in searches]
     best, (best_lr, best_decay) = reference.best()
     defaults = reference.default_scores()
     default, best_default = statistics.mean(defaults), min(defaults)
-    recipes = [search.recipe for search in searches]
     return {
         "benchmark": "recipe_task",
-        "task": name,
-        "split": next(title for title, split in SPLITS.items() if name in split),
+        "commit": ", ".join(sorted({search.commit for search in searches})),
+        "contender": contender,
+        "optimizer": optimizer,
+        "task": task,
+        "split": next(title for title, split in OPTIMIZERS[optimizer].splits.items() if task in split),
+        "budget": budget,
         "steps": reference.steps,
         "untrained": rounded(statistics.mean(reference.retraining.untrained)),
         "default": rounded(default),
@@ -99,32 +58,28 @@ def task_row(name: str, reference: Reference, by_grid_seed: list[list[float]], s
         "best": rounded(best),
         "best_lr": rounded(best_lr),
         "best_weight_decay": best_decay,
-        "recipe": rounded(statistics.mean(scores)),
-        "recipes": [rounded(score) for score in scores],
-        "lr": [rounded(recipe.max_lr) for recipe in recipes],
-        "weight_decay": [recipe.weight_decay for recipe in recipes],
-        "momentum": [recipe.momentum for recipe in recipes],
+        "score": rounded(statistics.mean(scores)),
+        "scores": [rounded(score) for score in scores],
+        "answers": [answer.optimizer for answer in answers],
+        "lr": [rounded(answer.lr) for answer in answers],
+        "weight_decay": [rounded(answer.weight_decay) for answer in answers],
+        "momentum": [answer.momentum for answer in answers],
+        "trainings": [answer.trainings for answer in answers],
         "reached": reached(default, best, statistics.mean(scores)),
         "reached_by_search": [reached(default, best, score) for score in scores],
         "reached_over_best_default": reached(best_default, best, statistics.mean(scores)),
-        "reached_by_grid_seed": [reached(default, best, reference.score(losses)) for losses in by_grid_seed],
-        "cost": rounded(max(recipe.steps for recipe in recipes) / reference.grid_steps),
+        "cost": rounded(statistics.mean(answer.steps for answer in answers) / reference.grid_steps),
+        "highest_cost": rounded(max(answer.steps for answer in answers) / reference.grid_steps),
         "n": len(searches),
+        "n_fresh": len(FRESH_SEEDS),
     }
 
 
-def task_line(row: Row) -> str:
-    """Return a row of ``task_rows`` as one line of text."""
-    over_best = row["reached_over_best_default"]
-    each = " ".join(
-        f"{lr:.2g}/{decay:g}/{momentum[0]:g}:{'none' if fraction is None else format(fraction, '.2f')}"
-        for lr, decay, momentum, fraction in zip(
-            row["lr"], row["weight_decay"], row["momentum"], row["reached_by_search"], strict=True
-        )
-    )
-    return (
-        f"{row['task']:24}{row['split']:12} {row['untrained']:7.4g} default {row['default']:7.4g} (best "
-        f"{row['best_default']:7.4g}) best {row['best']:7.4g} ({row['best_lr']:.2g}/{row['best_weight_decay']:g}) "
-        f"recipe {row['recipe']:7.4g} reached {row['reached']} (over the best default "
-        f"{'none' if over_best is None else over_best}) budget {row['budget']:g} cost {100 * row['cost']:.1f} %  {each}"
-    )
+def merged(new: Iterable[Row], old: Iterable[Row]) -> list[Row]:
+    """Return the new rows and those old ones that are about something else, in a fixed order."""
+    by_subject = {_subject(row): row for row in (*old, *new)}
+    return [by_subject[subject] for subject in sorted(by_subject)]
+
+
+def _subject(row: Row) -> tuple[str, str, str, str, float]:
+    return row["optimizer"], row["split"], row["task"], row["contender"], row["budget"]

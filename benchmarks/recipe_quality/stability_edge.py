@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..oracle import cached_oracles
-from .reference import GRID
+from .reference import SGD_GRID
 
 N_BEST = 4
 """Best pairs of each task and seed that count."""
@@ -42,7 +42,7 @@ def other_seed_failed(losses: np.ndarray, untrained: np.ndarray, distance: int) 
 
 
 def main() -> None:
-    oracles = cached_oracles(GRID.name)
+    oracles = cached_oracles(SGD_GRID.name)
     print(f"{'ratio':>6}  {'failed':>7}  {'assumed':>7}  {'of':>5}")
     for distance in DISTANCES:
         failed = [
@@ -50,7 +50,7 @@ def main() -> None:
             for oracle in oracles.values()
             for other in other_seed_failed(np.array(oracle.losses), np.array(oracle.untrained), distance)
         ]
-        ratio = 10 ** (-distance / GRID.rates_per_decade)
+        ratio = 10 ** (-distance / SGD_GRID.rates_per_decade)
         print(f"{ratio:>6.2f}  {np.mean(failed):>7.4f}  {ratio**4:>7.4f}  {len(failed):>5}")
 
 

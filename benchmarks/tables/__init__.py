@@ -9,7 +9,8 @@ from .loops import range_test_table, sweep_table, train_table
 from .markdown import Results
 from .optimizer import gpu_step_table, host_table, schedule_table, step_table
 from .policies import headline_table, one_cycle_table, super_convergence_table
-from .quality import finder_table, recipe_table
+from .quality import finder_table
+from .race import engine_table, recipe_table
 from .targets import UNMEASURED
 from .untuned import untuned_table
 
@@ -27,6 +28,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "finder_quality": finder_table,
     "untuned_training": untuned_table,
     "recipe_quality": recipe_table,
+    "recipe_engine": engine_table,
     "range_test_cpu": range_test_table,
     "range_test_gpu": range_test_table,
     "train_cpu": train_table,

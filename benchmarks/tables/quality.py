@@ -1,18 +1,9 @@
-"""Tables of the quality of finders and of the short recipe."""
+"""Table of the quality of finders."""
 
 from __future__ import annotations
 
-import statistics
-
 from ..result_files import Row
 from .markdown import Results, hardware_and_versions, markdown_table, percent
-
-TARGET = 0.95
-"""A recipe that reaches this fraction of the gain counts as enough."""
-
-MIN_GAIN = 1 / 50
-"""Minimum gain over the best default, as a fraction of the gain over the mean default. Fractions of a smaller gain are
-noise."""
 
 SPLIT_TITLES = {"test": "test tasks", "fine_tuning": "fine-tuning", "development": "development tasks"}
 """Titles of the splits in the order of their columns. No constant of a finder is chosen on the test tasks."""
@@ -85,76 +76,3 @@ def _commits(rows: list[Row]) -> str:
         return ""
     parts = [f"{', '.join(titles)} at {commit}" for commit, titles in splits.items()]
     return f" ({'; '.join(parts)})"
-
-
-def recipe_table(results: Results) -> str:
-    """Return the table of the short recipe against a full grid: tasks down, budgets across."""
-    rows = results["rows"]
-    budgets = sorted({row["budget"] for row in rows})
-    head = ["test loss", "untrained", "defaults: mean, best", "the grid's best", "by one seed's grid"]
-    for budget in budgets:
-        head += [f"recipe, {percent(budget)}", "of the gain (by search)", "over the best default"]
-    tasks: dict[str, list[Row]] = {}
-    for row in sorted(rows, key=lambda row: row["budget"]):
-        tasks.setdefault(row["task"], []).append(row)
-    lines = [
-        [*_grid_cells(found[0]), *(cell for row in found for cell in _recipe_cells(row))] for found in tasks.values()
-    ]
-    return markdown_table(head, lines, _recipe_note(results, budgets))
-
-
-def _grid_cells(row: Row) -> list[str]:
-    return [
-        f"{row['task']}{' *' if row['split'] == 'development' else ''}",
-        f"{row['untrained']:.3g}",
-        f"{row['default']:.4g}, {row['best_default']:.4g}",
-        f"{row['best']:.4g} ({row['best_lr']:.2g}, {row['best_weight_decay']:g})",
-        ", ".join(map(_gain, row["reached_by_grid_seed"])),
-    ]
-
-
-def _recipe_cells(row: Row) -> list[str]:
-    gain_over_best_default = row["best_default"] - row["best"]
-    is_to_gain = gain_over_best_default > MIN_GAIN * (row["default"] - row["best"])
-    return [
-        f"{row['recipe']:.4g}",
-        f"{_gain(row['reached'])} ({', '.join(map(_gain, row['reached_by_search']))})",
-        _gain(row["reached_over_best_default"] if is_to_gain else None),
-    ]
-
-
-def _recipe_note(results: Results, budgets: list[float]) -> str:
-    rows = results["rows"]
-    sentences = []
-    for budget in budgets:
-        at_budget = [row for row in rows if row["budget"] == budget]
-        dearest = percent(max(row["cost"] for row in at_budget), 1)
-        reached = _reached(at_budget, [row["reached"] for row in at_budget])
-        sentences.append(
-            f"With {percent(budget)} (the most expensive search took {dearest}) the recipe reaches {reached}."
-        )
-    once = [row for row in rows if row["budget"] == budgets[0]]
-    by_grid = _reached(once, [statistics.mean(row["reached_by_grid_seed"]) for row in once])
-    sentences.append(f"The best cell of one seed's whole grid, chosen by the test loss itself, reaches {by_grid}.")
-    return (
-        f"{' '.join(sentences)} n = {rows[0]['n']} searches (in brackets), each setting trained with "
-        f"{rows[0]['n_fresh']} seeds; budgets are percentages of the updates of the grid with one seed. "
-        f"{hardware_and_versions(results)}. `python -m benchmarks.recipe_quality`"
-    )
-
-
-def _reached(rows: list[Row], reached: list[float]) -> str:
-    """Return on how many tasks ``reached`` is enough, and its mean and median over all of them."""
-    enough = []
-    for title, split in (("tasks marked *", "development"), ("others", "test")):
-        fractions = [fraction for row, fraction in zip(rows, reached, strict=True) if row["split"] == split]
-        if fractions:
-            enough.append(f"{sum(fraction >= TARGET for fraction in fractions)} of the {len(fractions)} {title}")
-    mean, median = (_gain(average(reached)) for average in (statistics.mean, statistics.median))
-    return (
-        f"{percent(TARGET)} of the gain over the mean default on {' and '.join(enough)} (mean {mean}, median {median})"
-    )
-
-
-def _gain(fraction: float | None) -> str:
-    return "nothing to gain" if fraction is None else percent(fraction)

@@ -12,7 +12,7 @@ import statistics
 
 from ..environment import commit
 from ..finder_quality.regret import RegretCurve
-from ..finder_quality.rows import bootstrap_interval
+from ..intervals import bootstrap_interval
 from ..result_files import Row, rounded
 from .contenders import CONTENDERS, OURS, SPLITS
 from .training import Outcome

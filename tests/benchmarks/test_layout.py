@@ -7,7 +7,7 @@ from tests.helpers.imports import circles, import_graph
 
 FLOORS = [
     {"environment"},
-    {"result_files", "peer_packages"},
+    {"result_files", "peer_packages", "intervals"},
     {"tables", "task_library"},
     {"oracle"},
     {"quality_command"},

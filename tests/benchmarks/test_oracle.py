@@ -14,8 +14,7 @@ from benchmarks import oracle
 from benchmarks.finder_quality.optimizers import OPTIMIZERS
 from benchmarks.oracle import Grid, Oracle, Retraining
 from benchmarks.peer_packages import why_missing
-from benchmarks.recipe_quality import reference
-from benchmarks.recipe_quality import tasks as recipe_tasks
+from benchmarks.recipe_quality.reference import OPTIMIZERS as RECIPE_OPTIMIZERS
 from benchmarks.task_library.definition import TaskDefinition, build_task
 
 
@@ -144,7 +143,7 @@ MEASURED_WITH = re.search(
 @pytest.mark.skipif(not torch.__version__.startswith(MEASURED_WITH), reason=f"needs torch {MEASURED_WITH}")
 @pytest.mark.parametrize(
     ("grid", "splits"),
-    [*((each.grid, each.splits) for each in OPTIMIZERS.values()), (reference.GRID, recipe_tasks.SPLITS)],
+    [(each.grid, each.splits) for each in (*OPTIMIZERS.values(), *RECIPE_OPTIMIZERS.values())],
     ids=lambda x: "",
 )
 def test_the_oracles_in_the_results_are_those_of_todays_tasks(grid, splits):

@@ -186,3 +186,13 @@ def photograph_colours(seed: int) -> BenchmarkTask:
         return nn.Sequential(nn.Linear(2, 64), models.Sine(8.0), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 3))
 
     return build_task(seed, model, nn.MSELoss(), few(data.pixels(every=8), 1000), batch_size=50, steps=800)
+
+
+# --- trained with AdamW, too -----------------------------------------------------------------------------------------
+
+ADAMW_DEVELOPMENT = Split(
+    {
+        make.__name__: DEVELOPMENT[make.__name__]
+        for make in (digits_cnn_batch_norm, diabetes_mlp, digits_attention, text_by_characters, mnist_autoencoder)
+    }
+)

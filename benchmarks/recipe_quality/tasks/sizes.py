@@ -8,7 +8,10 @@ from torch import Tensor
 from ...task_library.data import Arrays
 
 RANGE = {"low": -2.5, "high": 1.0}
-"""log10 of the oracle's lowest and highest learning rate."""
+"""log10 of the lowest and the highest learning rate of the grid of SGD."""
+
+ADAMW_RANGE = {"low": -4.0, "high": -0.5}
+"""The same for AdamW: as many rates."""
 
 
 def few(arrays: Arrays, n_train: int) -> Arrays:

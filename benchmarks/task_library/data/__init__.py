@@ -37,6 +37,7 @@ from .tabular import (
     teacher,
     uneven_noise,
     visitors,
+    wine_alcohol,
 )
 from .text import backwards, characters, n_characters, neighbours, reviews, snippets, texts, trigrams
 
@@ -109,4 +110,5 @@ __all__ = [
     "unpack",
     "visitors",
     "waveforms",
+    "wine_alcohol",
 ]

@@ -30,6 +30,15 @@ def diabetes(standardized: bool) -> Arrays:
 
 
 @functools.cache
+def wine_alcohol(n_val: int) -> Arrays:
+    """Return twelve columns of the wine data, and the alcohol of the wines, all standardized."""
+    from sklearn.datasets import load_wine
+
+    columns = standardize(load_wine().data)
+    return split(columns[:, 1:], columns[:, 0], n_val)
+
+
+@functools.cache
 def covertype_like() -> Arrays:
     """Return 54 columns and seven uneven classes, as Covertype has them."""
     from sklearn.datasets import make_classification

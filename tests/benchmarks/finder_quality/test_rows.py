@@ -10,7 +10,6 @@ from benchmarks.finder_quality.contenders import Measurement
 from benchmarks.finder_quality.regret import RegretCurve
 from benchmarks.finder_quality.rows import (
     best_constant,
-    bootstrap_interval,
     constant_rows,
     summary_row,
     summary_table,
@@ -69,12 +68,6 @@ def test_a_summary_is_over_all_tasks():
     assert summary["mean_regret"] == pytest.approx(sum(row["regret"] for row in rows) / 3, rel=1e-3)
     assert summary["mean_low"] <= summary["mean_regret"] <= summary["mean_high"]
     assert (summary["extra_passes"], summary["wall_over_bare"]) == (7, 0.5)
-
-
-def test_a_bootstrap_interval_is_that_of_the_mean():
-    assert bootstrap_interval([0.3] * 5) == pytest.approx((0.3, 0.3))
-    low, high = bootstrap_interval([0.0] * 50 + [1.0] * 50)
-    assert (low, high) == pytest.approx((0.4, 0.6), abs=0.02)  # 0.5 -+ 1.96 * 0.5 / sqrt(100)
 
 
 def test_the_best_constant_has_the_lowest_mean_regret():

@@ -5,7 +5,8 @@ import math
 import numpy as np
 
 from benchmarks.oracle import Oracle, Retraining
-from benchmarks.recipe_quality.reference import GRID, Reference, score
+from benchmarks.recipe_quality.reference import SGD_GRID as GRID
+from benchmarks.recipe_quality.reference import Reference, score
 from benchmarks.recipe_quality.rows import reached
 from benchmarks.recipe_quality.stability_edge import other_seed_failed
 

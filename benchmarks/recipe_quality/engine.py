@@ -1,0 +1,124 @@
+"""What the engine of the short recipe costs, and what a second worker gains.
+
+    python -m benchmarks.recipe_quality.engine --results benchmarks/results
+
+    overhead = time of a search in a journal file / time of the same trials in a plain loop - 1
+    two workers = time of a search by two processes / time by one, from the first trial to the last
+
+The trials take about a second each, on one thread. Searches and loops alternate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+import clrfast
+from clrfast.recipe import Study
+from clrfast.recipe._plan import MIN_BUDGET
+from clrfast.recipe._study import RANGE_TEST_STEPS
+from clrfast.recipe._trial_runner import TrialRunner
+from clrfast.tasks import make_task
+from clrfast.training import StepOptions
+
+from ..result_files import Row, rounded, write_rows
+
+N_TRIALS = 12
+"""Number of trials with weight decays for which the budget is planned."""
+
+
+def make() -> clrfast.Task:
+    torch.manual_seed(0)
+    return make_task("digits", 0)
+
+
+def search(storage: Path, budget: int) -> Study:
+    """Work on a search until it is complete."""
+    return clrfast.find_recipe(make(), budget, planned_steps=10 * budget, storage=storage).study
+
+
+def plain_loop(study: Study) -> float:
+    """Run the trainings of a study again, without its engine, and return their seconds."""
+    runner = TrialRunner(make(), StepOptions())
+    specs = [trial.spec for trial in study.trials if trial.spec.stage != "range test"]
+    runner.run(specs[:1], None)  # the first one also evaluates the model before all trials
+    start = time.perf_counter()
+    for spec in specs:
+        runner.run([spec], None)
+    return time.perf_counter() - start
+
+
+def trial_seconds(study: Study) -> float:
+    """Return the time from the start of the first training to the end of the last."""
+    own = [trial for trial in study.trials if trial.spec.stage != "range test"]
+    return max(trial.finished for trial in own) - min(trial.started for trial in own)
+
+
+def by_workers(n: int, budget: int) -> float:
+    """Return the time of a search by ``n`` processes."""
+    with tempfile.TemporaryDirectory() as folder:
+        storage = Path(folder, "recipe.log")
+        command = [sys.executable, "-m", "benchmarks.recipe_quality.engine", "--worker", storage, "--budget", budget]
+        workers = [subprocess.Popen(list(map(str, command))) for _ in range(n)]
+        if any(worker.wait() for worker in workers):
+            raise RuntimeError("a worker failed")
+        study = clrfast.Recipe.from_storage(storage).study
+    return max(trial.finished for trial in study.trials) - min(trial.started for trial in study.trials)
+
+
+def budget_for(seconds: float) -> int:
+    """Return the budget whose trials take about ``seconds`` each."""
+    with tempfile.TemporaryDirectory() as folder:
+        short = search(Path(folder, "recipe.log"), 1000)
+    n = sum(trial.steps for trial in short.trials if trial.spec.stage != "range test")
+    return max(int(seconds * n / trial_seconds(short)) * N_TRIALS + 2 * RANGE_TEST_STEPS, MIN_BUDGET)
+
+
+def measure(repeats: int, seconds: float) -> list[Row]:
+    """Return a row for each repeat."""
+    budget = budget_for(seconds)
+    rows: list[Row] = []
+    for _ in range(repeats):
+        with tempfile.TemporaryDirectory() as folder:
+            study = search(Path(folder, "recipe.log"), budget)
+        n = len(study.trials) - 1
+        engine, plain = trial_seconds(study), plain_loop(study)
+        one, two = by_workers(1, budget), by_workers(2, budget)
+        rows.append(
+            {
+                "benchmark": "recipe_engine",
+                "trials": n,
+                "trial_s": rounded(plain / n),
+                "overhead": rounded(engine / plain - 1),
+                "two_workers": rounded(two / one),
+            }
+        )
+        print(rows[-1], flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=1.0, help="time of a trial (default: %(default)s)")
+    parser.add_argument("--results", type=Path, help="folder for recipe_engine.json")
+    parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--budget", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if arguments.worker is not None:
+        search(arguments.worker, arguments.budget)
+        return
+    rows = measure(arguments.repeats, arguments.seconds)
+    if arguments.results is not None:
+        write_rows(arguments.results / "recipe_engine.json", rows)
+
+
+if __name__ == "__main__":
+    main()
