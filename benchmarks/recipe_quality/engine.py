@@ -2,10 +2,12 @@
 
     python -m benchmarks.recipe_quality.engine --results benchmarks/results
 
-    overhead = time of a search in a journal file / time of the same trials in a plain loop - 1
+    overhead = time between the trials of a search in a journal file / time of the trials
     two workers = time of a search by two processes / time by one, from the first trial to the last
+    limit = half the time of two plain loops over the same trials at once / time of one loop
 
-The trials take about a second each, on one thread. Searches and loops alternate.
+The trials take about a second each, on one thread. All kinds of runs alternate. The limit is 0.5 on two cores that
+share nothing.
 """
 
 from __future__ import annotations
@@ -15,12 +17,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 
 import clrfast
-from clrfast.recipe import Study
+from clrfast.recipe import Study, TrialSpec
 from clrfast.recipe._plan import MIN_BUDGET
 from clrfast.recipe._study import RANGE_TEST_STEPS
 from clrfast.recipe._trial_runner import TrialRunner
@@ -43,10 +47,14 @@ def search(storage: Path, budget: int) -> Study:
     return clrfast.find_recipe(make(), budget, planned_steps=10 * budget, storage=storage).study
 
 
-def plain_loop(study: Study) -> float:
-    """Run the trainings of a study again, without its engine, and return their seconds."""
+def trial_specs(study: Study) -> list[TrialSpec]:
+    return [trial.spec for trial in study.trials if trial.spec.stage != "range test"]
+
+
+def plain_loop(specs: list[TrialSpec]) -> float:
+    """Run trainings without the engine, and return their seconds."""
+    torch.set_num_threads(1)
     runner = TrialRunner(make(), StepOptions())
-    specs = [trial.spec for trial in study.trials if trial.spec.stage != "range test"]
     runner.run(specs[:1], None)  # the first one also evaluates the model before all trials
     start = time.perf_counter()
     for spec in specs:
@@ -54,10 +62,11 @@ def plain_loop(study: Study) -> float:
     return time.perf_counter() - start
 
 
-def trial_seconds(study: Study) -> float:
-    """Return the time from the start of the first training to the end of the last."""
+def seconds_in_and_between(study: Study) -> tuple[float, float]:
+    """Return the seconds of all trainings, and those between them."""
     own = [trial for trial in study.trials if trial.spec.stage != "range test"]
-    return max(trial.finished for trial in own) - min(trial.started for trial in own)
+    within = sum(trial.finished - trial.started for trial in own)
+    return within, max(trial.finished for trial in own) - min(trial.started for trial in own) - within
 
 
 def by_workers(n: int, budget: int) -> float:
@@ -76,8 +85,8 @@ def budget_for(seconds: float) -> int:
     """Return the budget whose trials take about ``seconds`` each."""
     with tempfile.TemporaryDirectory() as folder:
         short = search(Path(folder, "recipe.log"), 1000)
-    n = sum(trial.steps for trial in short.trials if trial.spec.stage != "range test")
-    return max(int(seconds * n / trial_seconds(short)) * N_TRIALS + 2 * RANGE_TEST_STEPS, MIN_BUDGET)
+    n = sum(spec.steps for spec in trial_specs(short))
+    return max(int(seconds * n / seconds_in_and_between(short)[0]) * N_TRIALS + 2 * RANGE_TEST_STEPS, MIN_BUDGET)
 
 
 def measure(repeats: int, seconds: float) -> list[Row]:
@@ -87,16 +96,21 @@ def measure(repeats: int, seconds: float) -> list[Row]:
     for _ in range(repeats):
         with tempfile.TemporaryDirectory() as folder:
             study = search(Path(folder, "recipe.log"), budget)
-        n = len(study.trials) - 1
-        engine, plain = trial_seconds(study), plain_loop(study)
+        specs = trial_specs(study)
+        within, between = seconds_in_and_between(study)
         one, two = by_workers(1, budget), by_workers(2, budget)
+        with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+            list(pool.map(plain_loop, [specs[:1]] * 2))  # starts both processes
+            alone = pool.submit(plain_loop, specs).result()
+            together = max(pool.map(plain_loop, [specs] * 2))
         rows.append(
             {
                 "benchmark": "recipe_engine",
-                "trials": n,
-                "trial_s": rounded(plain / n),
-                "overhead": rounded(engine / plain - 1),
+                "trials": len(specs),
+                "trial_s": rounded(within / len(specs)),
+                "overhead": rounded(between / within),
                 "two_workers": rounded(two / one),
+                "limit": rounded(together / (2 * alone)),
             }
         )
         print(rows[-1], flush=True)

@@ -52,10 +52,16 @@ def engine_table(results: Results) -> str:
     """Return what the engine of the search costs, and what a second worker gains."""
     rows = results["rows"]
     lines = [
-        [str(row["trials"]), f"{row['trial_s']:.2f} s", percent(row["overhead"], 1), f"{row['two_workers']:.2f}"]
+        [
+            str(row["trials"]),
+            f"{row['trial_s']:.2f} s",
+            percent(row["overhead"], 1),
+            f"{row['two_workers']:.2f}",
+            f"{row['limit']:.2f}",
+        ]
         for row in rows
     ]
-    head = ["trials", "a trial", "overhead of the engine", "time of two workers / one"]
+    head = ["trials", "a trial", "overhead of the engine", "time of two workers / one", "of two plain loops"]
     note = f"{hardware_and_versions(results)}. `python -m benchmarks.recipe_quality.engine`"
     return markdown_table(head, lines, note)
 
