@@ -38,7 +38,7 @@ from ._recipe import Recipe, conclude
 from ._setting_trials import SMALL_GRID_TRIALS
 from ._stacked_trials import MAX_COPIES
 from ._storage import Claim, TrialStore, require_optuna
-from ._study import SearchSettings, Study, TrialSpec
+from ._study import SearchSettings, Study, TrialSpec, range_test_key
 from ._trial_runner import TrialRunner
 
 if TYPE_CHECKING:
@@ -247,7 +247,7 @@ class _Worker:
             per_step = None
             if study.settings.seconds is not None and isinstance(result, History):
                 per_step = seconds / sum(spec.steps for spec in specs)
-            elif study.settings.seconds is not None and claim.spec.key.count("/") == 1:
+            elif study.settings.seconds is not None and claim.spec.key == range_test_key(claim.spec.optimizer):
                 per_step = self._runner.seconds_per_step(claim.spec)
             trial = claim.finish(result, per_step)
             if trial is not None:
