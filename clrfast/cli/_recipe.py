@@ -28,11 +28,9 @@ def run(arguments: argparse.Namespace) -> None:
     _require_optuna()
     name = arguments.study_name or arguments.task
     if arguments.report:
-        if "://" not in arguments.storage and not Path(arguments.storage).exists():
-            raise ValueError(f"--storage: there is no file {arguments.storage}")
-        _write(Recipe.from_storage(_open(arguments), name), arguments)
+        _write(Recipe.from_storage(arguments.storage, name), arguments)
         return
-    is_first = os.environ.get("RANK", "0") == "0"
+    is_first = _rank("RANK", "SLURM_PROCID") == 0
     _use_own_device()
     task = make_seeded_task(arguments)
     storage = _open(arguments)
@@ -50,7 +48,9 @@ def run(arguments: argparse.Namespace) -> None:
             )
     except KeyboardInterrupt as error:
         with contextlib.suppress(ValueError):  # nothing has been found yet
-            _write(Recipe.from_storage(storage, name), arguments)
+            recipe = Recipe.from_storage(storage, name)
+            if is_first:
+                _write(recipe, arguments)
             hint = "the same command continues from there" if arguments.storage else "--storage keeps a search"
             message = [*map(str, error.args), f"the results so far are in {arguments.out}", hint]
             raise KeyboardInterrupt("; ".join(message)) from None
@@ -79,8 +79,13 @@ def _use_own_device() -> None:
     """Make another CUDA device the current one on each rank of a machine, if there are several."""
     import torch
 
-    if "LOCAL_RANK" in os.environ and torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    if torch.cuda.is_available():
+        torch.cuda.set_device(_rank("LOCAL_RANK", "SLURM_LOCALID") % torch.cuda.device_count())
+
+
+def _rank(*names: str) -> int:
+    """Return the number that a launcher gave this process, by torchrun's name of it or Slurm's; 0 without one."""
+    return int(next((os.environ[name] for name in names if name in os.environ), "0"))
 
 
 @contextlib.contextmanager

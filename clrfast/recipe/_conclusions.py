@@ -60,7 +60,7 @@ def conclude_optimizer(study: Study) -> Conclusion[OptimizerName]:
     if not math.isfinite(lowest[best]):
         return Conclusion(best, "the first that was given; no trial compares them")
     losses = ", ".join(f"{loss:.4g} with {name}" for name, loss in lowest.items())
-    return Conclusion(best, f"the lowest validation losses after trials of equal length are {losses}")
+    return Conclusion(best, f"the expected validation losses after trials of equal length are {losses}")
 
 
 def _lowest_loss(study: Study) -> float:

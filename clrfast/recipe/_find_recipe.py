@@ -79,9 +79,9 @@ def find_recipe(
     The budget decides the length of the trials. Each range test takes at most 112 steps, and the weight-decay trials
     get the rest. If that also allows momentum trials of 100 steps, the weight decays get 12/22 of it and the momenta
     10/22. A setting that such trials cannot decide keeps its default; that of the momentum is the cycle from 0.95 to
-    0.85. A budget of about twice ``planned_steps`` or more goes into at least eight long trials, whose end predicts the
-    end of the training; see ``find_pair``. With a budget of eight trainings and 112 steps, these trials are as long as
-    the training. A larger budget adds trials.
+    0.85. A budget of about twice ``planned_steps`` for each optimizer goes into at least eight long trials, whose end
+    predicts that of the training; see ``find_pair``. With a budget of eight trainings and 112 steps, these trials are
+    as long as the training. A larger budget adds trials.
 
     If the ramps of the first range test show no rate, they are repeated with trials of the finder. These few hundred
     steps count in the budget; a very small one is then exceeded.
@@ -90,10 +90,10 @@ def find_recipe(
 
     The search is a study of Optuna, and every range test and training is a trial of it. Any number of processes may
     make the same call with the same ``storage``, at any time, on any machine: each is a worker, and all return the same
-    recipe. A worker that ends loses its running trial only, which another takes over: at once after an exception or
-    Ctrl-C, after 60 seconds after a kill. So a later call with the same ``storage`` continues a search. The random
-    numbers of a trial depend on the search alone, so its result does not depend on the worker. A search by one worker
-    is reproducible; several workers place their pairs by the trials that have ended by then.
+    recipe. A worker that ends loses its running trial only. Another takes it over: at once if an exception or Ctrl-C
+    ended the worker, and within about a minute of a kill. So a later call with the same ``storage`` continues a search.
+    The random numbers of a trial depend on the search alone, so its result does not depend on the worker. A search by
+    one worker is reproducible; several workers place their pairs by the trials that have ended by then.
 
     Args:
         task: a task with validation data that are not in its training data. All workers make it with the same weights
@@ -182,6 +182,7 @@ class _Worker:
     def work(self) -> Study:
         """Return the study once no trial is left, those of other workers included."""
         self._extend_deadline()
+        has_run = waits = False
         while True:
             study, running = self._store.read()
             require_enough_time(study)
@@ -190,19 +191,23 @@ class _Worker:
             free = within_deadline(study, [spec for spec in due if spec.key not in taken], time.time())
             if free:
                 self._run(study, self._choose(free))
-            elif taken.intersection(spec.key for spec in due):
+                has_run, waits = True, False
+            elif others := taken.intersection(spec.key for spec in due):
+                if not waits:
+                    logger.info("waiting for other workers: %s", ", ".join(sorted(others)))
+                waits = True
                 time.sleep(POLL_SECONDS)
-            else:
+            elif has_run or not self._extend_deadline():  # a killed worker's trial may have hidden that time was up
                 return study
 
-    def _extend_deadline(self) -> None:
-        """Give an interrupted search, whose time is up, the same time again."""
+    def _extend_deadline(self) -> bool:
+        """Give an interrupted search, whose time is up, the same time again; return whether it needed that."""
         study, running = self._store.read()
         deadline, seconds = study.settings.deadline, study.settings.seconds
-        if deadline is None or seconds is None or running or time.time() <= deadline:
-            return
-        if not is_complete(study):
-            self._store.set_deadline(time.time() + seconds)
+        if deadline is None or seconds is None or running or time.time() <= deadline or is_complete(study):
+            return False
+        self._store.set_deadline(time.time() + seconds)
+        return True
 
     def _choose(self, free: list[TrialSpec]) -> list[TrialSpec]:
         """Return the trial to run, or those to run at once. Workers prefer different ones."""
@@ -223,6 +228,8 @@ class _Worker:
 
     def _place(self, study: Study, claim: Claim) -> list[Claim]:
         """Let the sampler choose the settings of a pair; return no claim if it expects no improvement."""
+        from optuna.exceptions import UpdateFinishedTrialError
+
         from ._optuna_sampler import NoPairError, PairSampler, suggest_pair
 
         if study.settings.sampler is None:
@@ -231,9 +238,9 @@ class _Worker:
             time.sleep(POLL_SECONDS / 10)
         try:
             point = suggest_pair(claim.optuna_trial(), study)
-        except NoPairError:
+            claim.place(replace(claim.spec, **vars(point)))
+        except (NoPairError, UpdateFinishedTrialError):  # the latter if another worker took the trial over
             return []
-        claim.place(replace(claim.spec, **vars(point)))
         return [claim]
 
     def _measure(self, study: Study, claims: list[Claim]) -> None:
@@ -278,12 +285,14 @@ def _describe(model: torch.nn.Module) -> str:
 
 def _digests(task: Task, options: StepOptions, seed: int) -> dict[str, str]:
     """Return hashes of what must be equal for all workers, by name."""
-    found = {"model": digest(task.model.state_dict())}
+    loss = task.loss_fn if task.compute_loss is None else task.compute_loss
+    state = loss.state_dict() if isinstance(loss, torch.nn.Module) else getattr(loss, "__qualname__", "")
+    found = {"model": digest(task.model.state_dict()), "loss": digest([type(loss).__name__, state])}
     loaders: dict[str, Any] = {"training data": task.train_loader, "validation data": task.val_loader}
     for name, loader in loaders.items():
         with preserve_rng_and_loaders(loader), _seeded(seed):
-            found[name] = digest(next(iter(loader), None))
-    found["options"] = digest([options.accumulate, options.clip_norm, str(options.autocast)])
+            found[name] = digest([len(loader) if hasattr(loader, "__len__") else None, next(iter(loader), None)])
+    found["set of options"] = digest([options.accumulate, options.clip_norm, str(options.autocast)])
     return found
 
 

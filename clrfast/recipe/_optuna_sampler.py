@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import TYPE_CHECKING, Any
 
+import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial
 
 from ._optimizers import OPTIMIZERS
 from ._pair_sampler import DECAYS, MAX_RATE_EXPONENT, MIN_RATE_EXPONENT, RATE_RATIO, PairPoint
@@ -13,9 +16,6 @@ from ._plan import first_rates, next_point
 from ._study import Study
 
 if TYPE_CHECKING:
-    import optuna
-    from optuna.trial import FrozenTrial
-
     from ._storage import TrialStore
 
 MARGIN = 1.01
@@ -24,6 +24,22 @@ MARGIN = 1.01
 
 class NoPairError(Exception):
     """No improvement is expected from any further pair."""
+
+
+class PairStudy(optuna.Study):
+    """A study that shows its trials with pairs alone: range tests have no parameters, which would confuse samplers."""
+
+    def get_trials(
+        self, deepcopy: bool = True, states: Container[optuna.trial.TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        return [trial for trial in super().get_trials(deepcopy, states) if _is_pair(trial)]
+
+    def _get_trials(self, *args: Any, **options: Any) -> list[FrozenTrial]:  # what the samplers of Optuna call
+        return [trial for trial in super()._get_trials(*args, **options) if _is_pair(trial)]
+
+
+def _is_pair(trial: FrozenTrial) -> bool:
+    return bool(trial.user_attrs.get("stage") == "pair")
 
 
 class PairSampler(BaseSampler):

@@ -75,9 +75,10 @@ def next_pair(
 ) -> PairPoint | None:
     """Return the settings of the next trial; None if no improvement is expected.
 
-    Each optimizer is first tried at its own first rate, and a decade lower until a loss falls. Later trials are placed
-    where a Gaussian process through the log regrets of one optimizer expects the largest improvement on the best trial
-    of all optimizers. A running trial counts as one that ends as its process predicts.
+    Each optimizer is first tried at its own first rate, and a decade lower until a loss falls, down to the lowest rate
+    of the lattice. Later trials are placed where a Gaussian process through the log regrets of one optimizer expects
+    the largest improvement on the best trial of all optimizers. A running trial counts with the loss that its process
+    predicts.
 
     Args:
         finished: in the order of the trials' numbers. The result depends on the arguments alone.
@@ -93,7 +94,11 @@ def next_pair(
     fell = any(losses < initial)
     for arm in arms:
         if len(arm.losses) and not any(arm.losses < initial) and (not fell or len(arm.points) < MIN_PAIR_TRIALS):
-            return arm.first_at(min(point.max_lr for point in arm.points) / 10)
+            lower = min(point.max_lr for point in arm.points) / 10
+            if lower > 0.9 * arm.lowest_lr:
+                return arm.first_at(lower)
+    if finished and not fell:
+        return None
     processes = [arm.process(float(losses.min()), initial, steps) for arm in arms]
     means = [process.posterior(coordinates(arm.points, steps))[0] for arm, process in zip(arms, processes, strict=True)]
     lowest = min(mean.min() for mean in means)
@@ -184,6 +189,11 @@ class _Arm:
         self.losses = finite_losses(own)[0] if own else np.empty(0)
         self._running = [point for point in running if point.optimizer == name]
         self.points = [result.point for result in own] + self._running
+
+    @property
+    def lowest_lr(self) -> float:
+        """Lowest rate of the lattice."""
+        return float(self.first_lr * RATE_RATIO**MIN_RATE_EXPONENT)
 
     def first_at(self, max_lr: float) -> PairPoint:
         """Return the point with a rate and ``FIRST_DECAY``."""

@@ -95,7 +95,9 @@ def due_trials(study: Study, running: Sequence[TrialSpec] = ()) -> list[TrialSpe
         return due
     if steps := pair_steps(study):
         return _due_pairs(study, steps, running)
-    return [spec for part in parts for spec in _due_short_trials(part)]
+    # All optimizers get trials of one length. The rest of a search must not change what its beginning has planned.
+    before = max(_range_test_steps(part) - _retest_steps(part) for part in parts)
+    return [spec for part in parts for spec in _due_short_trials(part, before)]
 
 
 def is_complete(study: Study) -> bool:
@@ -207,10 +209,12 @@ def _due_pairs(study: Study, steps: int, running: Sequence[TrialSpec]) -> list[T
 # --------------------------------------------------------------------------------------------------------- short trials
 
 
-def _due_short_trials(study: Study) -> list[TrialSpec]:
-    # The rest of a search must not change what its beginning has planned.
-    retest = 0 if study.range_test_after_weight_decay is None else RANGE_TEST_STEPS
-    before = _range_test_steps(study) - retest
+def _retest_steps(study: Study) -> int:
+    return 0 if study.range_test_after_weight_decay is None else RANGE_TEST_STEPS
+
+
+def _due_short_trials(study: Study, before: int) -> list[TrialSpec]:
+    """Return the trials of one optimizer that are due; ``before`` are the steps of the range tests before all."""
     plan = plan_grid(study.budget - before - RANGE_TEST_STEPS, study.planned_steps, study.optimizer)
     decays = due_weight_decays(study.runs("weight decay"), plan.grid, plan.max_values, study.optimizer)
     if decays:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -118,6 +119,8 @@ class Recipe:
             ValueError: the storage has no such study, or the first range test is not among them.
         """
         require_optuna()
+        if isinstance(storage, str | os.PathLike) and "://" not in os.fspath(storage) and not Path(storage).exists():
+            raise ValueError(f"storage: there is no file {os.fspath(storage)}; give the path of a search's journal")
         store = TrialStore(storage, study_name)
         store.load()
         return conclude(store.read()[0])

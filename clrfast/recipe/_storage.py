@@ -53,6 +53,9 @@ RENEWALS = 6
 SETTINGS_SECONDS = 10.0
 """Time that a worker waits for the settings of a study that another worker has just created."""
 
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EINVAL)
+"""Errors of a file system without locks of the kernel."""
+
 OPENINGS = 5
 """Attempts to open a database."""
 
@@ -76,10 +79,10 @@ def open_storage(storage: Any) -> optuna.storages.BaseStorage:
         path = os.fspath(storage)
         if not path or Path(path).is_dir() or not Path(path).absolute().parent.is_dir():
             raise ValueError(f"storage: got {path!r}; give the path of a file in an existing folder, as 'recipe.log'")
-        from optuna.storages.journal import JournalFileBackend, JournalStorage
+        from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalStorage
 
         lock: Any = JournalLock(path)
-        return JournalStorage(JournalFileBackend(path, lock if lock.works() else None))
+        return JournalStorage(JournalFileBackend(path, lock if lock.works() else JournalFileOpenLock(path)))
     if storage is None or isinstance(storage, optuna.storages.BaseStorage):
         return optuna.storages.get_storage(storage)
     if isinstance(storage, str):
@@ -93,13 +96,19 @@ def open_storage(storage: Any) -> optuna.storages.BaseStorage:
 def _open_database(url: str) -> optuna.storages.BaseStorage:
     """Open a database; again if other workers make its tables at the same time, which is an error for all but one."""
     import optuna
-    from sqlalchemy.exc import DBAPIError
+    from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-    for _ in range(OPENINGS - 1):
-        with contextlib.suppress(DBAPIError):
-            return optuna.storages.get_storage(url)
-        time.sleep(random.Random().random())  # not the user's random numbers
-    return optuna.storages.get_storage(url)
+    try:
+        for _ in range(OPENINGS - 1):
+            with contextlib.suppress(DBAPIError):
+                return optuna.storages.get_storage(url)
+            time.sleep(random.Random().random())  # not the user's random numbers
+        return optuna.storages.get_storage(url)
+    except (SQLAlchemyError, ImportError) as error:
+        cause = str(error).splitlines()[0]
+        raise ValueError(
+            f"storage: the database cannot be opened ({cause}); check the URL, install its driver, or give a file"
+        ) from error
 
 
 class TrialStore:
@@ -116,7 +125,7 @@ class TrialStore:
 
         self._storage = open_storage(storage)
         self._shared = not isinstance(self._storage, optuna.storages.InMemoryStorage)
-        self._name, self._sampler = study_name, sampler
+        self._name, self._sampler, self._joined = study_name, sampler, False
         self.worker = f"{socket.gethostname()}:{os.getpid()}"
         self._records: dict[int, Trial] = {}
 
@@ -132,7 +141,7 @@ class TrialStore:
                 self.study.set_user_attr(_SETTINGS, saving.to_plain(settings) | {"digests": dict(settings.digests)})
             except optuna.exceptions.DuplicatedStudyError:
                 self.load()
-        self.ordinal = self.n_workers
+        self._joined, self.ordinal = True, self.n_workers
         self.study.set_user_attr(f"worker {self.worker}", datetime.now().isoformat(timespec="seconds"))
         return self.settings
 
@@ -193,6 +202,8 @@ class TrialStore:
                 continue  # another program's trial, or a lost one
             age = time.time() - frozen.user_attrs["lease"]
             if frozen.state == TrialState.RUNNING and self._shared and age > LEASE_SECONDS:
+                if not self._joined:
+                    continue  # a reader changes nothing
                 logger.info(
                     "trial %d of %s is lost: %.0f s without a sign", frozen.number, frozen.user_attrs["worker"], age
                 )
@@ -259,7 +270,10 @@ class Claim:
         self._ended.set()
         if self._renewal.is_alive():
             self._renewal.join()
-        self._store._end(self._trial_id, TrialState.FAIL)  # without effect on a finished one
+        try:
+            self._store._end(self._trial_id, TrialState.FAIL)  # without effect on a finished one
+        except Exception as error:  # of the storage; it must not hide what ended the trial
+            logger.warning("trial %d: its key is free after %.0f s: %s", self.number, LEASE_SECONDS, error)
 
     def _renew(self) -> None:
         from optuna.exceptions import UpdateFinishedTrialError
@@ -279,10 +293,14 @@ class Claim:
             self._store._storage.set_trial_user_attr(self._trial_id, name, getattr(spec, name))
 
     def optuna_trial(self) -> optuna.trial.Trial:
-        """Return the running trial, whose ``suggest_float`` asks the study's sampler."""
+        """Return the running trial, whose ``suggest_float`` asks the study's sampler. It sees the pairs alone."""
         import optuna
 
-        return optuna.trial.Trial(self._store.study, self._trial_id)
+        from ._optuna_sampler import PairStudy
+
+        study = self._store.study
+        pairs = PairStudy(study.study_name, study._storage, study.sampler)
+        return optuna.trial.Trial(pairs, self._trial_id)
 
     def earlier_pairs_are_placed(self) -> bool:
         """Return whether all running trials with lower numbers have their pairs, so that a sampler knows them."""
@@ -302,9 +320,6 @@ class Claim:
                 store._storage.set_trial_intermediate_value(self._trial_id, step, loss)
             store._storage.set_trial_user_attr(self._trial_id, "outcome", trial.to_plain()["outcome"])
             value = float(final_losses([result])[0]) if isinstance(result, History) else math.inf
-            if self.spec.stage == "pair":
-                frozen = store._storage.get_trial(self._trial_id)
-                store.study.sampler.after_trial(store.study, frozen, TrialState.COMPLETE, [value])
             ended = store._end(self._trial_id, TrialState.COMPLETE, value)
         except UpdateFinishedTrialError:
             ended = False
@@ -312,6 +327,10 @@ class Claim:
             logger.warning("trial %d: its result comes too late, for another worker took it over", number)
             return None
         store._records[number] = trial
+        if self.spec.stage == "pair":
+            frozen = store._storage.get_trial(self._trial_id)
+            with contextlib.suppress(RuntimeError):  # some samplers stop Optuna's loop, which does not run here
+                store.study.sampler.after_trial(store.study, frozen, TrialState.COMPLETE, [value])
         return trial
 
 
@@ -329,12 +348,15 @@ class JournalLock:
         if fcntl is None:
             return False
         try:
-            with open(self._path, "ab") as file:
-                fcntl.flock(file, fcntl.LOCK_SH)
-        except OSError as error:
-            if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
-                return False
-            raise
+            with open(self._path, "a+b") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX)
+                except OSError as error:
+                    if error.errno in NO_LOCKS:
+                        return False
+                    raise
+        except PermissionError:
+            raise ValueError(f"storage: {self._path} cannot be written to; change its permissions") from None
         return True
 
     def acquire(self) -> bool:

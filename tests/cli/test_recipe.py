@@ -129,7 +129,7 @@ def test_report_of_a_storage_without_the_search_is_one_line(own_task, capsys):
     for path in ("other.log", "missing.log", "missing/study.log"):
         assert cli.main(["recipe", "own:make_task", "--storage", path, "--report"]) == 2
         (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith(("clrfast: study_name: ", "clrfast: --storage: "))
+        assert line.startswith(("clrfast: study_name: ", "clrfast: storage: "))
         assert not Path("missing.log").exists()
     assert not (own_task / "recipe.json").exists()
 

@@ -283,3 +283,14 @@ def test_ramps_that_show_no_rate_are_repeated_with_trials_whose_steps_count(monk
     assert first.steps == RANGE_TEST_STEPS + curve.update_steps
     assert [trial.spec.steps for trial in others] == [MIN_TRIAL_STEPS] * SMALL_GRID_TRIALS  # the budget is exceeded
     assert recipe.complete
+
+
+def test_a_search_in_which_no_loss_falls_ends_with_a_warning():
+    """The rate goes down to the lowest of the lattice, and no further."""
+    task = clouds()
+    x, y = next(iter(task.val_loader))
+    task.val_loader = [(x, 1 - y)]  # the opposite of the training targets
+    recipe = find_recipe(task, 4000, planned_steps=300)
+    assert recipe.complete
+    assert 3 <= len(recipe.study.pair_trials.loss) <= 4
+    assert any("learning rate: in no run" in warning for warning in recipe.warnings)

@@ -122,8 +122,31 @@ def test_a_sampler_sees_the_losses_of_the_pairs_alone():
     seen = []
     recipe = find_recipe(clouds(), 800, planned_steps=100, sampler=Noting(seed=0))
     pairs = [float(trial.result.val_loss[-1]) for trial in recipe.study.trials if trial.spec.stage == "pair"]
-    assert seen[-1][1:] == pairs[:-1]
-    assert seen[-1][0] == float("inf")  # the range test
+    assert seen[-1] == pairs[:-1]
+
+
+def test_samplers_that_model_all_parameters_at_once_learn_from_the_pairs():
+    """They look for the parameters that all trials have in common, and a range test has none."""
+
+    class Noting(optuna.samplers.TPESampler):
+        def infer_relative_search_space(self, study, trial):
+            found = super().infer_relative_search_space(study, trial)
+            spaces.append(set(found))
+            return found
+
+    spaces = []
+    find_recipe(clouds(), 800, planned_steps=100, sampler=Noting(seed=0, multivariate=True, n_startup_trials=2))
+    assert spaces[0] == set()
+    assert spaces[-1] == {"learning rate", "weight decay"}
+
+
+def test_a_sampler_that_stops_optuna_s_loop_costs_no_result():
+    class Stopping(optuna.samplers.RandomSampler):
+        def after_trial(self, study, trial, state, values):
+            study.stop()
+
+    recipe = find_recipe(clouds(), 800, planned_steps=100, sampler=Stopping(seed=0))
+    assert len(recipe.study.pair_trials.loss) == 8
 
 
 def test_a_sampler_is_not_used_where_there_are_no_pairs():

@@ -153,7 +153,7 @@ def test_the_report_of_an_unfinished_search_says_that_it_has_not_ended(tmp_path)
     n = len(begun.study.trials)
     assert 1 <= n < len(recipe.study.trials)
     assert f"The search has not ended: this is what its {n} finished trials show." in text
-    assert f"Found in {begun.steps} of at most {MIN_BUDGET} training steps" in text
+    assert f"Found in {begun.steps} training steps (budget: {MIN_BUDGET})" in text
     assert begun.study.trials[0].worker in text
     assert "The search has not ended" not in Page(recipe.to_html()).text
 
