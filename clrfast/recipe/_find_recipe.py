@@ -237,7 +237,7 @@ class _Worker:
         while not claim.earlier_pairs_are_placed():
             time.sleep(POLL_SECONDS / 10)
         try:
-            point = suggest_pair(claim.optuna_trial(), study)
+            point = suggest_pair(claim, self._store.study, study)
             claim.place(replace(claim.spec, **vars(point)))
         except (NoPairError, UpdateFinishedTrialError):  # the latter if another worker took the trial over
             return []

@@ -16,7 +16,7 @@ from ._plan import first_rates, next_point
 from ._study import Study
 
 if TYPE_CHECKING:
-    from ._storage import TrialStore
+    from ._storage import Claim, TrialStore
 
 MARGIN = 1.01
 """Factor by which the ranges of the parameters exceed the lattice, so that rounding does not put its ends outside."""
@@ -80,12 +80,14 @@ class PairSampler(BaseSampler):
         raise ValueError(f"{param_name}: the search has no such parameter; give find_recipe a sampler of Optuna's")
 
 
-def suggest_pair(trial: optuna.trial.Trial, study: Study) -> PairPoint:
-    """Return the pair that the sampler of a trial's study suggests.
+def suggest_pair(claim: Claim, optuna_study: optuna.Study, study: Study) -> PairPoint:
+    """Return the pair that the sampler of a study suggests for a claimed trial.
 
     Raises:
         NoPairError: of a ``PairSampler``.
     """
+    pairs = PairStudy(optuna_study.study_name, optuna_study._storage, optuna_study.sampler)
+    trial = optuna.trial.Trial(pairs, claim.trial_id)
     names = study.settings.optimizers
     for name, distribution in _optimizer_distribution(study).items():
         optimizer = trial.suggest_categorical(name, distribution.choices)

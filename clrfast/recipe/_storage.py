@@ -252,10 +252,16 @@ class TrialStore:
 
 
 class Claim:
-    """A running trial of this worker, as a context: whatever ends it before ``finish`` gives its key back."""
+    """A running trial of this worker, as a context: whatever ends it before ``finish`` gives its key back.
+
+    Attributes:
+        trial_id: of the trial in the storage.
+        number: of the trial in the study.
+        spec: what the trial measures.
+    """
 
     def __init__(self, store: TrialStore, trial_id: int, number: int, spec: TrialSpec):
-        self._store, self._trial_id, self.number, self.spec = store, trial_id, number, spec
+        self._store, self.trial_id, self.number, self.spec = store, trial_id, number, spec
         self._started, self._ended = time.time(), threading.Event()
         self._renewal = threading.Thread(target=self._renew, name=f"lease of trial {number}", daemon=True)
 
@@ -271,7 +277,7 @@ class Claim:
         if self._renewal.is_alive():
             self._renewal.join()
         try:
-            self._store._end(self._trial_id, TrialState.FAIL)  # without effect on a finished one
+            self._store._end(self.trial_id, TrialState.FAIL)  # without effect on a finished one
         except Exception as error:  # of the storage; it must not hide what ended the trial
             logger.warning("trial %d: its key is free after %.0f s: %s", self.number, LEASE_SECONDS, error)
 
@@ -280,7 +286,7 @@ class Claim:
 
         while not self._ended.wait(LEASE_SECONDS / RENEWALS):
             try:
-                self._store._storage.set_trial_user_attr(self._trial_id, "lease", time.time())
+                self._store._storage.set_trial_user_attr(self.trial_id, "lease", time.time())
             except UpdateFinishedTrialError:
                 return  # another worker has taken it over; `finish` says so
             except Exception as error:
@@ -290,17 +296,7 @@ class Claim:
         """Write the settings of a trial that were chosen after its claim."""
         self.spec = spec
         for name in ("optimizer", "weight_decay", "repeat", "max_lr"):  # the last one says that all are there
-            self._store._storage.set_trial_user_attr(self._trial_id, name, getattr(spec, name))
-
-    def optuna_trial(self) -> optuna.trial.Trial:
-        """Return the running trial, whose ``suggest_float`` asks the study's sampler. It sees the pairs alone."""
-        import optuna
-
-        from ._optuna_sampler import PairStudy
-
-        study = self._store.study
-        pairs = PairStudy(study.study_name, study._storage, study.sampler)
-        return optuna.trial.Trial(pairs, self._trial_id)
+            self._store._storage.set_trial_user_attr(self.trial_id, name, getattr(spec, name))
 
     def earlier_pairs_are_placed(self) -> bool:
         """Return whether all running trials with lower numbers have their pairs, so that a sampler knows them."""
@@ -317,10 +313,10 @@ class Claim:
         trial = Trial(self.spec, result, number, store.worker, *times, seconds_per_step, max(store.n_workers, 1))
         try:
             for step, loss in _shown_losses(result):
-                store._storage.set_trial_intermediate_value(self._trial_id, step, loss)
-            store._storage.set_trial_user_attr(self._trial_id, "outcome", trial.to_plain()["outcome"])
+                store._storage.set_trial_intermediate_value(self.trial_id, step, loss)
+            store._storage.set_trial_user_attr(self.trial_id, "outcome", trial.to_plain()["outcome"])
             value = float(final_losses([result])[0]) if isinstance(result, History) else math.inf
-            ended = store._end(self._trial_id, TrialState.COMPLETE, value)
+            ended = store._end(self.trial_id, TrialState.COMPLETE, value)
         except UpdateFinishedTrialError:
             ended = False
         if not ended:
@@ -328,7 +324,7 @@ class Claim:
             return None
         store._records[number] = trial
         if self.spec.stage == "pair":
-            frozen = store._storage.get_trial(self._trial_id)
+            frozen = store._storage.get_trial(self.trial_id)
             with contextlib.suppress(RuntimeError):  # some samplers stop Optuna's loop, which does not run here
                 store.study.sampler.after_trial(store.study, frozen, TrialState.COMPLETE, [value])
         return trial

@@ -61,8 +61,10 @@ class TrialRunner:
         _require_no_ddp(task.model)
         require_disjoint(task.train_loader, task.val_loader)
         self._task, self._options = task, options
+        # Refuses a bad model before anything begins. A worker that waits for others has done its slow imports by then.
+        loss_modules = Experiment(task, options).loss_modules
         # Copies of the model would share the loss's own parameters.
-        self.stacks = can_stack(device_of(task.model), options) and not Experiment(task, options).loss_modules
+        self.stacks = can_stack(device_of(task.model), options) and not loss_modules
         self._starts: dict[int, tuple[Validation, float]] = {}
 
     def run(self, specs: Sequence[TrialSpec], progress: Progress | None) -> list[Result]:

@@ -36,7 +36,7 @@ def place(store):
     study, running = store.read()
     taken = {spec.key for spec in running}
     claim = store.claim(next(spec for spec in due_trials(study, running) if spec.key not in taken))
-    claim.place(replace(claim.spec, **vars(suggest_pair(claim.optuna_trial(), study))))
+    claim.place(replace(claim.spec, **vars(suggest_pair(claim, store.study, study))))
     return claim
 
 

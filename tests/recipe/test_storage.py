@@ -164,7 +164,7 @@ def test_trials_of_another_program_are_ignored(two):
 
 def expire(store, claim):
     """Let a running claim look as if its worker had been killed long ago."""
-    store._storage.set_trial_user_attr(claim._trial_id, "lease", time.time() - 2 * storage.LEASE_SECONDS)
+    store._storage.set_trial_user_attr(claim.trial_id, "lease", time.time() - 2 * storage.LEASE_SECONDS)
 
 
 def test_a_trial_whose_lease_has_expired_is_failed_and_its_key_is_free_again(two):
@@ -219,7 +219,7 @@ def test_a_claim_that_another_worker_has_taken_over_stops_its_renewals(two, monk
     first, second = two
     monkeypatch.setattr(storage, "LEASE_SECONDS", 0.06)
     with first.claim(TEST) as claim:
-        second._end(claim._trial_id, optuna.trial.TrialState.FAIL)
+        second._end(claim.trial_id, optuna.trial.TrialState.FAIL)
         claim._renewal.join(30)
         assert not claim._renewal.is_alive()
 
