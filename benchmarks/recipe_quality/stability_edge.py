@@ -4,8 +4,8 @@ python -m benchmarks.recipe_quality.stability_edge
 
 Nothing is trained: the oracle holds trainings of every task with two seeds, at two rates per decade. The best pairs of
 each seed count, because only such pairs are chosen. They are grouped by the lowest rate above theirs at which that seed
-failed with any weight decay. The share of pairs at which the other seed failed is compared with the ``(ratio)**4`` that
-the search of pairs assumes. A training fails if it ends above the middle between no training and the best pair.
+failed with any weight decay. The share of pairs at which the other seed failed is compared with the ``failure_chance``
+that the search of pairs assumes. A training fails if it ends above the middle between no training and the best pair.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+
+from clrfast.recipe._pair_sampler import failure_chance
 
 from ..oracle import cached_oracles
 from .reference import SGD_GRID
@@ -51,7 +53,7 @@ def main() -> None:
             for other in other_seed_failed(np.array(oracle.losses), np.array(oracle.untrained), distance)
         ]
         ratio = 10 ** (-distance / SGD_GRID.rates_per_decade)
-        print(f"{ratio:>6.2f}  {np.mean(failed):>7.4f}  {ratio**4:>7.4f}  {len(failed):>5}")
+        print(f"{ratio:>6.2f}  {np.mean(failed):>7.4f}  {failure_chance(np.array(ratio)):>7.4f}  {len(failed):>5}")
 
 
 if __name__ == "__main__":

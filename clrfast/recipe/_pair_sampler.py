@@ -114,18 +114,26 @@ def next_pair(
 def expected_losses(results: Sequence[PairResult]) -> Floats:
     """Return the expected loss of a training with each trial's pair and other random numbers, float64 ``[n]``.
 
-        loss + chance * (initial_loss - loss) / 2,  chance = (max_lr / failing_lr)**3 / 5
+        loss + failure_chance(max_lr / failing_lr) * (initial_loss - loss) / 2
 
-    One trial shows the loss at a stable rate, but not whether the next training is stable too. The chance is cautious.
-    Of the pairs within 5 % of the lowest loss of a development task of ``benchmarks.recipe_quality``, with rates at
-    quarter decades, 2 of 264 failed with another seed a quarter decade below a failing rate, 5 of 124 below rates that
-    were not trained, and 0 of 56 half a decade below; with rates at half decades, 1 of 70 failed half a decade below.
-    The cost of a failure counts half, because it is noticed and the training repeated.
+    One trial shows the loss at a stable rate, but not whether the next training is stable too. The cost of a failure
+    counts half, because it is noticed and the training repeated.
     """
     losses, initial = finite_losses(results)
     rates = np.array([result.point.max_lr for result in results])
-    chance = (rates / failing_lrs(results)) ** 3 / 5
-    return losses + chance * np.maximum(initial - losses, 0.0) / 2
+    return losses + failure_chance(rates / failing_lrs(results)) * np.maximum(initial - losses, 0.0) / 2
+
+
+def failure_chance(ratio: Floats) -> Floats:
+    """Return the chance that a good pair fails with another seed, ``ratio**3 / 5``.
+
+    ``benchmarks.recipe_quality.stability_edge`` compares it with trainings at half decades.
+
+    Args:
+        ratio: the pair's rate over the lowest failing rate above it.
+    """
+    chance: Floats = ratio**3 / 5
+    return chance
 
 
 def failing_lrs(results: Sequence[PairResult]) -> Floats:

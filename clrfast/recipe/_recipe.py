@@ -22,7 +22,7 @@ from ._conclusions import (
 )
 from ._optimizers import OPTIMIZERS, OptimizerName
 from ._plan import is_complete
-from ._storage import TrialStore, require_optuna
+from ._storage import TrialStore, journal_path, require_optuna
 from ._study import Study
 
 
@@ -119,8 +119,9 @@ class Recipe:
             ValueError: the storage has no such study, or the first range test is not among them.
         """
         require_optuna()
-        if isinstance(storage, str | os.PathLike) and "://" not in os.fspath(storage) and not Path(storage).exists():
-            raise ValueError(f"storage: there is no file {os.fspath(storage)}; give the path of a search's journal")
+        path = journal_path(storage)
+        if path is not None and not Path(path).exists():  # opening it would create it
+            raise ValueError(f"storage: there is no file {path}; give the path of a search's journal")
         store = TrialStore(storage, study_name)
         store.load()
         return conclude(store.read()[0])

@@ -71,12 +71,18 @@ def require_optuna() -> None:
         raise ModuleNotFoundError("find_recipe needs Optuna; install it with: pip install 'clrfast[recipe]'") from None
 
 
+def journal_path(storage: Any) -> str | None:
+    """Return the path of a journal file; None for a storage of another kind."""
+    is_path = isinstance(storage, os.PathLike) or (isinstance(storage, str) and "://" not in storage)
+    return os.fspath(storage) if is_path else None
+
+
 def open_storage(storage: Any) -> optuna.storages.BaseStorage:
     """Return an Optuna storage: a given one, one in memory for None, a journal for a path, a database for a URL."""
     import optuna
 
-    if isinstance(storage, os.PathLike) or (isinstance(storage, str) and "://" not in storage):
-        path = os.fspath(storage)
+    path = journal_path(storage)
+    if path is not None:
         if not path or Path(path).is_dir() or not Path(path).absolute().parent.is_dir():
             raise ValueError(f"storage: got {path!r}; give the path of a file in an existing folder, as 'recipe.log'")
         from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalStorage
@@ -138,7 +144,7 @@ class TrialStore:
                 self.study = optuna.create_study(
                     storage=self._storage, study_name=self._name, direction="minimize", sampler=self._sampler
                 )
-                self.study.set_user_attr(_SETTINGS, saving.to_plain(settings) | {"digests": dict(settings.digests)})
+                self.study.set_user_attr(_SETTINGS, settings.to_plain())
             except optuna.exceptions.DuplicatedStudyError:
                 self.load()
         self._joined, self.ordinal = True, self.n_workers
@@ -172,8 +178,7 @@ class TrialStore:
 
     def set_deadline(self, deadline: float) -> None:
         """Replace the end of a budget of time, in seconds since 1970."""
-        settings = replace(self.settings, deadline=deadline)
-        self.study.set_user_attr(_SETTINGS, saving.to_plain(settings) | {"digests": dict(settings.digests)})
+        self.study.set_user_attr(_SETTINGS, replace(self.settings, deadline=deadline).to_plain())
 
     @property
     def n_workers(self) -> int:
@@ -241,11 +246,11 @@ class TrialStore:
         )
         trial_id = self._storage.create_new_trial(self.study._study_id, template)
         try:
-            owner = self._owners()[spec.key]
+            owner = self._owners().get(spec.key)
         except BaseException:  # also of Ctrl-C: no claim exists yet that would give the key back
             self._end(trial_id, TrialState.FAIL)
             raise
-        if owner._trial_id != trial_id:
+        if owner is None or owner._trial_id != trial_id:
             self._end(trial_id, TrialState.FAIL)
             return None
         return Claim(self, trial_id, owner.number, spec)
@@ -383,7 +388,7 @@ def _shown_params(spec: TrialSpec) -> tuple[dict[str, Any], dict[str, Any]]:
     from optuna.distributions import FloatDistribution
 
     if spec.stage == "weight decay":
-        return {"weight_decay": spec.weight_decay}, {"weight_decay": FloatDistribution(0.0, 100.0)}
+        return {"weight decay": spec.weight_decay}, {"weight decay": FloatDistribution(0.0, 100.0)}
     if spec.stage == "momentum" and not isinstance(spec.momentum, tuple):
         return {"momentum": spec.momentum}, {"momentum": FloatDistribution(0.0, 1.0)}
     return {}, {}

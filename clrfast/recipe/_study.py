@@ -208,9 +208,14 @@ class SearchSettings:
     seed: int
     digests: Mapping[str, str]
 
+    def to_plain(self) -> dict[str, Any]:
+        """Return what JSON can hold, from which ``from_plain`` makes the settings again."""
+        plain: dict[str, Any] = saving.to_plain(self)
+        return plain | {"digests": dict(self.digests)}
+
     @classmethod
     def from_plain(cls, data: Fields) -> SearchSettings:
-        """Make the settings of ``clrfast._saving.to_plain``."""
+        """Make the settings of ``to_plain``."""
         data.require_known(*(f.name for f in fields(cls)))
         names = tuple(data.values("optimizers"))
         if not names or any(name not in tuple(OPTIMIZERS) for name in names):
@@ -348,8 +353,7 @@ class Study:
     def write(self, path: str | os.PathLike[str], **more: Any) -> None:
         """Write the study as JSON, with ``more`` entries for human readers. An interruption leaves the old file."""
         trials = [trial.to_plain() for trial in self.trials]
-        settings = saving.to_plain(self.settings) | {"digests": dict(self.settings.digests)}
-        saving.write_json(path, _FORMAT, {**more, "settings": settings, "trials": trials})
+        saving.write_json(path, _FORMAT, {**more, "settings": self.settings.to_plain(), "trials": trials})
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Study:

@@ -65,7 +65,7 @@ class TrialRunner:
         loss_modules = Experiment(task, options).loss_modules
         # Copies of the model would share the loss's own parameters.
         self.stacks = can_stack(device_of(task.model), options) and not loss_modules
-        self._starts: dict[int, tuple[Validation, float]] = {}
+        self._starts: dict[tuple[int, int | None], tuple[Validation, float]] = {}
 
     def run(self, specs: Sequence[TrialSpec], progress: Progress | None) -> list[Result]:
         """Return the result of each trial.
@@ -123,7 +123,7 @@ class TrialRunner:
 
     def _start(self, experiment: Experiment, task: Task, steps: int) -> tuple[Validation, float]:
         """Return the validation of trials of ``steps``, and the loss before them."""
-        key = hash((steps, getattr(task.train_loader, "batch_size", None)))
+        key = steps, getattr(task.train_loader, "batch_size", None)
         if key not in self._starts:
             with experiment.batches(task.val_loader):
                 validation = _trial_validation(task, steps)
@@ -174,8 +174,9 @@ def with_batch_size(task: Task, batch_size: int | None) -> Task:
     loader = task.train_loader
     if batch_size is None or not isinstance(loader, DataLoader) or loader.batch_size == batch_size:
         return task
-    names = ("dataset", "sampler", "num_workers", "collate_fn", "pin_memory", "drop_last", "generator")
-    given = {name: getattr(loader, name) for name in (*names, "worker_init_fn", "multiprocessing_context")}
+    names: tuple[str, ...] = ("dataset", "sampler", "num_workers", "collate_fn", "pin_memory", "drop_last", "generator")
+    names += ("worker_init_fn", "multiprocessing_context", "persistent_workers", "prefetch_factor", "timeout")
+    given = {name: getattr(loader, name) for name in names}
     return replace(task, train_loader=DataLoader(batch_size=batch_size, **given))
 
 

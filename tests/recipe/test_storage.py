@@ -107,7 +107,7 @@ def test_a_finished_trial_reads_as_it_was_written(two):
     assert trial.started <= trial.finished
     frozen = second.study.trials[1]
     assert frozen.value == 1.5
-    assert frozen.params == {"weight_decay": 0.0}
+    assert frozen.params == {"weight decay": 0.0}
     assert frozen.intermediate_values == {0: 9.0, 40: 1.5}
 
 
