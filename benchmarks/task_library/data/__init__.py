@@ -1,19 +1,33 @@
 """Data of the tasks: every function returns the same arrays at every call."""
 
 from .arrays import Arrays
-from .geometry import moons, papers, spirals, subjects_of_papers, surfaces
+from .geometry import diffused_moons, facts, heaps, molecules, moons, papers, spirals, subjects_of_papers, surfaces
 from .images import digit_strings, digits, ellipses, mislabelled_digits, noisy_patches, pixels
 from .measurements import (
     chemical_sensors,
+    claims,
     genes,
     house_prices,
     oscillators,
     rare_faults,
     smooth_functions,
+    tasted_wines,
     tracks,
 )
-from .packed import PACKED_DATA, cifar, fashion, mnist, mnist_triplets, unpack
-from .series import day_ahead_load, heartbeats, hourly_load, lorenz, marked_numbers, motions, pendulums, waveforms
+from .packed import PACKED_DATA, cifar, cifar_halved, fashion, mnist, mnist_pairs, mnist_triplets, unpack
+from .series import (
+    chords,
+    day_ahead_load,
+    delayed_feedback,
+    heartbeats,
+    hourly_load,
+    lorenz,
+    marked_numbers,
+    motifs,
+    motions,
+    pendulums,
+    waveforms,
+)
 from .shifted import balanced_covertype, classes, labelled_windows, latent_columns, two_languages, two_teachers
 from .tabular import (
     arm,
@@ -39,9 +53,24 @@ from .tabular import (
     visitors,
     wine_alcohol,
 )
-from .text import backwards, characters, n_characters, neighbours, reviews, snippets, texts, trigrams
+from .text import (
+    DATE_CHARACTERS,
+    DATE_LENGTHS,
+    backwards,
+    characters,
+    dates,
+    n_characters,
+    neighbours,
+    reviews,
+    run_together,
+    snippets,
+    texts,
+    trigrams,
+)
 
 __all__ = [
+    "DATE_CHARACTERS",
+    "DATE_LENGTHS",
     "PACKED_DATA",
     "Arrays",
     "arm",
@@ -50,23 +79,31 @@ __all__ = [
     "bundled",
     "characters",
     "chemical_sensors",
+    "chords",
     "cifar",
+    "cifar_halved",
+    "claims",
     "classes",
     "clicks",
     "coatings",
     "counts",
     "covertype_like",
     "curved_sheet",
+    "dates",
     "day_ahead_load",
+    "delayed_feedback",
     "diabetes",
+    "diffused_moons",
     "digit_strings",
     "digits",
     "ellipses",
+    "facts",
     "fashion",
     "friedman",
     "friedman2",
     "gaussian_quantiles",
     "genes",
+    "heaps",
     "heartbeats",
     "hourly_load",
     "house_prices",
@@ -78,8 +115,11 @@ __all__ = [
     "marked_numbers",
     "mislabelled_digits",
     "mnist",
+    "mnist_pairs",
     "mnist_triplets",
+    "molecules",
     "moons",
+    "motifs",
     "motions",
     "multilabel",
     "n_characters",
@@ -95,11 +135,13 @@ __all__ = [
     "rare_faults",
     "ratings",
     "reviews",
+    "run_together",
     "smooth_functions",
     "snippets",
     "spirals",
     "subjects_of_papers",
     "surfaces",
+    "tasted_wines",
     "teacher",
     "texts",
     "tracks",

@@ -81,3 +81,72 @@ def surfaces(n_points: int) -> Arrays:
     points = np.stack([np.cos(turn) * x - np.sin(turn) * y, np.sin(turn) * x + np.cos(turn) * y, z], 2)
     points = points * rng.uniform(0.9, 1.1, (n, 1, 1)) + 0.03 * rng.normal(size=points.shape)
     return split(torch.tensor(points, dtype=torch.float32), torch.tensor(label), 400)
+
+
+@functools.cache
+def heaps(n_points: int) -> Arrays:
+    """Return points ``[n, n_points, 2]`` in random order, and the number of heaps that they form, less one: 0 to 3."""
+    rng = np.random.default_rng(0)
+    n = 2000
+    label = rng.integers(4, size=n)
+    centres = rng.uniform(-1.5, 1.5, (n, 4, 2))
+    member = rng.integers(1 + label[:, None], size=(n, n_points))
+    points = centres[np.arange(n)[:, None], member] + 0.2 * rng.normal(size=(n, n_points, 2))
+    return split(torch.tensor(points, dtype=torch.float32), torch.tensor(label), 800)
+
+
+@functools.cache
+def diffused_moons() -> Arrays:
+    """Return points of two crescents behind noise, with a time as third column, ``[n, 3]``, and the noise ``[n, 2]``.
+
+    From time 0 to time 1 the share of the noise rises from none to all.
+    """
+    parts: list[Tensor] = []
+    generator = torch.Generator().manual_seed(0)
+    for points in moons()[::2]:
+        time = torch.rand(len(points), 1, generator=generator)
+        noise = torch.randn(points.shape, generator=generator)
+        angle = 0.5 * torch.pi * time
+        parts += [torch.cat([angle.cos() * points + angle.sin() * noise, time], 1), noise]
+    return tuple(parts)  # type: ignore[return-value]
+
+
+@functools.cache
+def facts(n_entities: int, n_relations: int) -> Arrays:
+    """Return pairs ``[n, 2]`` of an entity and a relation, and another entity to which it has the relation.
+
+    Entities are hidden points in space and relations are steps; three facts of each pair lead close to the step's end.
+    """
+    rng = np.random.default_rng(0)
+    places, steps = rng.normal(size=(n_entities, 3)), rng.normal(size=(n_relations, 3))
+    ends = places[:, None] + steps  # [entities, relations, 3]
+    closeness = -4 * np.square(ends[:, :, None] - places).sum(3)
+    noisy = closeness + rng.gumbel(size=closeness.shape)
+    others = np.argsort(-noisy, axis=2)[:, :, :3]
+    pairs = np.argwhere(np.ones((n_entities, n_relations))).repeat(3, axis=0)
+    return split(torch.tensor(pairs), torch.tensor(others.reshape(-1)), 800)
+
+
+@functools.cache
+def molecules(n_atoms: int) -> Arrays:
+    """Return generated molecules of at most ``n_atoms`` atoms, and a property of each, standardized.
+
+    The inputs ``[n, n_atoms, 4 + n_atoms]`` are the kind of every atom, one of four, and its bonds to the others.
+    Atoms, pairs of bound atoms and rings add to the property; there is noise.
+    """
+    rng = np.random.default_rng(0)
+    n = 1600
+    of_kind, of_bond = rng.normal(size=4), rng.normal(size=(4, 4))
+    inputs, values = np.zeros((n, n_atoms, 4 + n_atoms)), np.zeros(n)
+    for molecule in range(n):
+        size = rng.integers(n_atoms // 2, n_atoms + 1)
+        kind = rng.choice(4, size=size, p=[0.5, 0.2, 0.2, 0.1])
+        bonds = {(int(rng.integers(max(0, atom - 3), atom)), atom) for atom in range(1, size)}
+        n_rings = rng.integers(3)
+        bonds |= {(atom, atom + 4) for atom in rng.integers(size - 4, size=n_rings).tolist()} if size > 4 else set()
+        inputs[molecule, np.arange(size), kind] = 1
+        for first, second in sorted(bonds):
+            inputs[molecule, first, 4 + second] = inputs[molecule, second, 4 + first] = 1
+            values[molecule] += of_bond[kind[first], kind[second]] + of_bond[kind[second], kind[first]]
+        values[molecule] += 2 * of_kind[kind].sum() + (len(bonds) - size + 1) + 0.5 * rng.normal()
+    return split(torch.tensor(inputs, dtype=torch.float32), standardize(values), 800)

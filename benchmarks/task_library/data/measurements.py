@@ -111,3 +111,31 @@ def house_prices(n_first: int, n_second: int) -> tuple[Arrays, Arrays]:
         inputs, prices = (torch.tensor(part, dtype=torch.float32) for part in (columns, np.exp(log_price)))
         towns.append(split(inputs, prices, 400))
     return towns[0], towns[1]
+
+
+@functools.cache
+def tasted_wines() -> Arrays:
+    """Return eleven correlated columns of a wine, and its grade from 0 to 5 by a taster who is often off by one."""
+    rng = np.random.default_rng(0)
+    hidden = rng.normal(size=(1800, 5))
+    columns = hidden @ rng.normal(size=(5, 11)) + 0.7 * rng.normal(size=(1800, 11))
+    taste = hidden[:, 0] - hidden[:, 1] * hidden[:, 2] + np.tanh(2 * hidden[:, 3]) + 0.6 * rng.normal(size=1800)
+    grade = np.digitize(taste, [-2.2, -1.0, 0.0, 1.0, 2.2])
+    return split(standardize(columns), torch.tensor(grade), 800)
+
+
+@functools.cache
+def claims() -> Arrays:
+    """Return columns ``[n, 6]`` of insured cars, and the number of claims, a Poisson variable.
+
+    The first two columns are the indices of one of 30 regions and of one of 20 makes; the others are normal.
+    """
+    rng = np.random.default_rng(0)
+    n = 2500
+    region, make = rng.integers(30, size=n), rng.integers(20, size=n)
+    numbers = rng.normal(size=(n, 4))
+    log_mean = 0.5 * rng.normal(size=30)[region] + 0.5 * rng.normal(size=20)[make] + 0.5 * np.abs(numbers[:, 0]) - 0.3
+    log_mean += 0.4 * numbers[:, 1] * rng.choice([-1, 1], size=20)[make]
+    inputs = np.column_stack([region, make, numbers])
+    targets = rng.poisson(np.exp(np.minimum(log_mean, 3)))
+    return split(torch.tensor(inputs, dtype=torch.float32), torch.tensor(targets, dtype=torch.float32), 1000)

@@ -100,3 +100,30 @@ def mnist_triplets(n_train: int, n_val: int) -> Arrays:
 
     train, train_labels, val, val_labels = mnist(n_train, n_val)
     return triplets(train, train_labels), train_labels, triplets(val, val_labels), val_labels
+
+
+@functools.cache
+def mnist_pairs(n_train: int, n_val: int) -> Arrays:
+    """Return pairs ``[n, 2, 14, 14]`` of digits at half resolution, and whether both are of one class (1) or not (0).
+
+    Every digit is the first of one pair, and half of the pairs are of one class.
+    """
+    generator = torch.Generator().manual_seed(0)
+    parts: list[Tensor] = []
+    arrays = mnist(n_train, n_val)
+    for images, labels in (arrays[:2], arrays[2:]):
+        small = nn.functional.avg_pool2d(images, 2)
+        same = torch.rand(len(labels), generator=generator) < 0.5
+        fits = (labels[:, None] == labels) == same[:, None]
+        second = torch.multinomial(fits.float(), 1, generator=generator)[:, 0]
+        parts += [torch.cat([small, small[second]], 1), same.float()]
+    return tuple(parts)  # type: ignore[return-value]
+
+
+@functools.cache
+def cifar_halved(n_train: int, n_val: int) -> Arrays:
+    """Return images ``[n, 3, 8, 8]`` of CIFAR-10, and the same images at twice the resolution, ``[n, 3, 16, 16]``."""
+    parts: list[Tensor] = []
+    for images in cifar(n_train, n_val)[::2]:
+        parts += [nn.functional.avg_pool2d(images, size) for size in (4, 2)]
+    return tuple(parts)  # type: ignore[return-value]

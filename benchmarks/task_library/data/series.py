@@ -149,3 +149,57 @@ def heartbeats(length: int, patient: int, n: int) -> Arrays:
     drift = 0.3 * np.sin(2 * np.pi * (rng.uniform(0.2, 0.8, (n, 1)) * time + rng.random((n, 1))))
     series = waves.sum(1) + drift + 0.1 * rng.normal(size=(n, length))
     return split(torch.tensor(series, dtype=torch.float32).unsqueeze(1), torch.tensor(kind), 400)
+
+
+@functools.cache
+def delayed_feedback(length: int, ahead: int) -> Arrays:
+    """Return noisy stretches ``[n, 1, length]`` of Mackey and Glass's chaotic series, and its value ``ahead`` later."""
+    rng = np.random.default_rng(0)
+    n, delay, n_transient = 1500, 17, 100
+    values = [rng.uniform(0.5, 1.3, n)] * (delay + 1)
+    for _ in range(n_transient + 2 * (length + ahead)):
+        late = values[-1 - delay]
+        values.append(values[-1] + 0.2 * late / (1 + late**10) - 0.1 * values[-1])
+    series = standardize(np.stack(values[-2 * (length + ahead) :: 2], 1).reshape(-1, 1)).view(n, length + ahead)
+    noise = torch.randn(series.shape, generator=torch.Generator().manual_seed(0))
+    noisy = series + 0.15 * noise
+    return split(noisy[:, None, :length], noisy[:, -1], 700)
+
+
+@functools.cache
+def chords() -> Arrays:
+    """Return spectra ``[n, 48]`` of one to four notes at once, and which of ten notes sound, ``[n, 10]``.
+
+    A note has overtones, whose strengths vary from sample to sample.
+    """
+    rng = np.random.default_rng(0)
+    n = 1600
+    order = rng.random((n, 10)).argsort(1)
+    sounds = order < rng.integers(1, 5, size=(n, 1))
+    spectra = 0.35 * rng.normal(size=(n, 48))
+    for overtone, interval in enumerate((0, 12, 19, 24)):
+        strength = sounds * rng.uniform(0.3, 1.5, (n, 10)) / (1 + 0.3 * overtone)
+        for note in range(10):
+            spectra[:, 2 * note + interval] += strength[:, note]
+    return split(standardize(spectra), torch.tensor(sounds, dtype=torch.float32), 800)
+
+
+@functools.cache
+def motifs(length: int) -> Arrays:
+    """Return genetic sequences ``[n, 4, length]``, and which of two motifs of eight letters they contain.
+
+    The classes are none, the first, the second and both. A tenth of a motif's letters are random.
+    """
+    rng = np.random.default_rng(0)
+    n = 1800
+    letters, label = rng.integers(4, size=(n, length)), rng.integers(4, size=n)
+    for number, motif in enumerate(rng.integers(4, size=(2, 8))):
+        copies = np.where(rng.random((n, 8)) < 0.1, rng.integers(4, size=(n, 8)), motif)
+        start = rng.integers(length // 2 - 8, size=n) + number * (length // 2)
+        contains = label >> number & 1 == 1
+        places = (start[:, None] + np.arange(8))[contains]
+        letters[contains.nonzero()[0][:, None], places] = copies[contains]
+    half = length // 2
+    swapped = np.where((rng.random(n) < 0.5)[:, None], np.roll(letters, half, axis=1), letters)
+    one_hot = np.eye(4)[swapped].transpose(0, 2, 1)
+    return split(torch.tensor(one_hot, dtype=torch.float32), torch.tensor(label), 800)

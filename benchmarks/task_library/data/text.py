@@ -142,3 +142,45 @@ def reviews(length: int) -> tuple[int, Arrays]:
     sign[:, 1:] -= 2.0 * (words[:, :-1] == 0)
     score = (sign * strength[words]).sum(1)
     return n_words, split(words, (score > score.median()).long(), 800)
+
+
+@functools.cache
+def run_together(length: int) -> Arrays:
+    """Return letters ``[n, length]`` of prose without spaces, and whether a word ends at a letter (1) or not (0)."""
+    words = [word for text in descriptions() for word in re.findall("[a-z]+", text.lower())]
+    letters = torch.tensor([ord(letter) - ord("a") for word in words for letter in word])
+    ends = torch.zeros(len(letters))
+    ends[torch.tensor([len(word) for word in words]).cumsum(0) - 1] = 1
+    return split(_windows(letters, length, length), _windows(ends, length, length), 800)
+
+
+DATE_CHARACTERS = " -,./0123456789abcdefghijklmnopqrstuvwxyz"
+DATE_LENGTHS = 18, 10
+"""Characters of a written date, and of one by ISO 8601."""
+
+
+@functools.cache
+def dates() -> Arrays:
+    """Return written dates with all but the last character of their form by ISO 8601, ``[n, 28]``, and that form.
+
+    The ten characters of the form stand behind the 18 of the written date, after a space.
+    """
+    months = ["january", "february", "march", "april", "may", "june"]
+    months += ["july", "august", "september", "october", "november", "december"]
+    generator = torch.Generator().manual_seed(0)
+    rows: list[str] = []
+    for number in range(1600):
+        year, month, day = (
+            int(torch.randint(low, high, (), generator=generator)) for low, high in ((1950, 2050), (1, 13), (1, 29))
+        )
+        name = months[month - 1]
+        written = (
+            f"{day} {name} {year}",
+            f"{name} {day}, {year}",
+            f"{day:02}.{month:02}.{year}",
+            f"{day}. {name[:3]} {year}",
+            f"{month}/{day}/{year}",
+        )[number % 5]
+        rows.append(f"{written:<18} {year}-{month:02}-{day:02}")
+    characters = torch.tensor([[DATE_CHARACTERS.index(character) for character in row] for row in rows])
+    return split(characters[:, :-1], characters[:, -DATE_LENGTHS[1] :], 800)

@@ -1,11 +1,13 @@
 """Models of the tasks that ``nn.Sequential`` alone cannot express."""
 
-from .graphs import GraphConvolutions
+from .graphs import FactCompletion, GraphConvolutions, MessagePassing
 from .images import (
+    ClassTokenTransformer,
     ColumnReader,
     DualEncoder,
     Mixer,
     PatchAttention,
+    Siamese,
     SmallUNet,
     TiedAutoencoder,
     VariationalAutoencoder,
@@ -13,23 +15,29 @@ from .images import (
 )
 from .layers import CosineLinear, GaussianNoise, OrdinalThresholds, Residual, Sine, adapt_low_rank, mlp
 from .sequences import (
+    CausalConvolutions,
     CharGRU,
     CharLSTM,
     CharTransformer,
     ConvGRU,
     DerivativeRollout,
     GRURegressor,
+    LetterTagger,
     LSTMRegressor,
     TextClassifier,
     TokenTransformer,
+    Translator,
 )
-from .sets import DeepSets
-from .tabular import CouplingFlow, MatrixFactorization
+from .sets import DeepSets, SetAttention
+from .tabular import CategoriesAndNumbers, CouplingFlow, MatrixFactorization, TimeModulatedMLP
 
 __all__ = [
+    "CategoriesAndNumbers",
+    "CausalConvolutions",
     "CharGRU",
     "CharLSTM",
     "CharTransformer",
+    "ClassTokenTransformer",
     "ColumnReader",
     "ConvGRU",
     "CosineLinear",
@@ -37,20 +45,27 @@ __all__ = [
     "DeepSets",
     "DerivativeRollout",
     "DualEncoder",
+    "FactCompletion",
     "GRURegressor",
     "GaussianNoise",
     "GraphConvolutions",
     "LSTMRegressor",
+    "LetterTagger",
     "MatrixFactorization",
+    "MessagePassing",
     "Mixer",
     "OrdinalThresholds",
     "PatchAttention",
     "Residual",
+    "SetAttention",
+    "Siamese",
     "Sine",
     "SmallUNet",
     "TextClassifier",
     "TiedAutoencoder",
+    "TimeModulatedMLP",
     "TokenTransformer",
+    "Translator",
     "VariationalAutoencoder",
     "adapt_low_rank",
     "mlp",

@@ -169,3 +169,46 @@ class ColumnReader(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:  # [B, 1, H, W] -> [B, W / 2, classes]
         return self.head(self.convolutions(images).flatten(1, 2).transpose(1, 2))
+
+
+class Siamese(nn.Module):
+    """Logits that two images are of one class: a learned limit minus the distance of their embeddings by one CNN."""
+
+    def __init__(self, size: int, width: int, n_code: int):
+        super().__init__()
+        self.embedding = nn.Sequential(
+            *(nn.Conv2d(1, width, 3, stride=2, padding=1), nn.ReLU()),
+            *(nn.Conv2d(width, 2 * width, 3, stride=2, padding=1), nn.ReLU()),
+            *(nn.Flatten(), nn.Linear(2 * width * ((size + 3) // 4) ** 2, n_code)),
+        )
+        self.limit = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, pairs: Tensor) -> Tensor:  # [B, 2, H, W] -> [B]
+        first, second = self.embedding(pairs.flatten(0, 1).unsqueeze(1)).unflatten(0, (-1, 2)).unbind(1)
+        return self.limit - (first - second).square().sum(1)
+
+
+class ClassTokenTransformer(nn.Module):
+    """A vision transformer of pre-norm blocks that classifies the state of an additional token."""
+
+    def __init__(self, image: int, patch: int, width: int, n_blocks: int, dropout: float, n_classes: int):
+        super().__init__()
+        self.patches = nn.Conv2d(1, width, patch, stride=patch)
+        self.token = nn.Parameter(torch.zeros(1, 1, width))
+        self.position = nn.Parameter(torch.randn(1 + (image // patch) ** 2, width) * 0.1)
+        block = nn.TransformerEncoderLayer(
+            width,
+            nhead=4,
+            dim_feedforward=4 * width,
+            dropout=dropout,
+            activation="gelu",
+            batch_first=True,
+            norm_first=True,
+        )
+        self.blocks = nn.TransformerEncoder(block, n_blocks, nn.LayerNorm(width), enable_nested_tensor=False)
+        self.head = nn.Linear(width, n_classes)
+
+    def forward(self, images: Tensor) -> Tensor:  # [B, 1, H, W] -> [B, classes]
+        patches = self.patches(images).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.token.expand(len(patches), -1, -1), patches], 1)
+        return self.head(self.blocks(tokens + self.position)[:, 0])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.parametrizations import weight_norm
 
 
 class CharGRU(nn.Module):
@@ -136,3 +138,62 @@ class TokenTransformer(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:  # [B, T] -> [B, classes]
         return self.head(self.layers(self.embedding(tokens) + self.position).mean(1))
+
+
+class LetterTagger(nn.Module):
+    """A logit for every letter by a bidirectional LSTM."""
+
+    def __init__(self, n_letters: int, width: int):
+        super().__init__()
+        self.embedding = nn.Embedding(n_letters, width)
+        self.lstm = nn.LSTM(width, width, batch_first=True, bidirectional=True)
+        self.head = nn.Linear(2 * width, 1)
+
+    def forward(self, letters: Tensor) -> Tensor:  # [B, T] -> [B, T]
+        return self.head(self.lstm(self.embedding(letters))[0])[..., 0]
+
+
+class CausalConvolutions(nn.Module):
+    """A number from the last place of dilated causal convolutions with weight norm and residual connections."""
+
+    def __init__(self, width: int, dilations: tuple[int, ...]):
+        super().__init__()
+        self.dilations = dilations
+        self.first = nn.Conv1d(1, width, 1)
+        self.convolutions = nn.ModuleList(
+            weight_norm(nn.Conv1d(width, width, 3, dilation=dilation)) for dilation in dilations
+        )
+        self.head = nn.Linear(width, 1)
+
+    def forward(self, series: Tensor) -> Tensor:  # [B, 1, T] -> [B]
+        hidden = self.first(series)
+        for dilation, convolution in zip(self.dilations, self.convolutions, strict=True):
+            hidden = hidden + convolution(functional.pad(hidden, (2 * dilation, 0))).relu()
+        return self.head(hidden[:, :, -1])[:, 0]
+
+
+class Translator(nn.Module):
+    """An encoder and a decoder of one transformer block each; the decoder sees the characters before the next one.
+
+    Args:
+        lengths: of the source, and of the characters behind it that the decoder starts from.
+    """
+
+    def __init__(self, n_characters: int, lengths: tuple[int, int], width: int, dropout: float):
+        super().__init__()
+        self.lengths = lengths
+        self.embedding = nn.Embedding(n_characters, width)
+        self.position = nn.Parameter(torch.randn(sum(lengths), width) * 0.1)
+        self.encoder = nn.TransformerEncoderLayer(
+            width, nhead=4, dim_feedforward=2 * width, dropout=dropout, batch_first=True, norm_first=True
+        )
+        self.decoder = nn.TransformerDecoderLayer(
+            width, nhead=4, dim_feedforward=2 * width, dropout=dropout, batch_first=True, norm_first=True
+        )
+        self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, n_characters))
+        self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(lengths[1]))
+
+    def forward(self, text: Tensor) -> Tensor:  # [B, sum of lengths] -> [B, characters, lengths[1]]
+        source, before = (self.embedding(text) + self.position).split(list(self.lengths), 1)
+        decoded = self.decoder(before, self.encoder(source), tgt_mask=self.mask, tgt_is_causal=True)
+        return self.head(decoded).transpose(1, 2)
