@@ -55,8 +55,12 @@ def gallery() -> Figure:
         _line(ax, schedule, name)
     warm = POLICIES["cosine_annealing"](lr=1.0, total_steps=STEPS - 150).with_warm_up(150)
     _line(axes[len(POLICIES)], warm, "cosine_annealing, with_warm_up")
-    for ax in axes[len(POLICIES) + 1 :]:
+    n_drawn = len(POLICIES) + 1
+    for ax in axes[n_drawn:]:
         ax.remove()
+    for ax in axes[n_drawn - 4 : n_drawn]:  # the lowest of each column
+        ax.tick_params(labelbottom=True)
+        ax.set_xlabel("step")
     return _finished(figure)
 
 

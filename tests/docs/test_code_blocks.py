@@ -1,67 +1,43 @@
-"""Every block of Python in the README and the docs runs, page by page, with a small model and its data at hand."""
+"""Every block of Python in the README and the docs runs, page by page, with a small model and its data at hand.
+
+Those of docs/integrations.md need the frameworks: tests/integrations/test_code_blocks.py runs them.
+"""
 
 import re
-from pathlib import Path
 
 import pytest
-import torch
-import torch.nn.functional as F
-from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
 
-import clrfast
+from tests.helpers.code_blocks import FRAMEWORKS, PAGES, blocks, execute, names_at_hand, sections
 
-ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
-
-
-def blocks(page):
-    """Return the blocks of a page, each after as many empty lines as precede it in the page, for line numbers."""
-    text = page.read_text(encoding="utf-8")
-    return ["\n" * text.count("\n", 0, found.start(1)) + found[1] for found in BLOCK.finditer(text)]
-
-
-def make_model():
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 10))
-
-
-def names_at_hand():
-    """Return what the pages take for granted: a model, its loss and its data."""
-    torch.manual_seed(0)
-    labels = torch.randint(10, (640,))
-    images = torch.randn(640, 1, 8, 8) + F.one_hot(labels, 64).view(-1, 1, 8, 8) * 4
-    train_set, val_set = TensorDataset(images[:512], labels[:512]), TensorDataset(images[512:], labels[512:])
-    return {
-        **{"torch": torch, "nn": nn, "F": F, "clrfast": clrfast, "DataLoader": DataLoader},
-        **{
-            "make_model": make_model,
-            "model": make_model(),
-            "loss_fn": nn.CrossEntropyLoss(),
-            "epochs": 2,
-            "total_steps": 64,
-        },
-        **{"train_set": train_set, "val_set": val_set, "images": images, "labels": labels, "device": "cpu"},
-        "train_loader": DataLoader(train_set, 16, shuffle=True),
-        "val_loader": DataLoader(val_set, 64),
-        "real_loader": DataLoader(images[:512].flatten(1), 16),
-    }
+EXECUTED = [page for page in PAGES if page != FRAMEWORKS and blocks(page)]
+FENCE = re.compile(r"^```[ \t]*(\S[^\n]*)?\n.*?^```$", re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", EXECUTED, ids=lambda page: page.stem)
 def test_all_blocks_of_a_page_run(page, tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)
-    names = names_at_hand()
-    for block in blocks(page):
-        exec(compile(block, page, "exec"), names)
+    execute(blocks(page), page, names_at_hand())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_block_has_a_language_that_says_whether_it_runs(page):
+    """``{.python}`` shows a file that other tests run."""
+    languages = {found[1] for found in FENCE.finditer(page.read_text(encoding="utf-8"))}
+    assert languages <= {"python", "sh", "{.python}"}
 
 
 def test_a_failing_block_is_reported_with_its_line(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("text\n\n```python\nfirst = 1\n\nsecond = missing\n```\n")
-    (block,) = blocks(page)
     with pytest.raises(NameError) as caught:
-        exec(compile(block, page, "exec"), {})
+        execute(blocks(page), page, {})
     assert caught.traceback[-1].lineno == 5  # counted from 0
+
+
+def test_blocks_belong_to_the_heading_above_them(tmp_path):
+    page = tmp_path / "page.md"
+    first, second, third = (f"```python\n{number}\n```\n" for number in range(3))
+    page.write_text(f"{first}\n## A\n\n### B\n\n{second}\n{third}\n## C\n\n```sh\nls\n```\n")
+    assert sections(page) == {"": ["\n0\n"], "A": ["\n" * 9 + "1\n", "\n" * 13 + "2\n"]}
