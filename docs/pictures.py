@@ -48,8 +48,9 @@ def one_cycle_forms() -> Figure:
 
 
 def gallery() -> Figure:
-    figure = Figure(figsize=(9.6, 7.2), dpi=150, layout="constrained")
-    axes = figure.subplots(5, 4, sharex=True).flatten()
+    n_columns = 3
+    figure = Figure(figsize=(9.6, 9.0), dpi=150, layout="constrained")
+    axes = figure.subplots(-(-(len(POLICIES) + 1) // n_columns), n_columns, sharex=True).flatten()
     for ax, (name, policy) in zip(axes, POLICIES.items(), strict=False):
         schedule = policy(total_steps=STEPS, **ARGUMENTS.get(name, {"max_lr": 1.0}))
         _line(ax, schedule, name)
@@ -58,7 +59,7 @@ def gallery() -> Figure:
     n_drawn = len(POLICIES) + 1
     for ax in axes[n_drawn:]:
         ax.remove()
-    for ax in axes[n_drawn - 4 : n_drawn]:  # the lowest of each column
+    for ax in axes[n_drawn - n_columns : n_drawn]:  # the lowest of each column
         ax.tick_params(labelbottom=True)
         ax.set_xlabel("step")
     return _finished(figure)
