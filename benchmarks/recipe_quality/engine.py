@@ -20,6 +20,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -33,8 +34,16 @@ from clrfast.training import StepOptions
 
 from ..result_files import Row, rounded, write_rows
 
-N_TRIALS = 12
-"""Number of trials with weight decays for which the budget is planned."""
+N_TRIALS = {"weight decays": 12, "pairs": 24}
+"""Number of trials for which the budget of each kind of search is planned. Searches for a weight decay have rounds, at
+whose end a worker waits for the other; pairs of rate and decay have none."""
+
+
+class Length(NamedTuple):
+    """The arguments of a search that decide how many trials it has, and of which kind."""
+
+    budget: int
+    planned_steps: int
 
 
 def make() -> clrfast.Task:
@@ -42,9 +51,9 @@ def make() -> clrfast.Task:
     return make_task("digits", 0)
 
 
-def search(storage: Path, budget: int) -> Study:
+def search(storage: Path, length: Length) -> Study:
     """Work on a search until it is complete."""
-    return clrfast.find_recipe(make(), budget, planned_steps=10 * budget, storage=storage).study
+    return clrfast.find_recipe(make(), length.budget, planned_steps=length.planned_steps, storage=storage).study
 
 
 def trial_specs(study: Study) -> list[TrialSpec]:
@@ -69,11 +78,11 @@ def seconds_in_and_between(study: Study) -> tuple[float, float]:
     return within, max(trial.finished for trial in own) - min(trial.started for trial in own) - within
 
 
-def by_workers(n: int, budget: int) -> float:
+def by_workers(n: int, length: Length) -> float:
     """Return the time of a search by ``n`` processes."""
     with tempfile.TemporaryDirectory() as folder:
         storage = Path(folder, "recipe.log")
-        command = [sys.executable, "-m", "benchmarks.recipe_quality.engine", "--worker", storage, "--budget", budget]
+        command = [sys.executable, "-m", "benchmarks.recipe_quality.engine", "--worker", storage, "--length", *length]
         workers = [subprocess.Popen(list(map(str, command))) for _ in range(n)]
         if any(worker.wait() for worker in workers):
             raise RuntimeError("a worker failed")
@@ -81,24 +90,27 @@ def by_workers(n: int, budget: int) -> float:
     return max(trial.finished for trial in study.trials) - min(trial.started for trial in study.trials)
 
 
-def budget_for(seconds: float) -> int:
-    """Return the budget whose trials take about ``seconds`` each."""
+def lengths(seconds: float) -> dict[str, Length]:
+    """Return the length of each kind of search, with trials that take about ``seconds``."""
     with tempfile.TemporaryDirectory() as folder:
-        short = search(Path(folder, "recipe.log"), 1000)
+        short = search(Path(folder, "recipe.log"), Length(1000, 10_000))
     n = sum(spec.steps for spec in trial_specs(short))
-    return max(int(seconds * n / seconds_in_and_between(short)[0]) * N_TRIALS + 2 * RANGE_TEST_STEPS, MIN_BUDGET)
+    steps = int(seconds * n / seconds_in_and_between(short)[0])
+    budget = max(steps * N_TRIALS["weight decays"] + 2 * RANGE_TEST_STEPS, MIN_BUDGET)
+    pairs = Length(steps * N_TRIALS["pairs"] + RANGE_TEST_STEPS, steps)
+    return {"weight decays": Length(budget, 10 * budget), "pairs": pairs}
 
 
 def measure(repeats: int, seconds: float) -> list[Row]:
-    """Return a row for each repeat."""
-    budget = budget_for(seconds)
+    """Return a row for each repeat and kind of search."""
+    searches = lengths(seconds)
     rows: list[Row] = []
-    for _ in range(repeats):
+    for kind, length in list(searches.items()) * repeats:
         with tempfile.TemporaryDirectory() as folder:
-            study = search(Path(folder, "recipe.log"), budget)
+            study = search(Path(folder, "recipe.log"), length)
         specs = trial_specs(study)
         within, between = seconds_in_and_between(study)
-        one, two = by_workers(1, budget), by_workers(2, budget)
+        one, two = by_workers(1, length), by_workers(2, length)
         with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
             list(pool.map(plain_loop, [specs[:1]] * 2))  # starts both processes
             alone = pool.submit(plain_loop, specs).result()
@@ -106,6 +118,7 @@ def measure(repeats: int, seconds: float) -> list[Row]:
         rows.append(
             {
                 "benchmark": "recipe_engine",
+                "search": kind,
                 "trials": len(specs),
                 "trial_s": rounded(within / len(specs)),
                 "overhead": rounded(between / within),
@@ -123,11 +136,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.0, help="time of a trial (default: %(default)s)")
     parser.add_argument("--results", type=Path, help="folder for recipe_engine.json")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--budget", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--length", type=int, nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.worker is not None:
-        search(arguments.worker, arguments.budget)
+        search(arguments.worker, Length(*arguments.length))
         return
     rows = measure(arguments.repeats, arguments.seconds)
     if arguments.results is not None:

@@ -53,15 +53,23 @@ def engine_table(results: Results) -> str:
     rows = results["rows"]
     lines = [
         [
+            row["search"],
             str(row["trials"]),
             f"{row['trial_s']:.2f} s",
             percent(row["overhead"], 1),
             f"{row['two_workers']:.2f}",
             f"{row['limit']:.2f}",
         ]
-        for row in rows
+        for row in sorted(rows, key=lambda row: row["search"])
     ]
-    head = ["trials", "a trial", "overhead of the engine", "time of two workers / one", "of two plain loops"]
+    head = [
+        "search for",
+        "trials",
+        "a trial",
+        "overhead of the engine",
+        "time of two workers / one",
+        "of two plain loops",
+    ]
     note = f"{hardware_and_versions(results)}. `python -m benchmarks.recipe_quality.engine`"
     return markdown_table(head, lines, note)
 

@@ -18,7 +18,7 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -58,6 +58,9 @@ NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EIN
 
 OPENINGS = 5
 """Attempts to open a database."""
+
+FINISH_PAUSES = (1.0, 4.0, 16.0)
+"""Seconds before each further attempt to write a result: a trial costs more than a short failure of the network."""
 
 _SETTINGS = "clrfast"
 """User attribute of the study that holds the settings of the search."""
@@ -297,6 +300,16 @@ class Claim:
             except Exception as error:
                 logger.warning("trial %d: its lease could not be renewed: %s", self.number, error)
 
+    def _retried(self, write: Callable[[], tuple[Trial, bool]]) -> tuple[Trial, bool]:
+        """Call ``write``, again after each of ``FINISH_PAUSES`` while the storage fails."""
+        for pause in FINISH_PAUSES:
+            try:
+                return write()
+            except Exception as error:
+                logger.warning("trial %d: its result is written again in %.0f s: %s", self.number, pause, error)
+                time.sleep(pause)
+        return write()
+
     def place(self, spec: TrialSpec) -> None:
         """Write the settings of a trial that were chosen after its claim."""
         self.spec = spec
@@ -315,15 +328,19 @@ class Claim:
 
         store, number = self._store, self.number
         times = self._started, time.time()
-        trial = Trial(self.spec, result, number, store.worker, *times, seconds_per_step, max(store.n_workers, 1))
-        try:
-            for step, loss in _shown_losses(result):
-                store._storage.set_trial_intermediate_value(self.trial_id, step, loss)
-            store._storage.set_trial_user_attr(self.trial_id, "outcome", trial.to_plain()["outcome"])
-            value = float(final_losses([result])[0]) if isinstance(result, History) else math.inf
-            ended = store._end(self.trial_id, TrialState.COMPLETE, value)
-        except UpdateFinishedTrialError:
-            ended = False
+        value = float(final_losses([result])[0]) if isinstance(result, History) else math.inf
+
+        def write() -> tuple[Trial, bool]:
+            trial = Trial(self.spec, result, number, store.worker, *times, seconds_per_step, max(store.n_workers, 1))
+            try:
+                for step, loss in _shown_losses(result):
+                    store._storage.set_trial_intermediate_value(self.trial_id, step, loss)
+                store._storage.set_trial_user_attr(self.trial_id, "outcome", trial.to_plain()["outcome"])
+                return trial, store._end(self.trial_id, TrialState.COMPLETE, value)
+            except UpdateFinishedTrialError:
+                return trial, False
+
+        trial, ended = self._retried(write)
         if not ended:
             logger.warning("trial %d: its result comes too late, for another worker took it over", number)
             return None

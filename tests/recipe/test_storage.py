@@ -1,5 +1,6 @@
 """The trials of a search in an Optuna study: claims, leases, the journal's lock and storages."""
 
+import contextlib
 import logging
 import os
 import signal
@@ -242,6 +243,26 @@ def test_a_storage_that_is_gone_for_a_while_ends_no_trial(two, monkeypatch, capl
         monkeypatch.undo()
         assert claim.finish(make_curve()) is not None
     assert "trial 0: its lease could not be renewed: no such disk" in caplog.text
+
+
+@pytest.mark.parametrize("n_failures", [1, 3, 4])
+def test_a_result_is_written_again_while_the_storage_fails(n_failures, two, monkeypatch, caplog):
+    first, second = two
+    monkeypatch.setattr(storage, "FINISH_PAUSES", (0.0, 0.0, 0.0))
+    real, failures = first._storage.set_trial_state_values, []
+
+    def breaks(*arguments):
+        if len(failures) < n_failures:
+            failures.append(OSError("no such disk"))
+            raise failures[-1]
+        return real(*arguments)
+
+    caplog.set_level(logging.WARNING, "clrfast.recipe")
+    with contextlib.suppress(OSError), first.claim(TRAINING) as claim:
+        monkeypatch.setattr(first._storage, "set_trial_state_values", breaks)
+        claim.finish(make_trial(TRAINING, 1.5).result)
+    assert caplog.text.count("trial 0: its result is written again in 0 s: no such disk") == min(n_failures, 3)
+    assert keys(second) == (([TRAINING.key], []) if n_failures < 4 else ([], []))
 
 
 def test_a_trial_in_memory_has_no_lease():
