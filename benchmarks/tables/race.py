@@ -32,12 +32,15 @@ OPTIMIZER_TITLES = {"sgd": "SGD", "adamw": "AdamW"}
 Contender = tuple[str, float]
 """Name and budget."""
 
+Subject = tuple[str, str]
+"""Optimizer and task."""
+
 
 def recipe_table(results: Results) -> str:
     """Return the tables of the race, and how it was measured."""
     rows = results["rows"]
     n = " to ".join(map(str, sorted({min(row["n"] for row in rows), max(row["n"] for row in rows)})))
-    commits = {"commit": ", ".join(sorted({row["commit"] for row in rows}))}
+    commits = {"commit": ", ".join(sorted({commit for row in rows for commit in row["commit"].split(", ")}))}
     note = (
         "Of the gain: 0 % is the mean of the defaults, 100 % the full grid's best pair. "
         f"n = {n} searches per task, each answer trained with {rows[0]['n_fresh']} seeds. Cost: updates of the search "
@@ -75,8 +78,9 @@ def engine_table(results: Results) -> str:
 
 
 def race_tables(rows: Sequence[Row]) -> str:
-    """Return two tables for each optimizer: one line per contender, and one line per task."""
-    tables = []
+    """Return two tables for each optimizer: one line per contender, and one line per task. Before them one of all."""
+    titles = [title for name, title in OPTIMIZER_TITLES.items() if any(row["optimizer"] == name for row in rows)]
+    tables = [_contenders_table(" and ".join(titles), rows)] if len(titles) > 1 else []
     for name, title in OPTIMIZER_TITLES.items():
         own = [row for row in rows if row["optimizer"] == name]
         if own:
@@ -84,7 +88,7 @@ def race_tables(rows: Sequence[Row]) -> str:
     return "\n\n".join(tables)
 
 
-def _contenders_table(title: str, rows: list[Row]) -> str:
+def _contenders_table(title: str, rows: Sequence[Row]) -> str:
     parts = {
         "unseen tasks": [row for row in rows if row["split"] == "test"],
         "known tasks": [row for row in rows if row["split"] != "test"],
@@ -100,7 +104,7 @@ def _contenders_table(title: str, rows: list[Row]) -> str:
             cells += _part_cells(_gains(found, contender), _gains(found, (OURS, contender[1])))
         costs = [row["cost"] for row in rows if _contender(row) == contender]
         lines.append([*cells, percent(statistics.mean(costs), 1)])
-    numbers = ", ".join(f"{len({row['task'] for row in found})} {part}" for part, found in parts.items())
+    numbers = ", ".join(f"{len({_subject(row) for row in found})} {part}" for part, found in parts.items())
     note = (
         f"{title}: {numbers}. In brackets the 95 % bootstrap interval over the tasks. "
         f"Behind {OURS}: mean difference, in percentage points, on the tasks that both have."
@@ -108,7 +112,7 @@ def _contenders_table(title: str, rows: list[Row]) -> str:
     return markdown_table([*head, "cost"], lines, note)
 
 
-def _part_cells(gains: dict[str, float], ours: dict[str, float]) -> list[str]:
+def _part_cells(gains: dict[Subject, float], ours: dict[Subject, float]) -> list[str]:
     """Return mean, median, share of good tasks and distance to ours; ``gains`` are by task."""
     if not gains:
         return [""] * 4
@@ -161,20 +165,25 @@ def _contender(row: Row) -> Contender:
     return row["contender"], row["budget"]
 
 
-def _contenders(rows: list[Row]) -> list[Contender]:
+def _contenders(rows: Sequence[Row]) -> list[Contender]:
     """Return the contenders: budgets ascending, and in the order of ``TITLES``."""
     order = [*TITLES]
     found = {_contender(row) for row in rows}
     return sorted(found, key=lambda each: (each[1], order.index(each[0]) if each[0] in order else len(order), each[0]))
 
 
-def _title(contender: Contender, rows: list[Row]) -> str:
+def _title(contender: Contender, rows: Sequence[Row]) -> str:
     """Return a contender's title, with its budget unless that is the lowest."""
     name, budget = contender
     title = TITLES.get(name, name)
     return title if budget == min(row["budget"] for row in rows) else f"{title}, {percent(budget)}"
 
 
-def _gains(rows: list[Row], contender: Contender) -> dict[str, float]:
+def _gains(rows: Sequence[Row], contender: Contender) -> dict[Subject, float]:
     """Return the fraction of the gain by task, where there is something to gain."""
-    return {row["task"]: row["reached"] for row in rows if _contender(row) == contender and row["reached"] is not None}
+    own = [row for row in rows if _contender(row) == contender and row["reached"] is not None]
+    return {_subject(row): row["reached"] for row in own}
+
+
+def _subject(row: Row) -> Subject:
+    return row["optimizer"], row["task"]

@@ -9,19 +9,19 @@ validates the settings; the rest judge them.
 from ...task_library.definition import Split
 from .development import ADAMW_DEVELOPMENT, DEVELOPMENT
 from .test import ADAMW_TEST, TEST
-from .validation import ADAMW_VALIDATION, VALIDATION
+from .validation import VALIDATION
 
 __all__ = ["ADAMW_SPLITS", "SGD_SPLITS", "SPLITS"]
 
 SGD_SPLITS: dict[str, Split] = {"development": DEVELOPMENT, "validation": VALIDATION, "test": TEST}
 """The tasks that are trained with SGD."""
 
-ADAMW_SPLITS: dict[str, Split] = {"development": ADAMW_DEVELOPMENT, "validation": ADAMW_VALIDATION, "test": ADAMW_TEST}
+ADAMW_SPLITS: dict[str, Split] = {"development": ADAMW_DEVELOPMENT, "test": ADAMW_TEST}
 """The tasks that are trained with AdamW. Those of development are trained with SGD, too."""
 
 SPLITS: dict[str, Split] = {
     "development": DEVELOPMENT,
-    "validation": Split({**VALIDATION, **ADAMW_VALIDATION}),
+    "validation": VALIDATION,
     "test": Split({**TEST, **ADAMW_TEST}),
 }
 """All tasks."""

@@ -31,6 +31,14 @@ def test_unseen_and_known_tasks_and_optimizers_are_apart():
     assert "| one (unseen) | 2, 1.5 | 1 (0.1, 0) | 100 % |" in text
 
 
+def test_a_task_counts_once_for_each_optimizer_that_it_is_trained_with():
+    rows = [row("clrfast", "one", 1.0), row("clrfast", "one", 0.5, optimizer="adamw")]
+    text = race_tables(rows)
+    assert text.startswith("| SGD and AdamW | unseen tasks: mean of the gain |")
+    assert "| clrfast | 75 % (50 to 100) | 75 % | 1 of 2 |" in text
+    assert "SGD and AdamW: 2 unseen tasks." in text
+
+
 def test_the_difference_is_over_the_tasks_that_both_have():
     rows = [row("clrfast", "one", 1.0), row("GP", "one", 0.5), row("GP", "two", 0.1)]
     assert lines(rows)[3].split(" | ")[4] == "50 (50 to 50)"
