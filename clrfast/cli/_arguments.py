@@ -6,6 +6,8 @@ import argparse
 import inspect
 import os
 import re
+import shutil
+import textwrap
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -27,8 +29,8 @@ POLICY_PREFIX = "policy_"
 
 TASK_HELP = (
     "'digits' (a small CNN on scikit-learn's handwritten digits), or your own as package.module:function, "
-    "a function without arguments that returns clrfast.Task(model, loss_fn, train_loader, val_loader=None, "
-    "compute_loss=None)"
+    "a function that returns clrfast.Task(model, loss_fn, train_loader, val_loader=None, compute_loss=None); an "
+    "argument seed is optional"
 )
 
 TEXTS: dict[str, dict[str, Any]] = {
@@ -92,8 +94,9 @@ class UsageError(Exception):
 class _Command(argparse.ArgumentParser):
     """The parser of one command; ``add_options(parser)`` is called only if that command is parsed."""
 
-    def __init__(self, *, add_options: Callable[[_Command], None] | None = None, **options: Any):
-        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+    def __init__(self, *, add_options: Callable[[_Command], None] | None = None, description: str = "", **options: Any):
+        formatter = argparse.RawDescriptionHelpFormatter  # for the lines of examples and formulas
+        super().__init__(formatter_class=formatter, description=_wrap(description), **options)
         self._add_options = add_options
 
     def parse_known_args(self, *given: Any, **more: Any) -> Any:
@@ -106,6 +109,13 @@ class _Command(argparse.ArgumentParser):
                 f"{' '.join(unknown)}: {self.prog} has no such argument; see {self.prog} --help, or leave it out"
             )
         return arguments, unknown
+
+
+def _wrap(text: str) -> str:
+    """Wrap the paragraphs of ``text`` at the width of argparse's help; those with indented lines stay as they are."""
+    width = shutil.get_terminal_size().columns - 2
+    paragraphs = text.split("\n\n")
+    return "\n\n".join(each if each.startswith(" ") else textwrap.fill(each, width) for each in paragraphs)
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -217,6 +227,8 @@ def _add_recipe_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_optimizer(parser: argparse.ArgumentParser, text: str) -> None:
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="sgd", help=text)
+    hidden = argparse.SUPPRESS  # the spelling of `recipe`, whose own option argparse completes from --optimizer
+    parser.add_argument("--optimizers", choices=OPTIMIZERS, dest="optimizer", default=hidden, help=hidden)
 
 
 def _add_seed(parser: argparse.ArgumentParser) -> None:
@@ -234,14 +246,22 @@ def _add_policies(parser: argparse.ArgumentParser) -> None:
 
     policies = parser.add_subparsers(required=True, metavar="POLICY", dest="policy")
     for name, policy in POLICIES.items():
-        text = (inspect.getdoc(policy) or "").replace("``", "").split("\n\nExamples:")[0]
-        options = policies.add_parser(name, help=text.split("\n\n")[0].replace("%", "%%"), description=text)
-        _add_policy_options(options, policy)
+        paragraphs = (inspect.getdoc(policy) or "").replace("``", "").split("\n\n")
+        texts = [text for text in paragraphs if not re.match("(Args|Examples|Raises|Source):", text)]
+        options = policies.add_parser(name, help=texts[0].replace("%", "%%"), description="\n\n".join(texts))
+        _add_policy_options(options, policy, _argument_texts(paragraphs))
         options.add_argument("--out", type=Path, help="the picture's path (default: POLICY.png here)")
 
 
-def _add_policy_options(parser: argparse.ArgumentParser, policy: Callable[..., Any]) -> None:
-    """Add an option for every argument of ``policy`` that numbers can express."""
+def _argument_texts(paragraphs: Sequence[str]) -> dict[str, str]:
+    """Return what the paragraph "Args:" of a docstring says of each argument."""
+    section = next((text for text in paragraphs if text.startswith("Args:")), "").partition("\nRaises:")[0]
+    found = re.findall(r"^    ([\w, ]+): (.*(?:\n {5,}.*)*)", section, re.MULTILINE)
+    return {name: " ".join(text.split()).rstrip(".") for names, text in found for name in names.split(", ")}
+
+
+def _add_policy_options(parser: argparse.ArgumentParser, policy: Callable[..., Any], texts: dict[str, str]) -> None:
+    """Add an option for every argument of ``policy`` that numbers can express, with what ``texts`` says of it."""
     from ..schedules._policies import Spacing
 
     for name, parameter in inspect.signature(policy).parameters.items():
@@ -257,6 +277,7 @@ def _add_policy_options(parser: argparse.ArgumentParser, policy: Callable[..., A
         else:
             continue
         note = "required" if required else f"default: {parameter.default}"
+        note = (f"{texts[name]} ({note})" if name in texts else note).replace("%", "%%")
         parser.add_argument(f"--{name.replace('_', '-')}", dest=f"{POLICY_PREFIX}{name}", help=note, **option)
 
 

@@ -197,7 +197,7 @@ def range_test(
             autocast=str(options.autocast),
             scaler=options.scaler is not None,
         )
-        shown = show_progress(ranks.progress_on_first(progress), "range test")
+        shown = show_progress(ranks.progress_on_first(progress), "range test", reaches_total=False)
         with shown as show, experiment.batches(val_loader) as batches:
             validation = None
             if val_loader is not None:
