@@ -13,6 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from .._checks import require_ramp_steps
 from .._version import __version__
 
 METHODS = ("trials", "edge", "minimum_tenth", "slide", "steepest", "valley")
@@ -20,9 +21,6 @@ METHODS = ("trials", "edge", "minimum_tenth", "slide", "steepest", "valley")
 
 OPTIMIZERS = ("sgd", "adamw")
 """Optimizers by which a command trains."""
-
-MAX_RATE_RATIO = 4.0
-"""Maximum ratio of neighbouring rates in an exponential ramp: beyond it a single point decides the answer."""
 
 POLICY_PREFIX = "policy_"
 """Prefix of the attributes that hold a policy's arguments, so that they cannot collide with others."""
@@ -308,28 +306,10 @@ def _check_find(arguments: argparse.Namespace) -> None:
 
 
 def _check_ramp(arguments: argparse.Namespace) -> None:
-    """Refuse a ramp whose rates are too far apart to measure anything between them."""
+    """Refuse a ramp with too few rates for an answer."""
     steps, min_lr, max_lr = arguments.steps, arguments.min_lr, 10.0 if arguments.max_lr is None else arguments.max_lr
-    if steps == "auto" or arguments.spacing != "exponential" or not 0 < min_lr < max_lr:
-        return
-    least = min_ramp_steps(min_lr, max_lr)
-    if steps < least:
-        raise UsageError(
-            f"--steps: got {steps}; give at least {least}, or auto: with fewer from {min_lr:g} to {max_lr:g} each rate "
-            f"is more than {MAX_RATE_RATIO:g} times the one before, which is too coarse for an answer"
-        )
-
-
-def min_ramp_steps(min_lr: float, max_lr: float) -> int:
-    """Return the fewest updates of an exponential ramp whose neighbouring rates differ by at most ``MAX_RATE_RATIO``.
-
-    >>> min_ramp_steps(1, 4), min_ramp_steps(1, 16.1), min_ramp_steps(1e-7, 10)
-    (2, 4, 15)
-    """
-    steps = 2
-    while max_lr / min_lr > MAX_RATE_RATIO ** (steps - 1):
-        steps += 1
-    return steps
+    if steps != "auto" and 0 < min_lr < max_lr:
+        require_ramp_steps("--steps", steps, min_lr, max_lr, arguments.spacing)
 
 
 def _check_recipe(arguments: argparse.Namespace) -> None:

@@ -52,10 +52,21 @@ def names_at_hand():
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.stem)
 def test_all_blocks_of_a_page_run(page, tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
+    pytest.importorskip("sklearn")
     monkeypatch.chdir(tmp_path)
     names = names_at_hand()
     for block in blocks(page):
         exec(compile(block, page, "exec"), names)
+
+
+def test_the_module_of_getting_started_is_complete():
+    pytest.importorskip("sklearn")
+    (module,) = [block for block in blocks(ROOT / "docs" / "getting-started.md") if "def make_task" in block]
+    names = {}
+    exec(module, names)
+    task = names["make_task"]()
+    assert clrfast.range_test(task, steps=20).initial_loss > 1
+    assert clrfast.training.evaluate(task).n_samples == 397
 
 
 def test_a_failing_block_is_reported_with_its_line(tmp_path):

@@ -245,7 +245,10 @@ def begun(tmp_path_factory):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"budget": 465}, "with budget 464 steps, and this call has budget 465 steps; give the same, or another study_name"),
+        (
+            {"budget": 465},
+            "with budget 464 steps, and this call has budget 465 steps; give the same, or another study_name",
+        ),
         ({"planned_steps": 5000}, "with planned_steps 10000, and this call has planned_steps 5000"),
         ({"optimizers": "adamw"}, "with optimizers sgd, and this call has optimizers adamw"),
         ({"batch_sizes": True}, "with batch_sizes False, and this call has batch_sizes True"),
