@@ -114,18 +114,21 @@ class FusedOptimizer(RuleOptimizer):
         self.defaults.update(schedule=None, master_weights=self.master_weights, clip_norm=clip_norm, backend=backend)
         self.backend  # noqa: B018 - raises where it does not work
         if schedule is not None:
-            given = self._given_weight_decays()
+            given = self._chosen_weight_decays()
             table = self.set_schedule(schedule).host_table
-            if given is not None and schedule.weight_decay is not None:
+            if schedule.weight_decay is not None:
                 warn_of_other_decay(given, table[:, :, 2])
 
-    def _given_weight_decays(self) -> list[float] | None:
-        """Return the groups' weight decays; None if all have the default, which the caller probably did not choose."""
+    def _chosen_weight_decays(self) -> list[float | None]:
+        """Return each group's weight decay; None for the default, which the caller probably did not choose.
+
+        The default 0 counts as chosen beside groups that decay.
+        """
         option = inspect.signature(type(self)).parameters.get("weight_decay")
         if option is None:
-            return None
+            return [None] * len(self.param_groups)
         decays = [float(quantity_of(group, "weight_decay")) for group in self.param_groups]
-        return None if set(decays) == {float(option.default)} else decays
+        return [decay if decay != option.default or (decay == 0 and any(decays)) else None for decay in decays]
 
     def _renew_step_lock(self) -> None:
         """Make the lock that lets one thread step at a time, because updates hold the gradients that they found."""

@@ -69,15 +69,15 @@ def warn_overridden(rates: list[Any]) -> None:
     )
 
 
-def warn_of_other_decay(given: list[float], table: NDArray[np.float32]) -> None:
+def warn_of_other_decay(given: list[float | None], table: NDArray[np.float32]) -> None:
     """Warn of weight decays that the caller gave and that the schedule's own curves replace by others.
 
     Args:
-        given: of each group.
+        given: of each group; None if the caller gave none.
         table: weight decays of the schedule, float32 ``[total_steps, n_groups]``.
     """
     for decay, own in zip(given, table.T, strict=True):
-        if np.float32(decay) not in (own[0], own.max()):
+        if decay is not None and np.float32(decay) not in (own[0], own.max()):
             curve = f"{own[0]:g}" if (own == own[0]).all() else f"from {own[0]:g} to {own[-1]:g}"
             warn_user(
                 f"weight_decay: got {decay:g}, which the schedule's own ({curve}) replaces; leave out one of them; for "
