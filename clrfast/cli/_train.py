@@ -20,6 +20,7 @@ def run(arguments: argparse.Namespace) -> None:
         curve = run_range_test(task, arguments)
         suggestion = curve.suggest(arguments.method)
         print_facts(curve, suggestion)
+        print()
         max_lr = suggestion.max_lr
     total_steps = arguments.epochs * steps_per_epoch(task)
     print(f"{count(arguments.epochs, 'epoch')}, {count(total_steps, 'step')} with {arguments.optimizer}:")

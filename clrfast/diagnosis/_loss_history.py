@@ -59,7 +59,7 @@ class History:
     def __repr__(self) -> str:
         train, val = np.asarray(self.train_loss), np.asarray(self.val_loss)
         losses = f"train_loss {train[0]:.3g} to {train[-1]:.3g}, val_loss {val[0]:.3g} to {val[-1]:.3g}"
-        return f"History({len(train)} steps, {len(val)} validations, {losses})"
+        return f"History({len(train)} steps, validations: {len(val)}, {losses})"
 
     def _vector(self, name: str) -> Floats:
         values = np.asarray(getattr(self, name), dtype=np.float64)

@@ -40,4 +40,4 @@ def test_validations_without_steps_are_spaced_evenly_up_to_the_end():
 
 def test_a_history_has_one_line():
     history = History([3.0, 2.0, 1.5], [2.5, 1.75])
-    assert repr(history) == "History(3 steps, 2 validations, train_loss 3 to 1.5, val_loss 2.5 to 1.75)"
+    assert repr(history) == "History(3 steps, validations: 2, train_loss 3 to 1.5, val_loss 2.5 to 1.75)"

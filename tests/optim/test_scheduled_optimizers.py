@@ -221,7 +221,7 @@ def test_a_weight_decay_that_the_schedule_replaces_is_named(rule, backend):
     with pytest.warns(UserWarning, match=r"got 0.3, which the schedule's own \(from 0.2 to 0.1\) replaces"):
         make(falling, weight_decay=0.3)
     groups = [{"params": params[:1], "weight_decay": 0.1}, {"params": params[1:], "weight_decay": 0.0}]
-    with pytest.warns(UserWarning, match=r"got 0, which .* for groups without decay give schedule.for_groups"):
+    with pytest.warns(UserWarning, match=r"got 0, which .* replaces; schedule.for_groups\(param_groups\) keeps 0"):
         make(0.1, groups)
     make(1e-4)
     make(1e-4, weight_decay=1e-4)
