@@ -7,6 +7,9 @@ import numbers
 import reprlib
 from typing import Any
 
+MIN_RAMP_STEPS, MAX_RATE_RATIO = 5, 4.0
+"""Fewest updates of a ramp, and maximum ratio of its neighbouring rates: beyond it a single point decides."""
+
 
 def short_repr(value: Any) -> str:
     """Return ``repr(value)`` for an error message, shortened where it is long."""
@@ -39,14 +42,39 @@ def require_finite(**values: Any) -> None:
     """Raise a ValueError that names the first value that is not a finite number."""
     for name, value in values.items():
         if not _is_finite(value):
-            raise ValueError(f"{name}: got {short_repr(value)}; give a finite number")
+            raise ValueError(f"{name}: got {short_repr(value)}; give {remedy(value, 'a finite number')}")
 
 
 def require_positive(**values: Any) -> None:
     """Raise a ValueError that names the first value that is not a finite number above 0."""
     for name, value in values.items():
         if not (_is_finite(value) and float(value) > 0):
-            raise ValueError(f"{name}: got {short_repr(value)}; give a finite number above 0")
+            raise ValueError(f"{name}: got {short_repr(value)}; give {remedy(value, 'a finite number above 0')}")
+
+
+def remedy(value: Any, wanted: str) -> str:
+    """Return what to give in place of ``value``: the rate of a suggestion, or what was ``wanted``."""
+    return "suggestion.max_lr" if hasattr(value, "max_lr") else wanted
+
+
+def require_ramp_steps(name: str, steps: int, min_lr: float, max_lr: float, spacing: str) -> None:
+    """Raise a ValueError that begins with ``name`` if a ramp of ``steps`` updates has too few rates for an answer.
+
+    It needs ``MIN_RAMP_STEPS``, and neighbouring rates of an exponential ramp differ by at most ``MAX_RATE_RATIO``.
+
+    >>> require_ramp_steps("steps", 15, 1e-7, 10, "exponential")
+    >>> require_ramp_steps("steps", 14, 1e-7, 10, "exponential")
+    Traceback (most recent call last):
+    ValueError: steps: got 14; give at least 15, or 'auto': fewer rates from 1e-07 to 10 are too far apart for an answer
+    """
+    least = MIN_RAMP_STEPS
+    while spacing == "exponential" and max_lr / min_lr > MAX_RATE_RATIO ** (least - 1):
+        least += 1
+    if steps < least:
+        raise ValueError(
+            f"{name}: got {steps}; give at least {least}, or 'auto': fewer rates from {min_lr:g} to {max_lr:g} are too "
+            "far apart for an answer"
+        )
 
 
 def is_whole(value: Any) -> bool:

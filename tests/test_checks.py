@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from clrfast import _checks as checks
 from clrfast._checks import is_whole, parse_float, require_finite, require_positive, short_repr
 
 
@@ -40,3 +41,14 @@ def test_the_first_bad_number_is_named():
         require_finite(a=1, b=float("inf"), c=float("nan"))
     with pytest.raises(ValueError, match=r"^b: got 0; give a finite number above 0$"):
         require_positive(a=1, b=0)
+
+
+@pytest.mark.parametrize("steps", [5, 7, 15, 40])
+def test_a_ramp_needs_so_many_steps_that_its_rates_are_close(steps):
+    widest = checks.MAX_RATE_RATIO ** (steps - 1)
+    checks.require_ramp_steps("steps", steps, 1.0, widest, "exponential")
+    checks.require_ramp_steps("steps", steps, 1.0, 1e9, "linear")
+    with pytest.raises(ValueError, match=f"--steps: got {steps}; give at least {steps + 1}, or 'auto'"):
+        checks.require_ramp_steps("--steps", steps, 1.0, 1.01 * widest, "exponential")
+    with pytest.raises(ValueError, match="steps: got 4; give at least 5"):
+        checks.require_ramp_steps("steps", 4, 1.0, 2.0, "linear")

@@ -1,4 +1,5 @@
 import logging
+import time
 
 import pytest
 
@@ -26,6 +27,16 @@ def test_an_explicit_choice_logs_no_hint(log, given):
     with progress.show_progress(given, "range test"):
         pass
     assert log.messages == []
+
+
+def test_work_that_may_end_below_its_total_shows_no_percentage(capsys):
+    pytest.importorskip("tqdm")
+    for reaches_total in (True, False):
+        with progress.show_progress(True, "range test", reaches_total=reaches_total) as show:
+            show(30, 200, {"lr": 0.1})
+            time.sleep(0.2)
+            show(50, 200, {"lr": 0.1})
+        assert ("25%" in capsys.readouterr().err) == reaches_total
 
 
 def test_a_bar_does_not_go_back_where_a_run_is_repeated(monkeypatch):

@@ -6,11 +6,14 @@ import argparse
 import inspect
 import os
 import re
+import shutil
+import textwrap
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from .._checks import require_ramp_steps
 from .._version import __version__
 
 METHODS = ("trials", "edge", "minimum_tenth", "slide", "steepest", "valley")
@@ -19,16 +22,13 @@ METHODS = ("trials", "edge", "minimum_tenth", "slide", "steepest", "valley")
 OPTIMIZERS = ("sgd", "adamw")
 """Optimizers by which a command trains."""
 
-MAX_RATE_RATIO = 4.0
-"""Maximum ratio of neighbouring rates in an exponential ramp: beyond it a single point decides the answer."""
-
 POLICY_PREFIX = "policy_"
 """Prefix of the attributes that hold a policy's arguments, so that they cannot collide with others."""
 
 TASK_HELP = (
     "'digits' (a small CNN on scikit-learn's handwritten digits), or your own as package.module:function, "
-    "a function without arguments that returns clrfast.Task(model, loss_fn, train_loader, val_loader=None, "
-    "compute_loss=None)"
+    "a function that returns clrfast.Task(model, loss_fn, train_loader, val_loader=None, compute_loss=None); an "
+    "argument seed is optional"
 )
 
 TEXTS: dict[str, dict[str, Any]] = {
@@ -92,8 +92,9 @@ class UsageError(Exception):
 class _Command(argparse.ArgumentParser):
     """The parser of one command; ``add_options(parser)`` is called only if that command is parsed."""
 
-    def __init__(self, *, add_options: Callable[[_Command], None] | None = None, **options: Any):
-        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+    def __init__(self, *, add_options: Callable[[_Command], None] | None = None, description: str = "", **options: Any):
+        formatter = argparse.RawDescriptionHelpFormatter  # for the lines of examples and formulas
+        super().__init__(formatter_class=formatter, description=_wrap(description), **options)
         self._add_options = add_options
 
     def parse_known_args(self, *given: Any, **more: Any) -> Any:
@@ -106,6 +107,13 @@ class _Command(argparse.ArgumentParser):
                 f"{' '.join(unknown)}: {self.prog} has no such argument; see {self.prog} --help, or leave it out"
             )
         return arguments, unknown
+
+
+def _wrap(text: str) -> str:
+    """Wrap the paragraphs of ``text`` at the width of argparse's help; those with indented lines stay as they are."""
+    width = shutil.get_terminal_size().columns - 2
+    paragraphs = text.split("\n\n")
+    return "\n\n".join(each if each.startswith(" ") else textwrap.fill(each, width) for each in paragraphs)
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -217,6 +225,8 @@ def _add_recipe_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_optimizer(parser: argparse.ArgumentParser, text: str) -> None:
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="sgd", help=text)
+    hidden = argparse.SUPPRESS  # the spelling of `recipe`, whose own option argparse completes from --optimizer
+    parser.add_argument("--optimizers", choices=OPTIMIZERS, dest="optimizer", default=hidden, help=hidden)
 
 
 def _add_seed(parser: argparse.ArgumentParser) -> None:
@@ -234,14 +244,22 @@ def _add_policies(parser: argparse.ArgumentParser) -> None:
 
     policies = parser.add_subparsers(required=True, metavar="POLICY", dest="policy")
     for name, policy in POLICIES.items():
-        text = (inspect.getdoc(policy) or "").replace("``", "").split("\n\nExamples:")[0]
-        options = policies.add_parser(name, help=text.split("\n\n")[0].replace("%", "%%"), description=text)
-        _add_policy_options(options, policy)
+        paragraphs = (inspect.getdoc(policy) or "").replace("``", "").split("\n\n")
+        texts = [text for text in paragraphs if not re.match("(Args|Examples|Raises|Source):", text)]
+        options = policies.add_parser(name, help=texts[0].replace("%", "%%"), description="\n\n".join(texts))
+        _add_policy_options(options, policy, _argument_texts(paragraphs))
         options.add_argument("--out", type=Path, help="the picture's path (default: POLICY.png here)")
 
 
-def _add_policy_options(parser: argparse.ArgumentParser, policy: Callable[..., Any]) -> None:
-    """Add an option for every argument of ``policy`` that numbers can express."""
+def _argument_texts(paragraphs: Sequence[str]) -> dict[str, str]:
+    """Return what the paragraph "Args:" of a docstring says of each argument."""
+    section = next((text for text in paragraphs if text.startswith("Args:")), "").partition("\nRaises:")[0]
+    found = re.findall(r"^    ([\w, ]+): (.*(?:\n {5,}.*)*)", section, re.MULTILINE)
+    return {name: " ".join(text.split()).rstrip(".") for names, text in found for name in names.split(", ")}
+
+
+def _add_policy_options(parser: argparse.ArgumentParser, policy: Callable[..., Any], texts: dict[str, str]) -> None:
+    """Add an option for every argument of ``policy`` that numbers can express, with what ``texts`` says of it."""
     from ..schedules._policies import Spacing
 
     for name, parameter in inspect.signature(policy).parameters.items():
@@ -257,6 +275,7 @@ def _add_policy_options(parser: argparse.ArgumentParser, policy: Callable[..., A
         else:
             continue
         note = "required" if required else f"default: {parameter.default}"
+        note = (f"{texts[name]} ({note})" if name in texts else note).replace("%", "%%")
         parser.add_argument(f"--{name.replace('_', '-')}", dest=f"{POLICY_PREFIX}{name}", help=note, **option)
 
 
@@ -287,28 +306,10 @@ def _check_find(arguments: argparse.Namespace) -> None:
 
 
 def _check_ramp(arguments: argparse.Namespace) -> None:
-    """Refuse a ramp whose rates are too far apart to measure anything between them."""
+    """Refuse a ramp with too few rates for an answer."""
     steps, min_lr, max_lr = arguments.steps, arguments.min_lr, 10.0 if arguments.max_lr is None else arguments.max_lr
-    if steps == "auto" or arguments.spacing != "exponential" or not 0 < min_lr < max_lr:
-        return
-    least = min_ramp_steps(min_lr, max_lr)
-    if steps < least:
-        raise UsageError(
-            f"--steps: got {steps}; give at least {least}, or auto: with fewer from {min_lr:g} to {max_lr:g} each rate "
-            f"is more than {MAX_RATE_RATIO:g} times the one before, which is too coarse for an answer"
-        )
-
-
-def min_ramp_steps(min_lr: float, max_lr: float) -> int:
-    """Return the fewest updates of an exponential ramp whose neighbouring rates differ by at most ``MAX_RATE_RATIO``.
-
-    >>> min_ramp_steps(1, 4), min_ramp_steps(1, 16.1), min_ramp_steps(1e-7, 10)
-    (2, 4, 15)
-    """
-    steps = 2
-    while max_lr / min_lr > MAX_RATE_RATIO ** (steps - 1):
-        steps += 1
-    return steps
+    if steps != "auto" and 0 < min_lr < max_lr:
+        require_ramp_steps("--steps", steps, min_lr, max_lr, arguments.spacing)
 
 
 def _check_recipe(arguments: argparse.Namespace) -> None:

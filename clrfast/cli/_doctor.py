@@ -16,6 +16,7 @@ from .._version import __version__
 from ..optim import SGD, Adam, AdamW, FusedOptimizer
 from ..optim import _backends as backends
 from ..optim._backends import cuda, native
+from ._screen import count
 
 _STEPS: dict[Callable[..., FusedOptimizer], float] = {SGD: 0.5, Adam: 0.5, AdamW: 0.495}
 """Value of a parameter of 1 with gradient 1 after the first step of each optimizer with lr 0.5."""
@@ -32,7 +33,8 @@ def report() -> list[str]:
     """Return the findings as lines."""
     lines = [
         f"clrfast {__version__}, torch {torch.__version__}, Python {platform.python_version()}, "
-        f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs, {torch.get_num_threads()} threads",
+        f"{platform.system()} {platform.machine()}, {count(os.cpu_count() or 1, 'CPU')}, "
+        f"{count(torch.get_num_threads(), 'thread')}",
         f"  imported from {_native.HERE}",
         "",
     ]

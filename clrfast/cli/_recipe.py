@@ -13,8 +13,13 @@ from typing import Any
 
 from .. import _saving as saving
 from ..recipe import Recipe, find_recipe
+from ..recipe._find_recipe import OtherSearchError
 from ._arguments import UsageError
-from ._task import make_seeded_task
+from ._screen import write
+from ._task import make_seeded_task, shows_progress
+
+CONTINUES = "with --storage recipe.log the same command would continue"
+"""What makes an interrupted search worth continuing."""
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -22,7 +27,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     Raises:
         KeyboardInterrupt: the search was interrupted; the message names the files with what it found.
-        UsageError: Optuna is not installed.
+        UsageError: Optuna is not installed, or the storage holds a search with other options.
         ValueError: see ``find_recipe``.
     """
     _require_optuna()
@@ -44,19 +49,30 @@ def run(arguments: argparse.Namespace) -> None:
                 batch_sizes=arguments.batch_sizes,
                 storage=storage,
                 study_name=name,
-                progress=is_first or None,
+                progress=is_first and shows_progress(),
             )
+    except OtherSearchError as error:
+        raise UsageError(_with_options(error, arguments)) from None
     except KeyboardInterrupt as error:
+        found = "no trial has finished"
         with contextlib.suppress(ValueError):  # nothing has been found yet
             recipe = Recipe.from_storage(storage, name)
             if is_first:
                 _write(recipe, arguments)
-            hint = "the same command continues from there" if arguments.storage else "--storage keeps a search"
-            message = [*map(str, error.args), f"the results so far are in {arguments.out}", hint]
-            raise KeyboardInterrupt("; ".join(message)) from None
-        raise
+            found = f"the running trial is lost, and the results so far are in {arguments.out}"
+        hint = "the same command continues" if arguments.storage else CONTINUES
+        raise KeyboardInterrupt("; ".join([*map(str, error.args), found, hint])) from None
     if is_first:
         _write(recipe, arguments)
+
+
+def _with_options(error: OtherSearchError, arguments: argparse.Namespace) -> str:
+    """Return the message with the names of options in place of those of arguments."""
+    message = str(error)
+    for name in ("study_name", *error.names):
+        if hasattr(arguments, name):
+            message = message.replace(name, f"--{name.replace('_', '-')}")
+    return message
 
 
 def _require_optuna() -> None:
@@ -105,10 +121,10 @@ def _sigterm_as_interrupt() -> Iterator[None]:
 def _write(recipe: Recipe, arguments: argparse.Namespace) -> None:
     """Print the recipe, and write it and its report."""
     report: Path = arguments.out.with_suffix(".html")
-    recipe.save(arguments.out)
-    saving.write_text(report, recipe.to_html(arguments.task, saved=arguments.out.name))
+    html = recipe.to_html(arguments.task, saved=arguments.out.name)
+    written = write(arguments.out, recipe.save), write(report, lambda path: saving.write_text(path, html))
     print(recipe)
-    print(f"written: {arguments.out}, {report}")
+    print(f"written: {', '.join(written)}")
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 from .. import _saving as saving
 from ..schedules import POLICIES
 from ._arguments import POLICY_PREFIX, UsageError
+from ._screen import write
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -27,7 +28,8 @@ def run(arguments: argparse.Namespace) -> None:
     schedule = POLICIES[arguments.policy](**options)
     path = arguments.out or Path(f"{arguments.policy}.png")
     try:
-        saving.write_figure(path, schedule.plot())
+        figure = schedule.plot()
     except ModuleNotFoundError as error:
-        raise UsageError(f'{error.name} is not installed (pip install "clrfast[plot]")') from None
-    print(f"written: {path}")
+        raise UsageError(f"{error.name} is not installed (pip install matplotlib)") from None
+    written = write(path, lambda path: saving.write_figure(path, figure))
+    print(f"written: {written}")

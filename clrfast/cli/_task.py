@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import sys
 from collections.abc import Mapping
 
 import numpy as np
@@ -43,8 +44,13 @@ def run_range_test(task: Task, arguments: argparse.Namespace) -> LRCurve:
         spacing=arguments.spacing,
         repeats=arguments.repeats,
         trials=_resolve_trials(arguments),
-        progress=True,
+        progress=shows_progress(),
     )
+
+
+def shows_progress() -> bool:
+    """Return whether a command shows its progress: on a terminal, not in a file or a pipe."""
+    return sys.stderr.isatty()
 
 
 def _make_optimizer(task: Task, name: str) -> FusedOptimizer | None:

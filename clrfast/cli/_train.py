@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from .._progress import progress_bar
+from .._progress import show_progress
 from ..schedules import constant, one_cycle
 from ..training import Score, evaluate, steps_per_epoch, train
 from ..training._preservation import preserve_all
-from ._task import MAKE_OPTIMIZER, make_seeded_task, run_range_test
+from ._screen import count, print_facts
+from ._task import MAKE_OPTIMIZER, make_seeded_task, run_range_test, shows_progress
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -16,22 +17,29 @@ def run(arguments: argparse.Namespace) -> None:
     task = make_seeded_task(arguments)
     max_lr = arguments.lr
     if max_lr is None:
-        suggestion = run_range_test(task, arguments).suggest(arguments.method)
+        curve = run_range_test(task, arguments)
+        suggestion = curve.suggest(arguments.method)
+        print_facts(curve, suggestion)
+        print()
         max_lr = suggestion.max_lr
-        print(f"suggested learning rate: {max_lr:.3g} ({suggestion.reason})")
     total_steps = arguments.epochs * steps_per_epoch(task)
-    print(f"{arguments.epochs} epochs, {total_steps} steps with {arguments.optimizer}:")
+    print(f"{count(arguments.epochs, 'epoch')}, {count(total_steps, 'step')} with {arguments.optimizer}:")
     for name, schedule in (
         ("1cycle", one_cycle(max_lr, total_steps)),
         ("constant", constant(max_lr, total_steps)),
     ):
         # Both runs start from the same weights, random numbers and order of the data.
         with preserve_all(task.model, loader=task.train_loader):
-            with progress_bar(name) as progress:
+            with show_progress(shows_progress(), name) as progress:
                 make_optimizer = MAKE_OPTIMIZER[arguments.optimizer]
                 losses = train(task, schedule, make_optimizer=make_optimizer, progress=progress)
-            result = _describe(evaluate(task), float(losses[-1]))
-        print(f"  {name:9} {result}")
+            score = evaluate(task)
+        print(f"  {name:9} {_describe(score, float(losses[-1]))}")
+    if score is not None:
+        one = (
+            "" if score.accuracy is None else f"one of the {score.n_samples} samples is {100 / score.n_samples:.2g} %; "
+        )
+        print(f"{one}a difference that changes its sign with --seed 1 or 2 is chance")
 
 
 def _describe(score: Score | None, last_loss: float) -> str:

@@ -56,6 +56,11 @@ class History:
             raise ValueError(f"total_steps: got {self.total_steps!r}; give a whole number, at least the {n} steps made")
         object.__setattr__(self, "val_steps", steps.astype(np.int64))
 
+    def __repr__(self) -> str:
+        train, val = np.asarray(self.train_loss), np.asarray(self.val_loss)
+        losses = f"train_loss {train[0]:.3g} to {train[-1]:.3g}, val_loss {val[0]:.3g} to {val[-1]:.3g}"
+        return f"History({len(train)} steps, validations: {len(val)}, {losses})"
+
     def _vector(self, name: str) -> Floats:
         values = np.asarray(getattr(self, name), dtype=np.float64)
         if values.ndim != 1 or not len(values):

@@ -55,7 +55,7 @@ def bootstrap(rule: Rule, curves: Sequence[tuple[Floats, Floats]]) -> Suggestion
     low, high = (float(np.exp(np.quantile(logs, q))) for q in INTERVAL_QUANTILES)
     return replace(
         median,
-        reason=f"{median.reason}; the median of {len(answers)} draws of the noise{of_ramp}",
+        reason=f"{median.reason}; the median of {len(answers)} resampled curves{of_ramp}",
         # Logarithms round: the answer is put inside its interval even if all answers are equal.
         low=min(low, median.max_lr),
         high=max(high, median.max_lr),

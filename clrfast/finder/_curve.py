@@ -24,9 +24,9 @@ from ._bootstrap import bootstrap
 from ._measured_curve import MeasuredCurve
 from ._stability import require_descent
 from ._suggestion import NoSuggestionError, Suggestion
-from ._suggestion_rules import RULES, edge
+from ._suggestion_rules import RULES, edge, require_close_rates
 from ._trial_suggestion import estimate_from_ramp, suggest_from_trials
-from ._trials import Trials
+from ._trials import Trials, describe_points
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -101,6 +101,13 @@ class LRCurve(MeasuredCurve):
             raise ValueError("of: 'clr_bounds' needs a metric that rises; give 'metric', or leave it out")
         if method == "trials":
             return self._suggest_from_trials(of)
+        for curve in (self, *self.repeats) if not rises and of != "metric" else ():
+            require_close_rates(curve.lr)
+        return self._suggest_by_rule(method, of)
+
+    def _suggest_by_rule(self, method: str, of: str | None = None) -> Suggestion:
+        """Suggest by a rule for the ramp; see ``suggest``."""
+        rises = method == "clr_bounds"
         curves = (self, *self.repeats)
         if rises or of == "metric":
             return bootstrap(RULES[method], [curve.measured_metric(rises, method) for curve in curves])
@@ -131,7 +138,7 @@ class LRCurve(MeasuredCurve):
     def _edge(self) -> Suggestion | None:
         """The answer of the rule "edge"; None if it has none."""
         try:
-            return self.suggest("edge")
+            return self._suggest_by_rule("edge")
         except NoSuggestionError:
             return None
 
@@ -241,6 +248,11 @@ class LRCurve(MeasuredCurve):
         if not len(curve.lr) or curve.lr[0] == 0:
             raise ValueError(f"{data.path('lr')}: got {short_repr(data.get('lr'))}; give rates above 0, at least one")
         return curve
+
+    def __repr__(self) -> str:
+        n = len(self.trials)
+        trials = f", {n} length{'' if n == 1 else 's'} of trials" if n else ""
+        return f"LRCurve({describe_points(self.lr)}{trials}: {self.stop_reason})"
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_range_test": None}

@@ -60,5 +60,10 @@ def weigh_with_prior(lr: float, std: float, prior_lr: float | None) -> float:
     """
     if prior_lr is None:
         return lr
-    weight = std**2 / (std**2 + PRIOR_STD**2)
+    weight = prior_weight(std)
     return lr ** (1 - weight) * prior_lr**weight
+
+
+def prior_weight(std: float) -> float:
+    """Return the weight of the prior beside an estimate with this standard deviation, in (0, 1)."""
+    return std**2 / (std**2 + PRIOR_STD**2)

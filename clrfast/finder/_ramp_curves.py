@@ -146,7 +146,8 @@ def _curve(ramp: Schedule, record: RunRecord) -> LRCurve:
     kind: StopReason
     if not math.isfinite(initial):
         raise ValueError(
-            f"loader, loss: the very first loss is {initial}, before any update; check the data and the loss function"
+            f"loader, loss: the very first loss is {initial}, before any update; check the data and the loss function, "
+            "also any state that it keeps between calls"
         )
     if not record.diverged:
         kind = "completed"
@@ -173,5 +174,5 @@ def _stop_reason(curve: LRCurve) -> str:
     if at is None or at == end:
         return curve.stop_reason
     if curve.stopped == "completed":
-        return f"diverged at {at}, and reached the highest rate, {end}, short of the limit that ends a ramp"
+        return f"diverged at {at}; the ramp went on to its highest rate, {end}"
     return f"diverged at {at}; {curve.stop_reason}"

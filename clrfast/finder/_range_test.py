@@ -121,11 +121,12 @@ def range_test(
             parameters of the model and of the loss.
         min_lr, max_lr: ends of the ramp, both included, 0 < min_lr < max_lr. ``max_lr`` None: 10; a coarse ramp
             continues up to 10,000 until the loss diverges.
-        steps: number of updates of the ramp, at least 2. "auto": a coarse ramp of 38 updates (over 8 powers of ten;
-            others in proportion) and a fine ramp of 60, from 1/500 to 1.5 times the rate at which the coarse one
-            diverged, both from the same weights. The fine ramp may begin below ``min_lr``. The curve has the fine
-            points, and the coarse points below them. Linear ramps, and ramps over a factor of at most 750, are single
-            ramps of 98 updates.
+        steps: number of updates of the ramp: at least 2. A rule for the ramp needs 5, and neighbouring rates of an
+            exponential ramp that differ by at most a factor of 4 (15 updates from 1e-7 to 10). "auto": a coarse ramp of
+            38 updates (over 8 powers of ten; others in proportion) and a fine ramp of 60, from 1/500 to 1.5 times the
+            rate at which the coarse one diverged, both from the same weights. The fine ramp may begin below ``min_lr``.
+            The curve has the fine points, and the coarse points below them. Linear ramps, and ramps over a factor of at
+            most 750, are single ramps of 98 updates.
         spacing: "exponential" (equal ratios) or "linear" (equal differences); see ``lr_ramp``.
         repeats: number of ramps (with "auto": of fine ramps), each on other batches, at least 1. The curve has the
             others as ``curve.repeats``, and suggests from all of them.
@@ -197,7 +198,7 @@ def range_test(
             autocast=str(options.autocast),
             scaler=options.scaler is not None,
         )
-        shown = show_progress(ranks.progress_on_first(progress), "range test")
+        shown = show_progress(ranks.progress_on_first(progress), "range test", reaches_total=False)
         with shown as show, experiment.batches(val_loader) as batches:
             validation = None
             if val_loader is not None:

@@ -37,12 +37,13 @@ class Suggestion:
     confidence: Confidence = "high"
 
     def __str__(self) -> str:
-        """Return rates, rule and reason in one line.
+        """Return rates, rule and reason in one line, with ``base_lr`` if the rule is for cyclical rates.
 
         Examples:
-            >>> print(Suggestion(0.21, 0.0123, 0.18, 0.25, "edge", "a fifth of 1.05"))
-            0.21 (0.18 to 0.25), base_lr 0.012; edge: a fifth of 1.05
+            >>> print(Suggestion(0.21, 0.0123, 0.18, 0.25, "edge", "0.21 = 1.05 / 5"))
+            0.21 (0.18 to 0.25); edge: 0.21 = 1.05 / 5
         """
         interval = f"{self.low:.2g} to {self.high:.2g}"
+        bound = f", lower bound of a cyclical rate {self.base_lr:.2g}" if self.method == "clr_bounds" else ""
         confidence = "low confidence; " if self.confidence == "low" else ""
-        return f"{self.max_lr:.3g} ({interval}), base_lr {self.base_lr:.2g}; {confidence}{self.method}: {self.reason}"
+        return f"{self.max_lr:.3g} ({interval}){bound}; {confidence}{self.method}: {self.reason}"

@@ -8,6 +8,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .._checks import MAX_RATE_RATIO
+from ._slopes import are_evenly_spaced
 from ._smoothing import ROUNDING_FRAC, Floats
 from ._suggestion import NoSuggestionError, Suggestion
 
@@ -55,17 +57,28 @@ def edge(lr: ArrayLike, loss: ArrayLike, *, beyond: str = "a higher max_lr shows
     first, last = (len(rates) - 1 if index is None else index for index in found)
     marks = np.array([lrs[lowest], rates[first], rates[last]])
     at = float(np.exp(np.log(marks).mean()))
+    mean = f"the geometric mean of three readings ({', '.join(f'{mark:.3g}' for mark in marks)})"
+    reason = f"{at / EDGE_DIVISOR:.3g} = {at:.3g} / {EDGE_DIVISOR}; {at:.3g} is "
     if found[0] is not None:
-        reason = (
-            f"a fifth of {at:.3g}, the geometric mean of the rates at which the loss is lowest ({marks[0]:.3g}), has "
-            f"lost a quarter of its fall again ({marks[1]:.3g}), and stays above that level ({marks[2]:.3g})"
-        )
+        reason += f"where the loss starts to climb: {mean}"
     else:
-        reason = (
-            f"a fifth of {at:.3g}: the loss is lowest at {marks[0]:.3g}, and by {marks[1]:.3g} it had not climbed "
-            f"back; {beyond}"
-        )
+        reason += f"{mean}: the loss is lowest at {marks[0]:.3g} and has not climbed back at {marks[1]:.3g}; {beyond}"
     return _suggestion(at / EDGE_DIVISOR, "edge", reason, lrs, losses, lowest)
+
+
+def require_close_rates(lr: Floats) -> None:
+    """Raise NoSuggestionError if a ramp had too few steps: rates more than a factor of 4 apart, unless evenly spaced.
+
+    Curves of fewer than ``MIN_POINTS`` pass: the rules refuse them.
+    """
+    if len(lr) < MIN_POINTS or are_evenly_spaced(lr):
+        return
+    ratio = float((lr[1:] / lr[:-1]).max())
+    if ratio > MAX_RATE_RATIO * (1 + ROUNDING_FRAC):
+        raise NoSuggestionError(
+            f"steps: each rate is {ratio:.3g} times the one before, too far apart for an answer; give so many that it "
+            f"is at most {MAX_RATE_RATIO:g} times (15 from 1e-7 to 10), or 'auto'"
+        )
 
 
 def find_rebounds(lr: ArrayLike, loss: ArrayLike) -> tuple[int | None, int | None]:
@@ -258,8 +271,8 @@ def _up_to_minimum(lr: ArrayLike, loss: ArrayLike, what: str = "loss") -> tuple[
     lrs, losses = lrs[finite], losses[finite]
     if len(lrs) < MIN_POINTS:
         raise NoSuggestionError(
-            f"only {len(lrs)} finite points, fewer than {MIN_POINTS}: "
-            "lower min_lr (it may diverge at once) or take more steps"
+            f"only {len(lrs)} finite points, fewer than {MIN_POINTS}: give more steps, or a lower min_lr if the loss "
+            "diverges at once"
         )
     lowest = int(losses.argmin())
     before = losses[: lowest + 1]

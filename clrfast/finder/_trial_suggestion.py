@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ._prior import weigh_with_prior
+from ._prior import prior_weight, weigh_with_prior
 from ._smoothing import Floats
 from ._suggestion import NoSuggestionError, Suggestion
 from ._suggestion_rules import MIN_POINTS
@@ -102,22 +102,33 @@ def suggest_from_trials(
     low, high = decisive.good_range()
     if counted:
         logs = [_log_answer(trials, ramp_lr) for trials in counted]
-        max_lr = min(weigh_with_prior(2 ** (sum(logs) / len(logs)), EVIDENCE_STD, prior_lr), high)
+        found = 2 ** (sum(logs) / len(logs))
+        std, limit, limit_text = EVIDENCE_STD, high, "the highest good rate"
         best = decisive.lr[decisive.best]
-        what = f"is lowest at {best:.3g} and almost as low from {low:.3g} to {high:.3g}; longer runs need lower rates"
+        what = f"is lowest at {best:.3g} and almost as low from {low:.3g} to {high:.3g}"
+        how = _explain_answers(counted, [2**log for log in logs], found, ramp_lr)
     else:
-        max_lr = weigh_with_prior(levels[0].middle / 2**UNSEEN_OCTAVES, UNSEEN_STD, prior_lr)
-        max_lr = min(max_lr, _highest_harmless(levels))
-        what = (
-            "does not visibly fall, so the model did not train in any trial; the suggestion is based on the middle of "
-            "the shortest trials"
+        middle = levels[0].middle
+        found, std = middle / 2**UNSEEN_OCTAVES, UNSEEN_STD
+        limit, limit_text = _highest_harmless(levels), "because higher rates did harm"
+        what = "does not visibly fall, so the model did not train in any trial"
+        how = (
+            f"{found:.3g} is {middle:.3g}, the middle of the shortest trials, / {2**UNSEEN_OCTAVES:.2g}; "
+            f"the ramp alone suggests {ramp_lr:.3g}"
         )
+    weighed = weigh_with_prior(found, std, prior_lr)
+    max_lr = min(weighed, limit)
     reason = (
         f"in {len(decisive.lr)} trials, {decisive.steps}-step 1cycles with peak rates from {rates}, the loss on fixed "
-        f"batches {what}; the ramp alone suggests {ramp_lr:.3g}"
+        f"batches {what}; {how}"
     )
     if prior_lr is not None:
-        reason += f", and models of this size usually train best at about {prior_lr:.2g} with this optimizer"
+        reason += (
+            f"; models of this size usually train best at about {prior_lr:.2g} with this optimizer, which gives "
+            f"{weighed:.3g} with {prior_weight(std):.0%} of the weight"
+        )
+    if max_lr < weighed:
+        reason += f"; that is lowered to {max_lr:.3g}, {limit_text}"
     conflict = _describe_conflict(counted, ramp_lr)
     return Suggestion(
         max_lr,
@@ -145,6 +156,37 @@ def _describe_conflict(counted: Sequence[Trials], ramp_lr: float) -> str:
     return (
         f"; the trials of {SHORT_STEPS} steps alone suggest {2 ** short[0]:.3g}, so the ramp and the trials disagree "
         f"by a factor of {2**octaves:.0f}"
+    )
+
+
+def _explain_answers(counted: Sequence[Trials], answers: Sequence[float], found: float, ramp_lr: float) -> str:
+    """Explain how the answer of each length and their mean ``found`` follow from the trials and the ramp."""
+    texts = [
+        f"{answer:.3g} is {_explain_answer(trials, ramp_lr)}" for trials, answer in zip(counted, answers, strict=True)
+    ]
+    if len(answers) > 1:
+        names = " and ".join(f"{answer:.3g}" for answer in answers)
+        texts.insert(0, f"{found:.3g} is the geometric mean of {names}")
+    if all(trials.steps > SHORT_STEPS for trials in counted):
+        texts.append(f"the ramp alone suggests {ramp_lr:.3g}")
+    return "; ".join(texts)
+
+
+def _explain_answer(trials: Trials, ramp_lr: float) -> str:
+    """Say in words what ``_log_answer`` computes."""
+    low, high = trials.good_range()
+    because = "because longer runs need lower rates"
+    if trials.steps == SHORT_STEPS:
+        stable = float(trials.lr[trials.n_stable - 1])
+        ramp = f"{ramp_lr:.3g} (of the ramp)"
+        if stable < ramp_lr:
+            ramp = f"{stable:.3g} (the highest stable rate; the ramp's is {ramp_lr:.3g})"
+        lowered = f"{high / 2**SHORT_HIGH_OCTAVES:.3g} ({high:.3g} / {2**SHORT_HIGH_OCTAVES:.2g}, {because})"
+        return f"the geometric mean of {lowered} and {ramp}"
+    mean = low ** (3 / 8) * high ** (5 / 8)  # half of the weight of the middle is that of each end
+    return (
+        f"{mean:.3g} / {2**LONG_OCTAVES:.2g}, {because}; {mean:.3g} is a geometric mean of {low:.3g} and "
+        f"{high:.3g}, weighted 3 to 5"
     )
 
 

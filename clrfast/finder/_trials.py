@@ -56,6 +56,9 @@ class Trials:
         if np.isnan(self.loss).any():
             raise ValueError("loss: got nan; give inf for a trial that diverged")
 
+    def __repr__(self) -> str:
+        return f"Trials(1cycles of {self.steps} steps, {describe_points(self.lr)})"
+
     @classmethod
     def from_plain(cls, data: Fields) -> Trials:
         """Make trials from the plain data of ``saving.to_plain``.
@@ -133,6 +136,11 @@ class Trials:
         rise = float(self.loss[outside] - self.loss[inside])
         share = (limit - self.loss[inside]) / rise if rise < math.inf else 0.5
         return float(self.lr[inside] * (self.lr[outside] / self.lr[inside]) ** share)
+
+
+def describe_points(lr: Floats) -> str:
+    """Return the number of points and the range of their rates."""
+    return f"{len(lr)} points, lr {lr[0]:.3g} to {lr[-1]:.3g}" if len(lr) else "0 points"
 
 
 def make_trials(steps: int, found: dict[float, tuple[float, float]], initial_loss: float) -> Trials:

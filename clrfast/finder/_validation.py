@@ -70,7 +70,9 @@ class Validation:
         cost: Cost | None = None,
     ):
         if not isinstance(val_loader, Iterable):
-            raise ValueError(f"val_loader: got {type(val_loader).__name__}; give an iterable of batches")
+            raise ValueError(
+                f"val_loader: got {type(val_loader).__name__}; give a DataLoader, or any iterable of batches"
+            )
         require_metric(metric)
         if every is not None and (not is_whole(every) or every < 1):
             raise ValueError(f"val_every: got {every!r}; give a whole number of steps, at least 1")

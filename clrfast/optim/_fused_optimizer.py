@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import threading
 import weakref
@@ -22,7 +23,7 @@ from . import _saved_schedule as saved_schedule
 from . import _state_dict as state_dicts
 from ._control import StepControl
 from ._counters import Counters, NoCounters
-from ._options import agreed_clip_norm, comparable, require_clip_norm, warn_overridden
+from ._options import agreed_clip_norm, comparable, require_clip_norm, warn_of_other_decay, warn_overridden
 from ._parameters import devices_of
 from ._protocols import GradScale, Update
 from ._rule_optimizer import RuleOptimizer
@@ -113,7 +114,21 @@ class FusedOptimizer(RuleOptimizer):
         self.defaults.update(schedule=None, master_weights=self.master_weights, clip_norm=clip_norm, backend=backend)
         self.backend  # noqa: B018 - raises where it does not work
         if schedule is not None:
-            self.set_schedule(schedule)
+            given = self._chosen_weight_decays()
+            table = self.set_schedule(schedule).host_table
+            if schedule.weight_decay is not None:
+                warn_of_other_decay(given, table[:, :, 2])
+
+    def _chosen_weight_decays(self) -> list[float | None]:
+        """Return each group's weight decay; None for the default, which the caller probably did not choose.
+
+        The default 0 counts as chosen beside groups that decay.
+        """
+        option = inspect.signature(type(self)).parameters.get("weight_decay")
+        if option is None:
+            return [None] * len(self.param_groups)
+        decays = [float(quantity_of(group, "weight_decay")) for group in self.param_groups]
+        return [decay if decay != option.default or (decay == 0 and any(decays)) else None for decay in decays]
 
     def _renew_step_lock(self) -> None:
         """Make the lock that lets one thread step at a time, because updates hold the gradients that they found."""

@@ -42,8 +42,8 @@ class SGD(FusedOptimizer):
             ``range_test`` always behave as with True. Nothing else depends on it.
         foreach, differentiable, capturable: accepted for compatibility with ``torch.optim``; the numbers do not
             depend on them. ``differentiable=True`` is refused.
-        schedule: a ``clrfast.Schedule`` with ``total_steps``; it replaces lr, and momentum and weight decay where it
-            has a curve for them.
+        schedule: a ``clrfast.Schedule`` with ``total_steps``. Its values replace lr, and momentum and weight decay
+            where it has a curve for them. A warning names a ``weight_decay`` that differs from its curve.
         master_weights: keep float32 copies of float16 and bfloat16 parameters (state "master_param", 4 bytes per
             value) and update these, with float32 momentum. The parameters become their rounded values, so updates
             smaller than a 16-bit dtype can resolve still add up. External writes to a parameter override its master

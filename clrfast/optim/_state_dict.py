@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..schedules import Schedule
-from ..schedules._warnings import warn_user
+from ..schedules._warnings import describe_differences, warn_user
 from . import _saved_schedule as saved_schedule
 from ._control import StepControl
 from ._counters import Counters
@@ -73,10 +73,12 @@ def _resume(optimizer: SavedOptimizer, saved: Schedule, progress: dict[str, Any]
     """Continue at the saved progress, by the optimizer's own schedule if it has one."""
     if optimizer.follower is None:
         optimizer.follow(saved, saved)
-    elif not optimizer.follower.bound.continues(saved):
+    elif not (bound := optimizer.follower.bound).continues(saved) and (
+        differences := describe_differences(saved, bound)
+    ):
         warn_user(
-            "load_state_dict: the saved schedule differs from the optimizer's; the optimizer follows its own "
-            "from the saved step on. Make the optimizer without a schedule to take the saved one."
+            f"load_state_dict: the saved schedule differs from the optimizer's ({differences}); the optimizer follows "
+            "its own from the saved step on. Make the optimizer without a schedule to take the saved one."
         )
     assert optimizer.follower is not None
     optimizer.follower.resume(progress)

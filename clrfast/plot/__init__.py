@@ -1,4 +1,4 @@
-"""Pictures of range tests, trials and schedules; needs matplotlib (``pip install "clrfast[plot]"``).
+"""Pictures of range tests, trials and schedules; needs matplotlib (``pip install matplotlib``).
 
 This package draws arrays, and objects with the attributes listed in ``_protocols``. It imports no other package.
 """

@@ -48,7 +48,7 @@ def lr_curve(
         curve: a result of ``range_test``.
         ax: axes for the loss, best in a figure with layout="constrained", which leaves room for the legend. None
             makes a figure of 6.4 x 4.8 inches with both panels.
-        suggestion: suggestion to mark, with its interval and its ``base_lr``.
+        suggestion: suggestion to mark, with its interval, and with its ``base_lr`` if its method is "clr_bounds".
         metric: whether to draw the held-out metric, if one was measured.
         title: text above the legend, which is above the axes and hides no data. None: "Learning-rate range test"
             without ``ax``, else no title.
@@ -126,12 +126,12 @@ def _draw_trials(ax: Any, curve: LossCurve, limits: tuple[float, float]) -> list
 
 
 def _draw_suggestion(ax: Any, curve: LossCurve, suggestion: RateSuggestion, limits: tuple[float, float]) -> list[Any]:
-    """Draw the suggestion, its interval and its ``base_lr``; return the legend's entries."""
+    """Draw the suggestion, its interval and its ``base_lr`` for a cyclical rate; return the legend's entries."""
     ax.axvspan(suggestion.low, suggestion.high, color=SUGGESTION_COLOR, alpha=0.15, lw=0)
     mark = _draw_mark(ax, curve, suggestion.max_lr, limits, color=SUGGESTION_COLOR, marker="o")
     low, high = f"{suggestion.low:.2g}", f"{suggestion.high:.2g}"
     mark.set_label(f"suggested {suggestion.max_lr:.2g}" + (f" ({low} to {high})" if low != high else ""))
-    if suggestion.base_lr == suggestion.max_lr:
+    if suggestion.method != "clr_bounds":
         return [mark]
     # On the axis itself, with its upper half inside.
     (base,) = ax.plot(
@@ -144,7 +144,7 @@ def _draw_suggestion(ax: Any, curve: LossCurve, suggestion: RateSuggestion, limi
         clip_on=False,
         zorder=6,
         transform=ax.get_xaxis_transform(),
-        label=f"base_lr {suggestion.base_lr:.2g}",
+        label=f"lower bound of a cyclical rate {suggestion.base_lr:.2g}",
     )
     return [mark, base]
 

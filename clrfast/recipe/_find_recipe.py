@@ -144,7 +144,10 @@ def find_recipe(
     if not isinstance(study_name, str) or not study_name:
         raise ValueError(f"study_name: got {study_name!r}; give a text")
     store = TrialStore(storage, study_name, sampler)
-    with preserve_rng_and_loaders(task.train_loader, task.val_loader), show_progress(progress, "recipe") as show:
+    with (
+        preserve_rng_and_loaders(task.train_loader, task.val_loader),
+        show_progress(progress, "recipe", reaches_total=False) as show,
+    ):
         settings = SearchSettings(
             planned_steps=planned_steps,
             optimizers=names,
@@ -165,6 +168,19 @@ def find_recipe(
             settings = replace(settings, digests=_digests(task, options, joined.seed))
         _require_same_search(settings, joined)
         return conclude(_Worker(store, runner, show).work())
+
+
+class OtherSearchError(ValueError):
+    """The study was begun with other arguments, another model or other data.
+
+    Args:
+        begun: with what.
+        names: of the arguments that differ.
+    """
+
+    def __init__(self, begun: str, names: Sequence[str] = ()):
+        self.names = names
+        super().__init__(f"study_name: its search was begun with {begun}")
 
 
 class _Worker:
@@ -298,20 +314,32 @@ def _digests(task: Task, options: StepOptions, seed: int) -> dict[str, str]:
 
 def _require_same_search(mine: SearchSettings, theirs: SearchSettings) -> None:
     """Raise ValueError if the study was begun with other arguments, another model or other data."""
-    names = ("planned_steps", "optimizers", "find_batch_size", "budget", "seconds", "sampler", "model", "batch_size")
-    for name in names:
-        if getattr(mine, name) != getattr(theirs, name):
-            raise ValueError(
-                f"study_name: its search was begun with {name} {getattr(theirs, name)!r}, and this call has "
-                f"{getattr(mine, name)!r}; give the same, or another study_name"
-            )
+    here, there = _described(mine), _described(theirs)
+    names = [name for name in here if here[name] != there[name]]
+    if names:
+        begun, now = (", ".join(f"{name} {values[name]}" for name in names) for values in (there, here))
+        raise OtherSearchError(f"{begun}, and this call has {now}; give the same, or another study_name", names)
     differ = [name for name, found in mine.digests.items() if found != theirs.digests.get(name)]
     if differ:
-        raise ValueError(
-            f"study_name: its search was begun with another {', another '.join(differ)}, so trials could not be "
+        raise OtherSearchError(
+            f"another {', another '.join(differ)}, so trials could not be "
             "compared; make the task with the same seed in every process (torch.manual_seed), each over all of the "
             "data (no DistributedSampler), or give another study_name"
         )
+
+
+def _described(settings: SearchSettings) -> dict[str, str]:
+    """Return what all workers must have in common, in words, by the names of the arguments."""
+    budget = f"{settings.budget} steps" if settings.seconds is None else f"{settings.seconds:g} s"
+    return {
+        "budget": budget,
+        "planned_steps": str(settings.planned_steps),
+        "optimizers": ", ".join(settings.optimizers),
+        "batch_sizes": str(settings.find_batch_size),
+        "sampler": str(settings.sampler),
+        "model": settings.model,
+        "loader's batch size": str(settings.batch_size),
+    }
 
 
 def _checked_names(optimizers: Any) -> tuple[OptimizerName, ...]:

@@ -113,7 +113,7 @@ def find_weight_decay(
     most = 0.0 if not refine else math.inf if max_steps is None else max_steps // (repeats * steps)
     given = (model, loss_fn, loader, compute_loss, val_loader)
     search = _Search(given, options, step_options, "find_weight_decay", optimizer, steps, max_lr)
-    with show_progress(progress, "weight decay") as show:
+    with show_progress(progress, "weight decay", reaches_total=False) as show:
         runs = search.run(
             lambda runs: due_weight_decays(runs, values, most, optimizer, repeats),
             lambda spec, value: replace(spec, momentum=_hashable(momentum), weight_decay=value),
@@ -175,7 +175,7 @@ def find_momentum(
         raise ValueError(f"weight_decay: got {weight_decay!r}; give a number of at least 0")
     given = (model, loss_fn, loader, compute_loss, val_loader)
     search = _Search(given, options, step_options, "find_momentum", optimizer, steps, max_lr)
-    with show_progress(progress, "momentum") as show:
+    with show_progress(progress, "momentum", reaches_total=False) as show:
         runs = search.run(
             lambda runs: due_momenta(runs, tried, repeats),
             lambda spec, value: replace(spec, momentum=value, weight_decay=weight_decay),
@@ -241,7 +241,7 @@ def find_pair(
     search = _Search(given, options, step_options, "find_pair", optimizer, steps, max_lr)
     results: list[PairResult] = []
     histories: list[History] = []
-    with show_progress(progress, "rate and weight decay") as show:
+    with show_progress(progress, "rate and weight decay", reaches_total=False) as show:
         while len(results) < MIN_PAIR_TRIALS or count_steps(histories) + steps <= max_steps:
             point = next_pair(results, (), {optimizer: float(max_lr)}, int(steps))
             if point is None:

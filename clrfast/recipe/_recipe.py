@@ -140,7 +140,11 @@ class Recipe:
     def __str__(self) -> str:
         rows = [f"{name:<15}{value}" for name, value in self.settings.items()]
         optimizer = "" if self.optimizer_name == "sgd" else f" of {self.optimizer_name}"
-        rows.append(f"found in {self.steps} steps{optimizer}" + ("" if self.complete else "; the search has not ended"))
+        n_trials, n_steps = len(self.study.trials), f"{self.steps} steps{optimizer}"
+        so_far = (
+            f"the search has not ended; so far {n_trials} trial{'' if n_trials == 1 else 's'} of {n_steps} together"
+        )
+        rows.append(f"found in {n_steps}" if self.complete else so_far)
         return "\n".join([*rows, *(f"warning: {warning}" for warning in self.warnings)])
 
 

@@ -71,7 +71,7 @@ def require_optuna() -> None:
     try:
         import optuna  # noqa: F401
     except ModuleNotFoundError:
-        raise ModuleNotFoundError("find_recipe needs Optuna; install it with: pip install 'clrfast[recipe]'") from None
+        raise ModuleNotFoundError("find_recipe needs Optuna; install it with: pip install optuna") from None
 
 
 def journal_path(storage: Any) -> str | None:

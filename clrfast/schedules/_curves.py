@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._checks import parse_float, require_finite, require_positive, short_repr
+from .._checks import parse_float, remedy, require_finite, require_positive, short_repr
 from .._fields import Fields
 
 Floats = NDArray[np.float64]
@@ -231,5 +231,6 @@ def as_curve(name: str, value: CurveLike) -> Curve:
         return Constant(float(value))
     except (TypeError, ValueError, OverflowError):
         raise ValueError(
-            f"{name}: got {short_repr(value)}; give a curve, a finite number or a function of the array of steps"
+            f"{name}: got {short_repr(value)}; give "
+            + remedy(value, "a curve, a finite number or a function of the array of steps")
         ) from None

@@ -26,7 +26,14 @@ from ._group_values import (
 )
 from ._schedule import Schedule
 from ._table import row_at
-from ._warnings import EpochStepDetector, report_past_end, warn_cut_cycle, warn_past_end, warn_user
+from ._warnings import (
+    EpochStepDetector,
+    describe_differences,
+    report_past_end,
+    warn_cut_cycle,
+    warn_past_end,
+    warn_user,
+)
 
 
 class ScheduleLR(LRScheduler):
@@ -195,10 +202,11 @@ class ScheduleLR(LRScheduler):
             raise ValueError(
                 f"state_dict: it is not a ScheduleLR's (it has {sorted(state_dict)}); load that of the same scheduler"
             )
-        if not self._schedule.continues(Schedule.from_dict(state_dict["schedule"])):
+        saved = Schedule.from_dict(state_dict["schedule"])
+        if not self._schedule.continues(saved) and (differences := describe_differences(saved, self._schedule)):
             warnings.warn(
-                "load_state_dict: the saved schedule differs from the one given; the given one is used "
-                "from the saved step on.",
+                f"load_state_dict: the saved schedule differs from the one given ({differences}); the given one is "
+                "used from the saved step on.",
                 stacklevel=2,
             )
         self.last_epoch, self._step_count = state_dict["last_epoch"], state_dict["_step_count"]

@@ -8,11 +8,14 @@ import warnings
 from functools import singledispatch
 from types import FrameType
 
+import numpy as np
+
 from ._composition import Clipped, Joined, Repeated, Scaled, Shifted, Stretched
 from ._curves import Curve
 from ._cycles import Triangular
 from ._decay_curves import CosineRestarts
 from ._schedule import Schedule
+from ._table import QUANTITIES
 
 MIN_UPDATES_PER_EPOCH = 6
 """Minimum number of updates between two scheduler steps that count as an epoch; a WGAN's critic makes 5 per step."""
@@ -85,6 +88,25 @@ def warn_cut_cycle(schedule: Schedule) -> None:
         f"the schedule ends in mid-cycle after total_steps={total_steps}: a model is best at the end of a cycle. "
         "Choose total_steps as a whole number of cycles, or another length of the cycle"
     )
+
+
+def describe_differences(saved: Schedule, here: Schedule) -> str:
+    """Describe how the tables of two schedules differ up to the end of the shorter one; empty if they do not."""
+    tables = [schedule.table() for schedule in (saved, here)]
+    lengths, groups = zip(*(table.shape[:2] for table in tables), strict=True)
+    if groups[0] != groups[1] and 1 not in groups:
+        return f"{groups[0]} groups saved, {groups[1]} here"
+    found = []
+    for column, name in enumerate(QUANTITIES):
+        theirs, own = (table[: min(lengths), :, column] for table in tables)
+        differ = np.flatnonzero((theirs != own).any(axis=1))
+        if len(differ) and (theirs == theirs[0, 0]).all() and (own == own[0, 0]).all():
+            found.append(f"{name} {theirs[0, 0]:g} saved, {own[0, 0]:g} here")
+        elif len(differ):
+            found.append(f"{name} from step {differ[0]} on")
+    if lengths[0] > lengths[1] or (found and lengths[0] != lengths[1]):
+        found.insert(0, f"total_steps {lengths[0]} saved, {lengths[1]} here")
+    return "; ".join(found)
 
 
 class EpochStepDetector:

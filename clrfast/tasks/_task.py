@@ -77,7 +77,7 @@ def make_task(name: str, seed: int = 0) -> Task:
         seeded = "seed" in inspect.signature(maker).parameters
         task = maker(seed=seed) if seeded else maker()
     except ModuleNotFoundError as error:
-        extra = ' (pip install "clrfast[demo]")' if name in BUILT_IN else ""
+        extra = " (pip install scikit-learn)" if name in BUILT_IN else ""
         raise TaskError(f"task {name!r} needs {error.name}, which is not installed{extra}") from error
     except Exception as error:
         raise TaskError(f"task {name!r}: the function raised {type(error).__name__}: {error}") from error

@@ -12,7 +12,7 @@ from torch import Tensor
 def require_iterable(loader: Any) -> None:
     """Raise ValueError unless ``loader`` can be iterated."""
     if not isinstance(loader, Iterable):
-        raise ValueError(f"loader: got {type(loader).__name__}; give an iterable of batches, for example a DataLoader")
+        raise ValueError(f"loader: got {type(loader).__name__}; give a DataLoader, or any iterable of batches")
 
 
 def cycle_loader(loader: Iterable[Any]) -> Iterator[Any]:

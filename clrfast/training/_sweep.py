@@ -41,6 +41,10 @@ class SweepResult:
     models: list[nn.Module]
     sequential_reason: str | None
 
+    def __repr__(self) -> str:
+        n_copies, total_steps = self.losses.shape
+        return f"SweepResult({n_copies} copies, {total_steps} steps, {int(self.stopped.sum())} stopped)"
+
 
 def sweep(
     make_model: Callable[[], nn.Module],

@@ -27,10 +27,12 @@ class Score:
         loss: mean loss over the samples, or over the batches if the task has no ``loss_fn``.
         accuracy: fraction of samples whose largest output is the target, in [0, 1]; None if the task is not a
             classification.
+        n_samples: number of samples, or of batches if the task has no ``loss_fn``.
     """
 
     loss: float
     accuracy: float | None
+    n_samples: int
 
 
 def steps_per_epoch(task: Task) -> int:
@@ -109,7 +111,7 @@ def evaluate(task: Task) -> Score | None:
         correct += int((outputs.argmax(-1) == targets).sum()) if classifies else 0
     if n_samples == 0:
         raise ValueError("val_loader: it is empty; give at least one batch, or None")
-    return Score(total / n_samples, correct / n_samples if classifies else None)
+    return Score(total / n_samples, correct / n_samples if classifies else None, n_samples)
 
 
 def _is_classification(outputs: Tensor, targets: Tensor) -> bool:

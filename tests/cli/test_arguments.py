@@ -105,13 +105,6 @@ def test_optimizers_are_those_that_the_commands_can_make():
     assert tuple(_task.MAKE_OPTIMIZER) == _arguments.OPTIMIZERS == tuple(OPTIMIZERS)
 
 
-def test_ramps_with_too_few_steps_are_refused():
-    for steps in (2, 7, 15, 40):
-        widest = _arguments.MAX_RATE_RATIO ** (steps - 1)
-        assert _arguments.min_ramp_steps(1.0, widest) == steps
-        assert _arguments.min_ramp_steps(1.0, 1.01 * widest) == steps + 1
-
-
 @pytest.mark.parametrize(
     ("text", "budget"),
     [

@@ -27,10 +27,12 @@ def test_find_writes_its_files_and_prints_the_suggestion(tmp_path, capsys):
 
 def test_find_with_adamw_tests_its_rates(tmp_path, capsys):
     arguments = ["find", "digits", "--out", str(tmp_path), "--steps", "30"]
-    assert cli.main([*arguments, "--optimizer", "adamw"]) == 0
+    assert cli.main([*arguments, "--optimizers", "adamw"]) == 0
     adamw = LRCurve.load(tmp_path / "lr_range_test.json")
     assert adamw.momentum is None
+    assert "(replaced)" not in capsys.readouterr().out
     assert cli.main(arguments) == 0
+    assert capsys.readouterr().out.count("(replaced)") == 2
     sgd = LRCurve.load(tmp_path / "lr_range_test.json")
     assert sgd.momentum == 0.9
     assert adamw.loss[0] != sgd.loss[0]

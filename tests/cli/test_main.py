@@ -30,7 +30,7 @@ from clrfast.cli import _main, _task
         (["recipe", "digits", "--budget", "0s"], "budget: got datetime.timedelta(0); give a time above 0"),
         (["recipe", "digits", "--out", "missing/recipe.json"], "--out: missing is not a folder"),
         (["recipe", "digits", "--out", "recipe.html"], "--out: got recipe.html; give a path that ends in .json"),
-        (["find", "digits", "--steps", "5"], "--steps: got 5; give at least 15, or auto"),
+        (["find", "digits", "--steps", "5"], "--steps: got 5; give at least 15, or 'auto'"),
         (["train", "digits", "--steps", "3", "--min-lr", "0.01", "--max-lr", "1"], "--steps: got 3; give at least 5"),
     ],
 )

@@ -54,6 +54,7 @@ def test_recipe_prints_and_writes_what_it_finds(own_task, capsys):
     written = (own_task / "recipe.json").read_text()
     assert cli.main([*ARGUMENTS, "--seed", "1"]) == 0
     assert Recipe.load("recipe.json").max_lr != recipe.max_lr
+    assert "written: recipe.json (replaced), recipe.html (replaced)" in capsys.readouterr().out
     assert cli.main(ARGUMENTS) == 0  # a search is reproducible, its times are not
     assert told(Recipe.load("recipe.json")) == told(recipe)
     assert (own_task / "recipe.json").read_text() != written
@@ -62,7 +63,7 @@ def test_recipe_prints_and_writes_what_it_finds(own_task, capsys):
 def test_an_interrupted_recipe_names_its_files(own_task, interrupted, monkeypatch, capsys):
     interrupted(2, ctrl_c)
     assert cli.main([*ARGUMENTS, "--out", "a.json"]) == 130
-    message = "the results so far are in a.json; --storage keeps a search"
+    message = "the running trial is lost, and the results so far are in a.json; " + command.CONTINUES
     assert capsys.readouterr().err.endswith(f"clrfast: interrupted: {message}\n")
     recipe = Recipe.load("a.json")
     assert not recipe.complete
@@ -73,7 +74,10 @@ def test_an_interrupted_recipe_names_its_files(own_task, interrupted, monkeypatc
 def test_an_interruption_before_the_first_result_leaves_no_file(own_task, interrupted, capsys):
     interrupted(0, ctrl_c)
     assert cli.main([*ARGUMENTS, "--out", "b.json"]) == 130
-    assert capsys.readouterr().err.endswith("clrfast: interrupted\n")
+    message = "no trial has finished; with --storage recipe.log the same command would continue"
+    assert capsys.readouterr().err.endswith(f"clrfast: interrupted: {message}\n")
+    assert cli.main([*ARGUMENTS, "--out", "b.json", "--storage", "study.log"]) == 130
+    assert capsys.readouterr().err.endswith("clrfast: interrupted: no trial has finished; the same command continues\n")
     assert not (own_task / "b.json").exists()
 
 
@@ -83,7 +87,7 @@ def test_the_same_command_continues_from_its_storage(own_task, interrupted, monk
     run = TrialRunner.run
     interrupted(3, ctrl_c)
     assert cli.main(arguments) == 130
-    assert "the results so far are in recipe.json; the same command continues from there" in capsys.readouterr().err
+    assert "the results so far are in recipe.json; the same command continues\n" in capsys.readouterr().err
     monkeypatch.setattr(TrialRunner, "run", run)
     assert cli.main(arguments) == 0
     printed = capsys.readouterr().out
@@ -103,7 +107,8 @@ def test_sigterm_gives_the_trial_back_as_ctrl_c_does(own_task, interrupted, caps
     assert cli.main([*ARGUMENTS, "--storage", "study.log"]) == 130
     error = capsys.readouterr().err
     assert "clrfast: interrupted: SIGTERM" in error
-    assert "the same command continues from there" in error
+    assert "the running trial is lost" in error
+    assert "the same command continues" in error
     assert not Recipe.load("recipe.json").complete
     assert len(completed_keys(own_task / "study.log", "own:make_task")) == 2
     assert signal.getsignal(signal.SIGTERM) is before
@@ -146,13 +151,26 @@ def test_another_search_in_the_storage_is_one_line(own_task, capsys):
     capsys.readouterr()
     assert cli.main([*ARGUMENTS, "--storage", "study.log", "--seed", "1"]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("clrfast: ")]
-    assert line.startswith("clrfast: study_name: its search was begun with another model, another training data")
+    assert line.startswith("clrfast: --study-name: its search was begun with another model, another training data")
+
+
+def test_other_options_in_the_storage_are_named_as_they_are_typed(own_task, interrupted, capsys):
+    interrupted(0, ctrl_c)
+    begun = ["recipe", "own:make_task", "--storage", "study.log"]
+    assert cli.main([*begun, "--budget", "1min"]) == 130
+    capsys.readouterr()
+    assert cli.main([*begun, "--planned-steps", "9000"]) == 2
+    assert capsys.readouterr().err == (
+        "clrfast: --study-name: its search was begun with --budget 60 s, --planned-steps 10000, and this call has "
+        "--budget 900 steps, --planned-steps 9000; give the same, or another --study-name\n"
+    )
 
 
 @pytest.mark.parametrize(
     ("given", "passed"),
     [
         ([], ["sgd"]),
+        (["--optimizer", "adamw"], ["adamw"]),
         (["--optimizers", "adamw"], ["adamw"]),
         (["--optimizers", "sgd", "adamw"], ["sgd", "adamw"]),
     ],
@@ -180,7 +198,7 @@ def test_without_optuna_the_command_says_what_to_install(given, own_task, monkey
     monkeypatch.setitem(sys.modules, "optuna", None)
     monkeypatch.setattr(command, "make_seeded_task", None)
     assert cli.main([*ARGUMENTS, *given]) == 2
-    message = "clrfast: find_recipe needs Optuna; install it with: pip install 'clrfast[recipe]'"
+    message = "clrfast: find_recipe needs Optuna; install it with: pip install optuna"
     assert capsys.readouterr().err == f"{message}\n"
 
 

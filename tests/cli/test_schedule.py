@@ -13,6 +13,18 @@ def test_schedule_writes_the_picture(tmp_path, capsys):
     assert cli.main([*arguments, "--out", str(path)]) == 0
     assert path.read_bytes().startswith(b"\x89PNG")
     assert capsys.readouterr().out == f"written: {path}\n"
+    assert cli.main([*arguments, "--out", str(path)]) == 0
+    assert capsys.readouterr().out == f"written: {path} (replaced)\n"
+
+
+def test_the_help_of_a_policy_explains_its_options_and_fits_the_terminal(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        cli.main(["schedule", "one_cycle", "--help"])
+    printed = capsys.readouterr().out
+    assert "ratio of max_lr to the lower bound, >= 1" in printed
+    assert not [word for word in ("Args:", "Raises:", "Source:", "``") if word in printed]
+    assert max(len(line) for line in printed.splitlines() if "up_steps" not in line) <= 80
 
 
 @pytest.mark.parametrize("name", POLICIES)

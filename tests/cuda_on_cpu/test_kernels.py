@@ -239,7 +239,7 @@ def test_the_rate_may_be_a_tensor_on_the_device(backend, rule):
 
 @every_optimizer
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("options", [{}, {"weight_decay": 0.05, "maximize": True}])
+@pytest.mark.parametrize("options", [{}, {"weight_decay": 0.1, "maximize": True}])
 def test_scaled_and_skipped_updates_equal_the_reference(backend, merged, dtype, rule, options):
     def run(chosen, schedule):
         params = make_params([(size,) for size in SIZES], dtype)

@@ -36,3 +36,8 @@ def test_a_bad_history_is_refused_with_the_name_of_the_argument(change, message)
 def test_validations_without_steps_are_spaced_evenly_up_to_the_end():
     assert History(np.ones(10), np.ones(4)).val_steps.tolist() == [2, 5, 7, 10]
     assert History(np.ones(4), np.ones(4)).val_steps.tolist() == [1, 2, 3, 4]
+
+
+def test_a_history_has_one_line():
+    history = History([3.0, 2.0, 1.5], [2.5, 1.75])
+    assert repr(history) == "History(3 steps, validations: 2, train_loss 3 to 1.5, val_loss 2.5 to 1.75)"

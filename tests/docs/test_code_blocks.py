@@ -17,6 +17,7 @@ FENCE = re.compile(r"^```[ \t]*(\S[^\n]*)?\n.*?^```$", re.MULTILINE | re.DOTALL)
 @pytest.mark.parametrize("page", EXECUTED, ids=lambda page: page.stem)
 def test_all_blocks_of_a_page_run(page, tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
+    pytest.importorskip("sklearn")
     monkeypatch.chdir(tmp_path)
     execute(blocks(page), page, names_at_hand())
 
@@ -26,6 +27,16 @@ def test_a_block_has_a_language_that_says_whether_it_runs(page):
     """``{.python}`` shows a file that other tests run."""
     languages = {found[1] for found in FENCE.finditer(page.read_text(encoding="utf-8"))}
     assert languages <= {"python", "sh", "{.python}"}
+
+
+def test_the_module_of_getting_started_is_complete():
+    pytest.importorskip("sklearn")
+    (module,) = [block for block in blocks(ROOT / "docs" / "getting-started.md") if "def make_task" in block]
+    names = {}
+    exec(module, names)
+    task = names["make_task"]()
+    assert clrfast.range_test(task, steps=20).initial_loss > 1
+    assert clrfast.training.evaluate(task).n_samples == 397
 
 
 def test_a_failing_block_is_reported_with_its_line(tmp_path):

@@ -43,7 +43,7 @@ def test_the_reason_names_the_rate_that_is_returned(repeats):
     """The rate is a fifth of the edge that it names, even if the ramps differ by factors."""
     first, *others = (stopped_curve(noisy(descent(10.0**-k), 0.1, k)) for k in range(1, repeats + 2))
     suggestion = replace(first, repeats=tuple(others)).suggest()
-    (of,) = re.findall(r"a fifth of ([0-9.e-]+)", suggestion.reason)
+    (of,) = re.findall(r"= ([0-9.e-]+) / 5;", suggestion.reason)
     assert float(of) / 5 == pytest.approx(suggestion.max_lr, rel=6e-3)  # three digits
     assert ("of ramp" in suggestion.reason) == (repeats > 0)
 

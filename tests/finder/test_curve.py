@@ -6,6 +6,7 @@ import json
 import math
 import pickle
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import clrfast
-from clrfast import LRCurve, Task, range_test
+from clrfast import LRCurve, Task, Trials, range_test
 from tests.helpers.curves import make_curve
 from tests.helpers.range_tests import (
     batch_norm_net,
@@ -225,3 +226,11 @@ def test_a_log_of_a_curve_without_a_suggestion_has_none():
     make_curve(loss=np.full(7, 2.0), stopped="completed", stop_reason="").log_to(log)
     assert len(log.rows) == 7
     assert not any("lr_range_test/suggested_lr" in row for row, _ in log.rows)
+
+
+def test_a_curve_and_its_trials_have_one_line_each():
+    trials = Trials(20, np.array([0.1, 0.2]), np.ones(2), np.ones(2), 2.0)
+    assert repr(trials) == "Trials(1cycles of 20 steps, 2 points, lr 0.1 to 0.2)"
+    curve = replace(make_curve(), trials=(trials,))
+    points = f"{len(curve.lr)} points, lr {curve.lr[0]:.3g} to {curve.lr[-1]:.3g}"
+    assert repr(curve) == f"LRCurve({points}, 1 length of trials: {curve.stop_reason})"

@@ -252,7 +252,7 @@ def test_a_range_test_writes_no_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "locked")
     monkeypatch.setattr(torch, "save", lambda *_, **__: pytest.fail("something was saved"))
     monkeypatch.setattr("tempfile.mkstemp", lambda *_, **__: pytest.fail("a temporary file was made"))
-    range_test(*blobs(), steps=10).suggest("minimum_tenth")
+    range_test(*blobs(), steps=15).suggest("minimum_tenth")
     assert os.listdir(tmp_path / "locked") == []
 
 

@@ -161,7 +161,10 @@ ONES = [(torch.ones(4, 5), torch.zeros(4, dtype=torch.long))]
         (lambda: range_test(MODEL, nn.CrossEntropyLoss(reduction="none"), ONES), r"loss: got shape \(4,\)"),
         (lambda: range_test(MODEL, lambda o, t: 1.0, ONES), "loss: got 'float'"),
         (lambda: range_test(MODEL, lambda o, t: o.detach().mean(), ONES), "loss: it does not depend on"),
-        (lambda: range_test(MODEL, lambda o, t: o.mean() * math.nan, ONES), "the very first loss is nan"),
+        (
+            lambda: range_test(MODEL, lambda o, t: o.mean() * math.nan, ONES),
+            "the very first loss is nan.* any state that it keeps between calls",
+        ),
         (lambda: range_test(MODEL, LOSS, LOADER, steps=1), "steps: got 1;"),
         (lambda: range_test(MODEL, LOSS, LOADER, steps="10"), "steps: got '10'"),
         (lambda: range_test(MODEL, LOSS, LOADER, steps=2.5), "steps: got 2.5"),

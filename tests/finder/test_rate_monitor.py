@@ -159,7 +159,7 @@ def test_plot_needs_a_history_and_draws_every_epoch():
         ({"method": "best"}, ValueError, r"method: got 'best'; give one of \['clr_bounds'"),
         ({"step": 30}, TypeError, r"step: range_test has no such argument; leave it out, or give one of .*'steps'"),
         ({"model": None}, ValueError, "model: got NoneType; give a torch.nn.Module"),
-        ({"loader": None}, ValueError, "loader: got NoneType; give an iterable"),
+        ({"loader": None}, ValueError, "loader: got NoneType; give a DataLoader"),
         ({"loss_fn": 3}, ValueError, "loss_fn: got int"),
         ({"optimizer": 0.1}, ValueError, r"optimizer: got 0\.1; give an instance"),
         ({"accumulate": 0}, ValueError, "accumulate: got 0"),

@@ -65,10 +65,17 @@ def test_a_few_points_of_noise_are_refused(n):
 
 
 def test_five_points_are_enough_and_four_are_not():
-    lr, loss = np.geomspace(1e-3, 10, 5), np.array([2.0, 1.5, 1.0, 0.9, 5.0])
+    lr, loss = np.geomspace(0.1, 10, 5), np.array([2.0, 1.5, 1.0, 0.9, 5.0])
     LRCurve(lr, loss, 2.0, "diverged", "").suggest()
-    with pytest.raises(NoSuggestionError, match="only 4 finite points"):
+    with pytest.raises(NoSuggestionError, match="only 4 finite points, fewer than 5: give more steps"):
         LRCurve(lr[:4], loss[:4], 2.0, "completed", "").suggest()
+
+
+def test_rates_that_are_too_far_apart_give_no_answer():
+    loss = np.array([2.0, 1.9, 1.5, 1.0, 0.9, 5.0])
+    LRCurve(4.0 ** np.arange(6), loss, 2.0, "diverged", "").suggest()
+    with pytest.raises(NoSuggestionError, match=r"steps: each rate is 4\.1 times the one before, too far apart"):
+        LRCurve(4.1 ** np.arange(6), loss, 2.0, "diverged", "").suggest()
 
 
 @pytest.mark.parametrize("method", sorted(set(RULES) - {"clr_bounds"}))

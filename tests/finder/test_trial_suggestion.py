@@ -27,6 +27,29 @@ def test_trials_of_20_steps_and_the_ramp_have_equal_weights():
     )
 
 
+def test_the_reason_states_the_arithmetic_of_short_trials():
+    reason = suggest_from_trials([SHORT], 2.0**-4, 0.01, None).reason
+    assert reason.endswith(
+        "almost as low from 0.42 to 1.19; 0.115 is the geometric mean of 0.21 (1.19 / 5.7, because longer runs need "
+        "lower rates) and 0.0625 (of the ramp)"
+    )
+    collapsed = suggest_from_trials([trials([1.4, 1.0, 1.0, 1.4, 1.9])], 2.0**1.5, 0.01, None)
+    assert collapsed.reason.endswith(" and 2 (the highest stable rate; the ramp's is 2.83)")
+
+
+def test_the_reason_states_the_arithmetic_of_both_lengths():
+    long = trials([1.2, 1.0, 1.0, 1.2], steps=80)
+    reason = suggest_from_trials([trials([2.0, 1.999, 2.0]), long], 2.0**-4, 0.01, None).reason
+    of_long = (
+        "0.518 is 0.841 / 1.6, because longer runs need lower rates; 0.841 is a geometric mean of 0.354 and 1.41, "
+        "weighted 3 to 5"
+    )
+    assert reason.endswith(f"; {of_long}; the ramp alone suggests 0.0625")
+    both = suggest_from_trials([SHORT, long], 2.0**-4, 0.01, None).reason
+    assert "; 0.244 is the geometric mean of 0.115 and 0.518; 0.115 is the geometric mean of 0.21 (" in both
+    assert both.endswith(f"; {of_long}")
+
+
 @pytest.mark.parametrize(("near", "far"), [(-6.2, -6.5), (1.7, 2.0)])
 def test_a_ramp_far_from_the_trials_of_20_steps_lowers_the_confidence(near, far):
     """These trials alone suggest 2 ** -2.25."""
@@ -99,6 +122,7 @@ def test_longer_trials_without_a_visible_fall_do_not_decide():
 def test_no_answer_is_above_what_a_trial_has_survived():
     answer = suggest_from_trials([SHORT], 2.0**10, 0.01, None, 2.0**20)
     assert answer.max_lr == pytest.approx(2**0.25)
+    assert "; that is lowered to 1.19, the highest good rate; " in answer.reason
 
 
 def test_the_ramp_counts_up_to_the_highest_stable_rate():

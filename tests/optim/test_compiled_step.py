@@ -61,10 +61,13 @@ def trained(rule, compiled, whole, **given):
     return tensors, graphs, counters["graph_break"]
 
 
+SCHEDULED = {"schedule": SCHEDULE, "weight_decay": 1e-3}  # that of the schedule
+
+
 @every_rule
 @pytest.mark.parametrize("backend", ["torch", "auto"])
 @pytest.mark.parametrize("whole", [True, False], ids=["whole step", "step alone"])
-@pytest.mark.parametrize("given", [{}, {"schedule": SCHEDULE}, {"schedule": SCHEDULE, "clip_norm": 0.5}], ids=list)
+@pytest.mark.parametrize("given", [{}, SCHEDULED, {**SCHEDULED, "clip_norm": 0.5}], ids=list)
 def test_a_compiled_step_equals_the_eager_one_and_is_compiled_once(rule, backend, whole, given):
     # Recorded, not raised: torch itself ignores a warning about the gradient of the loss, but not if it is an error.
     with warnings.catch_warnings(record=True) as caught, torch._dynamo.config.patch(error_on_recompile=True):

@@ -44,7 +44,7 @@ def test_every_normalisation_layer_counts_as_one():
 
 
 def test_a_weight_decay_curve_leaves_out_exempt_groups():
-    groups = layer_groups(make(), 0.9, n_groups=1, weight_decay=0.1, decay_norm_and_bias=False)
+    groups = layer_groups(make(), 0.9, n_groups=1, weight_decay=0.2, decay_norm_and_bias=False)
     optimizer = clrfast.SGD(groups, schedule=clrfast.one_cycle(0.9, 10, weight_decay=0.2).for_groups(groups))
     assert [group["weight_decay"] for group in optimizer.param_groups] == pytest.approx([0.2, 0.0])
 

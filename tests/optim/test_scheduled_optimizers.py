@@ -41,7 +41,7 @@ def test_a_schedule_equals_torch_with_the_values_of_the_table(rule, backend, dty
         optimizer.param_groups[0].update(lr=lr, weight_decay=weight_decay)
         set_momentum(optimizer.param_groups[0], momentum)
 
-    ours, _ = run_steps(lambda p: rule.make(p, schedule=schedule, backend=backend), 8, dtype=dtype)
+    ours, _ = run_steps(lambda p: rule.make(p, weight_decay=0.0, schedule=schedule, backend=backend), 8, dtype=dtype)
     theirs, _ = run_steps(lambda p: rule.make_theirs(p), 8, dtype=dtype, before_step=by_hand)
     assert_near(ours, theirs, steps=8)
 
@@ -172,7 +172,7 @@ def test_a_resumed_run_continues_bit_for_bit(rule, backend, own):
     schedule = clrfast.one_cycle(0.1, 8, weight_decay=Linear(0.0, 0.1, 7))
 
     def make(params, schedule=schedule):
-        return rule.make(params, schedule=schedule, backend=backend)
+        return rule.make(params, weight_decay=0.0, schedule=schedule, backend=backend)
 
     expected, whole = run_steps(make, 8)
     params, optimizer = run_steps(make, 4)
@@ -193,10 +193,40 @@ def test_a_resumed_run_continues_bit_for_bit(rule, backend, own):
 def test_another_schedule_at_resume_stays_with_a_warning(rule, backend):
     params, optimizer = run_steps(lambda p: rule.make(p, schedule=clrfast.constant(0.1, 4), backend=backend), 2)
     other = rule.make(params, schedule=clrfast.lr_ramp(0.1, 1.0, 10), backend=backend)
-    with pytest.warns(UserWarning, match="saved schedule differs"):
+    differences = r"\(total_steps 4 saved, 10 here; lr from step 1 on\)"
+    with pytest.warns(UserWarning, match=f"saved schedule differs from the optimizer's {differences}; the optimizer"):
         other.load_state_dict(optimizer.state_dict())
     assert int(other.control.step) == 2
     assert other.param_groups[0]["lr"] == pytest.approx(0.1 * 10 ** (2 / 9))
+
+
+def test_a_forgotten_weight_decay_at_resume_is_named(rule, backend):
+    schedule = clrfast.one_cycle(0.1, 4)
+    params, optimizer = run_steps(lambda p: rule.make(p, weight_decay=1e-4, schedule=schedule, backend=backend), 2)
+    other = rule.make(params, weight_decay=0.0, schedule=schedule, backend=backend)
+    with pytest.warns(UserWarning, match=r"\(weight_decay 0.0001 saved, 0 here\)"):
+        other.load_state_dict(optimizer.state_dict())
+
+
+def test_a_weight_decay_that_the_schedule_replaces_is_named(rule, backend):
+    params = make_params([(2,), (3,)])
+
+    def make(decay, groups=params, **of_groups):
+        schedule = clrfast.one_cycle(0.1, 4, weight_decay=decay)
+        return rule.ours(groups, schedule=schedule, backend=backend, **of_groups)
+
+    with pytest.warns(UserWarning, match=r"weight_decay: got 0.3, which the schedule's own \(0.0001\) replaces; leave"):
+        make(1e-4, weight_decay=0.3)
+    falling = clrfast.schedules.Linear(0.2, 0.1, 3)
+    with pytest.warns(UserWarning, match=r"got 0.3, which the schedule's own \(from 0.2 to 0.1\) replaces"):
+        make(falling, weight_decay=0.3)
+    groups = [{"params": params[:1], "weight_decay": 0.1}, {"params": params[1:], "weight_decay": 0.0}]
+    with pytest.warns(UserWarning, match=r"got 0, which .* replaces; schedule.for_groups\(param_groups\) keeps 0"):
+        make(0.1, groups)
+    make(1e-4)
+    make(1e-4, weight_decay=1e-4)
+    make(falling, weight_decay=0.2)
+    make(None, weight_decay=0.3)
 
 
 def test_a_group_can_be_added_under_a_schedule(rule, backend):

@@ -43,7 +43,7 @@ OPTIONS = {
 }
 
 
-RUNS = [(RULES["SGD"], {}), *((rule, rule.usual) for rule in RULES.values())]
+RUNS = [(RULES["SGD"], {}), *((rule, {**rule.usual, "weight_decay": 1e-3}) for rule in RULES.values())]
 
 
 @pytest.mark.parametrize("name", OPTIONS)

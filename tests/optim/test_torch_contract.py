@@ -69,7 +69,7 @@ def test_options_that_are_not_finite_numbers_are_refused(rule, name, value):
 @pytest.mark.parametrize("options", [{"clip_norm": 1.0}, {"schedule": SCHEDULE, "backend": "torch"}])
 def test_the_defaults_make_the_same_optimizer(rule, options):
     models = network(), network()
-    first = rule.make(models[0].parameters(), master_weights=True, **options)
+    first = rule.make(models[0].parameters(), weight_decay=1e-3, master_weights=True, **options)
     second = type(first)(models[1].parameters(), **first.defaults)
     assert second.defaults == first.defaults
     assert second.backend == first.backend

@@ -231,7 +231,7 @@ def check(tested, backend, max_examples):
 pytestmark = [
     pytest.mark.parametrize("backend", BACKENDS),
     pytest.mark.parametrize("tested", RULES.values(), ids=RULES),
-    pytest.mark.filterwarnings("ignore:the schedule (replaces|has ended)"),
+    pytest.mark.filterwarnings("ignore:the schedule (replaces|has ended)|weight_decay. got .* which the schedule"),
 ]
 
 

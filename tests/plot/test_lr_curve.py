@@ -43,12 +43,19 @@ def test_suggestion_and_divergence_are_marked():
     axes = curve.plot(suggestion=suggestion)
     low, high = f"{suggestion.low:.2g}", f"{suggestion.high:.2g}"
     suggested = f"suggested {suggestion.max_lr:.2g}" + (f" ({low} to {high})" if low != high else "")
-    base, diverged = f"base_lr {suggestion.base_lr:.2g}", f"diverged at {curve.divergence_lr:.2g}"
-    assert base in str(suggestion)
-    assert labels(axes) == ["loss per batch", "smoothed", suggested, base, diverged]
+    diverged = f"diverged at {curve.divergence_lr:.2g}"
+    assert labels(axes) == ["loss per batch", "smoothed", suggested, diverged]
     assert drawn(axes, suggested).get_xdata() == suggestion.max_lr
-    assert drawn(axes, base).get_xdata() == suggestion.base_lr
     assert drawn(axes, diverged).get_xdata() == curve.divergence_lr
+
+
+def test_the_lower_bound_is_marked_and_printed_for_cyclical_rates_alone():
+    curve = make_curve()
+    suggestion = replace(curve.suggest(), method="clr_bounds")
+    bound = f"lower bound of a cyclical rate {suggestion.base_lr:.2g}"
+    assert bound in str(suggestion)
+    assert drawn(curve.plot(suggestion=suggestion), bound).get_xdata() == suggestion.base_lr
+    assert "cyclical" not in str(curve.suggest())
 
 
 def test_the_interval_is_shaded_in_both_panels():

@@ -34,7 +34,7 @@ def test_a_recipe_of_an_unfinished_search_has_usual_values_and_says_so():
     assert (first.weight_decay, first.momentum) == (DEFAULT_WEIGHT_DECAY, DEFAULT_MOMENTUM_CYCLE)
     assert "not tested; 0.0001 is usual" in first.evidence["weight decay"]
     assert any("the search has not ended" in warning for warning in first.warnings)
-    assert str(first).splitlines()[4] == "found in 112 steps; the search has not ended"
+    assert str(first).splitlines()[4] == "the search has not ended; so far 1 trial of 112 steps together"
     later = conclude(replace(whole, trials=whole.trials[:13]))
     assert later.weight_decay == conclude(whole).weight_decay == 1e-3
     assert conclude(whole).complete

@@ -109,7 +109,7 @@ def test_too_little_time_is_an_error_that_names_the_minimum_and_keeps_the_rate(f
         find_recipe(clouds(), timedelta(seconds=2), storage=path)
     needed = float(str(caught.value).partition("about 10 ms")[2].partition("about ")[2].split()[0])
     more = timedelta(seconds=1.05 * needed)
-    with pytest.raises(ValueError, match=r"begun with seconds 2\.0, and this call has"):
+    with pytest.raises(ValueError, match=r"begun with budget 2 s, and this call has budget"):
         find_recipe(clouds(), more, storage=path)
     assert find_recipe(clouds(), more, storage=path, study_name="more").complete
     with pytest.raises(ValueError, match="shorter trials show nothing"):

@@ -245,10 +245,13 @@ def begun(tmp_path_factory):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"budget": 465}, "with budget 464, and this call has 465; give the same, or another study_name"),
-        ({"planned_steps": 5000}, "with planned_steps 10000, and this call has 5000"),
-        ({"optimizers": "adamw"}, r"with optimizers \('sgd',\), and this call has \('adamw',\)"),
-        ({"batch_sizes": True}, "with find_batch_size False, and this call has True"),
+        (
+            {"budget": 465},
+            "with budget 464 steps, and this call has budget 465 steps; give the same, or another study_name",
+        ),
+        ({"planned_steps": 5000}, "with planned_steps 10000, and this call has planned_steps 5000"),
+        ({"optimizers": "adamw"}, "with optimizers sgd, and this call has optimizers adamw"),
+        ({"batch_sizes": True}, "with batch_sizes False, and this call has batch_sizes True"),
         ({"clip_norm": 1.0}, "with another set of options, so trials could not be compared"),
     ],
 )
@@ -265,7 +268,7 @@ def test_a_worker_with_other_arguments_is_refused(options, message, begun, ran):
         (other_training_data, "another training data, so trials"),
         (other_validation_data, "another validation data, so trials"),
         (other_loss, "another loss, so trials"),
-        (other_model, "model 'Sequential, 146 elements in 4 tensors', and this call has 'Linear, 14 elements in 2"),
+        (other_model, "model Sequential, 146 elements in 4 tensors, and this call has model Linear, 14 elements in 2"),
     ],
 )
 def test_a_worker_with_another_model_or_other_data_is_refused(change, message, begun, ran):
@@ -277,7 +280,9 @@ def test_a_worker_with_another_model_or_other_data_is_refused(change, message, b
 
 
 def test_a_worker_with_another_batch_size_is_refused(begun):
-    with pytest.raises(ValueError, match="was begun with batch_size 20, and this call has 10"):
+    with pytest.raises(
+        ValueError, match="was begun with loader's batch size 20, and this call has loader's batch size 10"
+    ):
         find_recipe(clouds(batch_size=10), MIN_BUDGET, storage=begun)
 
 

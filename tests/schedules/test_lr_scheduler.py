@@ -124,7 +124,7 @@ def test_resuming_warns_of_another_schedule_but_not_of_an_extended_one():
     assert longer.last_epoch == 3
     optimizer = adam(make_params([(2,)]))
     other = as_lr_scheduler(optimizer, one_cycle(0.2, 8))
-    with pytest.warns(UserWarning, match="saved schedule differs"):
+    with pytest.warns(UserWarning, match=r"saved schedule differs from the one given \(lr from step 0 on\)"):
         other.load_state_dict(saved)
     assert optimizer.param_groups[0]["lr"] == one_cycle(0.2, 8).table()[3, 0, 0]
 

@@ -2,9 +2,11 @@ import numpy as np
 import pytest
 from torch.optim.lr_scheduler import CyclicLR
 
-from clrfast import constant, lr_ramp
+from clrfast import Suggestion, constant, lr_ramp, one_cycle
 from clrfast.schedules import POLICIES, Schedule, exp_range, triangular, triangular2
 from tests.helpers.schedules import POLICY_ARGUMENTS, assert_equal_curves, columns
+
+SUGGESTION = Suggestion(0.2, 0.05, 0.1, 0.3, "edge", "because")
 
 
 def test_an_exponential_ramp_has_equal_ratios():
@@ -117,6 +119,9 @@ def test_momentum_is_unset_fixed_or_cycled_against_the_rate(name, momentum):
 @pytest.mark.parametrize(
     ("make", "named"),
     [
+        (lambda: one_cycle(SUGGESTION, 100), r"max_lr: got Suggestion.*; give suggestion.max_lr"),
+        (lambda: triangular(0.1, SUGGESTION, 10, step_size=2), "give suggestion.max_lr"),
+        (lambda: constant(SUGGESTION, 10), "lr: got .*; give suggestion.max_lr"),
         (lambda: lr_ramp(1.0, 1.0, 5), "min_lr, max_lr: got 1.0 and 1.0"),
         (lambda: lr_ramp(0.0, 1.0, 5), "min_lr, max_lr: got 0.0"),
         (lambda: lr_ramp(0.1, float("inf"), 5), "min_lr, max_lr"),

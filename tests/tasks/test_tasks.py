@@ -39,7 +39,7 @@ def test_errors_are_one_helpful_line(task_modules, name, message):
 
 def test_the_error_names_missing_scikit_learn(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(TaskError, match=r"needs sklearn.*pip install .clrfast\[demo\]"):
+    with pytest.raises(TaskError, match=r"needs sklearn.*\(pip install scikit-learn\)"):
         make_task("digits")
 
 

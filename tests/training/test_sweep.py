@@ -148,6 +148,7 @@ def test_each_copy_is_trained_as_by_a_plain_loop(make_optimizer, vectorize):
 def test_a_copy_that_diverges_stops_and_the_others_continue(vectorize):
     schedules = [constant(0.05, STEPS), constant(1e4, STEPS), constant(0.01, STEPS)]
     found = clrfast.sweep(mlp, LOSS, data(), schedules, vectorize=vectorize)
+    assert repr(found) == f"SweepResult({len(schedules)} copies, {found.losses.shape[1]} steps, 1 stopped)"
     alone = clrfast.sweep(mlp, LOSS, data(), schedules[::2], vectorize=vectorize)
     assert found.stopped.tolist() == [False, True, False]
     assert found.steps[1] < STEPS
