@@ -59,6 +59,8 @@ def test_the_numbers_are_torchs_on_random_models(backend, chosen, shapes, dtype,
     """Options, shapes and dtypes are random. One parameter gets its first gradient late, another is frozen at times."""
     (rule, options), frozen = chosen, data.draw(st.sets(st.integers(0, 4)))
     options = {**options, **larger_eps(rule, dtype)}
+    if options.get("betas", (0.0, 1.0))[1] == 0.0 and options["weight_decay"]:
+        options["eps"] = 1.0  # the decay can cancel a gradient, whose rounding error is then divided by its size
 
     def before(step, optimizer, params):
         if step < late:
