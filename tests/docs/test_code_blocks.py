@@ -7,7 +7,8 @@ import re
 
 import pytest
 
-from tests.helpers.code_blocks import FRAMEWORKS, PAGES, blocks, execute, names_at_hand, sections
+import clrfast
+from tests.helpers.code_blocks import FRAMEWORKS, PAGES, ROOT, blocks, execute, names_at_hand, sections
 
 EXECUTED = [page for page in PAGES if page != FRAMEWORKS and blocks(page)]
 FENCE = re.compile(r"^```[ \t]*(\S[^\n]*)?\n.*?^```$", re.MULTILINE | re.DOTALL)
