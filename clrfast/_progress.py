@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 Progress = Callable[[int, int, dict[str, float]], None]
 """``progress(done, total, shown)``: steps done, the maximum number of all steps, and named values to show."""
 
-AT_MOST = "{desc}: {n_fmt} steps, at most {total_fmt} [{elapsed}, {rate_fmt}{postfix}]"
+AT_MOST = "{desc}: {n_fmt} steps, at most about {total_fmt} [{elapsed}, {rate_fmt}{postfix}]"
 """Form of the line, in place of a bar, for work that usually ends below its total."""
 
 

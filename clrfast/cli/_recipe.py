@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import logging
 import os
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,12 +55,15 @@ def run(arguments: argparse.Namespace) -> None:
     except OtherSearchError as error:
         raise UsageError(_with_options(error, arguments)) from None
     except KeyboardInterrupt as error:
-        found = "no trial has finished"
-        with contextlib.suppress(ValueError):  # nothing has been found yet
-            recipe = Recipe.from_storage(storage, name)
+        try:
+            so_far = Recipe.from_storage(storage, name)
+        except ValueError:  # no range test has ended
+            found = "no trial has finished"
+        else:
+            found = "trials that were running are lost"
             if is_first:
-                _write(recipe, arguments)
-            found = f"the running trial is lost, and the results so far are in {arguments.out}"
+                _write(so_far, arguments)
+                found += f", and the results so far are in {arguments.out}"
         hint = "the same command continues" if arguments.storage else CONTINUES
         raise KeyboardInterrupt("; ".join([*map(str, error.args), found, hint])) from None
     if is_first:
@@ -71,7 +75,7 @@ def _with_options(error: OtherSearchError, arguments: argparse.Namespace) -> str
     message = str(error)
     for name in ("study_name", *error.names):
         if hasattr(arguments, name):
-            message = message.replace(name, f"--{name.replace('_', '-')}")
+            message = re.sub(rf"\b{name}\b", f"--{name.replace('_', '-')}", message)
     return message
 
 
@@ -122,8 +126,8 @@ def _write(recipe: Recipe, arguments: argparse.Namespace) -> None:
     """Print the recipe, and write it and its report."""
     report: Path = arguments.out.with_suffix(".html")
     html = recipe.to_html(arguments.task, saved=arguments.out.name)
-    written = write(arguments.out, recipe.save), write(report, lambda path: saving.write_text(path, html))
     print(recipe)
+    written = write(arguments.out, recipe.save), write(report, lambda path: saving.write_text(path, html))
     print(f"written: {', '.join(written)}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -35,7 +36,7 @@ def count(number: int, noun: str) -> str:
 
 def write(path: Path, write_to: Callable[[Path], Any]) -> str:
     """Call ``write_to(path)``; return the path, with a note if there was such a file before."""
-    existed = path.exists()
+    existed = os.path.exists(path)  # not path.exists(), which raises for a name that is too long
     write_to(path)
     return f"{path} (replaced)" if existed else str(path)
 

@@ -34,7 +34,8 @@ class Adam(FusedOptimizer):
     Args:
         params, fused, foreach, capturable, differentiable, schedule, master_weights, clip_norm, backend: as in ``SGD``.
             ``master_weights`` keeps float32 moments, too.
-        lr: a number >= 0 or a one-element tensor; the values of ``schedule`` replace lr, beta1 and weight decay.
+        lr: a number >= 0 or a one-element tensor. The values of ``schedule`` replace it, and beta1 and weight decay
+            where the schedule has curves for them.
         betas: beta1 and beta2, each in [0, 1).
         eps: added to the root, >= 0.
         weight_decay, amsgrad, maximize: as in ``torch.optim.Adam``.

@@ -114,21 +114,18 @@ class FusedOptimizer(RuleOptimizer):
         self.defaults.update(schedule=None, master_weights=self.master_weights, clip_norm=clip_norm, backend=backend)
         self.backend  # noqa: B018 - raises where it does not work
         if schedule is not None:
-            given = self._chosen_weight_decays()
-            table = self.set_schedule(schedule).host_table
-            if schedule.weight_decay is not None:
-                warn_of_other_decay(given, table[:, :, 2])
+            self.set_schedule(schedule)
 
     def _chosen_weight_decays(self) -> list[float | None]:
         """Return each group's weight decay; None for the default, which the caller probably did not choose.
 
-        The default 0 counts as chosen beside groups that decay.
+        A 0 counts as chosen only beside groups that decay.
         """
         option = inspect.signature(type(self)).parameters.get("weight_decay")
         if option is None:
             return [None] * len(self.param_groups)
         decays = [float(quantity_of(group, "weight_decay")) for group in self.param_groups]
-        return [decay if decay != option.default or (decay == 0 and any(decays)) else None for decay in decays]
+        return [decay if (decay != option.default if decay else any(decays)) else None for decay in decays]
 
     def _renew_step_lock(self) -> None:
         """Make the lock that lets one thread step at a time, because updates hold the gradients that they found."""
@@ -188,11 +185,16 @@ class FusedOptimizer(RuleOptimizer):
         if not isinstance(schedule, Schedule):
             raise ValueError(f"schedule: got {schedule!r}; give a clrfast.Schedule, for example clrfast.one_cycle(...)")
         bound = schedule.bound_to(self.param_groups)
+        # Later the groups have what a schedule has written.
+        decays = self._chosen_weight_decays() if self.follower is None and schedule.weight_decay is not None else []
         rates = base_rates_of(self.param_groups)
         if not isinstance(schedule.lr, tuple) and len(set(rates)) > 1:
             warn_overridden(rates)
         warn_cut_cycle(schedule)
-        return self.follow(schedule, bound)
+        control = self.follow(schedule, bound)
+        if decays:
+            warn_of_other_decay(decays, control.host_table[:, :, 2])
+        return control
 
     def remove_schedule(self) -> None:
         """Keep the parameter groups' present values from now on; does nothing without a schedule."""
@@ -227,7 +229,7 @@ class FusedOptimizer(RuleOptimizer):
                 "curve for all, or make a new optimizer"
             )
         self._check_options({**self.defaults, **param_group})
-        own_lr = "lr" in param_group
+        own_lr, own_decay = "lr" in param_group, "weight_decay" in param_group
         super().add_param_group(param_group)
         added = self.param_groups[-1]
         for name in {*_OWN_DEFAULTS, *saved_schedule.KEYS}:  # from the defaults or another optimizer
@@ -239,7 +241,10 @@ class FusedOptimizer(RuleOptimizer):
             if follower is not None and n_curves in (1, len(self.param_groups)):
                 if own_lr and n_curves == 1:
                     warn_overridden([added["lr"]])
+                decay = float(quantity_of(added, "weight_decay")) if own_decay else None
                 follower.follow_groups(self)
+                if n_curves == 1 and follower.given.weight_decay is not None:
+                    warn_of_other_decay([decay], follower.control.host_table[:, -1:, 2])
         except (RuntimeError, ValueError):
             del self.param_groups[-1]
             raise

@@ -79,8 +79,10 @@ def warn_of_other_decay(given: list[float | None], table: NDArray[np.float32]) -
     for decay, own in zip(given, table.T, strict=True):
         if decay is not None and np.float32(decay) not in (own[0], own.max()):
             curve = f"{own[0]:g}" if (own == own[0]).all() else f"from {own[0]:g} to {own[-1]:g}"
-            remedy = "leave out one of them" if decay else "schedule.for_groups(param_groups) keeps 0"
-            warn_user(f"weight_decay: got {decay:g}, which the schedule's own ({curve}) replaces; {remedy}")
+            warn_user(
+                f"weight_decay: got {decay:g}, which the schedule's own ({curve}) replaces; leave out one of them, or "
+                "give the schedule one weight_decay for each group"
+            )
             return
 
 

@@ -334,7 +334,7 @@ def _described(settings: SearchSettings) -> dict[str, str]:
     return {
         "budget": budget,
         "planned_steps": str(settings.planned_steps),
-        "optimizers": ", ".join(settings.optimizers),
+        "optimizers": " and ".join(settings.optimizers),
         "batch_sizes": str(settings.find_batch_size),
         "sampler": str(settings.sampler),
         "model": settings.model,

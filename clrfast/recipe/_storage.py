@@ -332,13 +332,13 @@ class Claim:
 
         def write() -> tuple[Trial, bool]:
             trial = Trial(self.spec, result, number, store.worker, *times, seconds_per_step, max(store.n_workers, 1))
-            try:
+            with contextlib.suppress(UpdateFinishedTrialError):
                 for step, loss in _shown_losses(result):
                     store._storage.set_trial_intermediate_value(self.trial_id, step, loss)
                 store._storage.set_trial_user_attr(self.trial_id, "outcome", trial.to_plain()["outcome"])
-                return trial, store._end(self.trial_id, TrialState.COMPLETE, value)
-            except UpdateFinishedTrialError:
-                return trial, False
+                store._end(self.trial_id, TrialState.COMPLETE, value)
+            # Another worker can only fail it. An attempt whose answer was lost may have completed it.
+            return trial, store._storage.get_trial(self.trial_id).state == TrialState.COMPLETE
 
         trial, ended = self._retried(write)
         if not ended:

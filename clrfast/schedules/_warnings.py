@@ -98,12 +98,18 @@ def describe_differences(saved: Schedule, here: Schedule) -> str:
         return f"{groups[0]} groups saved, {groups[1]} here"
     found = []
     for column, name in enumerate(QUANTITIES):
+        has_curve = [getattr(schedule, name) is not None for schedule in (saved, here)]
+        if not all(has_curve):
+            if any(has_curve):
+                was, now = ("a curve" if has else "none, so that of the groups" for has in has_curve)
+                found.append(f"{name}: {was} saved, {now} here")
+            continue
         theirs, own = (table[: min(lengths), :, column] for table in tables)
         differ = np.flatnonzero((theirs != own).any(axis=1))
         if len(differ) and (theirs == theirs[0, 0]).all() and (own == own[0, 0]).all():
             found.append(f"{name} {theirs[0, 0]:g} saved, {own[0, 0]:g} here")
         elif len(differ):
-            found.append(f"{name} from step {differ[0]} on")
+            found.append(f"{name} first at step {differ[0]}")
     if lengths[0] > lengths[1] or (found and lengths[0] != lengths[1]):
         found.insert(0, f"total_steps {lengths[0]} saved, {lengths[1]} here")
     return "; ".join(found)

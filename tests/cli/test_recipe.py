@@ -63,7 +63,7 @@ def test_recipe_prints_and_writes_what_it_finds(own_task, capsys):
 def test_an_interrupted_recipe_names_its_files(own_task, interrupted, monkeypatch, capsys):
     interrupted(2, ctrl_c)
     assert cli.main([*ARGUMENTS, "--out", "a.json"]) == 130
-    message = "the running trial is lost, and the results so far are in a.json; " + command.CONTINUES
+    message = "trials that were running are lost, and the results so far are in a.json; " + command.CONTINUES
     assert capsys.readouterr().err.endswith(f"clrfast: interrupted: {message}\n")
     recipe = Recipe.load("a.json")
     assert not recipe.complete
@@ -107,7 +107,7 @@ def test_sigterm_gives_the_trial_back_as_ctrl_c_does(own_task, interrupted, caps
     assert cli.main([*ARGUMENTS, "--storage", "study.log"]) == 130
     error = capsys.readouterr().err
     assert "clrfast: interrupted: SIGTERM" in error
-    assert "the running trial is lost" in error
+    assert "trials that were running are lost" in error
     assert "the same command continues" in error
     assert not Recipe.load("recipe.json").complete
     assert len(completed_keys(own_task / "study.log", "own:make_task")) == 2

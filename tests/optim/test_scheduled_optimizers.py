@@ -193,7 +193,7 @@ def test_a_resumed_run_continues_bit_for_bit(rule, backend, own):
 def test_another_schedule_at_resume_stays_with_a_warning(rule, backend):
     params, optimizer = run_steps(lambda p: rule.make(p, schedule=clrfast.constant(0.1, 4), backend=backend), 2)
     other = rule.make(params, schedule=clrfast.lr_ramp(0.1, 1.0, 10), backend=backend)
-    differences = r"\(total_steps 4 saved, 10 here; lr from step 1 on\)"
+    differences = r"\(total_steps 4 saved, 10 here; lr first at step 1\)"
     with pytest.warns(UserWarning, match=f"saved schedule differs from the optimizer's {differences}; the optimizer"):
         other.load_state_dict(optimizer.state_dict())
     assert int(other.control.step) == 2
@@ -221,12 +221,24 @@ def test_a_weight_decay_that_the_schedule_replaces_is_named(rule, backend):
     with pytest.warns(UserWarning, match=r"got 0.3, which the schedule's own \(from 0.2 to 0.1\) replaces"):
         make(falling, weight_decay=0.3)
     groups = [{"params": params[:1], "weight_decay": 0.1}, {"params": params[1:], "weight_decay": 0.0}]
-    with pytest.warns(UserWarning, match=r"got 0, which .* replaces; schedule.for_groups\(param_groups\) keeps 0"):
-        make(0.1, groups)
+    with pytest.warns(UserWarning, match=r"got 0, which .* replaces; .* give the schedule one weight_decay for each"):
+        make(0.1, [dict(group) for group in groups])
+    make([0.1, 0.0], groups)
     make(1e-4)
     make(1e-4, weight_decay=1e-4)
     make(falling, weight_decay=0.2)
     make(None, weight_decay=0.3)
+
+
+def test_a_replaced_weight_decay_is_named_wherever_a_group_meets_the_schedule(rule, backend):
+    params, schedule = make_params([(2,), (3,)]), clrfast.one_cycle(0.1, 4, weight_decay=1e-4)
+    optimizer = rule.ours(params[:1], weight_decay=0.3, backend=backend)
+    with pytest.warns(UserWarning, match=r"got 0.3, which the schedule's own \(0.0001\) replaces"):
+        optimizer.set_schedule(schedule)
+    optimizer.set_schedule(clrfast.one_cycle(0.1, 4, weight_decay=0.2))  # the group's 0.0001 is of the schedule
+    with pytest.warns(UserWarning, match=r"got 0, which the schedule's own \(0.2\) replaces"):
+        optimizer.add_param_group({"params": params[1:], "weight_decay": 0.0})
+    optimizer.add_param_group({"params": make_params([(4,)])})
 
 
 def test_a_group_can_be_added_under_a_schedule(rule, backend):

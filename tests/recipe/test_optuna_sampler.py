@@ -157,7 +157,7 @@ def test_a_sampler_is_not_used_where_there_are_no_pairs():
 def test_a_worker_with_another_sampler_is_refused(tmp_path):
     path = tmp_path / "study.log"
     find_recipe(clouds(), 464, storage=path, sampler=optuna.samplers.RandomSampler(seed=0))
-    with pytest.raises(ValueError, match="with sampler 'RandomSampler', and this call has None"):
+    with pytest.raises(ValueError, match="with sampler RandomSampler, and this call has sampler None"):
         find_recipe(clouds(), 464, storage=path)
 
 

@@ -124,9 +124,19 @@ def test_resuming_warns_of_another_schedule_but_not_of_an_extended_one():
     assert longer.last_epoch == 3
     optimizer = adam(make_params([(2,)]))
     other = as_lr_scheduler(optimizer, one_cycle(0.2, 8))
-    with pytest.warns(UserWarning, match=r"saved schedule differs from the one given \(lr from step 0 on\)"):
+    with pytest.warns(UserWarning, match=r"saved schedule differs from the one given \(lr first at step 0\)"):
         other.load_state_dict(saved)
     assert optimizer.param_groups[0]["lr"] == one_cycle(0.2, 8).table()[3, 0, 0]
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_resuming_warns_of_a_curve_in_place_of_the_groups_own_value(given):
+    curves = {"momentum": None}, {"momentum": 0.0}
+    saved, here = (one_cycle(0.1, 8, **each) for each in (reversed(curves) if given else curves))
+    state = as_lr_scheduler(adam(make_params([(2,)])), saved).state_dict()
+    was, now = ("a curve", "none, so that of the groups") if given else ("none, so that of the groups", "a curve")
+    with pytest.warns(UserWarning, match=rf"given \(momentum: {was} saved, {now} here\)"):
+        as_lr_scheduler(adam(make_params([(2,)])), here).load_state_dict(state)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The test tasks that were searched first."""
+"""The test tasks that were searched first. Variants of the search were tried on them later; none was kept."""
 
 from __future__ import annotations
 
