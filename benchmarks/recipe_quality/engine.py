@@ -26,7 +26,7 @@ import torch
 
 import clrfast
 from clrfast.recipe import Study, TrialSpec
-from clrfast.recipe._plan import MIN_BUDGET
+from clrfast.recipe._plan import MIN_BUDGET, MIN_TRIAL_STEPS
 from clrfast.recipe._study import RANGE_TEST_STEPS
 from clrfast.recipe._trial_runner import TrialRunner
 from clrfast.tasks import make_task
@@ -95,7 +95,7 @@ def lengths(seconds: float) -> dict[str, Length]:
     with tempfile.TemporaryDirectory() as folder:
         short = search(Path(folder, "recipe.log"), Length(1000, 10_000))
     n = sum(spec.steps for spec in trial_specs(short))
-    steps = int(seconds * n / seconds_in_and_between(short)[0])
+    steps = max(int(seconds * n / seconds_in_and_between(short)[0]), MIN_TRIAL_STEPS)
     budget = max(steps * N_TRIALS["weight decays"] + 2 * RANGE_TEST_STEPS, MIN_BUDGET)
     pairs = Length(steps * N_TRIALS["pairs"] + RANGE_TEST_STEPS, steps)
     return {"weight decays": Length(budget, 10 * budget), "pairs": pairs}

@@ -17,6 +17,12 @@ def test_schedule_writes_the_picture(tmp_path, capsys):
     assert capsys.readouterr().out == f"written: {path} (replaced)\n"
 
 
+def test_a_name_that_is_too_long_gives_one_line(tmp_path, capsys):
+    path = tmp_path / f"{'a' * 300}.png"
+    assert cli.main(["schedule", "constant", "--lr", "0.1", "--total-steps", "3", "--out", str(path)]) == 1
+    assert capsys.readouterr().err.startswith(f"clrfast: {path}: not written")
+
+
 def test_the_help_of_a_policy_explains_its_options_and_fits_the_terminal(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit):
