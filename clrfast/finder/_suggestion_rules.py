@@ -83,7 +83,7 @@ def require_close_rates(lr: Floats, more: str = "more steps") -> None:
     if ratios[widest] > MAX_RATE_RATIO * (1 + ROUNDING_FRAC):
         raise NoSuggestionError(
             f"neighbouring rates differ by up to a factor of {ratios[widest]:.3g} (at {lr[widest]:.3g}), too much for "
-            f"an answer: the maximum is {MAX_RATE_RATIO:g}; take {more} (15 from 1e-7 to 10 are enough)"
+            f"an answer: the maximum is {MAX_RATE_RATIO:g}; take {more} (15 rates from 1e-7 to 10 are close enough)"
         )
 
 

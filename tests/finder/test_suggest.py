@@ -78,7 +78,7 @@ def test_rates_that_are_too_far_apart_give_no_answer():
     with pytest.raises(NoSuggestionError, match=r"neighbouring rates differ by up to a factor of 4\.1 \(at "):
         LRCurve(4.1 ** np.arange(6), loss, 2.0, "diverged", "").suggest()
     uneven = np.array([0.0005, 0.001, 0.044, 0.1, 0.2, 0.4])
-    with pytest.raises(NoSuggestionError, match=r"a factor of 44 \(at 0\.001\), .*; take more steps \(15 from"):
+    with pytest.raises(NoSuggestionError, match=r"a factor of 44 \(at 0\.001\), .*; take more steps \(15 rates from"):
         LRCurve(uneven, loss, 2.0, "diverged", "").suggest()
 
 
