@@ -42,19 +42,19 @@ def require_finite(**values: Any) -> None:
     """Raise a ValueError that names the first value that is not a finite number."""
     for name, value in values.items():
         if not _is_finite(value):
-            raise ValueError(f"{name}: got {short_repr(value)}; give {remedy(value, 'a finite number')}")
+            raise ValueError(f"{name}: got {short_repr(value)}; give {remedy(name, value, 'a finite number')}")
 
 
 def require_positive(**values: Any) -> None:
     """Raise a ValueError that names the first value that is not a finite number above 0."""
     for name, value in values.items():
         if not (_is_finite(value) and float(value) > 0):
-            raise ValueError(f"{name}: got {short_repr(value)}; give {remedy(value, 'a finite number above 0')}")
+            raise ValueError(f"{name}: got {short_repr(value)}; give {remedy(name, value, 'a finite number above 0')}")
 
 
-def remedy(value: Any, wanted: str) -> str:
-    """Return what to give in place of ``value``: the rate of a suggestion, or what was ``wanted``."""
-    return "suggestion.max_lr" if hasattr(value, "max_lr") else wanted
+def remedy(name: str, value: Any, wanted: str) -> str:
+    """Return what to give for the argument ``name``: the rate of a suggestion or a recipe, or what was ``wanted``."""
+    return "its max_lr" if name.endswith("lr") and hasattr(value, "max_lr") else wanted
 
 
 def require_ramp_steps(name: str, steps: int, min_lr: float, max_lr: float, spacing: str) -> None:
@@ -67,14 +67,14 @@ def require_ramp_steps(name: str, steps: int, min_lr: float, max_lr: float, spac
     Traceback (most recent call last):
     ValueError: steps: got 14; give at least 15, or 'auto': fewer rates from 1e-07 to 10 are too far apart for an answer
     """
-    least = MIN_RAMP_STEPS
-    while spacing == "exponential" and max_lr / min_lr > MAX_RATE_RATIO ** (least - 1):
-        least += 1
+    least, why = MIN_RAMP_STEPS, "do not define a slope"
+    if spacing == "exponential":
+        octaves = math.log2(max_lr) - math.log2(min_lr)  # the ratio itself may overflow
+        n_close = math.ceil(octaves / math.log2(MAX_RATE_RATIO)) + 1
+        if n_close > least:
+            least, why = n_close, f"from {min_lr:g} to {max_lr:g} are too far apart for an answer"
     if steps < least:
-        raise ValueError(
-            f"{name}: got {steps}; give at least {least}, or 'auto': fewer rates from {min_lr:g} to {max_lr:g} are too "
-            "far apart for an answer"
-        )
+        raise ValueError(f"{name}: got {steps}; give at least {least}, or 'auto': fewer rates {why}")
 
 
 def is_whole(value: Any) -> bool:

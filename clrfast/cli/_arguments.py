@@ -7,13 +7,14 @@ import inspect
 import os
 import re
 import shutil
+import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from .._checks import require_ramp_steps
+from .._checks import require_positive, require_ramp_steps
 from .._version import __version__
 
 METHODS = ("trials", "edge", "minimum_tenth", "slide", "steepest", "valley")
@@ -110,7 +111,7 @@ class _Command(argparse.ArgumentParser):
 
 
 def _wrap(text: str) -> str:
-    """Wrap the paragraphs of ``text`` at the width of argparse's help; those with indented lines stay as they are."""
+    """Wrap the paragraphs of ``text`` at the width of argparse's help, except those that begin with a space."""
     width = shutil.get_terminal_size().columns - 2
     paragraphs = text.split("\n\n")
     return "\n\n".join(each if each.startswith(" ") else textwrap.fill(each, width) for each in paragraphs)
@@ -123,11 +124,23 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         UsageError: the command cannot be carried out with these arguments.
         SystemExit: they cannot be parsed, or ask for help or the version.
     """
-    arguments = _make_parser().parse_args(argv)
+    words = [_rename_optimizers(word) for word in (sys.argv[1:] if argv is None else argv)]
+    arguments = _make_parser().parse_args(words)
     check = {"find": _check_find, "train": _check_ramp, "recipe": _check_recipe, "schedule": _check_schedule}
     if arguments.command in check:
         check[arguments.command](arguments)
     return arguments
+
+
+def _rename_optimizers(word: str) -> str:
+    """Return ``word`` with the option --optimizers, the spelling of ``recipe``, as --optimizer.
+
+    argparse completes it there. As a second spelling in the other commands it would make --opt ambiguous.
+
+    >>> _rename_optimizers("--optimizers"), _rename_optimizers("--optimizers=sgd"), _rename_optimizers("--opt")
+    ('--optimizer', '--optimizer=sgd', '--opt')
+    """
+    return re.sub("^--optimizers(?==|$)", "--optimizer", word)
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -186,7 +199,12 @@ def _add_range_test_options(parser: argparse.ArgumentParser) -> None:
         "--steps auto, else edge)",
     )
     parser.add_argument("--thorough", action="store_true", help="always run the longer trials, too")
-    _add_optimizer(parser, "optimizer: sgd with momentum, or adamw with weight decay 0.01 (default: sgd)")
+    parser.add_argument(
+        "--optimizer",
+        choices=OPTIMIZERS,
+        default="sgd",
+        help="optimizer: sgd with momentum, or adamw with weight decay 0.01 (default: sgd)",
+    )
     _add_seed(parser)
 
 
@@ -223,12 +241,6 @@ def _add_recipe_options(parser: argparse.ArgumentParser) -> None:
     _add_seed(parser)
 
 
-def _add_optimizer(parser: argparse.ArgumentParser, text: str) -> None:
-    parser.add_argument("--optimizer", choices=OPTIMIZERS, default="sgd", help=text)
-    hidden = argparse.SUPPRESS  # the spelling of `recipe`, whose own option argparse completes from --optimizer
-    parser.add_argument("--optimizers", choices=OPTIMIZERS, dest="optimizer", default=hidden, help=hidden)
-
-
 def _add_seed(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed",
@@ -244,18 +256,29 @@ def _add_policies(parser: argparse.ArgumentParser) -> None:
 
     policies = parser.add_subparsers(required=True, metavar="POLICY", dest="policy")
     for name, policy in POLICIES.items():
-        paragraphs = (inspect.getdoc(policy) or "").replace("``", "").split("\n\n")
-        texts = [text for text in paragraphs if not re.match("(Args|Examples|Raises|Source):", text)]
+        texts = [text for text in _paragraphs(policy) if not re.match("(Args|Examples|Raises|Source):", text)]
         options = policies.add_parser(name, help=texts[0].replace("%", "%%"), description="\n\n".join(texts))
-        _add_policy_options(options, policy, _argument_texts(paragraphs))
+        _add_policy_options(options, policy, _argument_texts(policy, POLICIES))
         options.add_argument("--out", type=Path, help="the picture's path (default: POLICY.png here)")
 
 
-def _argument_texts(paragraphs: Sequence[str]) -> dict[str, str]:
-    """Return what the paragraph "Args:" of a docstring says of each argument."""
+def _paragraphs(policy: Callable[..., Any]) -> list[str]:
+    return (inspect.getdoc(policy) or "").replace("``", "").split("\n\n")
+
+
+def _argument_texts(policy: Callable[..., Any], policies: Mapping[str, Callable[..., Any]]) -> dict[str, str]:
+    """Return what the docstring of a policy says of each argument, after "Args:".
+
+    Where it says "as in ``other``", return the text of that policy.
+    """
+    paragraphs = _paragraphs(policy)
     section = next((text for text in paragraphs if text.startswith("Args:")), "").partition("\nRaises:")[0]
     found = re.findall(r"^    ([\w, ]+): (.*(?:\n {5,}.*)*)", section, re.MULTILINE)
-    return {name: " ".join(text.split()).rstrip(".") for names, text in found for name in names.split(", ")}
+    texts = {name: " ".join(text.split()).rstrip(".") for names, text in found for name in names.split(", ")}
+    for name, text in texts.items():
+        if (other := policies.get(text.removeprefix("as in "))) is not None:
+            texts[name] = _argument_texts(other, policies)[name]
+    return texts
 
 
 def _add_policy_options(parser: argparse.ArgumentParser, policy: Callable[..., Any], texts: dict[str, str]) -> None:
@@ -306,8 +329,9 @@ def _check_find(arguments: argparse.Namespace) -> None:
 
 
 def _check_ramp(arguments: argparse.Namespace) -> None:
-    """Refuse a ramp with too few rates for an answer."""
+    """Refuse a ramp without an end or with too few rates for an answer."""
     steps, min_lr, max_lr = arguments.steps, arguments.min_lr, 10.0 if arguments.max_lr is None else arguments.max_lr
+    require_positive(**{"--max-lr": max_lr})
     if steps != "auto" and 0 < min_lr < max_lr:
         require_ramp_steps("--steps", steps, min_lr, max_lr, arguments.spacing)
 

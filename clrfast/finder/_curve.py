@@ -101,9 +101,17 @@ class LRCurve(MeasuredCurve):
             raise ValueError("of: 'clr_bounds' needs a metric that rises; give 'metric', or leave it out")
         if method == "trials":
             return self._suggest_from_trials(of)
-        for curve in (self, *self.repeats) if not rises and of != "metric" else ():
-            require_close_rates(curve.lr)
+        if not rises:
+            self._require_close_rates(method, of)
         return self._suggest_by_rule(method, of)
+
+    def _require_close_rates(self, method: str, of: str | None) -> None:
+        for curve in (self, *self.repeats):
+            if of == "metric":
+                lr, _ = curve.measured_metric(False, method)
+                require_close_rates(lr, "a smaller val_every, or more steps")
+            else:
+                require_close_rates(curve.lr)
 
     def _suggest_by_rule(self, method: str, of: str | None = None) -> Suggestion:
         """Suggest by a rule for the ramp; see ``suggest``."""

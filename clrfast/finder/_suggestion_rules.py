@@ -8,12 +8,12 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._checks import MAX_RATE_RATIO
+from .._checks import MAX_RATE_RATIO, MIN_RAMP_STEPS
 from ._slopes import are_evenly_spaced
 from ._smoothing import ROUNDING_FRAC, Floats
 from ._suggestion import NoSuggestionError, Suggestion
 
-MIN_POINTS = 5
+MIN_POINTS = MIN_RAMP_STEPS
 """Minimum number of points of a curve: fewer do not define a slope."""
 
 EDGE_DIVISOR = 5
@@ -66,18 +66,24 @@ def edge(lr: ArrayLike, loss: ArrayLike, *, beyond: str = "a higher max_lr shows
     return _suggestion(at / EDGE_DIVISOR, "edge", reason, lrs, losses, lowest)
 
 
-def require_close_rates(lr: Floats) -> None:
-    """Raise NoSuggestionError if a ramp had too few steps: rates more than a factor of 4 apart, unless evenly spaced.
+def require_close_rates(lr: Floats, more: str = "more steps") -> None:
+    """Raise NoSuggestionError if neighbouring rates differ by more than a factor of ``MAX_RATE_RATIO``.
 
-    Curves of fewer than ``MIN_POINTS`` pass: the rules refuse them.
+    Linear ramps pass. They may begin far below their second rate, so all but the first must be evenly spaced. Curves of
+    fewer than ``MIN_POINTS`` pass, too: the rules refuse them.
+
+    Args:
+        lr: float64 ``[n]``, ascending, > 0: the rates at which a rule knows the loss.
+        more: what brings them closer.
     """
-    if len(lr) < MIN_POINTS or are_evenly_spaced(lr):
+    if len(lr) < MIN_POINTS or are_evenly_spaced(lr[1:]):
         return
-    ratio = float((lr[1:] / lr[:-1]).max())
-    if ratio > MAX_RATE_RATIO * (1 + ROUNDING_FRAC):
+    ratios = lr[1:] / lr[:-1]
+    widest = int(ratios.argmax())
+    if ratios[widest] > MAX_RATE_RATIO * (1 + ROUNDING_FRAC):
         raise NoSuggestionError(
-            f"steps: each rate is {ratio:.3g} times the one before, too far apart for an answer; give so many that it "
-            f"is at most {MAX_RATE_RATIO:g} times (15 from 1e-7 to 10), or 'auto'"
+            f"neighbouring rates differ by up to a factor of {ratios[widest]:.3g} (at {lr[widest]:.3g}), too much for "
+            f"an answer: the maximum is {MAX_RATE_RATIO:g}; take {more} (15 rates from 1e-7 to 10 are close enough)"
         )
 
 

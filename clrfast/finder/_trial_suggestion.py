@@ -110,10 +110,10 @@ def suggest_from_trials(
     else:
         middle = levels[0].middle
         found, std = middle / 2**UNSEEN_OCTAVES, UNSEEN_STD
-        limit, limit_text = _highest_harmless(levels), "because higher rates did harm"
+        limit, limit_text = _highest_harmless(levels)
         what = "does not visibly fall, so the model did not train in any trial"
         how = (
-            f"{found:.3g} is {middle:.3g}, the middle of the shortest trials, / {2**UNSEEN_OCTAVES:.2g}; "
+            f"{found:.3g} is {middle:.3g}, the middle of the shortest trials, / {2**UNSEEN_OCTAVES:.3g}; "
             f"the ramp alone suggests {ramp_lr:.3g}"
         )
     weighed = weigh_with_prior(found, std, prior_lr)
@@ -124,8 +124,8 @@ def suggest_from_trials(
     )
     if prior_lr is not None:
         reason += (
-            f"; models of this size usually train best at about {prior_lr:.2g} with this optimizer, which gives "
-            f"{weighed:.3g} with {prior_weight(std):.0%} of the weight"
+            f"; models of this size usually train best at about {prior_lr:.2g} with this optimizer; the geometric "
+            f"mean with that rate, which has {100 * prior_weight(std):.0f} % of the weight, is {weighed:.3g}"
         )
     if max_lr < weighed:
         reason += f"; that is lowered to {max_lr:.3g}, {limit_text}"
@@ -141,10 +141,12 @@ def suggest_from_trials(
     )
 
 
-def _highest_harmless(levels: Sequence[Trials]) -> float:
-    """Find the highest rate that did no harm at any length; half the lowest rate if all did."""
+def _highest_harmless(levels: Sequence[Trials]) -> tuple[float, str]:
+    """Find the highest rate that did no harm at any length, half the lowest rate if all did; and say why it limits."""
     harmless = [float(lr) for trials in levels for lr in find_harmless(trials)]
-    return max(harmless) if harmless else min(float(trials.lr[0]) for trials in levels) / 2
+    limit = max(harmless) if harmless else min(float(trials.lr[0]) for trials in levels) / 2
+    highest = max(float(trials.lr[-1]) for trials in levels)
+    return limit, "the highest rate that was tried" if limit == highest else "because higher rates did harm"
 
 
 def _describe_conflict(counted: Sequence[Trials], ramp_lr: float) -> str:
@@ -181,11 +183,12 @@ def _explain_answer(trials: Trials, ramp_lr: float) -> str:
         ramp = f"{ramp_lr:.3g} (of the ramp)"
         if stable < ramp_lr:
             ramp = f"{stable:.3g} (the highest stable rate; the ramp's is {ramp_lr:.3g})"
-        lowered = f"{high / 2**SHORT_HIGH_OCTAVES:.3g} ({high:.3g} / {2**SHORT_HIGH_OCTAVES:.2g}, {because})"
+        high_text = f"{high:.3g}, the highest good rate for {SHORT_STEPS} steps,"
+        lowered = f"{high / 2**SHORT_HIGH_OCTAVES:.3g} ({high_text} / {2**SHORT_HIGH_OCTAVES:.3g}, {because})"
         return f"the geometric mean of {lowered} and {ramp}"
     mean = low ** (3 / 8) * high ** (5 / 8)  # half of the weight of the middle is that of each end
     return (
-        f"{mean:.3g} / {2**LONG_OCTAVES:.2g}, {because}; {mean:.3g} is a geometric mean of {low:.3g} and "
+        f"{mean:.3g} / {2**LONG_OCTAVES:.3g}, {because}; {mean:.3g} is a geometric mean of {low:.3g} and "
         f"{high:.3g}, weighted 3 to 5"
     )
 

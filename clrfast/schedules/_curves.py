@@ -232,5 +232,5 @@ def as_curve(name: str, value: CurveLike) -> Curve:
     except (TypeError, ValueError, OverflowError):
         raise ValueError(
             f"{name}: got {short_repr(value)}; give "
-            + remedy(value, "a curve, a finite number or a function of the array of steps")
+            + remedy(name, value, "a curve, a finite number or a function of the array of steps")
         ) from None

@@ -47,7 +47,12 @@ def exponential_decay(
     momentum: CurveLike | None = None,
     weight_decay: CurveLike | None = None,
 ) -> Schedule:
-    """Make a schedule with the rate ``lr * gamma ** step``; ``gamma`` > 0, the rest as in ``step_decay``."""
+    """Make a schedule with the rate ``lr * gamma ** step``.
+
+    Args:
+        lr, total_steps, momentum, weight_decay: as in ``step_decay``.
+        gamma: factor of each step, > 0.
+    """
     _check(lr, total_steps)
     return Schedule(ExponentialDecay(lr, gamma), momentum, weight_decay, total_steps)
 
@@ -63,7 +68,10 @@ def polynomial_decay(
 ) -> Schedule:
     """Make a schedule with the rate ``final_lr + (lr - final_lr) * (1 - step / total_steps) ** power``.
 
-    ``power`` > 0; 1 is linear decay. The other arguments are as in ``step_decay``.
+    Args:
+        lr, total_steps, momentum, weight_decay: as in ``step_decay``.
+        power: exponent of the decay, > 0; 1 is linear.
+        final_lr: rate at step ``total_steps``, one past the last, >= 0.
     """
     _check(lr, total_steps)
     return Schedule(Polynomial(lr, final_lr, total_steps, power), momentum, weight_decay, total_steps)
@@ -79,7 +87,9 @@ def cosine_annealing(
 ) -> Schedule:
     """Make a schedule whose rate falls by half a cosine from ``lr`` to ``final_lr``, without restarts.
 
-    The other arguments are as in ``step_decay``.
+    Args:
+        lr, total_steps, momentum, weight_decay: as in ``step_decay``.
+        final_lr: as in ``polynomial_decay``.
 
     Source: Loshchilov and Hutter 2016, "SGDR: Stochastic Gradient Descent with Warm Restarts", equation 5.
     """
@@ -99,8 +109,11 @@ def cosine_restarts(
 ) -> Schedule:
     """Make the schedule of SGDR: cosine annealing from ``lr`` to ``final_lr`` with warm restarts at ``lr``.
 
-    The first period has ``period_steps`` steps, and each later one is ``period_mult`` times as long as the one before;
-    both are whole numbers >= 1. The other arguments are as in ``step_decay``.
+    Args:
+        lr, total_steps, momentum, weight_decay: as in ``step_decay``.
+        period_steps: length of the first period in steps, a whole number >= 1.
+        period_mult: ratio of each later period's length to the one before, a whole number >= 1.
+        final_lr: rate that each period falls towards, >= 0; the restart takes its step.
 
     Source: Loshchilov and Hutter 2016, "SGDR: Stochastic Gradient Descent with Warm Restarts", section 3.
     """
@@ -119,7 +132,12 @@ def flat_cosine(
 ) -> Schedule:
     """Make a schedule that keeps ``lr`` for ``flat_frac`` of the run, then falls by half a cosine to ``final_lr``.
 
-    ``flat_frac`` is in [0, 1]. The other arguments are as in ``step_decay``. It is usual with the optimizer Ranger.
+    It is usual with the optimizer Ranger.
+
+    Args:
+        lr, total_steps, momentum, weight_decay: as in ``step_decay``.
+        flat_frac: length of the constant part as a fraction of the run, in [0, 1].
+        final_lr: as in ``polynomial_decay``.
 
     Source: fastai.callback.schedule.Learner.fit_flat_cos.
     """
@@ -143,7 +161,9 @@ def inverse_sqrt(
 ) -> Schedule:
     """Make a schedule with the rate ``lr * sqrt(scale_steps / (scale_steps + step))``.
 
-    ``scale_steps`` > 0; the other arguments are as in ``step_decay``.
+    Args:
+        lr, total_steps, momentum, weight_decay: as in ``step_decay``.
+        scale_steps: number of steps after which the rate is ``lr / sqrt(2)``, > 0.
 
     Source: Vaswani et al. 2017, "Attention Is All You Need", equation 3, after its warm-up of ``scale_steps``.
     """

@@ -79,9 +79,12 @@ def one_cycle_cos(
         step pct_start * total_steps - 1:    lr max_lr
         step total_steps - 1:                lr max_lr / div_factor / final_div_factor
 
-    ``pct_start`` is in [0, 1]. A phase without steps is left out (torch divides by zero there). Past the end the last
-    values stay (torch's rate rises for one step, then torch raises an error). The other arguments are as in
-    ``one_cycle``.
+    A phase without steps is left out (torch divides by zero there). Past the end the last values stay (torch's rate
+    rises for one step, then torch raises an error).
+
+    Args:
+        max_lr, total_steps, div_factor, final_div_factor, momentum, weight_decay: as in ``one_cycle``.
+        pct_start: length of the rise as a fraction of the run, in [0, 1].
 
     Source: torch.optim.lr_scheduler.OneCycleLR.
     """
@@ -101,7 +104,11 @@ def one_cycle_linear(
     momentum: Momentum = (0.95, 0.85),
     weight_decay: CurveLike | None = None,
 ) -> Schedule:
-    """Make torch's ``OneCycleLR`` with anneal_strategy="linear"; arguments and ends are as in ``one_cycle_cos``."""
+    """Make torch's ``OneCycleLR`` with anneal_strategy="linear". The ends are those of ``one_cycle_cos``.
+
+    Args:
+        max_lr, total_steps, pct_start, div_factor, final_div_factor, momentum, weight_decay: as in ``one_cycle_cos``.
+    """
     stops = _torch_stops(pct_start, total_steps)
     return _two_phases(
         Linear, stops, max_lr, total_steps, div_factor, div_factor * final_div_factor, momentum, weight_decay
@@ -120,8 +127,12 @@ def one_cycle_three_phase(
 ) -> Schedule:
     """Make torch's ``OneCycleLR`` with three_phase=True.
 
-    The rate rises, falls to its first value in the same number of steps, then falls to its last value. ``pct_start`` is
-    in [0, 0.5]; the rest is as in ``one_cycle_cos``.
+    The rate rises, falls to its first value in the same number of steps, then falls to its last value. The ends are
+    those of ``one_cycle_cos``.
+
+    Args:
+        max_lr, total_steps, div_factor, final_div_factor, momentum, weight_decay: as in ``one_cycle_cos``.
+        pct_start: length of the rise as a fraction of the run, in [0, 0.5].
     """
     if not 0 <= pct_start <= 0.5:
         raise ValueError(f"pct_start: got {pct_start}; the rise and the fall must fit into the run: give 0 to 0.5")
@@ -148,7 +159,9 @@ def one_cycle_fastai(
         step pct_start * total_steps:    lr max_lr
         step total_steps, past the last: lr max_lr / final_div_factor
 
-    ``final_div_factor`` divides ``max_lr`` here, as in fastai. The other arguments are as in ``one_cycle_cos``.
+    Args:
+        max_lr, total_steps, pct_start, div_factor, momentum, weight_decay: as in ``one_cycle_cos``.
+        final_div_factor: ratio of max_lr to the rate past the last step, >= 1, as in fastai.
 
     Source: fastai.callback.schedule.Learner.fit_one_cycle.
     """

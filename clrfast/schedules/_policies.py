@@ -31,7 +31,13 @@ Spacing = Literal["exponential", "linear"]
 def constant(
     lr: float, total_steps: int, *, momentum: float | None = None, weight_decay: CurveLike | None = None
 ) -> Schedule:
-    """Make the schedule with ``lr``, >= 0, at every step; ``momentum`` and ``weight_decay`` are as in ``Schedule``."""
+    """Make the schedule with ``lr`` at every step.
+
+    Args:
+        lr: the rate, >= 0.
+        total_steps: length of the run in optimizer steps, >= 1.
+        momentum, weight_decay: as in ``Schedule``; None keeps the parameter groups' values.
+    """
     return Schedule(lr, momentum, weight_decay, total_steps)
 
 
@@ -126,7 +132,11 @@ def triangular2(
     momentum: Momentum = (0.95, 0.85),
     weight_decay: CurveLike | None = None,
 ) -> Schedule:
-    """Make the schedule of ``triangular``, with the same arguments, and halve the amplitude after every cycle."""
+    """Make the schedule of ``triangular``, and halve the amplitude after every cycle.
+
+    Args:
+        base_lr, max_lr, total_steps, step_size, step_size_down, momentum, weight_decay: as in ``triangular``.
+    """
     return triangular(
         base_lr,
         max_lr,
@@ -152,7 +162,9 @@ def exp_range(
 ) -> Schedule:
     """Make the schedule of ``triangular`` with the amplitude times ``gamma ** step``.
 
-    ``gamma`` > 0 (the paper: 0.99994); the other arguments are as in ``triangular``.
+    Args:
+        base_lr, max_lr, total_steps, step_size, step_size_down, momentum, weight_decay: as in ``triangular``.
+        gamma: factor of the amplitude after each step, > 0 (the paper: 0.99994).
     """
     return triangular(
         base_lr,

@@ -87,6 +87,8 @@ sys.exit(main())
         ),
         (["recipe", "digits", "--report"], 2, "clrfast: --report: it reads a storage; give --storage, as in the"),
         (["find", "digits", "--steps", "5"], 2, "clrfast: --steps: got 5"),
+        (["find", "digits", "--steps", "20", "--max-lr", "inf"], 2, "clrfast: --max-lr: got inf; give a finite number"),
+        (["train", "digits", "--max-lr", "nan"], 2, "clrfast: --max-lr: got nan; give a finite number above 0"),
     ],
 )
 def test_help_and_wrong_arguments_do_not_wait_for_torch(arguments, code, wanted):
@@ -95,6 +97,16 @@ def test_help_and_wrong_arguments_do_not_wait_for_torch(arguments, code, wanted)
     assert ended.returncode == code, ended.stderr
     assert wanted in (ended.stderr if code else ended.stdout)
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("option", ["--optimizer", "--optimizers", "--opt"])
+@pytest.mark.parametrize(
+    ("command", "name", "value"),
+    [("find", "optimizer", "adamw"), ("train", "optimizer", "adamw"), ("recipe", "optimizers", ["adamw"])],
+)
+def test_the_optimizer_may_be_given_in_either_spelling_or_abbreviated(command, name, value, option):
+    for words in ([option, "adamw"], [f"{option}=adamw"]):
+        assert getattr(_arguments.parse([command, "digits", *words]), name) == value
 
 
 def test_the_option_method_offers_all_rules_for_losses():

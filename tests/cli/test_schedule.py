@@ -1,8 +1,11 @@
 """``clrfast schedule``."""
 
+import inspect
+
 import pytest
 
 from clrfast import cli
+from clrfast.cli import _arguments
 from clrfast.schedules import POLICIES
 from tests.helpers.schedules import POLICY_ARGUMENTS
 
@@ -31,6 +34,29 @@ def test_the_help_of_a_policy_explains_its_options_and_fits_the_terminal(monkeyp
     assert "ratio of max_lr to the lower bound, >= 1" in printed
     assert not [word for word in ("Args:", "Raises:", "Source:", "``") if word in printed]
     assert max(len(line) for line in printed.splitlines() if "up_steps" not in line) <= 80
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_every_argument_of_a_policy_has_a_text(name):
+    texts = _arguments._argument_texts(POLICIES[name], POLICIES)
+    assert set(texts) == set(inspect.signature(POLICIES[name]).parameters)
+    assert not {f"as in {other}" for other in POLICIES} & set(texts.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "of_last"),
+    [
+        ("one_cycle_linear", "the lower bound to the last rate"),
+        ("one_cycle_fastai", "max_lr to the rate past the last"),
+    ],
+)
+def test_the_help_of_a_policy_takes_texts_from_the_policy_that_it_names(name, of_last, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "1000")
+    with pytest.raises(SystemExit):
+        cli.main(["schedule", name, "--help"])
+    printed = capsys.readouterr().out
+    assert "the upper bound of the rate, > 0, as a range test suggests it (required)" in printed
+    assert f"ratio of {of_last}" in printed
 
 
 @pytest.mark.parametrize("name", POLICIES)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from clrfast import LRCurve, NoSuggestionError
+from clrfast.finder._metrics import VALIDATION_LOSS
 from clrfast.finder._suggestion_rules import RULES
 from tests.helpers.curves import CLEAN, RATES, descent, explosion, make_curve, noisy, stopped_curve
 
@@ -74,8 +75,32 @@ def test_five_points_are_enough_and_four_are_not():
 def test_rates_that_are_too_far_apart_give_no_answer():
     loss = np.array([2.0, 1.9, 1.5, 1.0, 0.9, 5.0])
     LRCurve(4.0 ** np.arange(6), loss, 2.0, "diverged", "").suggest()
-    with pytest.raises(NoSuggestionError, match=r"steps: each rate is 4\.1 times the one before, too far apart"):
+    with pytest.raises(NoSuggestionError, match=r"neighbouring rates differ by up to a factor of 4\.1 \(at "):
         LRCurve(4.1 ** np.arange(6), loss, 2.0, "diverged", "").suggest()
+    uneven = np.array([0.0005, 0.001, 0.044, 0.1, 0.2, 0.4])
+    with pytest.raises(NoSuggestionError, match=r"a factor of 44 \(at 0\.001\), .*; take more steps \(15 rates from"):
+        LRCurve(uneven, loss, 2.0, "diverged", "").suggest()
+
+
+@pytest.mark.parametrize("first", [[1e-7, 0.1], [1e-7], [0.1]], ids=["whole", "second missing", "first missing"])
+def test_a_linear_ramp_may_begin_far_below_its_second_rate(first):
+    lr = np.array([*first, 0.2, 0.3, 0.4, 0.5, 0.6])
+    loss = np.array([2.0, 1.9, 1.5, 1.2, 1.0, 0.9, 5.0])[: len(lr)]
+    assert LRCurve(lr, loss, 2.0, "completed", "").suggest().max_lr > 0
+
+
+def test_the_rates_at_which_the_metric_was_measured_must_be_close():
+    lr = 2.0 ** np.arange(18)
+    loss = np.append(np.linspace(2.0, 1.0, 17), 5.0)
+
+    def measured(every):
+        metric = np.where(np.arange(18) % every == every - 1, loss, math.nan)
+        return LRCurve(lr, loss, 2.0, "completed", "", metric=metric, metric_name=VALIDATION_LOSS)
+
+    measured(2).suggest("steepest", of="metric")
+    measured(3).suggest("steepest")
+    with pytest.raises(NoSuggestionError, match=r"a factor of 8 \(at 4\), .*; take a smaller val_every, or more steps"):
+        measured(3).suggest("steepest", of="metric")
 
 
 @pytest.mark.parametrize("method", sorted(set(RULES) - {"clr_bounds"}))

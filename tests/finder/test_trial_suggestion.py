@@ -30,8 +30,8 @@ def test_trials_of_20_steps_and_the_ramp_have_equal_weights():
 def test_the_reason_states_the_arithmetic_of_short_trials():
     reason = suggest_from_trials([SHORT], 2.0**-4, 0.01, None).reason
     assert reason.endswith(
-        "almost as low from 0.42 to 1.19; 0.115 is the geometric mean of 0.21 (1.19 / 5.7, because longer runs need "
-        "lower rates) and 0.0625 (of the ramp)"
+        "almost as low from 0.42 to 1.19; 0.115 is the geometric mean of 0.21 (1.19, the highest good rate for 20 "
+        "steps, / 5.66, because longer runs need lower rates) and 0.0625 (of the ramp)"
     )
     collapsed = suggest_from_trials([trials([1.4, 1.0, 1.0, 1.4, 1.9])], 2.0**1.5, 0.01, None)
     assert collapsed.reason.endswith(" and 2 (the highest stable rate; the ramp's is 2.83)")
@@ -41,12 +41,15 @@ def test_the_reason_states_the_arithmetic_of_both_lengths():
     long = trials([1.2, 1.0, 1.0, 1.2], steps=80)
     reason = suggest_from_trials([trials([2.0, 1.999, 2.0]), long], 2.0**-4, 0.01, None).reason
     of_long = (
-        "0.518 is 0.841 / 1.6, because longer runs need lower rates; 0.841 is a geometric mean of 0.354 and 1.41, "
+        "0.518 is 0.841 / 1.62, because longer runs need lower rates; 0.841 is a geometric mean of 0.354 and 1.41, "
         "weighted 3 to 5"
     )
     assert reason.endswith(f"; {of_long}; the ramp alone suggests 0.0625")
     both = suggest_from_trials([SHORT, long], 2.0**-4, 0.01, None).reason
-    assert "; 0.244 is the geometric mean of 0.115 and 0.518; 0.115 is the geometric mean of 0.21 (" in both
+    assert (
+        "; 0.244 is the geometric mean of 0.115 and 0.518; 0.115 is the geometric mean of 0.21 (1.19, the highest good"
+        in both
+    )
     assert both.endswith(f"; {of_long}")
 
 
@@ -113,6 +116,21 @@ def test_without_a_visible_fall_the_answer_is_not_above_the_highest_rate_that_di
     assert answer.confidence == "low"
 
 
+@pytest.mark.parametrize(
+    ("losses", "highest", "why"),
+    [
+        ([1.999, 2.0, 2.0], 2.0**-8, "the highest rate that was tried"),
+        ([1.999, 2.0, 2.5], 2.0**-9, "because higher rates did harm"),
+        ([2.5, 2.5, 2.5], 2.0**-11, "because higher rates did harm"),
+    ],
+    ids=["no harm", "harm at the highest", "harm at all"],
+)
+def test_the_reason_says_what_limits_an_answer_without_a_visible_fall(losses, highest, why):
+    answer = suggest_from_trials([trials(losses, first=-10, noise=0.1)], 2.0**-4, 0.1, None, 0.1)
+    assert answer.max_lr == highest
+    assert answer.reason.endswith(f"; that is lowered to {highest:.3g}, {why}")
+
+
 def test_longer_trials_without_a_visible_fall_do_not_decide():
     alone = suggest_from_trials([SHORT], 2.0**-4, 0.01, None)
     answer = suggest_from_trials([SHORT, trials([2.1, 2.2, 2.3], steps=80)], 2.0**-4, 0.01, None)
@@ -151,7 +169,10 @@ def test_the_prior_is_weighed_by_its_precision():
     without, with_prior = (suggest_from_trials([unseen], 2.0**-4, 0.1, None, p) for p in (None, prior))
     low, high = math.log2(with_prior.max_lr), math.log2(without.max_lr)
     assert low == pytest.approx((high - 9) / 2)
-    assert "models of this size usually train best at about 0.002 with this optimizer" in with_prior.reason
+    assert with_prior.reason.endswith(
+        "; models of this size usually train best at about 0.002 with this optimizer; the geometric mean with that "
+        "rate, which has 50 % of the weight, is 0.0186"
+    )
 
 
 def test_a_loss_that_no_rate_changes_has_no_answer():

@@ -119,9 +119,10 @@ def test_momentum_is_unset_fixed_or_cycled_against_the_rate(name, momentum):
 @pytest.mark.parametrize(
     ("make", "named"),
     [
-        (lambda: one_cycle(SUGGESTION, 100), r"max_lr: got Suggestion.*; give suggestion.max_lr"),
-        (lambda: triangular(0.1, SUGGESTION, 10, step_size=2), "give suggestion.max_lr"),
-        (lambda: constant(SUGGESTION, 10), "lr: got .*; give suggestion.max_lr"),
+        (lambda: one_cycle(SUGGESTION, 100), r"max_lr: got Suggestion.*; give its max_lr"),
+        (lambda: triangular(0.1, SUGGESTION, 10, step_size=2), "give its max_lr"),
+        (lambda: constant(SUGGESTION, 10), "lr: got .*; give its max_lr"),
+        (lambda: constant(0.1, 10, momentum=SUGGESTION), "momentum: got .*; give a curve, a finite number"),
         (lambda: lr_ramp(1.0, 1.0, 5), "min_lr, max_lr: got 1.0 and 1.0"),
         (lambda: lr_ramp(0.0, 1.0, 5), "min_lr, max_lr: got 0.0"),
         (lambda: lr_ramp(0.1, float("inf"), 5), "min_lr, max_lr"),
