@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import os
 import threading
 import weakref
@@ -16,14 +15,14 @@ from torch import Tensor
 from .._torch_compat import disable_dynamo, has_step_hooks, is_profiling
 from ..schedules import QUANTITIES, Schedule
 from ..schedules._group_values import base_rates_of, quantity_of
-from ..schedules._warnings import warn_cut_cycle
+from ..schedules._warnings import chosen_weight_decays, warn_cut_cycle, warn_of_other_decay
 from . import _backends as backends
 from . import _capture as capture
 from . import _saved_schedule as saved_schedule
 from . import _state_dict as state_dicts
 from ._control import StepControl
 from ._counters import Counters, NoCounters
-from ._options import agreed_clip_norm, comparable, require_clip_norm, warn_of_other_decay, warn_overridden
+from ._options import agreed_clip_norm, comparable, require_clip_norm, warn_overridden
 from ._parameters import devices_of
 from ._protocols import GradScale, Update
 from ._rule_optimizer import RuleOptimizer
@@ -116,17 +115,6 @@ class FusedOptimizer(RuleOptimizer):
         if schedule is not None:
             self.set_schedule(schedule)
 
-    def _chosen_weight_decays(self) -> list[float | None]:
-        """Return each group's weight decay; None for the default, which the caller probably did not choose.
-
-        A 0 counts as chosen only beside groups that decay.
-        """
-        option = inspect.signature(type(self)).parameters.get("weight_decay")
-        if option is None:
-            return [None] * len(self.param_groups)
-        decays = [float(quantity_of(group, "weight_decay")) for group in self.param_groups]
-        return [decay if (decay != option.default if decay else any(decays)) else None for decay in decays]
-
     def _renew_step_lock(self) -> None:
         """Make the lock that lets one thread step at a time, because updates hold the gradients that they found."""
         self._step_lock = threading.RLock()
@@ -186,7 +174,7 @@ class FusedOptimizer(RuleOptimizer):
             raise ValueError(f"schedule: got {schedule!r}; give a clrfast.Schedule, for example clrfast.one_cycle(...)")
         bound = schedule.bound_to(self.param_groups)
         # Later the groups have what a schedule has written.
-        decays = self._chosen_weight_decays() if self.follower is None and schedule.weight_decay is not None else []
+        decays = chosen_weight_decays(self) if self.follower is None and schedule.weight_decay is not None else []
         rates = base_rates_of(self.param_groups)
         if not isinstance(schedule.lr, tuple) and len(set(rates)) > 1:
             warn_overridden(rates)

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ..schedules._warnings import warn_user
@@ -67,23 +65,6 @@ def warn_overridden(rates: list[Any]) -> None:
         f"the schedule replaces the parameter groups' own lr ({', '.join(f'{float(rate):g}' for rate in rates)}) by "
         "one for all; schedule.for_groups(param_groups) keeps their ratios"
     )
-
-
-def warn_of_other_decay(given: list[float | None], table: NDArray[np.float32]) -> None:
-    """Warn of weight decays that the caller gave and that the schedule's own curves replace by others.
-
-    Args:
-        given: of each group; None if the caller gave none.
-        table: weight decays of the schedule, float32 ``[total_steps, n_groups]``.
-    """
-    for decay, own in zip(given, table.T, strict=True):
-        if decay is not None and np.float32(decay) not in (own[0], own.max()):
-            curve = f"{own[0]:g}" if (own == own[0]).all() else f"from {own[0]:g} to {own[-1]:g}"
-            warn_user(
-                f"weight_decay: got {decay:g}, which the schedule's own ({curve}) replaces; leave out one of them, or "
-                "give the schedule one weight_decay for each group"
-            )
-            return
 
 
 def comparable(option: Any) -> Any:

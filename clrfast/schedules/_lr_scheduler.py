@@ -28,9 +28,11 @@ from ._schedule import Schedule
 from ._table import row_at
 from ._warnings import (
     EpochStepDetector,
+    chosen_weight_decays,
     describe_differences,
     report_past_end,
     warn_cut_cycle,
+    warn_of_other_decay,
     warn_past_end,
     warn_user,
 )
@@ -83,6 +85,8 @@ class ScheduleLR(LRScheduler):
         warn_cut_cycle(schedule)
         if schedule.momentum is not None and not isinstance(schedule.momentum, tuple):
             _warn_single_momentum(optimizer.param_groups)
+        if schedule.weight_decay is not None and not any("initial_lr" in group for group in optimizer.param_groups):
+            self._warn_of_other_decay(chosen_weight_decays(optimizer))
         self._groups: list[dict[str, Any]] = []
         self._highest: dict[str, float] = {}
         self._ratios: dict[str, list[float]] = {}
@@ -94,6 +98,13 @@ class ScheduleLR(LRScheduler):
         self.optimizer = optimizer
         self._register()
         super().__init__(optimizer, last_epoch)
+
+    def _warn_of_other_decay(self, given: list[float | None]) -> None:
+        """Warn of weight decays that the schedule replaces. Under one curve, those that differ are ratios."""
+        if isinstance(self._schedule.weight_decay, tuple):
+            warn_of_other_decay(given, self._table[:, :, 2])
+        elif len(set(given)) == 1:
+            warn_of_other_decay(given[:1], self._table[:, :1, 2])
 
     def step(self, epoch: int | None = None) -> None:
         """Advance to the next row of the table."""

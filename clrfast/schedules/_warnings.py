@@ -1,7 +1,8 @@
-"""Warnings about a schedule that is not used as planned: past its end, in the wrong unit, cut in mid-cycle."""
+"""Warnings about a schedule that is not used as planned: past its end, in the wrong unit, cut, or over given values."""
 
 from __future__ import annotations
 
+import inspect
 import math
 import sys
 import warnings
@@ -9,6 +10,8 @@ from functools import singledispatch
 from types import FrameType
 
 import numpy as np
+from numpy.typing import NDArray
+from torch.optim import Optimizer
 
 from ._composition import Clipped, Joined, Repeated, Scaled, Shifted, Stretched
 from ._curves import Curve
@@ -88,6 +91,35 @@ def warn_cut_cycle(schedule: Schedule) -> None:
         f"the schedule ends in mid-cycle after total_steps={total_steps}: a model is best at the end of a cycle. "
         "Choose total_steps as a whole number of cycles, or another length of the cycle"
     )
+
+
+def chosen_weight_decays(optimizer: Optimizer) -> list[float | None]:
+    """Return each group's weight decay; None for the default, which the caller probably did not choose.
+
+    A 0 counts as chosen only beside groups that decay.
+    """
+    option = inspect.signature(type(optimizer)).parameters.get("weight_decay")
+    if option is None:
+        return [None] * len(optimizer.param_groups)
+    decays = [float(group["weight_decay"]) for group in optimizer.param_groups]
+    return [decay if (decay != option.default if decay else any(decays)) else None for decay in decays]
+
+
+def warn_of_other_decay(given: list[float | None], table: NDArray[np.float32]) -> None:
+    """Warn of weight decays that the caller gave and that the schedule's own curves replace by others.
+
+    Args:
+        given: of each group; None if the caller gave none.
+        table: weight decays of the schedule, float32 ``[total_steps, n_groups]``.
+    """
+    for decay, own in zip(given, table.T, strict=True):
+        if decay is not None and np.float32(decay) not in (own[0], own.max()):
+            curve = f"{own[0]:g}" if (own == own[0]).all() else f"from {own[0]:g} to {own[-1]:g}"
+            warn_user(
+                f"weight_decay: got {decay:g}, which the schedule's own ({curve}) replaces; leave out one of them, or "
+                "give the schedule one weight_decay for each group"
+            )
+            return
 
 
 def describe_differences(saved: Schedule, here: Schedule) -> str:

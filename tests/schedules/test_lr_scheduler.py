@@ -129,6 +129,20 @@ def test_resuming_warns_of_another_schedule_but_not_of_an_extended_one():
     assert optimizer.param_groups[0]["lr"] == one_cycle(0.2, 8).table()[3, 0, 0]
 
 
+def test_a_weight_decay_that_the_schedule_replaces_is_named():
+    params, schedule = make_params([(2,), (3,)]), one_cycle(0.1, 8, weight_decay=1e-4)
+    with pytest.warns(UserWarning, match=r"weight_decay: got 0.3, which the schedule's own \(0.0001\) replaces"):
+        as_lr_scheduler(torch.optim.SGD(params, lr=0.1, weight_decay=0.3), schedule)
+    groups = [{"params": params[:1], "weight_decay": 1e-4}, {"params": params[1:], "weight_decay": 0.0}]
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    as_lr_scheduler(optimizer, schedule)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == pytest.approx([1e-4, 0.0])
+    optimizer = torch.optim.SGD([{"params": params[:1], "weight_decay": 1e-4}, {"params": params[1:]}], lr=0.1)
+    with pytest.warns(UserWarning, match=r"got 0.0001, which the schedule's own \(0.2\) replaces"):
+        as_lr_scheduler(optimizer, one_cycle(0.1, 8, weight_decay=[0.2, 0.0]))
+    as_lr_scheduler(torch.optim.AdamW(params, lr=0.1), schedule)  # its default is no choice
+
+
 @pytest.mark.parametrize("given", [False, True])
 def test_resuming_warns_of_a_curve_in_place_of_the_groups_own_value(given):
     curves = {"momentum": None}, {"momentum": 0.0}
