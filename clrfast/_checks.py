@@ -77,6 +77,15 @@ def require_ramp_steps(name: str, steps: int, min_lr: float, max_lr: float, spac
         raise ValueError(f"{name}: got {steps}; give at least {least}, or 'auto': fewer rates {why}")
 
 
+def count(number: int, noun: str) -> str:
+    """Return ``number`` with its noun.
+
+    >>> count(1, "step"), count(2, "step")
+    ('1 step', '2 steps')
+    """
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def is_whole(value: Any) -> bool:
     """Return whether ``value`` is a finite number without a fraction, of any type. True and False are not numbers.
 

@@ -12,11 +12,11 @@ from collections.abc import Callable
 import torch
 
 from .. import _native
+from .._checks import count
 from .._version import __version__
 from ..optim import SGD, Adam, AdamW, FusedOptimizer
 from ..optim import _backends as backends
 from ..optim._backends import cuda, native
-from ._screen import count
 
 _STEPS: dict[Callable[..., FusedOptimizer], float] = {SGD: 0.5, Adam: 0.5, AdamW: 0.495}
 """Value of a parameter of 1 with gradient 1 after the first step of each optimizer with lr 0.5."""

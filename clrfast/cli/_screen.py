@@ -25,15 +25,6 @@ def print_facts(curve: LRCurve, suggestion: Suggestion | None, **others: str) ->
         print(_paragraph(name, text))
 
 
-def count(number: int, noun: str) -> str:
-    """Return ``number`` with its noun.
-
-    >>> count(1, "step"), count(2, "step")
-    ('1 step', '2 steps')
-    """
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 def write(path: Path, write_to: Callable[[Path], Any]) -> str:
     """Call ``write_to(path)``; return the path, with a note if there was such a file before."""
     existed = os.path.exists(path)  # not path.exists(), which raises for a name that is too long

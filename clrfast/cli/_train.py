@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 
+from .._checks import count
 from .._progress import show_progress
 from ..schedules import constant, one_cycle
 from ..training import Score, evaluate, steps_per_epoch, train
 from ..training._preservation import preserve_all
-from ._screen import count, print_facts
+from ._screen import print_facts
 from ._task import MAKE_OPTIMIZER, make_seeded_task, run_range_test, shows_progress
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from .. import _saving as saving
-from .._checks import require_positive, short_repr
+from .._checks import count, require_positive, short_repr
 from .._fields import Fields
 from .._metric_writers import write_series
 from ..plot import lr_curve
@@ -258,8 +258,7 @@ class LRCurve(MeasuredCurve):
         return curve
 
     def __repr__(self) -> str:
-        n = len(self.trials)
-        trials = f", {n} length{'' if n == 1 else 's'} of trials" if n else ""
+        trials = f", {count(len(self.trials), 'length')} of trials" if self.trials else ""
         return f"LRCurve({describe_points(self.lr)}{trials}: {self.stop_reason})"
 
     def __getstate__(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from .._checks import count
 from ..diagnosis import Diagnosis
 from ..optim import FusedOptimizer
 from ..schedules import Schedule, one_cycle
@@ -140,10 +141,8 @@ class Recipe:
     def __str__(self) -> str:
         rows = [f"{name:<15}{value}" for name, value in self.settings.items()]
         optimizer = "" if self.optimizer_name == "sgd" else f" of {self.optimizer_name}"
-        n_trials, n_steps = len(self.study.trials), f"{self.steps} steps{optimizer}"
-        so_far = (
-            f"the search has not ended; so far {n_trials} trial{'' if n_trials == 1 else 's'} of {n_steps} together"
-        )
+        n_steps, n_trials = f"{self.steps} steps{optimizer}", count(len(self.study.trials), "trial")
+        so_far = f"the search has not ended; so far {n_trials} of {n_steps} together"
         rows.append(f"found in {n_steps}" if self.complete else so_far)
         return "\n".join([*rows, *(f"warning: {warning}" for warning in self.warnings)])
 
